@@ -1,0 +1,660 @@
+"""The pipeline component ``early_exit_ner``: spaCy's side, no torch."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+import numpy as np
+import srsly
+from spacy import util
+from spacy.errors import Errors
+from spacy.language import Language
+from spacy.pipeline import TrainablePipe
+from spacy.scorer import get_ner_prf
+from spacy.tokens import Doc, Span
+from spacy.training import Example, validate_examples, validate_get_examples
+from spacy.vocab import Vocab
+from thinc.api import Config, Model, Optimizer, set_dropout_rate
+
+from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
+from .records import get_records, register_extensions, write_record
+from .tags import encode, entities, tag_count
+
+if TYPE_CHECKING:
+    from .decoders import Decoder
+    from .model import DocExits, JointLogits, RunSettings
+    from .network.criterion import Criterion
+
+DEFAULT_CONFIG = Config().from_str(
+    f"""
+    [early_exit_ner]
+    threshold = {DEFAULT_THRESHOLD}
+    speedup = null
+    store_exits = false
+    batch_wordpieces = 4096
+    window_length = null
+    window_overlap = 64
+
+    [early_exit_ner.criterion]
+    @misc = "spacy-early-exit.TokenExit.v1"
+    window = 1
+    left_words = "ignore"
+
+    [early_exit_ner.decoder]
+    @misc = "spacy-early-exit.BIOViterbi.v1"
+
+    [early_exit_ner.model]
+    @architectures = "spacy-early-exit.EarlyExitTagger.v1"
+    head_lr_factor = 5.0
+    freeze_encoder = false
+
+    [early_exit_ner.model.encoder]
+    @misc = "spacy-early-exit.HFEncoder.v1"
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    revision = null
+
+    [early_exit_ner.scorer]
+    @scorers = "spacy-early-exit.ner_scorer.v1"
+    """
+)["early_exit_ner"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one Doc.
+
+    exits (DocExits): What the network says.
+    tags (Ints): The decoded tag of each word that has wordpieces. *Shape:* ``(words,)``
+    """
+
+    exits: "DocExits"
+    tags: Any
+
+
+@Language.factory(
+    "early_exit_ner",
+    assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
+    default_config=DEFAULT_CONFIG,
+    default_score_weights={
+        "ents_f": 1.0,
+        "ents_p": 0.0,
+        "ents_r": 0.0,
+        "ents_per_type": None,
+        "exit_cost": 0.0,
+    },
+)
+def make_early_exit_ner(
+    nlp: Language,
+    name: str,
+    model: Model,
+    criterion: Any,
+    decoder: Any,
+    threshold: Optional[float],
+    speedup: Optional[float],
+    store_exits: bool,
+    batch_wordpieces: int,
+    window_length: Optional[int],
+    window_overlap: int,
+    scorer: Optional[Callable[..., Any]],
+) -> "EarlyExitNER":
+    """Make the component. See ``EarlyExitNER`` for the arguments."""
+    return EarlyExitNER(
+        nlp.vocab,
+        model,
+        name,
+        criterion=criterion,
+        decoder=decoder,
+        threshold=threshold,
+        speedup=speedup,
+        store_exits=store_exits,
+        batch_wordpieces=batch_wordpieces,
+        window_length=window_length,
+        window_overlap=window_overlap,
+        scorer=scorer,
+    )
+
+
+def ner_score(
+    examples: Iterable[Example], *, name: str = "early_exit_ner", **kwargs: Any
+) -> Dict[str, Any]:
+    """Score entities as spaCy does, and add what they cost.
+
+    examples (Iterable[Example]): Annotated examples.
+    name (str): Name of the component whose cost is meant.
+    RETURNS (Dict[str, Any]): ``ents_p``, ``ents_r``, ``ents_f``, ``ents_per_type`` and
+        ``exit_cost``: Σ spent / Σ full, 0 if all docs were empty.
+    """
+    examples = list(examples)
+    scores: Dict[str, Any] = get_ner_prf(examples, **kwargs)
+    records = [get_records(eg.predicted).get(name) for eg in examples]
+    full = sum(record.full for record in records if record)
+    spent = sum(record.spent for record in records if record)
+    scores["exit_cost"] = spent / full if full else 0.0
+    return scores
+
+
+def make_ner_scorer() -> Callable[..., Dict[str, Any]]:
+    """RETURNS (Callable): The scorer ``spacy-early-exit.ner_scorer.v1``."""
+    return ner_score
+
+
+class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have no stubs
+    """Named entity recognition with a transformer that stops, word by word, when it is sure.
+
+    It sets ``doc.ents`` and keeps preset entities and blocked words, as spaCy's ``ner`` does.
+
+    vocab (Vocab): The shared vocabulary.
+    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
+    name (str): Name of this instance.
+    criterion (Criterion): Who may leave after a layer.
+    decoder (Decoder): How exit logits become tags.
+    threshold (Optional[float]): The criterion's dial in [0, 1]; 0: never leave.
+    speedup (Optional[float]): Saving to aim at, full-depth cost / spent cost; 1: full depth.
+    store_exits (bool): Whether Docs keep the exit layer of every word.
+    batch_wordpieces (int): Wordpieces that are computed at once.
+    window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
+        many as the encoder has positions.
+    window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
+    scorer (Optional[Callable]): The scorer.
+    RAISES (ValueError): If a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        model: Model,
+        name: str = "early_exit_ner",
+        *,
+        criterion: "Criterion",
+        decoder: "Decoder",
+        threshold: Optional[float] = DEFAULT_THRESHOLD,
+        speedup: Optional[float] = None,
+        store_exits: bool = False,
+        batch_wordpieces: int = 4096,
+        window_length: Optional[int] = None,
+        window_overlap: int = 64,
+        scorer: Optional[Callable[..., Any]] = ner_score,
+    ):
+        for setting, value in (
+            ("batch_wordpieces", batch_wordpieces),
+            ("window_length", 1 if window_length is None else window_length),
+            ("window_overlap", window_overlap + 1),
+        ):
+            if value < 1:
+                raise ValueError(f"{setting} of '{name}' is too small.")
+        register_extensions()
+        self.vocab = vocab
+        self.model = model
+        self.name = name
+        self.criterion = criterion
+        self.decoder = decoder
+        self.scorer = scorer
+        self.store_exits = store_exits
+        self.batch_wordpieces = batch_wordpieces
+        self.window_length = window_length
+        self.window_overlap = window_overlap
+        # The knobs are read from here on every call, and stored in config.cfg alone.
+        self.cfg: Dict[str, Any] = {"threshold": threshold, "speedup": speedup}
+        self._property = Knob()
+        self._labels: List[str] = []
+        self._settings(config_knob(self.cfg))
+
+    # ------------------------------------------------------------------ labels
+
+    @property
+    def labels(self) -> Tuple[str, ...]:
+        """RETURNS (Tuple[str, ...]): The entity labels."""
+        return tuple(self._labels)
+
+    @property
+    def label_data(self) -> List[str]:
+        """RETURNS (List[str]): The entity labels, as ``initialize(labels=...)`` takes them."""
+        return list(self._labels)
+
+    def add_label(self, label: str) -> int:
+        """Add an entity label. After training, the heads grow: train on before using it.
+
+        label (str): The label.
+        RETURNS (int): 0 if it is already there, otherwise 1.
+        RAISES (ValueError): If it is not a string.
+        """
+        if not isinstance(label, str):
+            raise ValueError(Errors.E187)
+        if label in self._labels:
+            return 0
+        self._labels.append(label)
+        self.vocab.strings.add(label)
+        if self._is_trained:
+            self._shim.trained.network.add_tags(tag_count(len(self._labels)))
+            self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
+        return 1
+
+    # ---------------------------------------------------------------- the knob
+
+    @property
+    def threshold(self) -> Optional[float]:
+        """The threshold in force, None if a speedup is. Settable, for this process only."""
+        return self._knob().threshold
+
+    @threshold.setter
+    def threshold(self, value: Optional[float]) -> None:
+        self._set_property(make_knob(value, None, f"the property threshold of '{self.name}'"))
+
+    @property
+    def speedup(self) -> Optional[float]:
+        """The speedup in force, None if a threshold is. Settable, for this process only."""
+        return self._knob().speedup
+
+    @speedup.setter
+    def speedup(self, value: Optional[float]) -> None:
+        self._set_property(make_knob(None, value, f"the property speedup of '{self.name}'"))
+
+    def configure(
+        self, *, threshold: Optional[float] = None, speedup: Optional[float] = None
+    ) -> None:
+        """Set what ``cfg`` holds, and drop the properties. See ``spacy_early_exit.configure``.
+
+        threshold (Optional[float]): The criterion's dial.
+        speedup (Optional[float]): Saving to aim at.
+        RAISES (ValueError): If not exactly one of the two is given, or it makes no sense.
+        """
+        knob = make_knob(threshold, speedup, "configure")
+        if not knob.is_set:
+            raise ValueError("configure needs a threshold or a speedup.")
+        self._settings(knob)
+        self.cfg.update(threshold=knob.threshold, speedup=knob.speedup)
+        self._property = Knob()
+
+    def _set_property(self, knob: Knob) -> None:
+        self._settings(knob if knob.is_set else config_knob(self.cfg))
+        self._property = knob
+
+    def _knob(self, call: Knob = Knob()) -> Knob:
+        return nearest(call, self._property, config_knob(self.cfg))
+
+    def _settings(self, knob: Knob) -> "RunSettings":
+        """RETURNS (RunSettings): How to run the model at a knob."""
+        from .model import RunSettings
+
+        criterion: Optional["Criterion"] = self.criterion
+        threshold = knob.threshold or 0.0
+        if knob.threshold and not self.criterion.has_threshold:
+            raise ValueError(
+                f"The criterion {type(self.criterion).__name__} of '{self.name}' has no "
+                f"threshold. Set threshold = 0 (full depth) or a speedup."
+            )
+        if knob.speedup is not None and knob.speedup > 1:
+            raise ValueError(
+                f"'{self.name}' is not calibrated, so speedup = {knob.speedup} can't be turned "
+                f"into a threshold. Set a threshold, or speedup = 1 for full depth."
+            )
+        if not threshold:
+            criterion = None
+        return RunSettings(
+            criterion=criterion,
+            threshold=threshold,
+            window_length=self.window_length,
+            window_overlap=self.window_overlap,
+            batch_wordpieces=self.batch_wordpieces,
+        )
+
+    # --------------------------------------------------------------- prediction
+
+    def __call__(
+        self,
+        doc: Doc,
+        *,
+        threshold: Optional[float] = None,
+        speedup: Optional[float] = None,
+        batch_size: Optional[int] = None,
+    ) -> Doc:
+        """Annotate one Doc.
+
+        doc (Doc): The Doc, changed in place.
+        threshold (Optional[float]): The criterion's dial, for this call.
+        speedup (Optional[float]): Saving to aim at, for this call.
+        batch_size (Optional[int]): Ignored; ``nlp.pipe`` leaves it in a reused component_cfg.
+        RETURNS (Doc): The Doc.
+        """
+        settings = self._settings(self._knob(make_knob(threshold, speedup, "this call")))
+        return next(self._annotate([doc], settings), doc)
+
+    def pipe(
+        self,
+        stream: Iterable[Doc],
+        *,
+        batch_size: int = 128,
+        threshold: Optional[float] = None,
+        speedup: Optional[float] = None,
+    ) -> Iterator[Doc]:
+        """Annotate a stream.
+
+        stream (Iterable[Doc]): The Docs, changed in place.
+        batch_size (int): Docs to collect; they are sorted by length and computed in batches
+            of ``batch_wordpieces``.
+        threshold (Optional[float]): The criterion's dial, for this call.
+        speedup (Optional[float]): Saving to aim at, for this call.
+        YIELDS (Doc): The Docs, in order.
+        """
+        settings = self._settings(self._knob(make_knob(threshold, speedup, "this call")))
+        for docs in util.minibatch(stream, size=batch_size):
+            yield from self._annotate(docs, settings)
+
+    def _annotate(self, docs: List[Doc], settings: "RunSettings") -> Iterator[Doc]:
+        """If a batch fails, its docs are tried one by one: only bad ones meet the handler.
+
+        YIELDS (Doc): The docs, annotated, in order, without those that failed.
+        """
+        try:
+            self.set_annotations(docs, self._predict(docs, settings))
+        except Exception as e:
+            if len(docs) == 1:
+                self.get_error_handler()(self.name, self, docs, e)
+                return
+            self._require_weights()
+            for doc in docs:
+                yield from self._annotate([doc], settings)
+        else:
+            yield from docs
+
+    def predict(self, docs: Iterable[Doc]) -> List[Prediction]:
+        """Tag Docs, without changing them, at the knob of the property or the config.
+
+        docs (Iterable[Doc]): The Docs.
+        RETURNS (List[Prediction]): One for each.
+        RAISES (ValueError): If there are no weights yet.
+        """
+        return self._predict(list(docs), self._settings(self._knob()))
+
+    def _predict(self, docs: List[Doc], settings: "RunSettings") -> List[Prediction]:
+        self._require_weights()
+        exits: List["DocExits"] = self.model.predict((docs, settings))
+        tags = self.decoder([_around_presets(doc, seen) for doc, seen in zip(docs, exits)])
+        return [Prediction(seen, tagged) for seen, tagged in zip(exits, tags)]
+
+    def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Prediction]) -> None:
+        """Write entities and records into Docs.
+
+        docs (Iterable[Doc]): The Docs.
+        scores (Sequence[Prediction]): What ``predict`` said of them.
+        """
+        for doc, prediction in zip(docs, scores):
+            exits = prediction.exits
+            ents, confidences = [], []
+            for first, behind, label in entities(prediction.tags):
+                tags = prediction.tags[first:behind]
+                start, end = _trim(doc, exits.words[first], exits.words[behind - 1] + 1)
+                if start < end:
+                    ents.append(Span(doc, start, end, label=self._labels[label]))
+                    confidence = _posteriors(exits.logits[first:behind], tags).min()
+                    confidences.append(
+                        (ents[-1].start_char, ents[-1].end_char, float(confidence))
+                    )
+            # Presets stay; words that nobody has decided on become O.
+            preset = {token.i for token in doc if token.ent_iob in (1, 3)}
+            ents = [ent for ent in ents if preset.isdisjoint(range(ent.start, ent.end))]
+            doc.set_ents(ents, default="unmodified")
+            undecided = [doc[i : i + 1] for i, iob in enumerate(_iobs(doc)) if iob == 0]
+            if undecided:
+                doc.set_ents([], outside=undecided, default="unmodified")
+            layers = None
+            if self.store_exits:
+                by_word = np.zeros(len(doc), dtype=np.int64)
+                by_word[exits.words] = exits.exit_layer
+                layers = by_word.tolist()
+            write_record(doc, self.name, exits.spent, exits.full, layers, confidences)
+
+    # ----------------------------------------------------------------- training
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Optional[Language] = None,
+        labels: Optional[Sequence[str]] = None,
+    ) -> None:
+        """Fetch the encoder and make a head for every layer.
+
+        get_examples (Callable): Gives examples, from which labels are read.
+        nlp (Optional[Language]): The pipeline.
+        labels (Optional[Sequence[str]]): The labels, in place of those of the examples.
+        RAISES (ValueError): If there are no labels, or the encoder can't be loaded.
+        """
+        validate_get_examples(get_examples, "EarlyExitNER.initialize")
+        if labels is None:
+            found = {ent.label_ for eg in get_examples() for ent in eg.reference.ents}
+            labels = sorted(found)
+        for label in labels:
+            self.add_label(label)
+        if not self._labels:
+            raise ValueError(
+                f"'{self.name}' has no labels to learn: no entity in the training examples. "
+                f"Are they annotated? Else give labels in [initialize.components.{self.name}], "
+                f"or call add_label before initialize."
+            )
+        self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
+        self.model.initialize()
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optional[Optimizer] = None,
+        losses: Optional[Dict[str, float]] = None,
+        threshold: Optional[float] = None,
+        speedup: Optional[float] = None,
+        batch_size: Optional[int] = None,
+    ) -> Dict[str, float]:
+        """Learn from a batch: all heads at once, at full depth.
+
+        examples (Iterable[Example]): The batch.
+        drop (float): Dropout rate, everywhere in the network.
+        sgd (Optional[Optimizer]): Takes a step, if given; else gradients add up.
+        losses (Optional[Dict[str, float]]): Updated in place, under the component's name.
+        threshold (Optional[float]): Ignored; here for a component_cfg shared with prediction.
+        speedup (Optional[float]): Ignored, likewise.
+        batch_size (Optional[int]): Ignored, likewise.
+        RETURNS (Dict[str, float]): The losses.
+        """
+        losses = {} if losses is None else losses
+        losses.setdefault(self.name, 0.0)
+        examples = list(examples)
+        validate_examples(examples, "EarlyExitNER.update")
+        self._require_weights()
+        set_dropout_rate(self.model, drop)
+        docs = [eg.predicted for eg in examples]
+        scores, backprop = self.model.begin_update((docs, self._settings(Knob(speedup=1.0))))
+        loss, d_scores = self.get_loss(examples, scores)
+        backprop(d_scores)
+        if sgd not in (None, False):
+            self.finish_update(sgd)
+        losses[self.name] += loss
+        return losses
+
+    def get_loss(
+        self, examples: Iterable[Example], scores: "JointLogits"
+    ) -> Tuple[float, Any]:
+        """Compare what all heads say with the annotation.
+
+        examples (Iterable[Example]): The batch.
+        scores (JointLogits): What the heads say.
+        RETURNS (Tuple[float, Any]): The loss, summed over words, and its gradient by the
+            logits, of the same shape.
+        """
+        from .training.losses import joint_cross_entropy, loss_and_gradient
+
+        label_ids = {label: number for number, label in enumerate(self._labels)}
+        gold, unknown = [], set()
+        for eg in examples:
+            tags, new = encode(eg.get_aligned_ner(), label_ids)
+            gold.append(np.array(tags, dtype=np.int64))
+            unknown |= new
+        if unknown:
+            warnings.warn(
+                f"'{self.name}' was not initialized with the label(s) "
+                f"{', '.join(sorted(unknown))}: words with them count as not annotated. "
+                f"Use add_label, or initialize with all labels.",
+                stacklevel=2,
+            )
+        starts = np.cumsum([0] + [len(tags) for tags in gold])
+        target = np.concatenate(gold)[starts[scores.doc] + scores.word]
+        target[~scores.owned] = -1
+        return loss_and_gradient(joint_cross_entropy, scores.logits, target)
+
+    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
+        """Put other weights in place while the generator is suspended.
+
+        params (Dict[Any, Any]): The weights, such as an optimizer's averages.
+        YIELDS (None): Once, with the weights in place.
+        """
+        with self.model.use_params(params):
+            yield
+
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
+        """Score annotated examples.
+
+        examples (Iterable[Example]): The examples.
+        RETURNS (Dict[str, Any]): See ``ner_score``.
+        """
+        scores: Dict[str, Any] = super().score(examples, **{"name": self.name, **kwargs})
+        return scores
+
+    # ------------------------------------------------------------ serialisation
+
+    def to_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> None:
+        """Save the trained state. Settings are not in it: config.cfg is where they are kept.
+
+        path (Union[str, Path]): The folder.
+        exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
+        """
+        serialize = {
+            "cfg": lambda p: srsly.write_json(p, self._state()),
+            "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
+        }
+        if self._is_trained:
+            serialize["model"] = self._shim.to_disk
+        util.to_disk(path, serialize, exclude)
+
+    def from_disk(
+        self, path: Union[str, Path], *, exclude: Iterable[str] = ()
+    ) -> "EarlyExitNER":
+        """Load what ``to_disk`` saved. Needs no network, and runs no code from it.
+
+        path (Union[str, Path]): The folder.
+        exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
+        RETURNS (EarlyExitNER): Itself.
+        RAISES (ValueError): If a file is missing or damaged; the message names it.
+        """
+        state: Dict[str, Any] = {}
+        deserialize = {
+            "cfg": lambda p: state.update(srsly.read_json(p)),
+            "vocab": lambda p: self.vocab.from_disk(p, exclude=exclude),
+            "model": lambda p: self._shim.from_disk(p) if state.get("has_weights", True) else None,
+        }
+        util.from_disk(path, deserialize, exclude)
+        self._set_state(state)
+        return self
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        """RETURNS (bytes): What ``to_disk`` saves, in one."""
+        serialize = {
+            "cfg": lambda: srsly.json_dumps(self._state()),
+            "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
+            "model": self._shim.to_bytes,
+        }
+        data: bytes = util.to_bytes(serialize, exclude)
+        return data
+
+    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "EarlyExitNER":
+        """Load what ``to_bytes`` gave.
+
+        bytes_data (bytes): The bytes.
+        exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
+        RETURNS (EarlyExitNER): Itself.
+        """
+        state: Dict[str, Any] = {}
+        deserialize = {
+            "cfg": lambda b: state.update(srsly.json_loads(b)),
+            "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
+            "model": self._shim.from_bytes,
+        }
+        util.from_bytes(bytes_data, deserialize, exclude)
+        self._set_state(state)
+        return self
+
+    def _state(self) -> Dict[str, Any]:
+        return {"labels": self._labels, "has_weights": self._is_trained}
+
+    def _set_state(self, state: Dict[str, Any]) -> None:
+        self._labels = list(state.get("labels", self._labels))
+        if self._is_trained:
+            tags = self._shim.trained.network.tags
+            if tags != tag_count(len(self._labels)):
+                raise ValueError(
+                    f"'{self.name}' was saved with {len(self._labels)} labels in its cfg file, "
+                    f"but its weights have {tags} tags: the files are not of one pipeline."
+                )
+            self.model.set_dim("nO", tags, force=True)
+
+    # --------------------------------------------------------------- the inside
+
+    @property
+    def _shim(self) -> Any:
+        return self.model.shims[0]
+
+    @property
+    def _is_trained(self) -> bool:
+        return bool(self._shim.is_trained)
+
+    def _require_weights(self) -> None:
+        if not self._is_trained:
+            raise ValueError(
+                f"'{self.name}' has no weights yet. Train it: nlp.initialize(...) fetches the "
+                f"pre-trained encoder; or load a trained pipeline with spacy.load(...)."
+            )
+
+
+def _around_presets(doc: Doc, exits: "DocExits") -> Any:
+    """RETURNS (Floats): The logits, with words of preset entities and blocked words bound to O,
+    so that the decoder finds the best entities around them. *Shape:* ``(words, tags)``
+    """
+    preset = np.isin(_iobs(doc)[exits.words], (1, 3))
+    if not preset.any():
+        return exits.logits
+    logits = exits.logits.copy()
+    logits[preset, 1:] = np.finfo(np.float32).min
+    return logits
+
+
+def _iobs(doc: Doc) -> Any:
+    return doc.to_array(["ENT_IOB"]).astype(np.int64).reshape(-1)
+
+
+def _trim(doc: Doc, start: int, end: int) -> Tuple[int, int]:
+    """RETURNS (Tuple[int, int]): The span without white space at its ends."""
+    start, end = int(start), int(end)
+    while start < end and doc[start].is_space:
+        start += 1
+    while start < end and doc[end - 1].is_space:
+        end -= 1
+    return start, end
+
+
+def _posteriors(logits: Any, tags: Any) -> Any:
+    """RETURNS (Floats): The softmax at each word's tag. *Shape:* ``(words,)``"""
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return weights[np.arange(len(tags)), tags] / weights.sum(1)

@@ -1,0 +1,139 @@
+"""Where the pre-trained encoder comes from."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Tuple
+
+from .network.families import EncoderSpec, read_spec, read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PretrainedEncoder:
+    """A loaded encoder.
+
+    spec (EncoderSpec): Its sizes.
+    weights (Dict[str, Tensor]): Its parameters, by our names.
+    tokenizer (str): Its tokenizer, as the JSON of the ``tokenizers`` library.
+    """
+
+    spec: EncoderSpec
+    weights: Dict[str, "Tensor"]
+    tokenizer: str
+
+
+class EncoderSource(Protocol):
+    """Something that can be asked for an encoder, at ``nlp.initialize``."""
+
+    def load(self) -> PretrainedEncoder:
+        """RETURNS (PretrainedEncoder): The encoder."""
+
+
+@dataclass(frozen=True)
+class HFEncoder:
+    """An encoder of the Hugging Face hub, or of a local folder in its format.
+
+    name (str): Hub id or folder.
+    revision (Optional[str]): Branch, tag or commit on the hub.
+    """
+
+    name: str
+    revision: Optional[str] = None
+
+    def load(self) -> PretrainedEncoder:
+        """Load it through transformers, which is imported only here.
+
+        RETURNS (PretrainedEncoder): The encoder.
+        RAISES (ValueError): If it is missing, incomplete, damaged, of an unsupported family,
+            or without a fast tokenizer. The message tells which.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+
+        self._check_folder()
+        try:
+            config = AutoConfig.from_pretrained(
+                self.name, revision=self.revision, trust_remote_code=False
+            )
+        except Exception as e:
+            raise ValueError(self._problem("its config.json can't be loaded", e)) from e
+        try:
+            spec = read_spec(config.to_dict())
+        except ValueError as e:
+            raise ValueError(self._problem("it is not supported", e)) from e
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.name, revision=self.revision, use_fast=True, trust_remote_code=False
+            )
+        except Exception as e:
+            raise ValueError(self._problem("its tokenizer can't be loaded", e)) from e
+        if not tokenizer.is_fast:
+            raise ValueError(self._problem("it has no fast tokenizer (tokenizer.json)"))
+        state, missing = self._load_weights(config)
+        # The pooler is not used here, and token classifiers are saved without one.
+        missing = [name for name in missing if not name.startswith("pooler.")]
+        if missing:
+            raise ValueError(
+                self._problem(
+                    f"its weights lack {len(missing)} parameters, such as '{missing[0]}': "
+                    f"incomplete, or the weights of another model"
+                )
+            )
+        return PretrainedEncoder(
+            spec, read_weights(spec, state), tokenizer.backend_tokenizer.to_str()
+        )
+
+    def _load_weights(self, config: Any) -> Tuple[Dict[str, "Tensor"], Any]:
+        from transformers import AutoModel
+
+        def load(safetensors: bool) -> Any:
+            return AutoModel.from_pretrained(
+                self.name,
+                config=config,
+                revision=self.revision,
+                trust_remote_code=False,
+                use_safetensors=safetensors,
+                output_loading_info=True,
+            )
+
+        try:
+            try:
+                model, info = load(safetensors=True)
+            except OSError:  # there is no such file
+                model, info = load(safetensors=False)
+                warnings.warn(
+                    f"The encoder {self.name!r} has no safetensors file: its older PyTorch file "
+                    f"was read with weights_only=True, so that no code in it could run.",
+                    stacklevel=2,
+                )
+        except Exception as e:
+            raise ValueError(self._problem("its weights can't be loaded", e)) from e
+        return model.float().state_dict(), info["missing_keys"]
+
+    def _check_folder(self) -> None:
+        path = Path(self.name).expanduser()
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise ValueError(self._problem("the folder has no config.json"))
+        elif self.name.startswith((".", "/", "~")) or "\\" in self.name or self.name.count("/") > 1:
+            raise ValueError(self._problem("there is no such folder"))
+
+    def _problem(self, what: str, cause: Optional[Exception] = None) -> str:
+        because = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
+        return (
+            f"Can't load the encoder {self.name!r}: {what}{because}. "
+            f"[components.early_exit_ner.model.encoder] name must be a hub id, or a folder with "
+            f"config.json, tokenizer.json and model.safetensors."
+        )
+
+
+def make_hf_encoder(name: str, revision: Optional[str] = None) -> EncoderSource:
+    """Make the source ``spacy-early-exit.HFEncoder.v1``. Nothing is loaded yet.
+
+    name (str): Hub id or folder.
+    revision (Optional[str]): Branch, tag or commit on the hub.
+    RETURNS (EncoderSource): The source.
+    """
+    return HFEncoder(name, revision)

@@ -1,0 +1,111 @@
+"""Attention on ragged batches: padded only within groups of sequences of like length."""
+
+from typing import Iterator, List, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A group may hold at most this many cells of its score matrix per needed cell. Measured
+# with trained exits on tweets: see benchmarks/NOTES.md.
+MAX_PADDING = 1.5
+# Sequences of at least this many wordpieces are attended to one by one: then a call costs
+# little beside the work in it, and nothing is padded.
+ALONE = 192
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+    heads: int,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Scaled dot-product attention of each sequence's queries to its own context.
+
+    query (Tensor): *Shape:* ``(queries, width)``
+    key (Tensor): *Shape:* ``(context, width)``
+    value (Tensor): *Shape:* ``(context, width)``
+    query_lengths (Sequence[int]): Queries of each sequence, each at least 1.
+    context_lengths (Sequence[int]): Wordpieces of each sequence, each at least 1.
+    heads (int): Number of attention heads.
+    dropout (float): Dropout rate of the attention weights.
+    RETURNS (Tensor): *Shape:* ``(queries, width)``
+    """
+    parts = []
+    q_start = k_start = 0
+    for start, end in groups(query_lengths, context_lengths):
+        q_lengths, k_lengths = query_lengths[start:end], context_lengths[start:end]
+        q_end, k_end = q_start + sum(q_lengths), k_start + sum(k_lengths)
+        q_index, q_valid = padding(q_lengths, query.device)
+        k_index, k_valid = padding(k_lengths, key.device)
+        mask = None if k_valid.all() else k_valid[:, None, None, :]  # (group, 1, 1, longest)
+        mixed = F.scaled_dot_product_attention(
+            _split_heads(query[q_start:q_end], q_index, heads),
+            _split_heads(key[k_start:k_end], k_index, heads),
+            _split_heads(value[k_start:k_end], k_index, heads),
+            attn_mask=mask,
+            dropout_p=dropout,
+        )  # (group, heads, longest, width / heads)
+        mixed = mixed.transpose(1, 2).reshape(-1, query.shape[1])
+        if not q_valid.all():
+            mixed = mixed.index_select(0, q_valid.view(-1).nonzero().squeeze(1))
+        parts.append(mixed)
+        q_start, k_start = q_end, k_end
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def groups(
+    query_lengths: Sequence[int], context_lengths: Sequence[int]
+) -> Iterator[Tuple[int, int]]:
+    """Cut a batch into runs of sequences whose attention is padded to the longest of the run.
+
+    query_lengths (Sequence[int]): Queries of each sequence.
+    context_lengths (Sequence[int]): Wordpieces of each sequence, best in sorted order.
+    YIELDS (Tuple[int, int]): First sequence of a group, and the one behind its last.
+    """
+    start, needed, longest_q, longest_k = 0, 0, 0, 0
+    for i, (q, k) in enumerate(zip(query_lengths, context_lengths)):
+        wider_q, wider_k = max(longest_q, q), max(longest_k, k)
+        padded = (i + 1 - start) * wider_q * wider_k
+        if i > start and (longest_k >= ALONE or padded > MAX_PADDING * (needed + q * k)):
+            yield start, i
+            start, needed, wider_q, wider_k = i, 0, q, k
+        needed += q * k
+        longest_q, longest_k = wider_q, wider_k
+    yield start, len(query_lengths)
+
+
+def padding(lengths: Sequence[int], device: torch.device) -> Tuple[Tensor, Tensor]:
+    """Where the rows of ragged sequences stand in a padded rectangle.
+
+    lengths (Sequence[int]): Rows of each sequence.
+    device (torch.device): Where the answer shall lie.
+    RETURNS (Tuple[Tensor, Tensor]): Row of each cell (a padding cell repeats its sequence's
+        first row), and whether the cell is a row. *Shapes:* ``(sequences, longest)``
+    """
+    counts = torch.tensor(lengths, device=device)
+    starts = counts.cumsum(0) - counts
+    cells = torch.arange(max(lengths), device=device)
+    valid = cells < counts[:, None]
+    return torch.where(valid, starts[:, None] + cells, starts[:, None]), valid
+
+
+def _split_heads(rows: Tensor, index: Tensor, heads: int) -> Tensor:
+    sequences, longest = index.shape
+    if index.numel() != len(rows):  # else the rectangle is the rows, in their order
+        rows = rows.index_select(0, index.view(-1))
+    return rows.view(sequences, longest, heads, -1).transpose(1, 2)
+
+
+def lengths_of(owners: Tensor, sequences: int) -> List[int]:
+    """Count the rows of each sequence.
+
+    owners (Tensor): Sequence of each row. *Shape:* ``(rows,)``
+    sequences (int): Number of sequences.
+    RETURNS (List[int]): Rows of each sequence.
+    """
+    counts: List[int] = torch.bincount(owners, minlength=sequences).tolist()
+    return counts

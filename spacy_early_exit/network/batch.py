@@ -1,0 +1,178 @@
+"""The ragged batch, and the bookkeeping of who is still being computed.
+
+A batch is made of *windows* (sequences of wordpieces, special tokens included), *words* (what
+is tagged) and *units*: the words that share a wordpiece, with all their wordpieces. The words
+of a unit leave together. Special tokens form one more unit a window, which leaves when the
+window's last word has left.
+"""
+
+from dataclasses import dataclass
+from typing import List, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attention import lengths_of
+from .window import Window
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows behind one another. Every index is into the batch as a whole.
+
+    ids (Tensor): Wordpiece ids. *Shape:* ``(wordpieces,)``
+    offsets (Tensor): Position of each wordpiece in its window. *Shape:* ``(wordpieces,)``
+    window_of_piece (Tensor): *Shape:* ``(wordpieces,)``
+    unit_of_piece (Tensor): *Shape:* ``(wordpieces,)``
+    piece_of_word (Tensor): The wordpiece that a word is tagged from. *Shape:* ``(words,)``
+    window_of_word (Tensor): *Shape:* ``(words,)``
+    unit_of_word (Tensor): *Shape:* ``(words,)``
+    lengths (List[int]): Wordpieces of each window.
+    units (int): Number of units without those of the special tokens, which follow: the one
+        of window ``i`` is ``units + i``.
+    """
+
+    ids: Tensor
+    offsets: Tensor
+    window_of_piece: Tensor
+    unit_of_piece: Tensor
+    piece_of_word: Tensor
+    window_of_word: Tensor
+    unit_of_word: Tensor
+    lengths: List[int]
+    units: int
+
+    @property
+    def windows(self) -> int:
+        """RETURNS (int): Number of windows."""
+        return len(self.lengths)
+
+    @property
+    def words(self) -> int:
+        """RETURNS (int): Number of words."""
+        return len(self.piece_of_word)
+
+    @classmethod
+    def of(cls, windows: Sequence[Window], device: torch.device) -> "Batch":
+        """Put windows behind one another.
+
+        windows (Sequence[Window]): At least one; each has at least one word.
+        device (torch.device): Where the tensors shall lie.
+        RETURNS (Batch): The batch.
+        """
+        lengths = [len(window.ids) for window in windows]
+        word_counts = [len(window.words) for window in windows]
+        unit_counts = [window.units for window in windows]
+        first_unit = np.cumsum(unit_counts) - unit_counts
+        first_piece = np.cumsum(lengths) - lengths
+        units = sum(unit_counts)
+        unit_of_piece = [
+            np.where(window.unit_of_piece < 0, units + i, window.unit_of_piece + first_unit[i])
+            for i, window in enumerate(windows)
+        ]
+        number = np.arange(len(windows))
+
+        def tensor(array: "np.ndarray") -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
+
+        return cls(
+            ids=tensor(np.concatenate([window.ids for window in windows])),
+            offsets=tensor(np.arange(sum(lengths)) - np.repeat(first_piece, lengths)),
+            window_of_piece=tensor(np.repeat(number, lengths)),
+            unit_of_piece=tensor(np.concatenate(unit_of_piece)),
+            piece_of_word=tensor(
+                np.concatenate([w.piece_of_word + p for w, p in zip(windows, first_piece)])
+            ),
+            window_of_word=tensor(np.repeat(number, word_counts)),
+            unit_of_word=tensor(
+                np.concatenate([w.unit_of_word + u for w, u in zip(windows, first_unit)])
+            ),
+            lengths=lengths,
+            units=units,
+        )
+
+
+@dataclass(frozen=True)
+class Running:
+    """Who is still being computed, between two layers.
+
+    words (Tensor): Words that have not left. *Shape:* ``(active words,)``
+    pieces (Tensor): Wordpieces of the windows that have not ended: the context, and the rows
+        of the hidden states. *Shape:* ``(context,)``
+    queries (Optional[Tensor]): Rows of the context that are still computed; None: all of
+        them. *Shape:* ``(queries,)``
+    row_of_piece (Tensor): Row of each wordpiece of the batch in the context; meaningless
+        where its window has ended. *Shape:* ``(wordpieces,)``
+    query_lengths (List[int]): Queries of each running window.
+    context_lengths (List[int]): Wordpieces of each running window.
+    windows (Tensor): Windows that have not ended. *Shape:* ``(running windows,)``
+    """
+
+    words: Tensor
+    pieces: Tensor
+    queries: Optional[Tensor]
+    row_of_piece: Tensor
+    query_lengths: List[int]
+    context_lengths: List[int]
+    windows: Tensor
+
+    @classmethod
+    def all_of(cls, batch: Batch) -> "Running":
+        """RETURNS (Running): The state before the first layer: nobody has left."""
+        device = batch.ids.device
+        pieces = torch.arange(len(batch.ids), device=device)
+        return cls(
+            words=torch.arange(batch.words, device=device),
+            pieces=pieces,
+            queries=None,
+            row_of_piece=pieces,
+            query_lengths=batch.lengths,
+            context_lengths=batch.lengths,
+            windows=torch.arange(batch.windows, device=device),
+        )
+
+    def without(self, batch: Batch, leaving: Tensor) -> "Running":
+        """Let words leave.
+
+        A unit leaves when all its words may; a window ends with its last unit.
+
+        batch (Batch): The batch.
+        leaving (Tensor): Which of ``words`` may leave. *Shape:* ``(active words,)``
+        RETURNS (Running): Who is left. Its ``words`` may be empty.
+        """
+        device = leaving.device
+        # One flag a unit, those of the special tokens behind: they stay with their window.
+        alive = torch.zeros(batch.units + batch.windows, dtype=torch.bool, device=device)
+        alive[batch.unit_of_word[self.words[~leaving]]] = True
+        words = self.words[alive[batch.unit_of_word[self.words]]]
+        alive[batch.units + batch.window_of_word[words]] = True
+        window_runs = alive[batch.units :]
+        pieces = self.pieces[window_runs[batch.window_of_piece[self.pieces]]]
+        queries = alive[batch.unit_of_piece[pieces]].nonzero().squeeze(1)
+        row_of_piece = self.row_of_piece
+        if len(pieces) < len(self.pieces):
+            row_of_piece = torch.zeros_like(row_of_piece)
+            row_of_piece[pieces] = torch.arange(len(pieces), device=device)
+        windows = window_runs.nonzero().squeeze(1)
+        counts = lengths_of(batch.window_of_piece[pieces[queries]], batch.windows)
+        running: List[int] = windows.tolist()
+        return Running(
+            words=words,
+            pieces=pieces,
+            queries=queries if len(queries) < len(pieces) else None,
+            row_of_piece=row_of_piece,
+            query_lengths=[counts[i] for i in running],
+            context_lengths=[batch.lengths[i] for i in running],
+            windows=windows,
+        )
+
+    def rows_of(self, batch: Batch, words: Tensor) -> Tensor:
+        """RETURNS (Tensor): Row of each word's wordpiece in the context. *Shape:* ``(words,)``"""
+        return self.row_of_piece[batch.piece_of_word[words]]
+
+    def words_of_windows(self, batch: Batch) -> Tensor:
+        """RETURNS (Tensor): All words of the running windows, ascending. *Shape:* ``(words,)``"""
+        runs = torch.zeros(batch.windows, dtype=torch.bool, device=self.windows.device)
+        runs[self.windows] = True
+        return runs[batch.window_of_word].nonzero().squeeze(1)

@@ -1,0 +1,102 @@
+"""What the method costs, in multiply-accumulates (MACs).
+
+The cost is that of the algorithm, not of a run of it: no padding, every wordpiece that left is
+left out at once, keys and values for all wordpieces of running windows, exit heads at the
+words that were looked at. So it does not depend on batch, machine or threads.
+"""
+
+import operator
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from .attention import groups
+from .batch import Batch, Running
+from .families import EncoderSpec
+
+
+def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
+    """Count the embeddings: look-ups are free, a projection to the hidden width is not.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
+    RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
+    """
+    projected = spec.embedding_size != spec.hidden_size
+    return wordpieces * (spec.embedding_size * spec.hidden_size if projected else 0)
+
+
+def layer_macs(spec: EncoderSpec, queries: Tensor, context: Tensor) -> Tensor:
+    """Count one layer.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    queries (Tensor): Wordpieces computed, by window. *Shape:* ``(windows,)``
+    context (Tensor): Wordpieces attended to, by window. *Shape:* ``(windows,)``
+    RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
+    """
+    width = spec.hidden_size
+    projections = 2 * width * width * (queries + context)  # query, output; key, value
+    attention = 2 * width * queries * context  # scores, weighted sum
+    feed_forward = 2 * width * spec.intermediate_size * queries
+    return projections + attention + feed_forward
+
+
+def head_macs(spec: EncoderSpec, tags: int, words: Tensor) -> Tensor:
+    """Count one exit head.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    tags (int): Number of tags.
+    words (Tensor): Words it is applied to, by window. *Shape:* ``(windows,)``
+    RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
+    """
+    return spec.hidden_size * tags * words
+
+
+def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -> Tensor:
+    """Count the encoder at full depth with one head at its last layer.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    tags (int): Number of tags.
+    wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
+    words (Tensor): Words of each window. *Shape:* ``(windows,)``
+    RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
+    """
+    layers = spec.layers * layer_macs(spec, wordpieces, wordpieces)
+    return embedding_macs(spec, wordpieces) + layers + head_macs(spec, tags, words)
+
+
+class Meter:
+    """Counts what a run of the layer loop costs.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    tags (int): Number of tags.
+    batch (Batch): The batch that runs.
+    """
+
+    def __init__(self, spec: EncoderSpec, tags: int, batch: Batch):
+        self.spec, self.tags, self.batch = spec, tags, batch
+        wordpieces = self._counts(batch.lengths)
+        words = torch.bincount(batch.window_of_word, minlength=batch.windows)
+        self.full = full_macs(spec, tags, wordpieces, words)  # (windows,)
+        self.spent = embedding_macs(spec, wordpieces)  # (windows,)
+        self.padding = 0
+
+    def layer(self, running: Running) -> None:
+        """Count a layer, and apart from it what attention really computed for padding."""
+        queries, context = running.query_lengths, running.context_lengths
+        self.spent[running.windows] += layer_macs(
+            self.spec, self._counts(queries), self._counts(context)
+        )
+        for start, end in groups(queries, context):
+            q, k = queries[start:end], context[start:end]
+            padded = len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
+            self.padding += 2 * self.spec.hidden_size * padded
+
+    def head(self, words: Tensor) -> None:
+        """Count an exit head at some words of the batch."""
+        by_window = torch.bincount(self.batch.window_of_word[words], minlength=self.batch.windows)
+        self.spent += head_macs(self.spec, self.tags, by_window)
+
+    def _counts(self, lengths: Sequence[int]) -> Tensor:
+        return torch.tensor(lengths, dtype=torch.int64, device=self.batch.ids.device)

@@ -1,0 +1,51 @@
+"""What an exit criterion is."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .batch import Batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a criterion sees after a layer.
+
+    layer (int): The layer, counted from 1. The last one is never asked about: it takes all.
+    words (Tensor): The words at hand: those that have not left, or, where the criterion
+        ``watches_left_words``, all words of the windows that have not ended. Ascending.
+        *Shape:* ``(words,)``
+    logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
+    batch (Batch): The batch that ``words`` are indices into.
+    threshold (float): The dial, in (0, 1].
+    """
+
+    layer: int
+    words: Tensor
+    logits: Tensor
+    batch: Batch
+    threshold: float
+
+
+class Criterion(Protocol):
+    """Decides after each layer which words may leave.
+
+    It keeps nothing between calls: what it must remember of a batch is the state that
+    ``start`` makes and every ``leave`` of that batch receives. Each word's answer depends on
+    its own window alone, so that a text gets the same answer in any batch.
+    """
+
+    @property
+    def watches_left_words(self) -> bool:
+        """RETURNS (bool): Whether heads are run on words that already left, too."""
+
+    @property
+    def has_threshold(self) -> bool:
+        """RETURNS (bool): Whether the ``threshold`` means anything to it."""
+
+    def start(self, batch: Batch) -> Any:
+        """RETURNS (Any): A fresh state for a batch."""
+
+    def leave(self, step: Step, state: Any) -> Tensor:
+        """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""

@@ -1,0 +1,133 @@
+"""A transformer encoder that is run one layer at a time, on ragged batches.
+
+All sequences of a batch lie behind one another in one ``(wordpieces, width)`` tensor: linear
+layers see no padding. A layer takes *queries*, the wordpieces that are still being computed,
+and a *context*, all wordpieces that they may attend to.
+"""
+
+from typing import Callable, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attend
+from .families import EncoderSpec
+
+
+class Embeddings(nn.Module):
+    """Wordpiece + position + token type, normalised; projected to the hidden width if it differs.
+
+    spec (EncoderSpec): The sizes.
+    """
+
+    def __init__(self, spec: EncoderSpec):
+        super().__init__()
+        width = spec.embedding_size
+        self.word = nn.Embedding(spec.vocab_size, width)
+        self.position = nn.Embedding(spec.positions, width)
+        self.token_type = nn.Embedding(spec.token_types, width) if spec.token_types else None
+        self.norm = nn.LayerNorm(width, eps=spec.layer_norm_eps)
+        self.project = nn.Linear(width, spec.hidden_size) if width != spec.hidden_size else None
+        self.first_position = spec.first_position
+
+    def forward(self, ids: Tensor, offsets: Tensor, dropout: float = 0.0) -> Tensor:
+        """Embed wordpieces.
+
+        ids (Tensor): Wordpiece ids. *Shape:* ``(wordpieces,)``
+        offsets (Tensor): Position of each in its sequence, from 0. *Shape:* ``(wordpieces,)``
+        dropout (float): Dropout rate.
+        RETURNS (Tensor): *Shape:* ``(wordpieces, hidden_size)``
+        """
+        hidden = self.word(ids) + self.position(offsets + self.first_position)
+        if self.token_type is not None:
+            hidden = hidden + self.token_type.weight[0]  # one text a sequence: always type 0
+        hidden = F.dropout(self.norm(hidden), dropout, training=dropout > 0)
+        return hidden if self.project is None else self.project(hidden)
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer, as in BERT and its relatives.
+
+    Queries, keys and values are one matrix, so that all of them are one product where every
+    wordpiece is a query, and keys with values are one product where only some are.
+
+    spec (EncoderSpec): The sizes.
+    """
+
+    def __init__(self, spec: EncoderSpec):
+        super().__init__()
+        width = spec.hidden_size
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=spec.layer_norm_eps)
+        self.intermediate = nn.Linear(width, spec.intermediate_size)
+        self.output = nn.Linear(spec.intermediate_size, width)
+        self.output_norm = nn.LayerNorm(width, eps=spec.layer_norm_eps)
+        self.attention_heads = spec.attention_heads
+        self.activation = activation_function(spec.activation)
+
+    def forward(
+        self,
+        context: Tensor,
+        rows: Optional[Tensor],
+        query_lengths: Sequence[int],
+        context_lengths: Sequence[int],
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Compute the next states of some wordpieces.
+
+        context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
+        rows (Optional[Tensor]): Rows of ``context`` that are queries, ascending; None: all.
+            *Shape:* ``(queries,)``
+        query_lengths (Sequence[int]): Queries of each sequence.
+        context_lengths (Sequence[int]): Wordpieces of each sequence.
+        dropout (float): Dropout rate, of attention weights too.
+        RETURNS (Tensor): The queries' next states. *Shape:* ``(queries, width)``
+        """
+        width = context.shape[1]
+        if rows is None:
+            states = context
+            query, key, value = self.qkv(states).split(width, dim=1)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias  # (3 width, width), (3 width,)
+            states = context.index_select(0, rows)
+            query = F.linear(states, weight[:width], bias[:width])
+            key, value = F.linear(context, weight[width:], bias[width:]).split(width, dim=1)
+        mixed = attend(
+            query, key, value, query_lengths, context_lengths, self.attention_heads, dropout
+        )
+        mixed = F.dropout(self.attention_output(mixed), dropout, training=dropout > 0)
+        states = self.attention_norm(mixed + states)
+        wide = self.activation(self.intermediate(states))
+        return self.output_norm(
+            F.dropout(self.output(wide), dropout, training=dropout > 0) + states
+        )
+
+
+class Encoder(nn.Module):
+    """Embeddings and layers. It has no forward of its own: see ``loop.py``.
+
+    spec (EncoderSpec): The sizes.
+    """
+
+    def __init__(self, spec: EncoderSpec):
+        super().__init__()
+        self.spec = spec
+        self.embeddings = Embeddings(spec)
+        self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
+
+
+def activation_function(name: str) -> Callable[[Tensor], Tensor]:
+    """RETURNS (Callable[[Tensor], Tensor]): The activation that Hugging Face calls ``name``."""
+    if name == "gelu":
+        return F.gelu
+    if name in ("gelu_new", "gelu_pytorch_tanh"):
+        return _gelu_tanh
+    if name == "relu":
+        return torch.relu
+    return F.silu
+
+
+def _gelu_tanh(states: Tensor) -> Tensor:
+    return F.gelu(states, approximate="tanh")

@@ -1,0 +1,88 @@
+"""The plain way to the same answers, for tests: padded, masked, everything computed.
+
+It shares the weights with the fast loop and nothing of its arithmetic: every layer runs on
+every wordpiece of the padded rectangle, then the new states of what had left are thrown away.
+"""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from .batch import Batch
+from .criterion import Criterion, Step
+from .loop import Exits
+from .tagger import Tagger
+
+
+def run_reference(
+    network: Tagger, batch: Batch, criterion: Optional[Criterion], threshold: float = 0.0
+) -> Exits:
+    """Tag a batch, computing everything and discarding what left.
+
+    network (Tagger): The network.
+    batch (Batch): The batch.
+    criterion (Optional[Criterion]): Who may leave; None: nobody.
+    threshold (float): The criterion's dial.
+    RETURNS (Exits): As ``loop.run_with_exits`` does, with the states, without the costs.
+    """
+    spec, last = network.spec, network.spec.layers
+    cells = torch.zeros(batch.windows, max(batch.lengths), dtype=torch.bool)
+    for window, length in enumerate(batch.lengths):
+        cells[window, :length] = True
+    ids = torch.zeros(cells.shape, dtype=torch.int64)
+    ids[cells] = batch.ids
+    offsets = torch.arange(cells.shape[1]).expand_as(ids)
+    hidden = network.encoder.embeddings(ids.flatten(), offsets.flatten())
+    hidden = hidden.view(*ids.shape, spec.hidden_size)  # (windows, longest, width)
+
+    units_left = torch.zeros(batch.units, dtype=torch.bool)
+    windows_left = torch.zeros(batch.windows, dtype=torch.bool)
+    exit_layer = torch.full((batch.words,), last)
+    logits = torch.zeros(batch.words, network.tags)
+    state = None if criterion is None else criterion.start(batch)
+
+    for number in range(1, last + 1):
+        left = torch.cat([units_left, windows_left])[batch.unit_of_piece]  # (wordpieces,)
+        gone = torch.zeros_like(cells)
+        gone[cells] = left
+        new = _layer(network, number, hidden, cells)
+        hidden = torch.where(gone[:, :, None], hidden, new)
+        answer = network.logits(number, hidden[cells][batch.piece_of_word])
+        active = ~units_left[batch.unit_of_word]
+        logits[active] = answer[active]
+        if criterion is None or number == last:
+            continue
+        watched = active
+        if criterion.watches_left_words:
+            watched = ~windows_left[batch.window_of_word]
+        words = watched.nonzero().squeeze(1)
+        step = Step(number, words, answer[words], batch, threshold)
+        may_leave = torch.zeros_like(active)
+        may_leave[words] = criterion.leave(step, state)
+        stays = active & ~may_leave
+        leaving = active.clone()
+        for word in stays.nonzero().flatten().tolist():
+            leaving &= batch.unit_of_word != batch.unit_of_word[word]
+        units_left[batch.unit_of_word[leaving]] = True
+        exit_layer[leaving] = number
+        for window in range(batch.windows):
+            mine = batch.window_of_word == window
+            windows_left[window] = bool(units_left[batch.unit_of_word[mine]].all())
+    costs = torch.zeros(batch.windows, dtype=torch.int64)
+    return Exits(logits, exit_layer, costs, costs, 0, hidden[cells])
+
+
+def _layer(network: Tagger, number: int, hidden: Tensor, cells: Tensor) -> Tensor:
+    layer = network.encoder.layers[number - 1]
+    windows, longest, width = hidden.shape
+    shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
+    query, key, value = (part.view(shape) for part in layer.qkv(hidden).chunk(3, dim=-1))
+    scores = torch.einsum("wqhd,wkhd->whqk", query, key) / shape[-1] ** 0.5
+    scores = scores.masked_fill(~cells[:, None, None, :], float("-inf"))
+    mixed = torch.einsum("whqk,wkhd->wqhd", scores.softmax(-1), value)
+    mixed = mixed.reshape(windows, longest, width)
+    hidden = layer.attention_norm(layer.attention_output(mixed) + hidden)
+    wide = layer.activation(layer.intermediate(hidden))
+    states: Tensor = layer.output_norm(layer.output(wide) + hidden)
+    return states

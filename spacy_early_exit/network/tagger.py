@@ -1,0 +1,93 @@
+"""The network: an encoder with an exit head, a dropout and one linear map, at every layer."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .encoder import Encoder
+from .families import EncoderSpec
+
+
+class Tagger(nn.Module):
+    """Encoder and exit heads. It has no forward of its own: see ``loop.py``.
+
+    The modules' own train / eval mode is never looked at: dropout is an argument, so that
+    threads may share a network.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    tags (int): Number of tags.
+    """
+
+    def __init__(self, spec: EncoderSpec, tags: int):
+        super().__init__()
+        self.encoder = Encoder(spec)
+        self.heads = nn.ModuleList(nn.Linear(spec.hidden_size, tags) for _ in range(spec.layers))
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """RETURNS (EncoderSpec): The sizes of the encoder."""
+        return self.encoder.spec
+
+    @property
+    def tags(self) -> int:
+        """RETURNS (int): Number of tags."""
+        return int(self.heads[0].out_features)
+
+    @property
+    def device(self) -> torch.device:
+        """RETURNS (torch.device): Where the weights lie."""
+        device: torch.device = self.heads[0].weight.device
+        return device
+
+    def logits(self, layer: int, states: Tensor, dropout: float = 0.0) -> Tensor:
+        """Apply the exit head of a layer.
+
+        layer (int): The layer, counted from 1.
+        states (Tensor): *Shape:* ``(words, hidden_size)``
+        dropout (float): Dropout rate.
+        RETURNS (Tensor): *Shape:* ``(words, tags)``
+        """
+        head = self.heads[layer - 1]
+        logits: Tensor = head(F.dropout(states, dropout, training=dropout > 0))
+        return logits
+
+    def init_heads(self) -> None:
+        """Draw new weights for all heads, as BERT's own initialisation does."""
+        for head in self.heads:
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+
+    def add_tags(self, tags: int) -> None:
+        """Append tags to every head. What the heads know of the others stays.
+
+        tags (int): The new number of tags.
+        """
+        for number, old in enumerate(self.heads):
+            new = nn.Linear(old.in_features, tags, device=old.weight.device)
+            nn.init.normal_(new.weight, std=0.02)
+            nn.init.zeros_(new.bias)
+            with torch.no_grad():
+                new.weight[: old.out_features] = old.weight
+                new.bias[: old.out_features] = old.bias
+            self.heads[number] = new
+
+
+def uncertainty(logits: Tensor) -> Tensor:
+    """Entropy of the softmax, divided by that of the uniform distribution.
+
+    Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
+
+    logits (Tensor): *Shape:* ``(words, tags)``
+    RETURNS (Tensor): Uncertainties in [0, 1]; 0 where there is but one tag.
+        *Shape:* ``(words,)``
+    """
+    tags = logits.shape[1]
+    if tags == 1:
+        return logits.new_zeros(len(logits))
+    log_p = logits.log_softmax(1)
+    entropy = -(log_p.exp() * log_p).sum(1)
+    most = torch.log(torch.tensor(float(tags), device=logits.device))
+    return (entropy / most).clamp(0.0, 1.0)
+
+
+

@@ -1,0 +1,115 @@
+"""What a Doc tells about the run that annotated it.
+
+``Doc._.early_exit``, ``Token._.exit_layer`` and ``Span._.confidence`` read the plain values
+that the component leaves in ``doc.user_data``, so they survive ``Doc.to_bytes``, pickling and
+worker processes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+from spacy.tokens import Doc, Span, Token
+
+KEY = "spacy_early_exit"
+
+
+@dataclass(frozen=True)
+class ExitRecord:
+    """What one component spent on a Doc.
+
+    spent (int): MACs of the method.
+    full (int): MACs of full depth with one head.
+    layers (Optional[Tuple[int, ...]]): The layer at which each word left, counted from 1; 0
+        for words without wordpieces. None unless the component has ``store_exits = true``.
+    """
+
+    spent: int
+    full: int
+    layers: Optional[Tuple[int, ...]]
+
+
+def write_record(
+    doc: Doc,
+    component: str,
+    spent: int,
+    full: int,
+    layers: Optional[List[int]],
+    confidences: List[Tuple[int, int, float]],
+) -> None:
+    """Leave a record in a Doc.
+
+    doc (Doc): The Doc.
+    component (str): Name of the component.
+    spent (int): MACs of the method.
+    full (int): MACs of full depth with one head.
+    layers (Optional[List[int]]): The exit layer of each word, if they are kept.
+    confidences (List[Tuple[int, int, float]]): Of each entity, its first character, the one
+        behind its last, and the confidence.
+    """
+    records = doc.user_data.setdefault(KEY, {})
+    records[component] = {
+        "spent": spent,
+        "full": full,
+        "layers": layers,
+        "confidences": [list(confidence) for confidence in confidences],
+    }
+
+
+def get_records(doc: Doc) -> Dict[str, ExitRecord]:
+    """Getter of ``Doc._.early_exit``.
+
+    doc (Doc): The Doc.
+    RETURNS (Dict[str, ExitRecord]): A record for each early-exit component that ran on it.
+    """
+    return {
+        component: ExitRecord(
+            record["spent"],
+            record["full"],
+            None if record["layers"] is None else tuple(record["layers"]),
+        )
+        for component, record in _stored(doc).items()
+    }
+
+
+def get_exit_layer(token: Token) -> Optional[int]:
+    """Getter of ``Token._.exit_layer``.
+
+    token (Token): The token.
+    RETURNS (Optional[int]): The layer at which it left the first early-exit component that
+        ran, counted from 1; 0 for a word without wordpieces. None if exits were not stored.
+    """
+    for record in _stored(token.doc).values():
+        layers = record["layers"]
+        if layers is not None and token.i < len(layers):
+            return int(layers[token.i])
+    return None
+
+
+def get_confidence(span: Span) -> Optional[float]:
+    """Getter of ``Span._.confidence``.
+
+    span (Span): The span.
+    RETURNS (Optional[float]): For an entity that an early-exit component set, the smallest
+        posterior of the decoded tags over its words, each at its exit. Else None.
+    """
+    for record in _stored(span.doc).values():
+        for start, end, confidence in record["confidences"]:
+            if (start, end) == (span.start_char, span.end_char):
+                return float(confidence)
+    return None
+
+
+def _stored(doc: Doc) -> Dict[str, Dict[str, Any]]:
+    stored: Dict[str, Dict[str, Any]] = doc.user_data.get(KEY, {})
+    return stored
+
+
+def register_extensions() -> None:
+    """Register the extension attributes, where no other package has taken the name."""
+    for holder, name, getter in (
+        (Doc, "early_exit", get_records),
+        (Token, "exit_layer", get_exit_layer),
+        (Span, "confidence", get_confidence),
+    ):
+        if not holder.has_extension(name):
+            holder.set_extension(name, getter=getter)

@@ -1,0 +1,123 @@
+"""How a trained network is kept: three plain files, no code in any of them.
+
+    network.json           format version, sizes of the encoder, number of tags
+    tokenizer.json         the tokenizer, in the format of the tokenizers library
+    weights.safetensors    the parameters
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .network.families import EncoderSpec
+from .network.tagger import Tagger
+from .wordpieces import WordpieceTokenizer
+
+FORMAT_VERSION = 1
+NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
+
+
+class Trained(NamedTuple):
+    """A network and the tokenizer of its encoder.
+
+    network (Tagger): The network.
+    tokenizer (WordpieceTokenizer): The tokenizer.
+    """
+
+    network: Tagger
+    tokenizer: WordpieceTokenizer
+
+
+def to_files(trained: Trained) -> Dict[str, bytes]:
+    """RETURNS (Dict[str, bytes]): The content of each file."""
+    from safetensors.torch import save
+
+    network, tokenizer = trained
+    about = {
+        "format_version": FORMAT_VERSION,
+        "encoder": dataclasses.asdict(network.spec),
+        "tags": network.tags,
+    }
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    return {
+        NETWORK: json.dumps(about, indent=2).encode("utf8"),
+        TOKENIZER: tokenizer.to_str().encode("utf8"),
+        WEIGHTS: save(weights),
+    }
+
+
+def from_files(read: Callable[[str], bytes], place: str, device: torch.device) -> Trained:
+    """Rebuild what was kept.
+
+    read (Callable[[str], bytes]): Gives the content of a file, or raises OSError or KeyError.
+    place (str): Where the files are, for error messages.
+    device (torch.device): Where the network shall lie.
+    RETURNS (Trained): Network and tokenizer.
+    RAISES (ValueError): If a file is missing, damaged, or of a later format. The message
+        names it.
+    """
+    about = _part(read, place, NETWORK, _read_about)
+    tokenizer = _part(read, place, TOKENIZER, lambda data: WordpieceTokenizer(data.decode("utf8")))
+    weights = _part(read, place, WEIGHTS, _read_weights)
+    with torch.device("meta"):  # no memory, no random numbers: the weights follow
+        network = Tagger(about["encoder"], about["tags"])
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if wanted != found:
+        wrong = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        raise ValueError(
+            f"The file {WEIGHTS} in {place} does not fit {NETWORK} beside it: '{wrong}' has "
+            f"shape {found.get(wrong)}, and should have {wanted.get(wrong)}."
+        )
+    network.load_state_dict(weights, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    return Trained(network.to(device), tokenizer)
+
+
+def write(trained: Trained, folder: Path) -> None:
+    """Write the files.
+
+    trained (Trained): What to keep.
+    folder (Path): The folder, made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in to_files(trained).items():
+        (folder / name).write_bytes(data)
+
+
+def _part(
+    read: Callable[[str], bytes], place: str, name: str, parse: Callable[[bytes], Any]
+) -> Any:
+    try:
+        data = read(name)
+    except (OSError, KeyError) as e:
+        raise ValueError(f"The file {name} is missing in {place}: {e}") from e
+    try:
+        return parse(data)
+    except Exception as e:
+        raise ValueError(
+            f"The file {name} in {place} can't be read. It is damaged, or was not written by "
+            f"spacy-early-exit ({type(e).__name__}: {e})."
+        ) from e
+
+
+def _read_about(data: bytes) -> Dict[str, Any]:
+    about = json.loads(data)
+    version = about["format_version"]
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"its format version is {version}, this spacy-early-exit reads {FORMAT_VERSION}: "
+            f"was it saved by a later one?"
+        )
+    return {"encoder": EncoderSpec(**about["encoder"]), "tags": int(about["tags"])}
+
+
+def _read_weights(data: bytes) -> Dict[str, Tensor]:
+    from safetensors.torch import load
+
+    return load(data)

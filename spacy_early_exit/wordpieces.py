@@ -1,0 +1,258 @@
+"""From a Doc to wordpieces, and to windows of them that fit the encoder.
+
+The text is tokenized as a plain Hugging Face run would see it, and aligned with the Doc's
+words by character offsets. Nothing is truncated: a longer text is cut into overlapping
+windows, and each word is tagged in the one that shows most of its surroundings.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Iterator, List, Sequence, Tuple
+
+import numpy as np
+from spacy.tokens import Doc
+
+from .network.window import Ints, Window
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class WordpieceTokenizer:
+    """A fast tokenizer of the ``tokenizers`` library, with truncation and padding off.
+
+    Threads may share it: it is never changed after construction.
+
+    serialized (str): The tokenizer as JSON, as in ``tokenizer.json``.
+    RAISES (ValueError): If this is no such tokenizer.
+    """
+
+    def __init__(self, serialized: str):
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_str(serialized)
+        except Exception as e:  # the library raises bare Exceptions
+            raise ValueError(f"tokenizer.json can't be read by the tokenizers library: {e}") from e
+        # Checkpoints ship with either, e.g. all-MiniLM-L6-v2 with a truncation to 128.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer: "tokenizers.Tokenizer" = tokenizer
+        probe = tokenizer.encode("a")
+        inner = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
+        first, behind = (inner[0], inner[-1] + 1) if inner else (len(probe.ids),) * 2
+        self.prefix = np.array(probe.ids[:first], dtype=np.int64)
+        self.suffix = np.array(probe.ids[behind:], dtype=np.int64)
+
+    def __call__(self, texts: Sequence[str]) -> List[Tuple[Ints, Ints]]:
+        """Tokenize texts.
+
+        texts (Sequence[str]): The texts.
+        RETURNS (List[Tuple[Ints, Ints]]): Of each text, the wordpiece ids without special
+            tokens, and the characters they cover. *Shapes:* ``(wordpieces,)``,
+            ``(wordpieces, 2)``
+        """
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (
+                np.array(encoding.ids, dtype=np.int64),
+                np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+            )
+            for encoding in encodings
+        ]
+
+    def to_str(self) -> str:
+        """RETURNS (str): The tokenizer as JSON, as in ``tokenizer.json``."""
+        serialized: str = self._tokenizer.to_str()
+        return serialized
+
+
+@dataclass(frozen=True)
+class Wordpieces:
+    """The wordpieces of a text and the words they cover.
+
+    ids (Ints): Wordpiece ids, without special tokens. *Shape:* ``(wordpieces,)``
+    unit_of_piece (Ints): The unit of each wordpiece, ascending from 0. *Shape:*
+        ``(wordpieces,)``
+    words (Ints): The words that some wordpiece covers, ascending. *Shape:* ``(words,)``
+    piece_of_word (Ints): The wordpiece that each is tagged from: the one that covers its
+        first character. *Shape:* ``(words,)``
+    """
+
+    ids: Ints
+    unit_of_piece: Ints
+    words: Ints
+    piece_of_word: Ints
+
+
+def word_offsets(doc: Doc) -> Ints:
+    """RETURNS (Ints): First character of each word, and the one behind. *Shape:* ``(words, 2)``"""
+    starts = np.fromiter((token.idx for token in doc), dtype=np.int64, count=len(doc))
+    lengths = np.fromiter((len(token) for token in doc), dtype=np.int64, count=len(doc))
+    return np.stack([starts, starts + lengths], axis=1)
+
+
+def align(ids: Ints, piece_offsets: Ints, words: Ints) -> Wordpieces:
+    """Find the wordpieces of each word, and the words that share some.
+
+    ids (Ints): Wordpiece ids. *Shape:* ``(wordpieces,)``
+    piece_offsets (Ints): First character of each wordpiece, and the one behind, in order.
+        *Shape:* ``(wordpieces, 2)``
+    words (Ints): The same for the words. *Shape:* ``(doc words, 2)``
+    RETURNS (Wordpieces): The alignment. Wordpieces that cover no word, such as one of a lone
+        space, belong to the unit before them.
+    """
+    # The words first .. last are those that a wordpiece overlaps.
+    first = np.searchsorted(words[:, 1], piece_offsets[:, 0], side="right")
+    last = np.searchsorted(words[:, 0], piece_offsets[:, 1], side="left") - 1
+    covering = first <= last
+    if not covering.any():
+        return Wordpieces(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
+    rows = covering.nonzero()[0]
+    first, reach = first[rows], np.maximum.accumulate(last[rows])
+    starts_unit = np.ones(len(rows), dtype=bool)
+    starts_unit[1:] = first[1:] > reach[:-1]
+    units = np.full(len(ids), -1, dtype=np.int64)
+    units[rows] = np.cumsum(starts_unit) - 1
+    units = np.maximum(np.maximum.accumulate(units), 0)
+    number = np.arange(len(words))
+    # The first wordpiece that reaches a word covers it, or the word has none.
+    reaching = np.searchsorted(reach, number, side="left")
+    inside = reaching < len(rows)
+    inside[inside] = first[reaching[inside]] <= number[inside]
+    return Wordpieces(ids, units, number[inside], rows[reaching[inside]])
+
+
+def fit(pieces: Wordpieces, capacity: int, text: str) -> Wordpieces:
+    """Make every unit fit a window.
+
+    A longer unit is cut. Words are tagged from the part with their first character; parts
+    that no word is tagged from are dropped, with a warning.
+
+    pieces (Wordpieces): The wordpieces of a text.
+    capacity (int): Wordpieces that a window holds beside the special tokens.
+    text (str): The text, for the warning.
+    RETURNS (Wordpieces): The same, unless a unit was too long.
+    """
+    if not len(pieces.ids) or np.bincount(pieces.unit_of_piece).max() <= capacity:
+        return pieces
+    firsts = np.searchsorted(pieces.unit_of_piece, pieces.unit_of_piece)
+    part = (np.arange(len(pieces.ids)) - firsts) // capacity
+    starts = np.ones(len(part), dtype=bool)
+    starts[1:] = (np.diff(pieces.unit_of_piece) != 0) | (np.diff(part) != 0)
+    units = np.cumsum(starts) - 1
+    tagged = np.isin(units, units[pieces.piece_of_word])
+    warnings.warn(
+        f"A word has more wordpieces than the {capacity} that a window holds. It is tagged "
+        f"from its first {capacity}; the others are left out. All other words are tagged as "
+        f"ever. The text starts with {text[:40]!r}.",
+        stacklevel=2,
+    )
+    kept = np.cumsum(tagged) - 1  # new row of each wordpiece
+    _, units = np.unique(units[tagged], return_inverse=True)
+    return Wordpieces(
+        pieces.ids[tagged], units.astype(np.int64), pieces.words, kept[pieces.piece_of_word]
+    )
+
+
+def spans(unit_of_piece: Ints, capacity: int, overlap: int) -> Iterator[Tuple[int, int]]:
+    """Cut a text into overlapping runs of whole units.
+
+    unit_of_piece (Ints): The unit of each wordpiece; none longer than ``capacity``.
+        *Shape:* ``(wordpieces,)``
+    capacity (int): Wordpieces that a window holds.
+    overlap (int): Wordpieces that a window should share with the next; less where they would
+        not be whole units.
+    YIELDS (Tuple[int, int]): First wordpiece of a window, and the one behind its last.
+    """
+    total = len(unit_of_piece)
+    starts = np.flatnonzero(np.diff(unit_of_piece, prepend=-1))
+    bounds = np.append(starts, total)
+    start = 0
+    while total:
+        end = int(bounds[np.searchsorted(bounds, start + capacity, side="right") - 1])
+        yield start, end
+        if end == total:
+            return
+        back = int(bounds[np.searchsorted(bounds, end - overlap, side="left")])
+        # The next window must end further on: it must have room for the unit behind.
+        room = int(bounds[np.searchsorted(bounds, end, side="right")]) - capacity
+        start = max(back, int(bounds[np.searchsorted(bounds, room, side="left")]))
+
+
+def cut(
+    doc: int, pieces: Wordpieces, tokenizer: WordpieceTokenizer, capacity: int, overlap: int
+) -> List[Window]:
+    """Cut a text into windows.
+
+    doc (int): The text's number, for the windows to carry.
+    pieces (Wordpieces): Its wordpieces, every unit at most ``capacity`` long.
+    tokenizer (WordpieceTokenizer): The tokenizer that made them.
+    capacity (int): Wordpieces that a window holds beside the special tokens.
+    overlap (int): Wordpieces that neighbouring windows should share.
+    RETURNS (List[Window]): The windows, in order. Each word is owned by one of them.
+    """
+    bounds = list(spans(pieces.unit_of_piece, capacity, overlap))
+    # A shared stretch belongs to the left window up to its middle, then to the right one.
+    middles = [(right[0] + left[1]) / 2 for left, right in zip(bounds, bounds[1:])]
+    windows = []
+    for (start, end), low, high in zip(bounds, [0.0] + middles, middles + [float(len(pieces.ids))]):
+        inside = slice(*np.searchsorted(pieces.piece_of_word, [start, end]))
+        piece_of_word = pieces.piece_of_word[inside]
+        units = pieces.unit_of_piece[start:end] - pieces.unit_of_piece[start]
+        before, behind = len(tokenizer.prefix), len(tokenizer.suffix)
+        # All of a unit belongs to one window: where its first wordpiece does.
+        head = start + np.searchsorted(units, units[piece_of_word - start])
+        windows.append(
+            Window(
+                doc=doc,
+                ids=np.concatenate([tokenizer.prefix, pieces.ids[start:end], tokenizer.suffix]),
+                unit_of_piece=np.pad(units, (before, behind), constant_values=-1),
+                units=int(units[-1]) + 1,
+                words=pieces.words[inside],
+                piece_of_word=piece_of_word - start + before,
+                unit_of_word=units[piece_of_word - start],
+                owned=(head >= low) & (head < high),
+            )
+        )
+    return windows
+
+
+def windows_of(
+    docs: Sequence[Doc], tokenizer: WordpieceTokenizer, length: int, overlap: int
+) -> List[Window]:
+    """Cut docs into windows.
+
+    docs (Sequence[Doc]): The docs.
+    tokenizer (WordpieceTokenizer): The encoder's tokenizer.
+    length (int): Wordpieces of a window, special tokens included.
+    overlap (int): Wordpieces that neighbouring windows of a doc should share.
+    RETURNS (List[Window]): All windows, in order. A doc without wordpieces has none.
+    """
+    capacity = length - len(tokenizer.prefix) - len(tokenizer.suffix)
+    windows: List[Window] = []
+    for number, (doc, (ids, offsets)) in enumerate(
+        zip(docs, tokenizer([doc.text for doc in docs]))
+    ):
+        pieces = fit(align(ids, offsets, word_offsets(doc)), capacity, doc.text)
+        windows.extend(cut(number, pieces, tokenizer, capacity, overlap))
+    return windows
+
+
+def batches(windows: Sequence[Window], wordpieces: int) -> Iterator[List[Window]]:
+    """Group windows of like length.
+
+    windows (Sequence[Window]): The windows, in any order.
+    wordpieces (int): A batch holds at most this many; a longer window is a batch of its own.
+    YIELDS (List[Window]): Batches, longest windows first.
+    """
+    batch: List[Window] = []
+    size = 0
+    for window in sorted(windows, key=lambda window: -len(window.ids)):
+        if batch and size + len(window.ids) > wordpieces:
+            yield batch
+            batch, size = [], 0
+        batch.append(window)
+        size += len(window.ids)
+    if batch:
+        yield batch
