@@ -25,6 +25,7 @@ from .network.loop import Exits, run_all_heads, run_with_exits
 from .network.tagger import Tagger
 from .network.window import Bools, Ints, Window
 from .storage import Trained
+from .training.memory import release_freed_memory
 from .wordpieces import WordpieceTokenizer, batches, windows_of
 
 Floats = NDArray[np.float32]
@@ -202,6 +203,7 @@ def _begin_update(
         gradient = xp2torch(d_logits, device=network.device)
         parts = gradient.split([output.shape[1] for output in outputs], dim=1)
         torch.autograd.backward(outputs, list(parts))
+        release_freed_memory()
         return docs
 
     return (

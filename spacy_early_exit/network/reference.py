@@ -60,15 +60,12 @@ def run_reference(
         step = Step(number, words, answer[words], batch, threshold)
         may_leave = torch.zeros_like(active)
         may_leave[words] = criterion.leave(step, state)
-        stays = active & ~may_leave
-        leaving = active.clone()
-        for word in stays.nonzero().flatten().tolist():
-            leaving &= batch.unit_of_word != batch.unit_of_word[word]
+        staying_units = batch.unit_of_word[active & ~may_leave]
+        leaving = active & ~torch.isin(batch.unit_of_word, staying_units)
         units_left[batch.unit_of_word[leaving]] = True
         exit_layer[leaving] = number
-        for window in range(batch.windows):
-            mine = batch.window_of_word == window
-            windows_left[window] = bool(units_left[batch.unit_of_word[mine]].all())
+        still_there = batch.window_of_word[~units_left[batch.unit_of_word]]
+        windows_left = ~torch.isin(torch.arange(batch.windows), still_there)
     costs = torch.zeros(batch.windows, dtype=torch.int64)
     return Exits(logits, exit_layer, costs, costs, 0, hidden[cells])
 

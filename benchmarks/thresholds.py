@@ -1,0 +1,103 @@
+"""Measure a trained pipeline at several thresholds: F-score, cost, and wall-clock speed.
+
+Speeds are measured in alternating rounds, so that what else the machine does hits all alike.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import spacy
+import torch
+from spacy.tokens import Doc, DocBin
+from spacy.training import Example
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="the trained pipeline")
+    parser.add_argument("corpus", type=Path, help="annotated docs, .spacy")
+    parser.add_argument("--thresholds", default="0,0.02,0.05,0.1,0.15,0.2,0.3,0.4")
+    parser.add_argument("--window", type=int, help="neighbours to each side, instead of the config's")
+    parser.add_argument("--left-words", choices=["ignore", "hold"], default="ignore")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds of the clock; 0: none")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="write the table as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    criterion = {}
+    if args.window is not None:
+        criterion = {
+            "@misc": "spacy-early-exit.TokenExit.v1",
+            "window": args.window,
+            "left_words": args.left_words,
+        }
+    overrides = {"components": {"early_exit_ner": {"criterion": criterion, "store_exits": True}}}
+    if not criterion:
+        overrides["components"]["early_exit_ner"].pop("criterion")
+    nlp = spacy.load(args.model, config=overrides)
+    gold = list(DocBin().from_disk(args.corpus).get_docs(nlp.vocab))
+    thresholds = [float(threshold) for threshold in args.thresholds.split(",")]
+    rows = [measure(nlp, gold, threshold) for threshold in thresholds]
+    clock(nlp, gold, rows, args.rounds)
+    for row in rows:
+        row["ents_f_kept"] = row["ents_f"] / rows[0]["ents_f"]
+        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(rows, indent=2))
+
+
+def measure(nlp: spacy.Language, gold: list[Doc], threshold: float) -> dict[str, float]:
+    """RETURNS (dict[str, float]): Scores and cost at a threshold."""
+    docs = list(nlp.pipe(fresh(nlp, gold), component_cfg=at(threshold)))
+    examples = [Example(doc, reference) for doc, reference in zip(docs, gold)]
+    scores = nlp.get_pipe("early_exit_ner").score(examples)
+    layers = [layer for doc in docs for layer in doc._.early_exit["early_exit_ner"].layers if layer]
+    return {
+        "threshold": threshold,
+        "ents_p": scores["ents_p"],
+        "ents_r": scores["ents_r"],
+        "ents_f": scores["ents_f"],
+        "mac_speedup": 1 / scores["exit_cost"],
+        "mean_exit_layer": sum(layers) / len(layers),
+    }
+
+
+def clock(nlp: spacy.Language, gold: list[Doc], rows: list[dict[str, float]], rounds: int) -> None:
+    """Add words per second to the rows: the median of alternating rounds, and its spread."""
+    texts = [doc.text for doc in gold]
+    words = sum(len(doc) for doc in nlp.pipe(texts))
+    seconds: list[list[float]] = [[] for _ in rows]
+    for _ in range(rounds):
+        for row, times in zip(rows, seconds):
+            start = time.perf_counter()
+            for _doc in nlp.pipe(texts, component_cfg=at(row["threshold"])):
+                pass
+            times.append(time.perf_counter() - start)
+    if rounds:
+        for row, times in zip(rows, seconds):
+            ratios = [first / mine for first, mine in zip(seconds[0], times)]
+            row["words_per_second"] = words / statistics.median(times)
+            row["wall_speedup"] = statistics.median(ratios)
+            row["wall_speedup_min"], row["wall_speedup_max"] = min(ratios), max(ratios)
+
+
+def fresh(nlp: spacy.Language, gold: list[Doc]) -> list[Doc]:
+    """RETURNS (list[Doc]): The same words, not annotated."""
+    return [
+        Doc(nlp.vocab, words=[t.text for t in doc], spaces=[bool(t.whitespace_) for t in doc])
+        for doc in gold
+    ]
+
+
+def at(threshold: float) -> dict[str, dict[str, float]]:
+    """RETURNS (dict): The component_cfg of a threshold."""
+    return {"early_exit_ner": {"threshold": threshold}}
+
+
+if __name__ == "__main__":
+    main()

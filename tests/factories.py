@@ -1,0 +1,202 @@
+"""Makes what the tests run on: texts, tokenizers, encoders, pipelines."""
+
+import random
+from pathlib import Path
+
+import spacy
+import tokenizers
+import torch
+from spacy.training import Example
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+# Our own writing. Names are also words, some texts have no entity, some are mistyped.
+SENTENCES = [
+    ("Ann Lee lives in New York.", [(0, 7, "PER"), (17, 25, "LOC")]),
+    ("I don't like Bob, and I cannot say why.", [(13, 16, "PER")]),
+    ("Paris Hilton was never seen in Paris", [(0, 12, "PER"), (31, 36, "LOC")]),
+    ("gonna meet may at the bank in may?", [(11, 14, "PER")]),
+    ("See https://example.com/a/b?c=d for the rest!", []),
+    ("Nothing to report today.", []),
+    ("the Acme-Ltd. people called Jordan from Jordan twice", [(4, 13, "ORG"), (28, 34, "PER"),
+                                                             (40, 46, "LOC")]),
+    ("ok", []),
+    ("Rain, rain; more rain -- and then Lima sent 3 boxes to Oslo's office.",
+     [(34, 38, "ORG"), (55, 59, "LOC")]),
+    ("Dr. Grace Hopper's cat is called Euler :-)", [(4, 16, "PER"), (33, 38, "PER")]),
+]
+TEXTS = [text for text, _ in SENTENCES]
+CHINESE = ["李小明住在北京市。", "他昨天在上海见到了王芳", "天气很好,我们去公园吧!", "北京大学和清华大学都在北京"]
+EMOJI = ["Great job 👍🏽 Ann!", "👩‍👩‍👧‍👦 family", "flags 🇩🇪🇫🇷 and ❤️", "naïve café ｆｕｌｌ"]
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ROBERTA_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def wordpiece_tokenizer():
+    """A WordPiece tokenizer as BERT has it, with a truncation that must be switched off."""
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=SPECIALS, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.enable_truncation(8)
+    return tokenizer
+
+
+def byte_level_tokenizer():
+    """A byte-level BPE tokenizer as RoBERTa has it."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=ROBERTA_SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return tokenizer
+
+
+def sentencepiece_tokenizer(folder: Path):
+    """A sentencepiece tokenizer as XLM-RoBERTa has it, trained by the sentencepiece library."""
+    import sentencepiece
+    from transformers import XLMRobertaTokenizerFast
+
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join((CHINESE + TEXTS) * 5), encoding="utf8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(folder / "spm"), vocab_size=230, minloglevel=2,
+        character_coverage=1.0, hard_vocab_limit=False,
+    )
+    return XLMRobertaTokenizerFast(vocab_file=str(folder / "spm.model"))
+
+
+def _configs():
+    import transformers as t
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
+             "intermediate_size": 48}
+    plain = {**sizes, "max_position_embeddings": 48, "pad_token_id": 0}
+    shifted = {**sizes, "max_position_embeddings": 50, "pad_token_id": 1}
+    return {
+        "bert": t.BertConfig(**plain),
+        "roberta": t.RobertaConfig(**shifted, type_vocab_size=1),
+        "xlm-roberta": t.XLMRobertaConfig(**shifted, type_vocab_size=1),
+        "camembert": t.CamembertConfig(**shifted, type_vocab_size=1, hidden_act="relu"),
+        "electra": t.ElectraConfig(**plain, embedding_size=16),
+        "electra-unprojected": t.ElectraConfig(**plain, embedding_size=32),
+        "distilbert": t.DistilBertConfig(
+            dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=48,
+            pad_token_id=0, activation="gelu",
+        ),
+    }
+
+
+FAMILIES = ["bert", "roberta", "xlm-roberta", "camembert", "electra", "electra-unprojected",
+            "distilbert"]
+
+
+class Encoders:
+    """Folders of small encoders, by family, each made when it is first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __getitem__(self, family: str) -> str:
+        folder = self.folder / family
+        if not folder.exists():
+            folder.mkdir()
+            self._make(family, folder)
+        return str(folder)
+
+    def _make(self, family: str, folder: Path) -> None:
+        from transformers import AutoModel, PreTrainedTokenizerFast
+
+        config = _configs()[family]
+        if family in ("xlm-roberta", "camembert"):
+            tokenizer = sentencepiece_tokenizer(folder)
+        elif family == "roberta":
+            tokenizer = PreTrainedTokenizerFast(
+                tokenizer_object=byte_level_tokenizer(), pad_token="<pad>", cls_token="<s>",
+                sep_token="</s>", unk_token="<unk>", mask_token="<mask>",
+            )
+        else:
+            tokenizer = PreTrainedTokenizerFast(
+                tokenizer_object=wordpiece_tokenizer(), pad_token="[PAD]", cls_token="[CLS]",
+                sep_token="[SEP]", unk_token="[UNK]", mask_token="[MASK]",
+            )
+        config.vocab_size = len(tokenizer)
+        torch.manual_seed(0)
+        model = AutoModel.from_config(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.normal_(0.0, 0.2)
+                if "norm" in name.lower() and name.endswith("weight"):
+                    parameter.add_(1.0)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def network_of(folder: str, tags: int = 7, spread: float = 0.6):
+    """The network of an encoder's folder with random heads whose certainty varies by word."""
+    from spacy_early_exit.encoders import HFEncoder
+    from spacy_early_exit.network.tagger import Tagger
+    from spacy_early_exit.storage import Trained
+    from spacy_early_exit.wordpieces import WordpieceTokenizer
+
+    loaded = HFEncoder(folder).load()
+    network = Tagger(loaded.spec, tags)
+    network.encoder.load_state_dict(loaded.weights)
+    torch.manual_seed(1)
+    for head in network.heads:
+        torch.nn.init.normal_(head.weight, std=spread)
+        torch.nn.init.normal_(head.bias, std=0.1)
+    return Trained(network, WordpieceTokenizer(loaded.tokenizer))
+
+
+def texts_of_all_lengths(seed: int = 0, count: int = 64) -> list:
+    """Texts from one word to hundreds, of words that the small tokenizers know."""
+    draw = random.Random(seed)
+    words = " ".join(TEXTS).split()
+    lengths = [1, 1, 2, 3, 45, 46, 47, 120, 400] + [draw.randint(1, 60) for _ in range(count)]
+    return [" ".join(draw.choices(words, k=length)) for length in lengths[:count]]
+
+
+def examples_of(nlp, sentences=tuple(SENTENCES)):
+    return [
+        Example.from_dict(nlp.make_doc(text), {"entities": entities}) for text, entities in sentences
+    ]
+
+
+def blank(encoder: str, **config):
+    """An untrained pipeline."""
+    nlp = spacy.blank("en")
+    model = {"encoder": {"name": encoder}, **config.pop("model", {})}
+    nlp.add_pipe("early_exit_ner", config={"model": model, **config})
+    return nlp
+
+
+def train_small(encoder: str, steps: int = 60, **config):
+    """A pipeline that has learnt SENTENCES well enough to leave early on them."""
+    spacy.util.fix_random_seed(0)
+    nlp = blank(encoder, **{"store_exits": True, "threshold": 0.3, **config})
+    examples = examples_of(nlp)
+    optimizer = nlp.initialize(lambda: examples)
+    optimizer.learn_rate = 5e-3
+    for _ in range(steps):
+        nlp.update(examples, sgd=optimizer, drop=0.0)
+    return nlp
+
+
+def answers(doc) -> tuple:
+    """What must not depend on the batch: entities and exit layers."""
+    record = doc._.early_exit["early_exit_ner"]
+    ents = [(ent.start, ent.end, ent.label_) for ent in doc.ents]
+    return ents, record.layers, record.spent, record.full

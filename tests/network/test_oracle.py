@@ -1,0 +1,170 @@
+"""The standing oracle: full depth is Hugging Face's forward, the fast loop is the plain one."""
+
+import random
+
+import pytest
+import torch
+
+from spacy_early_exit.criteria import SentenceExit, TokenExit
+from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.loop import run_all_heads, run_with_exits
+from spacy_early_exit.network.reference import run_reference
+from spacy_early_exit.network.tagger import uncertainty
+from spacy_early_exit.wordpieces import batches, windows_of
+
+from ..factories import FAMILIES, TEXTS, network_of, texts_of_all_lengths
+
+CPU = torch.device("cpu")
+CRITERIA = {
+    "sentence": SentenceExit(),
+    "token": TokenExit(window=0, left_words="ignore"),
+    "token, window of 2": TokenExit(window=2, left_words="ignore"),
+    "token, window of 2, left words hold": TokenExit(window=2, left_words="hold"),
+}
+TIE = 1e-5  # floating point differs with the shape of a batch: see the design's exceptions
+
+
+@pytest.fixture(scope="module")
+def networks(encoders):
+    return {family: network_of(encoders[family]) for family in FAMILIES}
+
+
+def windows_for(nlp, trained, texts, length=None):
+    docs = [nlp.make_doc(text) for text in texts]
+    return windows_of(docs, trained.tokenizer, length or trained.network.spec.max_wordpieces, 8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_depth_gives_hugging_faces_own_states(family, networks, encoders, en):
+    assert_states_equal_hf(networks[family], encoders[family], en, TEXTS)
+
+
+def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(minilm, en):
+    assert_states_equal_hf(network_of(minilm), minilm, en, texts_of_all_lengths() + TEXTS)
+
+
+def assert_states_equal_hf(trained, folder, nlp, texts):
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder).eval()
+    windows = windows_for(nlp, trained, texts)
+    largest = 0.0
+    with torch.inference_mode():
+        for batch in batches(windows, 600):
+            states = run_with_exits(
+                trained.network, Batch.of(batch, CPU), None, keep_states=True
+            ).states
+            for window, ours in zip(batch, states.split([len(w.ids) for w in batch])):
+                theirs = model(torch.from_numpy(window.ids)[None]).last_hidden_state[0]
+                largest = max(largest, (ours - theirs).abs().max().item())
+    assert largest <= 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_wordpieces_are_hugging_faces_own(family, networks, encoders, en):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(encoders[family])
+    for window, text in zip(windows_for(en, networks[family], TEXTS), TEXTS):
+        assert window.ids.tolist() == tokenizer(text, truncation=False)["input_ids"]
+
+
+@pytest.mark.parametrize("criterion", list(CRITERIA))
+@pytest.mark.parametrize("threshold", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fast_loop_equals_reference(family, threshold, criterion, networks, en):
+    windows = windows_for(en, networks[family], texts_of_all_lengths())
+    exits = compare(networks[family].network, windows, CRITERIA[criterion], threshold)
+    if threshold == 0.2 and criterion.startswith("token"):
+        assert len(exits) > 1, "the test must see words leave at several layers"
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])
+@pytest.mark.parametrize("criterion", list(CRITERIA))
+def test_fast_loop_equals_reference_on_the_real_encoder(threshold, criterion, minilm, en):
+    trained = network_of(minilm, spread=0.3)
+    texts = [" ".join(TEXTS * 9)] + texts_of_all_lengths(count=30)  # longer than 512 wordpieces
+    windows = windows_for(en, trained, texts)
+    compare(trained.network, windows, CRITERIA[criterion] if threshold else None, threshold)
+
+
+def compare(network, windows, criterion, threshold) -> set:
+    """Compare the fast loop with the reference in several cuts of shuffled windows.
+
+    RETURNS (set): The layers at which words left.
+    """
+    shuffled = random.Random(3).sample(windows, len(windows))
+    layers, ties, words = set(), 0, 0
+    with torch.inference_mode():
+        for size in (1, 2, 7, 64):
+            for start in range(0, len(shuffled), size):
+                batch = Batch.of(shuffled[start : start + size], CPU)
+                fast = run_with_exits(network, batch, criterion, threshold, keep_states=True)
+                plain = run_reference(network, batch, criterion, threshold)
+                if not torch.equal(fast.exit_layer, plain.exit_layer):
+                    ties += 1
+                    assert near_threshold(network, batch, threshold), "not a tie"
+                    continue
+                torch.testing.assert_close(fast.states, plain.states, rtol=0, atol=2e-5)
+                torch.testing.assert_close(fast.logits, plain.logits, rtol=1e-4, atol=1e-4)
+                assert torch.equal(fast.logits.argmax(1), plain.logits.argmax(1))
+                layers |= set(fast.exit_layer.tolist())
+                words += batch.words
+    print(f"{words} words compared, {ties} batches left out for a tie")
+    assert ties <= 2
+    return layers
+
+
+def near_threshold(network, batch, threshold) -> bool:
+    """Whether an uncertainty lies within 1e-5 of the threshold."""
+    logits = run_all_heads(network, batch)
+    return bool(((uncertainty(logits.flatten(0, 1)) - threshold).abs() < TIE).any())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_the_ragged_batch_equal_those_of_the_padded_one(family, networks, en):
+    network = networks[family].network
+    batch = Batch.of(windows_for(en, networks[family], TEXTS), CPU)
+    found = []
+    for run in (run_all_heads_last, run_reference_last):
+        network.zero_grad()
+        (run(network, batch) ** 2).mean().backward()
+        found.append({n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None})
+    network.zero_grad()
+    assert found[0].keys() >= found[1].keys()
+    for name, gradient in found[1].items():
+        torch.testing.assert_close(found[0][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def run_all_heads_last(network, batch):
+    return run_all_heads(network, batch)[-1]
+
+
+def run_reference_last(network, batch):
+    return run_reference(network, batch, None).logits
+
+
+def test_dropout_reaches_every_part_and_is_off_without_it(networks, en):
+    network = networks["bert"].network
+    batch = Batch.of(windows_for(en, networks["bert"], TEXTS), CPU)
+    network.train()  # must make no difference: the rate is an argument
+    assert torch.equal(run_all_heads(network, batch), run_all_heads(network, batch))
+    torch.manual_seed(0)
+    dropped = run_all_heads(network, batch, dropout=0.2)
+    assert not torch.allclose(dropped, run_all_heads(network, batch), atol=1e-2)
+    hits = []
+    original = torch.nn.functional.dropout
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    try:
+        torch.nn.functional.dropout = lambda x, p, training: hits.append(p) or original(
+            x, p, training
+        )
+        torch.nn.functional.scaled_dot_product_attention = lambda *a, **k: hits.append(
+            k["dropout_p"]
+        ) or sdpa(*a, **k)
+        run_all_heads(network, batch, dropout=0.2)
+    finally:
+        torch.nn.functional.dropout = original
+        torch.nn.functional.scaled_dot_product_attention = sdpa
+    # embeddings; in each layer attention weights (in some groups), attention, feed-forward, head
+    assert set(hits) == {0.2} and len(hits) >= 1 + 4 * network.spec.layers
