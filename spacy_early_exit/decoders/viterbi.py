@@ -3,9 +3,10 @@
 """
 
 from dataclasses import dataclass
-from typing import List, Sequence
+from typing import List, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..network.window import Ints
 from .base import Decoder, Floats
@@ -13,10 +14,12 @@ from .base import Decoder, Floats
 
 @dataclass(frozen=True)
 class BIOViterbi:
-    """Exact and batched over texts; steps cost O(tags), since only ``I-X`` is constrained.
+    """Exact, and quick where the network is sure of itself.
 
-    Most texts need no search: where the best tag of each word makes a valid sequence, that is
-    the best one.
+    A word whose best tag is not ``I-X`` fits behind anything. So texts fall into runs, such a
+    word and the ``I-X`` behind it, and only runs that are not valid as they stand are
+    searched, all of them together. A search may begin with any tag; should the best one be
+    an ``I-X``, which needs the run before, the two are searched as one.
     """
 
     def __call__(self, logits: Sequence[Floats]) -> List[Ints]:
@@ -27,39 +30,76 @@ class BIOViterbi:
         """
         if not logits:
             return []
-        lengths = np.array([len(text) for text in logits])
-        best = np.concatenate(logits).argmax(1).astype(np.int64)
-        starts = np.cumsum(lengths) - lengths
-        before = np.concatenate([[0], best[:-1]])
-        before[starts[lengths > 0]] = 0
-        inside = (best > 0) & (best % 2 == 0)
-        broken = inside & (before != best) & (before != best - 1)
-        texts = np.repeat(np.arange(len(logits)), lengths)
-        tags = np.split(best, starts[1:])
-        hard = np.unique(texts[broken]).tolist()
-        for number, solved in zip(hard, search([logits[number] for number in hard])):
-            tags[number] = solved
-        return tags
+        scores = np.concatenate(logits)
+        bounds = np.cumsum([len(text) for text in logits])
+        first = np.zeros(len(scores) + 1, dtype=bool)  # whether a word begins a text
+        first[[0, *bounds]] = True
+        tags = scores.argmax(1).astype(np.int64)
+        inside = is_inside(tags)
+        before = np.where(first[:-1], 0, np.roll(tags, 1))
+        broken = inside & (before != tags) & (before != tags - 1)
+        starts = np.flatnonzero(~inside | first[:-1])  # of the runs
+        ends = np.append(starts[1:], len(tags))
+        runs = np.unique(np.searchsorted(starts, np.flatnonzero(broken), side="right") - 1)
+        segments = [(int(run), int(run)) for run in runs]  # first and last run
+        todo = segments
+        while todo:
+            solved = search(
+                [scores[starts[low] : ends[high]] for low, high in todo],
+                [not first[starts[low]] for low, _ in todo],
+            )
+            wider = []
+            for (low, high), answer in zip(todo, solved):
+                tags[starts[low] : ends[high]] = answer
+                if is_inside(answer)[0]:
+                    wider.append((low - 1, high))
+            known = set(segments)
+            segments = joined(segments + wider)
+            todo = [segment for segment in segments if segment not in known]
+        return np.split(tags, bounds[:-1])
 
 
-def search(logits: Sequence[Floats]) -> List[Ints]:
+def joined(segments: Sequence[Tuple[int, int]]) -> List[Tuple[int, int]]:
+    """Unite segments that have a run in common.
+
+    segments (Sequence[Tuple[int, int]]): First and last run of each.
+    RETURNS (List[Tuple[int, int]]): Segments that have none, in order.
+    """
+    found: List[Tuple[int, int]] = []
+    for low, high in sorted(segments):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return found
+
+
+def is_inside(tags: Ints) -> "NDArray[np.bool_]":
+    """RETURNS (NDArray[np.bool_]): Whether each tag is an ``I-X``. *Shape:* as ``tags``"""
+    return (tags > 0) & (tags % 2 == 0)
+
+
+def search(logits: Sequence[Floats], free: Sequence[bool]) -> List[Ints]:
     """Find the best valid sequence of each text, all texts step by step together.
 
+    A step costs O(tags), since only ``I-X`` is bound to the tag before.
+
     logits (Sequence[Floats]): Of each text, none empty. *Shape:* ``(words, tags)``
+    free (Sequence[bool]): Whether each may begin with any tag, not only with ``O`` or ``B-X``.
     RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
     """
     order = sorted(range(len(logits)), key=lambda text: -len(logits[text]))
     lengths = np.array([len(logits[text]) for text in order], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
-    scores = np.concatenate([logits[text] for text in order]) if order else np.zeros((0, 1))
+    scores = np.concatenate([logits[text] for text in order])
     words, tags = scores.shape
     best_before = np.zeros(words, dtype=np.int64)  # the best tag of the word before
     from_inside = np.zeros((words, tags // 2), dtype=bool)  # whether I-X best follows I-X
     last = np.zeros(len(order), dtype=np.int64)
-    total = np.full((len(order), tags), -np.inf, dtype=np.float64)
-    total[:, 0] = 0.0  # a text starts as if behind an O
+    total = np.zeros((len(order), tags))
+    total[~np.array(free, dtype=bool)[order], 1:] = -np.inf  # as if behind an O
 
-    for step in range(int(lengths.max(initial=0))):
+    for step in range(int(lengths.max())):
         total = total[: np.searchsorted(-lengths, -step, side="left")]  # texts longer than step
         rows = starts[: len(total)] + step
         begin, inside = total[:, 1::2], total[:, 2::2]
@@ -75,12 +115,12 @@ def search(logits: Sequence[Floats]) -> List[Ints]:
 
     tag = last
     answer = np.zeros(words, dtype=np.int64)
-    for step in range(int(lengths.max(initial=0)) - 1, -1, -1):
+    for step in range(int(lengths.max()) - 1, -1, -1):
         running = int(np.searchsorted(-lengths, -step, side="left"))
         rows = starts[:running] + step
         now = tag[:running]
         answer[rows] = now
-        inner = (now > 0) & (now % 2 == 0)
+        inner = is_inside(now)
         label = np.maximum(now - 1, 0) // 2
         stays = inner & from_inside[rows, np.minimum(label, max(tags // 2 - 1, 0))]
         tag[:running] = np.where(inner, np.where(stays, now, now - 1), best_before[rows])

@@ -29,9 +29,9 @@ def networks(encoders):
     return {family: network_of(encoders[family]) for family in FAMILIES}
 
 
-def windows_for(nlp, trained, texts, length=None):
+def windows_for(nlp, trained, texts):
     docs = [nlp.make_doc(text) for text in texts]
-    return windows_of(docs, trained.tokenizer, length or trained.network.spec.max_wordpieces, 8)
+    return windows_of(docs, trained.tokenizer, trained.network.spec.max_wordpieces, 8)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -73,17 +73,17 @@ def test_wordpieces_are_hugging_faces_own(family, networks, encoders, en):
 @pytest.mark.parametrize("threshold", [0.05, 0.2, 1.0])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fast_loop_equals_reference(family, threshold, criterion, networks, en):
-    windows = windows_for(en, networks[family], texts_of_all_lengths())
+    windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
     exits = compare(networks[family].network, windows, CRITERIA[criterion], threshold)
     if threshold == 0.2 and criterion.startswith("token"):
         assert len(exits) > 1, "the test must see words leave at several layers"
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])
-@pytest.mark.parametrize("criterion", list(CRITERIA))
+@pytest.mark.parametrize("criterion", ["sentence", "token, window of 2"])
 def test_fast_loop_equals_reference_on_the_real_encoder(threshold, criterion, minilm, en):
     trained = network_of(minilm, spread=0.3)
-    texts = [" ".join(TEXTS * 9)] + texts_of_all_lengths(count=30)  # longer than 512 wordpieces
+    texts = [" ".join(TEXTS * 9)] + texts_of_all_lengths(count=12)  # longer than 512 wordpieces
     windows = windows_for(en, trained, texts)
     compare(trained.network, windows, CRITERIA[criterion] if threshold else None, threshold)
 

@@ -1,0 +1,77 @@
+import math
+
+import pytest
+import torch
+
+from spacy_early_exit.criteria import make_token_exit
+from spacy_early_exit.criteria.entropy import SentenceExit, TokenExit
+from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.criterion import Step
+from spacy_early_exit.network.tagger import uncertainty
+from spacy_early_exit.network.window import Window
+
+CPU = torch.device("cpu")
+SURE, UNSURE = [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+
+
+def batch_of(*word_counts):
+    import numpy as np
+
+    def window(words):
+        number = np.arange(words)
+        return Window(0, number, number, words, number, number, number, number >= 0)
+
+    return Batch.of([window(words) for words in word_counts], CPU)
+
+
+def leave(criterion, batch, words, logits, threshold=0.5):
+    step = Step(1, torch.tensor(words), torch.tensor(logits), batch, threshold)
+    return criterion.leave(step, criterion.start(batch)).tolist()
+
+
+def test_uncertainty_is_entropy_over_that_of_the_uniform_distribution():
+    logits = torch.tensor([[0.0, 0.0, 0.0], [100.0, 0.0, 0.0], [0.0, math.log(3), -1e9]])
+    expected = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(3)
+    assert uncertainty(logits).tolist() == pytest.approx([1.0, 0.0, expected], abs=1e-6)
+
+
+def test_uncertainty_survives_huge_logits_and_a_single_tag():
+    assert uncertainty(torch.tensor([[1e30, 0.0]])).tolist() == [0.0]
+    assert uncertainty(torch.tensor([[5.0]])).tolist() == [0.0]
+
+
+def test_a_sentence_leaves_when_its_most_uncertain_word_may():
+    batch = batch_of(2, 2)
+    assert leave(SentenceExit(), batch, [0, 1, 2, 3], [SURE, SURE, SURE, UNSURE]) == [
+        True, True, False, False,
+    ]
+
+
+def test_a_word_is_held_by_neighbours_within_its_window_only():
+    batch = batch_of(5, 3)
+    logits = [SURE, UNSURE, SURE, SURE, SURE, SURE, SURE, SURE]
+    for window, expected in [
+        (0, [1, 0, 1, 1, 1, 1, 1, 1]),
+        (1, [0, 0, 0, 1, 1, 1, 1, 1]),
+        (2, [0, 0, 0, 0, 1, 1, 1, 1]),
+        (9, [0, 0, 0, 0, 0, 1, 1, 1]),  # never the next window of wordpieces
+    ]:
+        criterion = TokenExit(window, "ignore")
+        assert leave(criterion, batch, list(range(8)), logits) == [bool(e) for e in expected]
+
+
+def test_words_that_left_are_neither_counted_nor_bridged():
+    # Word 1 has left: words 0 and 2 are not next to each other for that.
+    criterion = TokenExit(1, "ignore")
+    assert leave(criterion, batch_of(3), [0, 2], [SURE, UNSURE]) == [True, False]
+
+
+def test_the_comparison_is_strict():
+    assert leave(TokenExit(0, "ignore"), batch_of(1), [0], [UNSURE], 1.0) == [False]
+    assert leave(SentenceExit(), batch_of(1), [0], [UNSURE], 1.0) == [False]
+
+
+@pytest.mark.parametrize("arguments", [{"window": -1}, {"left_words": "maybe"}])
+def test_nonsense_is_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        make_token_exit(**arguments)

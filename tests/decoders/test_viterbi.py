@@ -1,0 +1,75 @@
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spacy_early_exit.decoders import BIOViterbi
+from spacy_early_exit.decoders.viterbi import search
+
+
+def is_valid(tags) -> bool:
+    return all(
+        tag == 0 or tag % 2 == 1 or before in (tag, tag - 1)
+        for before, tag in zip([0, *tags], tags)
+    )
+
+
+def best_by_brute_force(logits) -> float:
+    words, tags = logits.shape
+    return max(
+        sum(logits[word, tag] for word, tag in enumerate(path))
+        for path in itertools.product(range(tags), repeat=words)
+        if is_valid(path)
+    )
+
+
+def random_texts(lengths, labels, seed):
+    draw = np.random.default_rng(seed)
+    return [draw.normal(size=(n, 1 + 2 * labels)).astype(np.float32) for n in lengths]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 5), max_size=5), st.integers(0, 2), st.integers(0, 10**6))
+def test_finds_the_best_valid_sequence_of_every_text(lengths, labels, seed):
+    texts = random_texts(lengths, labels, seed)
+    for logits, tags in zip(texts, BIOViterbi()(texts), strict=True):
+        assert len(tags) == len(logits) and is_valid(tags)
+        if len(logits):
+            found = sum(logits[word, tag] for word, tag in enumerate(tags))
+            assert found == pytest.approx(best_by_brute_force(logits), abs=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=6), st.integers(1, 3), st.integers(0, 10**6))
+def test_searching_broken_runs_equals_searching_whole_texts(lengths, labels, seed):
+    texts = random_texts(lengths, labels, seed)
+    for logits, tags in zip(texts, BIOViterbi()(texts), strict=True):
+        if len(logits):
+            assert search([logits], [False])[0].tolist() == tags.tolist()
+
+
+def test_a_text_gets_the_same_tags_in_any_batch():
+    draw = np.random.default_rng(0)
+    texts = [draw.normal(size=(n, 7)).astype(np.float32) for n in (3, 0, 40, 1, 12, 40)]
+    together = BIOViterbi()(texts)
+    for logits, tags in zip(texts, together):
+        assert BIOViterbi()([logits])[0].tolist() == tags.tolist()
+    assert BIOViterbi()([]) == []
+
+
+def test_long_texts_lose_no_precision():
+    logits = np.tile(np.array([[0.0, 5.0, 5.01]], dtype=np.float32), (20_000, 1))
+    tags = BIOViterbi()([logits])[0]
+    assert tags[0] == 1 and (tags[1:] == 2).all()
+
+
+def test_is_fast_enough_not_to_be_seen():
+    draw = np.random.default_rng(0)
+    texts = [draw.normal(size=(16, 13)).astype(np.float32) for _ in range(1000)]
+    start = time.perf_counter()
+    BIOViterbi()(texts)
+    # The encoder takes seconds for these 16,000 words.
+    assert time.perf_counter() - start < 0.25

@@ -1,0 +1,82 @@
+"""The cost is what a run on one document multiplies, and nothing else."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from spacy_early_exit.criteria import SentenceExit, TokenExit
+from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.loop import run_with_exits
+from spacy_early_exit.wordpieces import windows_of
+
+from ..factories import TEXTS, network_of, texts_of_all_lengths
+
+CPU = torch.device("cpu")
+
+
+def counted(network, batch, criterion, threshold):
+    """The cost that a run reports, and the multiply-accumulates that torch counts in it."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        exits = run_with_exits(network, batch, criterion, threshold)
+    assert exits.padding == 0
+    return exits, counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [SentenceExit(), TokenExit(0, "ignore"), TokenExit(1, "ignore"), TokenExit(1, "hold")],
+    ids=str,
+)
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("family", ["bert", "electra", "distilbert", "xlm-roberta"])
+def test_cost_equals_torchs_own_count_at_every_threshold(
+    family, threshold, criterion, encoders, en
+):
+    assert_counted(network_of(encoders[family]), en, TEXTS, criterion, threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])
+def test_cost_equals_torchs_own_count_on_the_real_encoder(threshold, minilm, en):
+    trained = network_of(minilm, spread=0.3)
+    texts = [*TEXTS, " ".join(TEXTS)]
+    assert_counted(trained, en, texts, TokenExit(1, "ignore"), threshold)
+
+
+def assert_counted(trained, nlp, texts, criterion, threshold):
+    length = trained.network.spec.max_wordpieces
+    for text in texts:
+        for window in windows_of([nlp.make_doc(text)], trained.tokenizer, length, 8):
+            batch = Batch.of([window], CPU)
+            exits, macs = counted(
+                trained.network, batch, criterion if threshold else None, threshold
+            )
+            assert int(exits.spent) == macs
+
+
+def test_full_depth_has_a_closed_form(encoders, en):
+    trained = network_of(encoders["bert"])
+    spec = trained.network.spec
+    (window,) = windows_of([en.make_doc(TEXTS[0])], trained.tokenizer, 48, 8)
+    exits, macs = counted(trained.network, Batch.of([window], CPU), None, 0.0)
+    n, h, wide, words = len(window.ids), spec.hidden_size, spec.intermediate_size, len(window.words)
+    layer = n * (4 * h * h + 2 * h * wide) + 2 * n * n * h
+    assert int(exits.full) == int(exits.spent) == macs
+    assert macs == spec.layers * layer + words * h * trained.network.tags
+
+
+def test_a_window_costs_the_same_alone_and_in_any_batch(encoders, en):
+    trained = network_of(encoders["bert"])
+    docs = [en.make_doc(text) for text in texts_of_all_lengths(count=30)]
+    windows = windows_of(docs, trained.tokenizer, 48, 8)
+    criterion = TokenExit(1, "ignore")
+    alone = [
+        run_with_exits(trained.network, Batch.of([window], CPU), criterion, 0.2)
+        for window in windows
+    ]
+    together = run_with_exits(trained.network, Batch.of(windows, CPU), criterion, 0.2)
+    assert together.spent.tolist() == [int(exits.spent) for exits in alone]
+    assert together.full.tolist() == [int(exits.full) for exits in alone]
+    assert together.padding > 0
+    assert together.spent.sum() < together.full.sum()

@@ -1,0 +1,105 @@
+import pytest
+import torch
+import transformers
+
+from spacy_early_exit.encoders import HFEncoder
+from spacy_early_exit.network.families import FAMILIES, read_spec, read_weights
+
+
+def test_an_unsupported_family_is_refused_with_a_list_of_what_works():
+    with pytest.raises(ValueError, match="'t5'.*bert, camembert, distilbert, electra, roberta"):
+        read_spec(transformers.T5Config().to_dict())
+
+
+@pytest.mark.parametrize(
+    "option", [{"position_embedding_type": "relative_key"}, {"is_decoder": True},
+               {"hidden_act": "tanh"}],
+)
+def test_an_unsupported_option_is_refused_by_name(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option.values()))}.*supported"):
+        read_spec(transformers.BertConfig(**option).to_dict())
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "vocab_size", "num_hidden_layers"])
+def test_a_config_without_a_size_is_refused_by_name(field):
+    config = transformers.BertConfig().to_dict()
+    del config[field]
+    with pytest.raises(ValueError, match=field):
+        read_spec(config)
+
+
+def test_sizes_come_from_the_config():
+    config = transformers.DistilBertConfig(dim=24, n_layers=2, n_heads=3, hidden_dim=30)
+    spec = read_spec(config.to_dict())
+    assert (spec.hidden_size, spec.layers, spec.attention_heads) == (24, 2, 3)
+    assert (spec.intermediate_size, spec.token_types) == (30, 0)
+
+
+def test_roberta_positions_start_behind_the_padding_index():
+    spec = read_spec(transformers.RobertaConfig(max_position_embeddings=514).to_dict())
+    assert (spec.first_position, spec.max_wordpieces) == (2, 512)
+
+
+def test_a_missing_parameter_is_named(encoders):
+    loaded = HFEncoder(encoders["bert"]).load()
+    with pytest.raises(ValueError, match=r"embeddings\.word_embeddings\.weight"):
+        read_weights(loaded.spec, {})
+
+
+def test_every_family_has_a_row_that_the_oracle_tests():
+    from ..factories import FAMILIES as TESTED
+
+    assert {name.removesuffix("-unprojected") for name in TESTED} == set(FAMILIES)
+
+
+class TestEncoderFolders:
+    def problem(self, folder) -> str:
+        with pytest.raises(ValueError, match="model.safetensors") as error:
+            HFEncoder(str(folder)).load()
+        return str(error.value)
+
+    @pytest.fixture
+    def copy(self, encoders, tmp_path):
+        import shutil
+
+        return shutil.copytree(encoders["bert"], tmp_path / "copy")
+
+    def test_missing(self, tmp_path):
+        assert "no such folder" in self.problem(tmp_path / "nothing")
+
+    def test_empty(self, tmp_path):
+        assert "no config.json" in self.problem(tmp_path)
+
+    def test_without_weights(self, copy):
+        (copy / "model.safetensors").unlink()
+        assert "weights can't be loaded" in self.problem(copy)
+
+    def test_without_tokenizer(self, copy):
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+            (copy / name).unlink()
+        assert "tokenizer" in self.problem(copy)
+
+    def test_truncated_weights(self, copy):
+        data = (copy / "model.safetensors").read_bytes()
+        (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
+        assert "weights can't be loaded" in self.problem(copy)
+
+    def test_foreign_weights(self, copy, encoders):
+        import shutil
+
+        shutil.copy(f"{encoders['distilbert']}/model.safetensors", copy)
+        assert "lack" in self.problem(copy)
+
+    def test_unsupported_family(self, tmp_path):
+        transformers.T5Config().save_pretrained(tmp_path)
+        assert "'t5'" in self.problem(tmp_path)
+
+    def test_older_files_are_read_without_running_code_and_it_is_said(self, copy):
+        from safetensors.torch import load_file
+
+        weights = load_file(copy / "model.safetensors")
+        (copy / "model.safetensors").unlink()
+        torch.save(weights, copy / "pytorch_model.bin")
+        with pytest.warns(UserWarning, match="weights_only=True"):
+            loaded = HFEncoder(str(copy)).load()
+        assert loaded.spec.layers == 4

@@ -1,0 +1,153 @@
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import spacy
+
+from .factories import TEXTS, answers, blank, train_small
+
+NAME = "early_exit_ner"
+
+
+def everything(nlp):
+    return [answers(doc) for doc in nlp.pipe(TEXTS)]
+
+
+def test_round_trip_through_disk_and_bytes(nlp, tmp_path):
+    nlp.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    assert everything(loaded) == everything(nlp)
+    copy = spacy.util.load_model_from_config(nlp.config, auto_fill=True)
+    assert everything(copy.from_bytes(nlp.to_bytes())) == everything(nlp)
+    assert loaded.get_pipe(NAME).labels == nlp.get_pipe(NAME).labels
+
+
+def test_component_round_trips_alone(nlp, tmp_path):
+    ner = nlp.get_pipe(NAME)
+    ner.to_disk(tmp_path, exclude=["vocab"])
+    other = blank("nowhere")
+    other.get_pipe(NAME).from_disk(tmp_path, exclude=["vocab"])
+    assert everything(other)[0][0] == nlp(TEXTS[0], component_cfg={NAME: {"threshold": 0.1}}) and (
+        False
+    ) or other(TEXTS[0]).ents
+    data = ner.to_bytes(exclude=["vocab"])
+    another = blank("nowhere")
+    another.get_pipe(NAME).from_bytes(data, exclude=["vocab"])
+    assert everything(another)[0][0] == everything(other)[0][0]
+
+
+def test_thinc_model_round_trips_and_copies(nlp):
+    model = nlp.get_pipe(NAME).model
+    other = blank("nowhere").get_pipe(NAME).model
+    other.from_bytes(model.to_bytes())
+    docs = [nlp.make_doc(text) for text in TEXTS]
+    for copy in (other, model.copy()):
+        for mine, theirs in zip(model.predict(docs), copy.predict(docs)):
+            assert (mine.logits == theirs.logits).all()
+        assert copy.shims[0].id != model.shims[0].id
+
+
+def test_pickling(nlp):
+    assert everything(pickle.loads(pickle.dumps(nlp))) == everything(nlp)
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "distilbert"])
+def test_every_family_loads_offline_with_its_source_deleted(family, encoders, tmp_path):
+    source = shutil.copytree(encoders[family], tmp_path / "source")
+    nlp = train_small(str(source), steps=3)
+    nlp.to_disk(tmp_path / "pipeline")
+    expected = repr([[list(ents), layers] for ents, layers, *_ in everything(nlp)])
+    shutil.rmtree(source)
+    script = (
+        "import sys, socket\n"
+        "def refuse(*a, **k): raise AssertionError('a connection was opened')\n"
+        "socket.socket.connect = refuse\n"
+        "import spacy\n"
+        "nlp = spacy.load(sys.argv[1])\n"
+        "docs = list(nlp.pipe(eval(sys.argv[2])))\n"
+        "print(repr([[[(e.start, e.end, e.label_) for e in d.ents],"
+        " d._.early_exit['early_exit_ner'].layers] for d in docs]))\n"
+        "assert 'transformers' not in sys.modules or 'spacy_transformers' in sys.modules\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "pipeline"), repr(TEXTS)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip().splitlines()[-1] == expected
+
+
+def test_settings_are_in_the_config_alone(nlp, tmp_path):
+    nlp.to_disk(tmp_path)
+    saved = json.loads((tmp_path / NAME / "cfg").read_text())
+    assert saved == {"labels": ["LOC", "ORG", "PER"], "has_weights": True}
+
+
+def test_no_file_is_a_pickle_and_weights_are_safetensors(nlp, tmp_path):
+    from safetensors import safe_open
+
+    nlp.to_disk(tmp_path)
+    folder = tmp_path / NAME / "model"
+    assert {path.name for path in folder.iterdir()} == {
+        "network.json", "tokenizer.json", "weights.safetensors",
+    }
+    with safe_open(folder / "weights.safetensors", "pt") as file:
+        assert "heads.0.weight" in file.keys()  # noqa: SIM118
+    assert json.loads((folder / "network.json").read_text())["format_version"] == 1
+
+
+def test_a_pipeline_that_was_never_initialized_can_be_saved(encoders, tmp_path):
+    blank(encoders["bert"]).to_disk(tmp_path)
+    with pytest.raises(ValueError, match="no weights yet"):
+        spacy.load(tmp_path)("Ann")
+    nlp = blank(encoders["bert"])
+    nlp.from_bytes(nlp.to_bytes())
+
+
+class TestDamage:
+    @pytest.fixture
+    def saved(self, nlp, tmp_path):
+        nlp.to_disk(tmp_path)
+        return tmp_path
+
+    def problem(self, saved) -> str:
+        with pytest.raises(ValueError) as error:
+            spacy.load(saved)
+        return str(error.value)
+
+    @pytest.mark.parametrize("name", ["network.json", "tokenizer.json", "weights.safetensors"])
+    def test_a_missing_file_is_named(self, saved, name):
+        (saved / NAME / "model" / name).unlink()
+        assert f"{name} is missing" in self.problem(saved)
+
+    @pytest.mark.parametrize("name", ["network.json", "tokenizer.json", "weights.safetensors"])
+    def test_a_truncated_file_is_named(self, saved, name):
+        path = saved / NAME / "model" / name
+        path.write_bytes(path.read_bytes()[:100])
+        assert name in self.problem(saved) and "damaged" in self.problem(saved)
+
+    def test_a_missing_folder_is_noticed(self, saved):
+        shutil.rmtree(saved / NAME / "model")
+        assert "missing" in self.problem(saved)
+
+    def test_weights_of_another_network_are_noticed(self, saved, encoders, tmp_path):
+        other = train_small(encoders["electra"], steps=1)
+        other.to_disk(tmp_path / "other")
+        source = tmp_path / "other" / NAME / "model" / "weights.safetensors"
+        shutil.copy(source, saved / NAME / "model")
+        assert "does not fit" in self.problem(saved)
+
+    def test_a_later_format_is_named(self, saved):
+        path = saved / NAME / "model" / "network.json"
+        about = {**json.loads(path.read_text()), "format_version": 99}
+        path.write_text(json.dumps(about))
+        assert "format version is 99" in self.problem(saved)
+
+    def test_labels_that_do_not_fit_the_weights_are_noticed(self, saved):
+        path = saved / NAME / "cfg"
+        path.write_text(json.dumps({"labels": ["A"], "has_weights": True}))
+        assert "not of one pipeline" in self.problem(saved)
