@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("model", help="the trained pipeline")
     parser.add_argument("corpus", type=Path, help="annotated docs, .spacy")
     parser.add_argument("--thresholds", default="0,0.02,0.05,0.1,0.15,0.2,0.3,0.4")
-    parser.add_argument("--window", type=int, help="neighbours to each side, instead of the config's")
+    parser.add_argument("--window", type=int, help="neighbours to each side")
     parser.add_argument("--left-words", choices=["ignore", "hold"], default="ignore")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of the clock; 0: none")
     parser.add_argument("--threads", type=int, default=2)

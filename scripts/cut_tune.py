@@ -71,7 +71,7 @@ def main() -> None:
     args = parser.parse_args()
     for name in ("train.tsv", "dev.tsv"):
         if not (args.corpus / name).is_file():
-            raise SystemExit(f"{args.corpus} has no {name}. Set --vars.corpus to a folder that has.")
+            raise SystemExit(f"{args.corpus} has no {name}. Set --vars.corpus.")
     dev = read_sentences(args.corpus / "dev.tsv")
     train, tune = cut(read_sentences(args.corpus / "train.tsv"), dev, args.share, args.seed)
     args.output.mkdir(parents=True, exist_ok=True)

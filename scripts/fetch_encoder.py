@@ -52,8 +52,10 @@ def fetch(folder: Path) -> None:
 def digest(path: Path) -> str:
     """RETURNS (str): The sha256 of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else (
-            hashlib.sha256(file.read()).hexdigest()
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if sys.version_info >= (3, 11)
+            else (hashlib.sha256(file.read()).hexdigest())
         )
 
 

@@ -31,7 +31,7 @@ from thinc.api import Config, Model, Optimizer, set_dropout_rate
 
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, write_record
-from .tags import encode, entities, tag_count
+from .tags import MISSING, encode, entities, tag_count
 
 if TYPE_CHECKING:
     from .decoders import Decoder
@@ -151,7 +151,7 @@ def make_ner_scorer() -> Callable[..., Dict[str, Any]]:
     return ner_score
 
 
-class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have no stubs
+class EarlyExitNER(TrainablePipe):
     """Named entity recognition with a transformer that stops, word by word, when it is sure.
 
     It sets ``doc.ents`` and keeps preset entities and blocked words, as spaCy's ``ner`` does.
@@ -289,7 +289,7 @@ class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have n
         """RETURNS (RunSettings): How to run the model at a knob."""
         from .model import RunSettings
 
-        criterion: Optional["Criterion"] = self.criterion
+        criterion: Optional[Criterion] = self.criterion
         threshold = knob.threshold or 0.0
         if knob.threshold and not self.criterion.has_threshold:
             raise ValueError(
@@ -381,7 +381,7 @@ class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have n
 
     def _predict(self, docs: List[Doc], settings: "RunSettings") -> List[Prediction]:
         self._require_weights()
-        exits: List["DocExits"] = self.model.predict((docs, settings))
+        exits: List[DocExits] = self.model.predict((docs, settings))
         tags = self.decoder([_around_presets(doc, seen) for doc, seen in zip(docs, exits)])
         return [Prediction(seen, tagged) for seen, tagged in zip(exits, tags)]
 
@@ -400,9 +400,7 @@ class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have n
                 if start < end:
                     ents.append(Span(doc, start, end, label=self._labels[label]))
                     confidence = _posteriors(exits.logits[first:behind], tags).min()
-                    confidences.append(
-                        (ents[-1].start_char, ents[-1].end_char, float(confidence))
-                    )
+                    confidences.append((ents[-1].start_char, ents[-1].end_char, float(confidence)))
             # Presets stay; words that nobody has decided on become O.
             preset = {token.i for token in doc if token.ent_iob in (1, 3)}
             ents = [ent for ent in ents if preset.isdisjoint(range(ent.start, ent.end))]
@@ -485,9 +483,7 @@ class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have n
         losses[self.name] += loss
         return losses
 
-    def get_loss(
-        self, examples: Iterable[Example], scores: "JointLogits"
-    ) -> Tuple[float, Any]:
+    def get_loss(self, examples: Iterable[Example], scores: "JointLogits") -> Tuple[float, Any]:
         """Compare what all heads say with the annotation.
 
         examples (Iterable[Example]): The batch.
@@ -498,7 +494,7 @@ class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have n
         from .training.losses import joint_cross_entropy, loss_and_gradient
 
         label_ids = {label: number for number, label in enumerate(self._labels)}
-        gold, unknown = [], set()
+        gold, unknown = [np.zeros(0, dtype=np.int64)], set()
         for eg in examples:
             tags, new = encode(eg.get_aligned_ner(), label_ids)
             gold.append(np.array(tags, dtype=np.int64))
@@ -510,9 +506,9 @@ class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have n
                 f"Use add_label, or initialize with all labels.",
                 stacklevel=2,
             )
-        starts = np.cumsum([0] + [len(tags) for tags in gold])
+        starts = np.cumsum([len(tags) for tags in gold])  # gold has an empty one in front
         target = np.concatenate(gold)[starts[scores.doc] + scores.word]
-        target[~scores.owned] = -1
+        target[~scores.owned] = MISSING
         return loss_and_gradient(joint_cross_entropy, scores.logits, target)
 
     def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
@@ -549,9 +545,7 @@ class EarlyExitNER(TrainablePipe):  # type: ignore[misc]  # spaCy's pipes have n
             serialize["model"] = self._shim.to_disk
         util.to_disk(path, serialize, exclude)
 
-    def from_disk(
-        self, path: Union[str, Path], *, exclude: Iterable[str] = ()
-    ) -> "EarlyExitNER":
+    def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> "EarlyExitNER":
         """Load what ``to_disk`` saved. Needs no network, and runs no code from it.
 
         path (Union[str, Path]): The folder.

@@ -5,7 +5,18 @@ import multiprocessing
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeAlias,
+    cast,
+)
 
 import numpy as np
 import srsly
@@ -88,7 +99,7 @@ class JointLogits:
 
 
 Input = Tuple[Sequence[Doc], RunSettings]
-TaggerModel = Model[Any, Any]
+TaggerModel: TypeAlias = "Model[Any, Any]"
 
 
 def build_tagger_model(
@@ -145,7 +156,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     RETURNS (List[DocExits]): One for each doc.
     """
     _one_thread_after_fork()
-    network, tokenizer = trained
+    network = trained.network
     windows = _windows(trained, docs, settings)
     of_doc: List[List[Tuple[Window, Exits, int, slice]]] = [[] for _ in docs]
     with torch.inference_mode():
@@ -196,7 +207,7 @@ def _begin_update(
     for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
         windows.extend(batch)
         outputs.append(run_all_heads(network, Batch.of(batch, network.device), dropout))
-    nothing = network.heads[0].weight.new_zeros(network.spec.layers, 0, network.tags)
+    nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
     logits = torch2xp(torch.cat([nothing] + [output.detach() for output in outputs], dim=1))
 
     def backprop(d_logits: Any) -> List[Doc]:
@@ -276,7 +287,8 @@ class TaggerShim(Shim):
                 "The early-exit tagger has no weights yet. Train it: nlp.initialize(...) fetches "
                 "the pre-trained encoder; or load a trained pipeline with spacy.load(...)."
             )
-        return cast(Trained, self._model)
+        trained: Trained = self._model
+        return trained
 
     def set(self, trained: Trained) -> None:
         """Take over a network.

@@ -1,8 +1,8 @@
 """How a trained network is kept: three plain files, no code in any of them.
 
-    network.json           format version, sizes of the encoder, number of tags
-    tokenizer.json         the tokenizer, in the format of the tokenizers library
-    weights.safetensors    the parameters
+network.json           format version, sizes of the encoder, number of tags
+tokenizer.json         the tokenizer, in the format of the tokenizers library
+weights.safetensors    the parameters
 """
 
 import dataclasses

@@ -37,7 +37,7 @@ class WordpieceTokenizer:
         # Checkpoints ship with either, e.g. all-MiniLM-L6-v2 with a truncation to 128.
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self._tokenizer: "tokenizers.Tokenizer" = tokenizer
+        self._tokenizer: tokenizers.Tokenizer = tokenizer
         probe = tokenizer.encode("a")
         inner = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, behind = (inner[0], inner[-1] + 1) if inner else (len(probe.ids),) * 2
@@ -196,7 +196,7 @@ def cut(
     # A shared stretch belongs to the left window up to its middle, then to the right one.
     middles = [(right[0] + left[1]) / 2 for left, right in zip(bounds, bounds[1:])]
     windows = []
-    for (start, end), low, high in zip(bounds, [0.0] + middles, middles + [float(len(pieces.ids))]):
+    for (start, end), low, high in zip(bounds, [0, *middles], [*middles, len(pieces.ids)]):
         inside = slice(*np.searchsorted(pieces.piece_of_word, [start, end]))
         piece_of_word = pieces.piece_of_word[inside]
         units = pieces.unit_of_piece[start:end] - pieces.unit_of_piece[start]

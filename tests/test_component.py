@@ -13,7 +13,15 @@ from thinc.api import Adam
 
 import spacy_early_exit
 
-from .factories import SENTENCES, TEXTS, answers, blank, examples_of, texts_of_all_lengths
+from .factories import (
+    SENTENCES,
+    TEXTS,
+    answers,
+    blank,
+    examples_of,
+    texts_of_all_lengths,
+    train_small,
+)
 
 NAME = "early_exit_ner"
 
@@ -34,7 +42,10 @@ class TestPredicting:
             assert [(e.start_char, e.end_char, e.label_) for e in doc.ents] == sorted(entities)
 
     def test_words_leave_at_several_layers(self, nlp):
-        layers = {layer for doc in nlp.pipe(TEXTS) for layer in doc._.early_exit[NAME].layers}
+        layers = set()
+        for threshold in (0.01, 0.05, 0.15, 0.3):
+            for doc in nlp.pipe(TEXTS, component_cfg=at(threshold=threshold)):
+                layers |= set(doc._.early_exit[NAME].layers)
         assert len(layers) > 1
 
     @pytest.mark.parametrize("threshold", [0, 0.05, 0.3, 1.0])
@@ -144,7 +155,7 @@ class TestRecords:
 class TestKnobs:
     def test_the_nearer_knob_wins(self, nlp):
         ner = nlp.get_pipe(NAME)
-        assert ner.threshold == 0.3
+        assert ner.threshold == 0.15
         ner.speedup = 1
         assert (ner.threshold, ner.speedup) == (None, 1.0)
         assert nlp(TEXTS[0])._.early_exit[NAME].layers == (4,) * 7
@@ -154,7 +165,7 @@ class TestKnobs:
         ner.threshold = 0.2
         assert (ner.threshold, ner.speedup) == (0.2, None)
         ner.threshold = None
-        assert ner.threshold == 0.3
+        assert ner.threshold == 0.15
 
     def test_a_reused_component_cfg_works_for_pipe_call_and_evaluate(self, nlp):
         cfg = at(threshold=1.0)
@@ -174,9 +185,17 @@ class TestKnobs:
         assert blank(encoders["bert"], speedup=1.0).get_pipe(NAME).speedup == 1.0
 
     @pytest.mark.parametrize(
-        "knob", [{"threshold": -0.1}, {"threshold": 1.1}, {"threshold": float("nan")},
-                 {"threshold": "high"}, {"threshold": True}, {"speedup": 0.5},
-                 {"speedup": float("inf")}, {"speedup": "3X"}],
+        "knob",
+        [
+            {"threshold": -0.1},
+            {"threshold": 1.1},
+            {"threshold": float("nan")},
+            {"threshold": "high"},
+            {"threshold": True},
+            {"speedup": 0.5},
+            {"speedup": float("inf")},
+            {"speedup": "3X"},
+        ],
     )
     def test_nonsense_is_refused_by_name(self, nlp, knob):
         (name,) = knob
@@ -214,7 +233,7 @@ class TestKnobs:
     def test_a_property_is_not_saved(self, nlp, tmp_path):
         nlp.get_pipe(NAME).threshold = 0.9
         nlp.to_disk(tmp_path)
-        assert spacy.load(tmp_path).get_pipe(NAME).threshold == 0.3
+        assert spacy.load(tmp_path).get_pipe(NAME).threshold == 0.15
 
     def test_the_config_is_read_on_every_call_as_find_threshold_needs_it(self, nlp):
         ner = nlp.get_pipe(NAME)
@@ -247,9 +266,9 @@ class TestLabels:
             nlp.get_pipe(NAME).add_label(3)
 
     def test_a_label_added_after_training_can_be_learnt_and_forgets_nothing(self, nlp):
-        before = [answers(doc) for doc in nlp.pipe(TEXTS, component_cfg=at(threshold=0))]
         optimizer = nlp.resume_training()
         nlp.update(examples_of(nlp), sgd=optimizer)  # the optimizer has moments of old heads
+        before = [answers(doc) for doc in nlp.pipe(TEXTS, component_cfg=at(threshold=0))]
         nlp.get_pipe(NAME).add_label("NEW")
         after = [answers(doc) for doc in nlp.pipe(TEXTS, component_cfg=at(threshold=0))]
         assert [ents for ents, *_ in after] == [ents for ents, *_ in before]
@@ -298,8 +317,10 @@ class TestTraining:
         assert loss == pytest.approx(by_hand.item(), rel=1e-5)
         step = np.zeros_like(gradient)
         step[2, 3, 1] = 1e-2
-        scores = [type(scores)(scores.logits + s, scores.doc, scores.word, scores.owned)
-                  for s in (step, -step)]
+        scores = [
+            type(scores)(scores.logits + s, scores.doc, scores.word, scores.owned)
+            for s in (step, -step)
+        ]
         up, down = (ner.get_loss(examples, s)[0] for s in scores)
         assert gradient[2, 3, 1] == pytest.approx((up - down) / 2e-2, abs=1e-3)
 
@@ -401,7 +422,8 @@ class TestTraining:
 
     def test_a_batch_without_words_is_no_problem(self, nlp):
         empty = [Example.from_dict(nlp.make_doc(text), {}) for text in ("", " ")]
-        assert nlp.update(empty) == {NAME: 0.0} and nlp.update([]) == {NAME: 0.0}
+        assert nlp.update(empty) == {NAME: 0.0}
+        assert nlp.get_pipe(NAME).update([]) == {NAME: 0.0}
 
     def test_misaligned_entities_count_as_missing(self, nlp):
         with pytest.warns(UserWarning, match="W030"):
@@ -437,10 +459,17 @@ class TestScoring:
         eg = Example.from_dict(nlp.make_doc(""), {"entities": []})
         assert nlp.evaluate([eg])["exit_cost"] == 0.0
 
-    def test_two_components_are_scored_apart(self, nlp):
-        nlp.add_pipe(NAME, name="second", source=nlp) if False else None
-        other = nlp.get_pipe(NAME)
-        assert other.score([], name="nobody")["exit_cost"] == 0.0
+    def test_two_components_keep_their_records_and_costs_apart(self, nlp, encoders):
+        other = train_small(encoders["distilbert"])
+        other.rename_pipe(NAME, "second")
+        nlp.add_pipe("second", source=other, first=True)
+        examples = examples_of(nlp)
+        cfg = {"second": {"threshold": 0}}
+        docs = list(nlp.pipe(TEXTS, component_cfg=cfg))
+        examples = [Example(doc, eg.reference) for doc, eg in zip(docs, examples)]
+        assert set(docs[0]._.early_exit) == {NAME, "second"}
+        costs = [nlp.get_pipe(name).score(examples)["exit_cost"] for name in ("second", NAME)]
+        assert costs[0] == 1.0 > costs[1]
 
 
 class TestErrorHandling:

@@ -76,7 +76,8 @@ def joined(segments: Sequence[Tuple[int, int]]) -> List[Tuple[int, int]]:
 
 def is_inside(tags: Ints) -> "NDArray[np.bool_]":
     """RETURNS (NDArray[np.bool_]): Whether each tag is an ``I-X``. *Shape:* as ``tags``"""
-    return (tags > 0) & (tags % 2 == 0)
+    inside: NDArray[np.bool_] = (tags > 0) & (tags % 2 == 0)
+    return inside
 
 
 def search(logits: Sequence[Floats], free: Sequence[bool]) -> List[Ints]:

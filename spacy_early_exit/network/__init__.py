@@ -1,0 +1,1 @@
+"""The network: torch only, no spaCy. Read `loop.py` first."""

@@ -5,7 +5,7 @@ layers see no padding. A layer takes *queries*, the wordpieces that are still be
 and a *context*, all wordpieces that they may attend to.
 """
 
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional, Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,21 +88,21 @@ class Layer(nn.Module):
         width = context.shape[1]
         if rows is None:
             states = context
-            query, key, value = self.qkv(states).split(width, dim=1)
+            query, key, value = self.qkv(states).chunk(3, dim=1)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias  # (3 width, width), (3 width,)
             states = context.index_select(0, rows)
             query = F.linear(states, weight[:width], bias[:width])
-            key, value = F.linear(context, weight[width:], bias[width:]).split(width, dim=1)
+            key, value = F.linear(context, weight[width:], bias[width:]).chunk(2, dim=1)
         mixed = attend(
             query, key, value, query_lengths, context_lengths, self.attention_heads, dropout
         )
         mixed = F.dropout(self.attention_output(mixed), dropout, training=dropout > 0)
         states = self.attention_norm(mixed + states)
         wide = self.activation(self.intermediate(states))
-        return self.output_norm(
-            F.dropout(self.output(wide), dropout, training=dropout > 0) + states
-        )
+        wide = F.dropout(self.output(wide), dropout, training=dropout > 0)
+        answer: Tensor = self.output_norm(wide + states)
+        return answer
 
 
 class Encoder(nn.Module):
@@ -116,6 +116,10 @@ class Encoder(nn.Module):
         self.spec = spec
         self.embeddings = Embeddings(spec)
         self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
+
+    def layer(self, number: int) -> Layer:
+        """RETURNS (Layer): A layer, counted from 1."""
+        return cast(Layer, self.layers[number - 1])
 
 
 def activation_function(name: str) -> Callable[[Tensor], Tensor]:

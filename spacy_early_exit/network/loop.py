@@ -120,7 +120,7 @@ def _run_layer(
     network: Tagger, number: int, hidden: Tensor, running: Running, dropout: float = 0.0
 ) -> Tensor:
     """RETURNS (Tensor): The context's states after a layer: the queries' are new ones."""
-    states: Tensor = network.encoder.layers[number - 1](
+    states: Tensor = network.encoder.layer(number)(
         hidden, running.queries, running.query_lengths, running.context_lengths, dropout
     )
     if running.queries is None:

@@ -71,7 +71,7 @@ def run_reference(
 
 
 def _layer(network: Tagger, number: int, hidden: Tensor, cells: Tensor) -> Tensor:
-    layer = network.encoder.layers[number - 1]
+    layer = network.encoder.layer(number)
     windows, longest, width = hidden.shape
     shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
     query, key, value = (part.view(shape) for part in layer.qkv(hidden).chunk(3, dim=-1))

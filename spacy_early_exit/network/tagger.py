@@ -1,5 +1,7 @@
 """The network: an encoder with an exit head, a dropout and one linear map, at every layer."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,13 +33,16 @@ class Tagger(nn.Module):
     @property
     def tags(self) -> int:
         """RETURNS (int): Number of tags."""
-        return int(self.heads[0].out_features)
+        return self.head(1).out_features
 
     @property
     def device(self) -> torch.device:
         """RETURNS (torch.device): Where the weights lie."""
-        device: torch.device = self.heads[0].weight.device
-        return device
+        return self.head(1).weight.device
+
+    def head(self, layer: int) -> nn.Linear:
+        """RETURNS (nn.Linear): The exit head of a layer, counted from 1."""
+        return cast(nn.Linear, self.heads[layer - 1])
 
     def logits(self, layer: int, states: Tensor, dropout: float = 0.0) -> Tensor:
         """Apply the exit head of a layer.
@@ -47,29 +52,29 @@ class Tagger(nn.Module):
         dropout (float): Dropout rate.
         RETURNS (Tensor): *Shape:* ``(words, tags)``
         """
-        head = self.heads[layer - 1]
-        logits: Tensor = head(F.dropout(states, dropout, training=dropout > 0))
+        logits: Tensor = self.head(layer)(F.dropout(states, dropout, training=dropout > 0))
         return logits
 
     def init_heads(self) -> None:
         """Draw new weights for all heads, as BERT's own initialisation does."""
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
+        for layer in range(1, len(self.heads) + 1):
+            nn.init.normal_(self.head(layer).weight, std=0.02)
+            nn.init.zeros_(self.head(layer).bias)
 
     def add_tags(self, tags: int) -> None:
         """Append tags to every head. What the heads know of the others stays.
 
         tags (int): The new number of tags.
         """
-        for number, old in enumerate(self.heads):
+        for layer in range(1, len(self.heads) + 1):
+            old = self.head(layer)
             new = nn.Linear(old.in_features, tags, device=old.weight.device)
             nn.init.normal_(new.weight, std=0.02)
             nn.init.zeros_(new.bias)
             with torch.no_grad():
                 new.weight[: old.out_features] = old.weight
                 new.bias[: old.out_features] = old.bias
-            self.heads[number] = new
+            self.heads[layer - 1] = new
 
 
 def uncertainty(logits: Tensor) -> Tensor:
@@ -88,6 +93,3 @@ def uncertainty(logits: Tensor) -> Tensor:
     entropy = -(log_p.exp() * log_p).sum(1)
     most = torch.log(torch.tensor(float(tags), device=logits.device))
     return (entropy / most).clamp(0.0, 1.0)
-
-
-

@@ -43,7 +43,10 @@ def test_uncertainty_survives_huge_logits_and_a_single_tag():
 def test_a_sentence_leaves_when_its_most_uncertain_word_may():
     batch = batch_of(2, 2)
     assert leave(SentenceExit(), batch, [0, 1, 2, 3], [SURE, SURE, SURE, UNSURE]) == [
-        True, True, False, False,
+        True,
+        True,
+        False,
+        False,
     ]
 
 

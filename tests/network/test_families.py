@@ -12,8 +12,8 @@ def test_an_unsupported_family_is_refused_with_a_list_of_what_works():
 
 
 @pytest.mark.parametrize(
-    "option", [{"position_embedding_type": "relative_key"}, {"is_decoder": True},
-               {"hidden_act": "tanh"}],
+    "option",
+    [{"position_embedding_type": "relative_key"}, {"is_decoder": True}, {"hidden_act": "tanh"}],
 )
 def test_an_unsupported_option_is_refused_by_name(option):
     with pytest.raises(ValueError, match=f"{next(iter(option.values()))}.*supported"):

@@ -83,7 +83,7 @@ def test_fast_loop_equals_reference(family, threshold, criterion, networks, en):
 @pytest.mark.parametrize("criterion", ["sentence", "token, window of 2"])
 def test_fast_loop_equals_reference_on_the_real_encoder(threshold, criterion, minilm, en):
     trained = network_of(minilm, spread=0.3)
-    texts = [" ".join(TEXTS * 9)] + texts_of_all_lengths(count=12)  # longer than 512 wordpieces
+    texts = [" ".join(TEXTS * 9), *texts_of_all_lengths(count=12)]  # more than 512 wordpieces
     windows = windows_for(en, trained, texts)
     compare(trained.network, windows, CRITERIA[criterion] if threshold else None, threshold)
 
@@ -129,7 +129,9 @@ def test_gradients_of_the_ragged_batch_equal_those_of_the_padded_one(family, net
     for run in (run_all_heads_last, run_reference_last):
         network.zero_grad()
         (run(network, batch) ** 2).mean().backward()
-        found.append({n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None})
+        found.append(
+            {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+        )
     network.zero_grad()
     assert found[0].keys() >= found[1].keys()
     for name, gradient in found[1].items():
@@ -156,12 +158,12 @@ def test_dropout_reaches_every_part_and_is_off_without_it(networks, en):
     original = torch.nn.functional.dropout
     sdpa = torch.nn.functional.scaled_dot_product_attention
     try:
-        torch.nn.functional.dropout = lambda x, p, training: hits.append(p) or original(
-            x, p, training
+        torch.nn.functional.dropout = lambda x, p, training: (
+            hits.append(p) or original(x, p, training)
         )
-        torch.nn.functional.scaled_dot_product_attention = lambda *a, **k: hits.append(
-            k["dropout_p"]
-        ) or sdpa(*a, **k)
+        torch.nn.functional.scaled_dot_product_attention = lambda *a, **k: (
+            hits.append(k["dropout_p"]) or sdpa(*a, **k)
+        )
         run_all_heads(network, batch, dropout=0.2)
     finally:
         torch.nn.functional.dropout = original

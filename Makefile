@@ -1,0 +1,33 @@
+# make test    quick tests in an environment of their own
+# make check   these, the slow ones, types and style
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+ENCODER = assets/all-MiniLM-L6-v2
+
+.PHONY: test check lint build clean
+test: $(VENV)/.installed $(ENCODER)/model.safetensors
+	$(BIN)/python -m pytest -rs
+
+check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
+	$(BIN)/python -m pytest -rs --slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+build: $(VENV)/.installed
+	$(BIN)/python -m build --outdir dist .
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev,trf]'
+	touch $@
+
+$(ENCODER)/model.safetensors: $(VENV)/.installed
+	$(BIN)/python scripts/fetch_encoder.py $(ENCODER)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,61 @@
+"""Fetch the WNUT-17 corpus (CC BY 4.0) from its public address, pinned to a commit.
+
+Untested where there is no internet access: the address and the commit are those that the
+corpus's own documentation gives, and the counts of sentences, words and entities below are the
+published ones, which every download is checked against.
+"""
+
+import argparse
+import urllib.request
+from pathlib import Path
+
+COMMIT = "e52a2d2a71ac1a051ca2d532eef28653c5c02603"
+ADDRESS = f"https://raw.githubusercontent.com/leondz/emerging_entities_17/{COMMIT}/"
+# Sentences, words and entities, by Derczynski et al. (2017).
+FILES = {
+    "train": ("wnut17train.conll", (3394, 62730, 1975)),
+    "dev": ("emerging.dev.conll", (1009, 15733, 836)),
+}
+
+
+def clean(text: str) -> str:
+    """Bring a file to `token<TAB>tag` lines; some separators in it are lines with one tab.
+
+    text (str): The file as published.
+    RETURNS (str): Its sentences, a blank line between them.
+    """
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    sentences = "\n".join(line if line.strip() else "" for line in lines).split("\n\n")
+    return "\n\n".join(s.strip("\n") for s in sentences if s.strip("\n")) + "\n"
+
+
+def counts(text: str) -> tuple[int, int, int]:
+    """RETURNS (tuple[int, int, int]): Sentences, words and entities of a clean file."""
+    tags = [line.split("\t")[1] for line in text.split("\n") if line]
+    return text.count("\n\n") + 1, len(tags), sum(tag.startswith("B-") for tag in tags)
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, (name, expected) in FILES.items():
+        try:
+            with urllib.request.urlopen(ADDRESS + name, timeout=60) as response:
+                text = clean(response.read().decode("utf8"))
+        except OSError as e:
+            raise SystemExit(
+                f"Can't fetch {ADDRESS + name}: {e}. Without internet access, give a corpus of "
+                f"your own: --vars.corpus FOLDER, with train.tsv and dev.tsv."
+            ) from e
+        found = counts(text)
+        if found != expected:
+            raise SystemExit(f"{name} has {found} sentences, words, entities, not {expected}.")
+        (folder / f"{part}.tsv").write_text(text, encoding="utf8")
+        print(f"{part}: {found[0]} sentences")
+
+
+if __name__ == "__main__":
+    main()
