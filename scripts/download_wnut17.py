@@ -1,20 +1,29 @@
 """Fetch the WNUT-17 corpus (CC BY 4.0) from its public address, pinned to a commit.
 
 Untested where there is no internet access: the address and the commit are those that the
-corpus's own documentation gives, and the counts of sentences, words and entities below are the
-published ones, which every download is checked against.
+corpus's own documentation gives. Every download is checked against the published counts of
+sentences, words and entities, and against the sha256 of a copy that was at hand.
 """
 
 import argparse
+import hashlib
 import urllib.request
 from pathlib import Path
 
 COMMIT = "e52a2d2a71ac1a051ca2d532eef28653c5c02603"
 ADDRESS = f"https://raw.githubusercontent.com/leondz/emerging_entities_17/{COMMIT}/"
-# Sentences, words and entities, by Derczynski et al. (2017).
+# Sentences, words and entities, by Derczynski et al. (2017); the sha256 of the clean text.
 FILES = {
-    "train": ("wnut17train.conll", (3394, 62730, 1975)),
-    "dev": ("emerging.dev.conll", (1009, 15733, 836)),
+    "train": (
+        "wnut17train.conll",
+        (3394, 62730, 1975),
+        "1cf455647d19303423e31976257ef6a9e7f0afcec770a2060c07f8774ff2f4cf",
+    ),
+    "dev": (
+        "emerging.dev.conll",
+        (1009, 15733, 836),
+        "86e01441aae63150f076c3bcb0230506e0f967072b62a337f0451d4be9c4bf92",
+    ),
 }
 
 
@@ -41,7 +50,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    for part, (name, expected) in FILES.items():
+    for part, (name, expected, digest) in FILES.items():
         try:
             with urllib.request.urlopen(ADDRESS + name, timeout=60) as response:
                 text = clean(response.read().decode("utf8"))
@@ -53,6 +62,8 @@ def main() -> None:
         found = counts(text)
         if found != expected:
             raise SystemExit(f"{name} has {found} sentences, words, entities, not {expected}.")
+        if hashlib.sha256(text.encode("utf8")).hexdigest() != digest:
+            raise SystemExit(f"{name} is not the text that was expected: its sha256 differs.")
         (folder / f"{part}.tsv").write_text(text, encoding="utf8")
         print(f"{part}: {found[0]} sentences")
 

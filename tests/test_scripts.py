@@ -1,0 +1,180 @@
+"""The project's scripts and configs, and the way from text to a pipeline."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import spacy
+import srsly
+import yaml
+from spacy.tokens import DocBin
+from spacy.util import load_config
+
+from .factories import SENTENCES
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import cut_tune  # noqa: E402
+import download_wnut17  # noqa: E402
+
+
+def run(*arguments, ok=True, cwd=ROOT) -> str:
+    found = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
+    assert (found.returncode == 0) == ok, found.stdout + found.stderr
+    return found.stdout + found.stderr
+
+
+def write_corpus(folder: Path, train: int = 40, dev: int = 10) -> Path:
+    """A corpus of our own sentences, each made different by a number."""
+    nlp = spacy.blank("en")
+    folder.mkdir()
+    for name, count in (("train", train), ("dev", dev)):
+        sentences = []
+        for i in range(count):
+            text, entities = SENTENCES[i % len(SENTENCES)]
+            doc = nlp.make_doc(text)
+            doc.ents = [doc.char_span(start, end, label) for start, end, label in entities]
+            lines = [
+                f"{t.text}\t{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ else f"{t.text}\tO"
+                for t in doc
+            ]
+            sentences.append("\n".join([*lines, f"{name}{i}\tO"]))
+        (folder / f"{name}.tsv").write_text("\n\n".join(sentences) + "\n", encoding="utf8")
+    return folder
+
+
+def test_tune_is_cut_from_sentences_that_occur_nowhere_else():
+    train = ["a\tO", "b\tO", "b\tO", "c\tO", "d\tB-X", "e\tO", "f\tO"]
+    for seed in range(20):
+        rest, tune = cut_tune.cut(train, ["c\tO"], share=0.3, seed=seed)
+        assert len(tune) == 2 and not {"b\tO", "c\tO"} & set(tune)
+        assert sorted(rest + tune) == sorted(train)
+        assert cut_tune.cut(train, ["c\tO"], share=0.3, seed=seed) == (rest, tune)
+
+
+def test_a_corpus_that_cannot_be_cut_or_read_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="only 0 of the 2"):
+        cut_tune.cut(["a\tO", "a\tO"], [], share=0.5, seed=0)
+    (tmp_path / "train.tsv").write_text("a O\n")
+    with pytest.raises(SystemExit, match="line 1"):
+        cut_tune.read_sentences(tmp_path / "train.tsv")
+    assert "has no train.tsv" in run(
+        ROOT / "scripts" / "cut_tune.py", tmp_path / "nothing", tmp_path, ok=False
+    )
+
+
+def test_the_published_corpus_is_checked_by_its_content(data):
+    for part, (_, expected, digest) in download_wnut17.FILES.items():
+        text = (data / "wnut17" / f"{part}.tsv").read_text(encoding="utf8")
+        cleaned = download_wnut17.clean(text.replace("\n\n", "\n\t\n"))
+        assert download_wnut17.counts(cleaned) == expected
+        assert hashlib.sha256(cleaned.encode("utf8")).hexdigest() == digest
+
+
+def test_the_config_is_complete(tmp_path):
+    config = load_config(ROOT / "configs" / "joint.cfg", interpolate=False)
+    nlp = spacy.util.load_model_from_config(config, auto_fill=True, validate=True)
+    assert nlp.pipe_names == ["early_exit_ner"]
+    filled = tmp_path / "filled.cfg"
+    run("-m", "spacy", "init", "fill-config", ROOT / "configs" / "joint.cfg", filled)
+    component = load_config(filled, interpolate=False)["components"]["early_exit_ner"]
+    ours = config["components"]["early_exit_ner"]
+    assert set(component) - set(ours) <= {"scorer"}
+
+
+def test_project_commands_and_workflows_agree():
+    project = yaml.safe_load((ROOT / "project.yml").read_text())
+    names = [command["name"] for command in project["commands"]]
+    for steps in project["workflows"].values():
+        assert set(steps) <= set(names)
+    assert {"encoder", "convert", "evaluate", "package", "clean"} <= set(names)
+
+
+def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders):
+    corpus = write_corpus(tmp_path / "data")
+    run(ROOT / "scripts" / "cut_tune.py", corpus, tmp_path / "corpus")
+    for part in ("train", "tune", "dev"):
+        source = tmp_path / "corpus" / f"{part}.tsv"
+        run("-m", "spacy", "convert", source, tmp_path / "corpus", "-c", "ner", "-n", "1")
+    counts = {
+        part: sum(1 for _ in DocBin().from_disk(tmp_path / "corpus" / f"{part}.spacy").tokens)
+        for part in ("train", "tune", "dev")
+    }
+    assert counts == {"train": 36, "tune": 4, "dev": 10}
+    config = tmp_path / "joint.cfg"
+    run(
+        ROOT / "scripts" / "create_config.py",
+        ROOT / "configs" / "joint.cfg",
+        tmp_path / "corpus" / "train.spacy",
+        config,
+        "--epochs",
+        "2",
+    )
+    output = run(
+        "-m",
+        "spacy",
+        "train",
+        config,
+        "--output",
+        tmp_path / "model",
+        "--paths.train",
+        tmp_path / "corpus" / "train.spacy",
+        "--paths.dev",
+        tmp_path / "corpus" / "tune.spacy",
+        "--paths.encoder",
+        encoders["bert"],
+        "--training.accumulate_gradient",
+        "2",
+    )
+    assert "EXIT_COST" in output
+    final = tmp_path / "final"
+    run(ROOT / "scripts" / "finish.py", tmp_path / "model" / "model-best", final)
+    metrics = tmp_path / "dev.json"
+    run(
+        "-m",
+        "spacy",
+        "evaluate",
+        final,
+        tmp_path / "corpus" / "dev.spacy",
+        "--output",
+        metrics,
+        "--per-component",
+    )
+    scores = srsly.read_json(metrics)["early_exit_ner"]
+    assert 0 < scores["exit_cost"] <= 1.2 and "ents_f" in scores
+    table = tmp_path / "table.json"
+    run(
+        ROOT / "benchmarks" / "thresholds.py",
+        final,
+        tmp_path / "corpus" / "dev.spacy",
+        "--thresholds",
+        "0,1",
+        "--rounds",
+        "1",
+        "--output",
+        table,
+    )
+    rows = json.loads(table.read_text())
+    assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
+
+
+@pytest.mark.slow
+def test_the_whole_project_on_a_real_corpus(tmp_path, data, minilm):
+    import shutil
+
+    for name in ("project.yml", "scripts", "configs"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    variables = ["--vars.corpus", data / "wnut17", "--vars.encoder", minilm]
+    run("-m", "spacy", "project", "run", "train", tmp_path, *variables, cwd=tmp_path)
+    run("-m", "spacy", "project", "run", "evaluate", tmp_path, *variables, cwd=tmp_path)
+    scores = srsly.read_json(tmp_path / "metrics" / "dev.json")["early_exit_ner"]
+    assert scores["ents_f"] >= 0.50 and scores["exit_cost"] < 0.6
+    run("-m", "spacy", "project", "run", "package", tmp_path, *variables, cwd=tmp_path)
+    assert list((tmp_path / "packages").glob("*/dist/*.whl"))
