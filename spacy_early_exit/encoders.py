@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Tuple
 
 from .network.families import EncoderSpec, read_spec, read_weights
+from .wordpieces import WordpieceTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,11 @@ class HFEncoder:
     name: str
     revision: Optional[str] = None
 
+    @property
+    def place(self) -> str:
+        """RETURNS (str): The name, with ``~`` expanded to the home folder."""
+        return str(Path(self.name).expanduser()) if self.name.startswith("~") else self.name
+
     def load(self) -> PretrainedEncoder:
         """Load it through transformers, which is imported only here.
 
@@ -55,7 +61,7 @@ class HFEncoder:
         self._check_folder()
         try:
             config = AutoConfig.from_pretrained(
-                self.name, revision=self.revision, trust_remote_code=False
+                self.place, revision=self.revision, trust_remote_code=False
             )
         except Exception as e:
             raise ValueError(self._problem("its config.json can't be loaded", e)) from e
@@ -65,12 +71,17 @@ class HFEncoder:
             raise ValueError(self._problem("it is not supported", e)) from e
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                self.name, revision=self.revision, use_fast=True, trust_remote_code=False
+                self.place, revision=self.revision, use_fast=True, trust_remote_code=False
             )
         except Exception as e:
             raise ValueError(self._problem("its tokenizer can't be loaded", e)) from e
         if not tokenizer.is_fast:
             raise ValueError(self._problem("it has no fast tokenizer (tokenizer.json)"))
+        serialized = tokenizer.backend_tokenizer.to_str()
+        try:
+            WordpieceTokenizer(serialized).check_fits(spec.vocab_size)
+        except ValueError as e:
+            raise ValueError(self._problem("its tokenizer does not fit", e)) from e
         state, missing = self._load_weights(config)
         # The pooler is not used here, and token classifiers are saved without one.
         missing = [name for name in missing if not name.startswith("pooler.")]
@@ -81,16 +92,14 @@ class HFEncoder:
                     f"incomplete, or the weights of another model"
                 )
             )
-        return PretrainedEncoder(
-            spec, read_weights(spec, state), tokenizer.backend_tokenizer.to_str()
-        )
+        return PretrainedEncoder(spec, read_weights(spec, state), serialized)
 
     def _load_weights(self, config: Any) -> Tuple[Dict[str, "Tensor"], Any]:
         from transformers import AutoModel
 
         def load(safetensors: bool) -> Any:
             return AutoModel.from_pretrained(
-                self.name,
+                self.place,
                 config=config,
                 revision=self.revision,
                 trust_remote_code=False,
@@ -113,7 +122,7 @@ class HFEncoder:
         return model.float().state_dict(), info["missing_keys"]
 
     def _check_folder(self) -> None:
-        path = Path(self.name).expanduser()
+        path = Path(self.place)
         if path.is_dir():
             if not (path / "config.json").is_file():
                 raise ValueError(self._problem("the folder has no config.json"))

@@ -48,7 +48,8 @@ def make_knob(threshold: Any, speedup: Any, place: str) -> Knob:
     if threshold is not None and speedup is not None:
         raise ValueError(
             f"threshold and speedup are both set in {place}, but each would decide how early "
-            f"words leave. Set one of them, and leave out the other (or make it null)."
+            f"words leave. Set one of them and make the other null. To replace one that a saved "
+            f"pipeline has, give both: the new one, and null (None) for the old."
         )
     return Knob(threshold, speedup)
 

@@ -1,15 +1,9 @@
-"""The thinc model: Docs in, exit logits out; and the shim that lets thinc train the network."""
+"""The thinc model: Docs in, exit logits out."""
 
-import contextlib
-import multiprocessing
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import (
     Any,
     Callable,
-    Dict,
-    Iterator,
     List,
     Optional,
     Sequence,
@@ -19,22 +13,20 @@ from typing import (
 )
 
 import numpy as np
-import srsly
 import torch
 from numpy.typing import NDArray
 from spacy.tokens import Doc
-from thinc.api import Model, Optimizer, torch2xp, xp2torch
-from thinc.shims.shim import Shim
-from thinc.types import FloatsXd
+from thinc.api import Model, torch2xp, xp2torch
 from thinc.util import get_torch_default_device
 
-from . import storage
 from .encoders import EncoderSource
+from .forks import ready_for_torch
 from .network.batch import Batch
 from .network.criterion import Criterion
 from .network.loop import Exits, run_all_heads, run_with_exits
 from .network.tagger import Tagger
 from .network.window import Bools, Ints, Window
+from .shim import TaggerShim
 from .storage import Trained
 from .training.memory import release_freed_memory
 from .wordpieces import WordpieceTokenizer, batches, windows_of
@@ -71,7 +63,7 @@ class DocExits:
     exit_layer (Ints): That layer, counted from 1. *Shape:* ``(words,)``
     spent (int): MACs of the method.
     full (int): MACs of full depth with one head.
-    padding (int): MACs that were spent on padding beside it, in proportion.
+    waste (float): MACs that the run spent on padding beside it: its share of its batches'.
     """
 
     words: Ints
@@ -79,6 +71,7 @@ class DocExits:
     exit_layer: Ints
     spent: int
     full: int
+    waste: float
 
 
 @dataclass(frozen=True)
@@ -142,6 +135,7 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     docs, settings = X if isinstance(X, tuple) else (X, RunSettings())
     docs = list(docs)
     trained = shim_of(model).trained
+    ready_for_torch()
     if is_train:
         return _begin_update(trained, docs, settings, model.attrs["dropout_rate"])
     return predict(trained, docs, settings), lambda gradient: docs
@@ -155,7 +149,6 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     settings (RunSettings): How to run.
     RETURNS (List[DocExits]): One for each doc.
     """
-    _one_thread_after_fork()
     network = trained.network
     windows = _windows(trained, docs, settings)
     of_doc: List[List[Tuple[Window, Exits, int, slice]]] = [[] for _ in docs]
@@ -186,7 +179,7 @@ def _gather(parts: List[Tuple[Window, Exits, int, slice]], tags: int) -> DocExit
     """RETURNS (DocExits): A doc put together from its windows, which come in any order."""
     if not parts:
         nothing = np.zeros(0, dtype=np.int64)
-        return DocExits(nothing, np.zeros((0, tags), dtype=np.float32), nothing, 0, 0)
+        return DocExits(nothing, np.zeros((0, tags), dtype=np.float32), nothing, 0, 0, 0.0)
     parts = sorted(parts, key=lambda part: int(part[0].words[0]))
     return DocExits(
         words=np.concatenate([window.words[window.owned] for window, *_ in parts]),
@@ -196,6 +189,10 @@ def _gather(parts: List[Tuple[Window, Exits, int, slice]], tags: int) -> DocExit
         ),
         spent=sum(int(exits.spent[number]) for _, exits, number, _ in parts),
         full=sum(int(exits.full[number]) for _, exits, number, _ in parts),
+        waste=sum(
+            exits.padding * int(exits.spent[number]) / int(exits.spent.sum())
+            for _, exits, number, _ in parts
+        ),
     )
 
 
@@ -236,13 +233,25 @@ def _windows(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[W
     spec, tokenizer = trained.network.spec, trained.tokenizer
     length = settings.window_length or spec.max_wordpieces
     specials = len(tokenizer.prefix) + len(tokenizer.suffix)
-    if not specials < length <= spec.max_wordpieces:
-        raise ValueError(
-            f"window_length must be {specials + 1} to {spec.max_wordpieces} wordpieces for this "
-            f"encoder, not {length}."
-        )
     overlap = min(settings.window_overlap, (length - specials) // 2)
     return windows_of(docs, tokenizer, length, overlap)
+
+
+def check_settings(trained: Trained, settings: RunSettings) -> None:
+    """Refuse settings that do not go with the encoder.
+
+    trained (Trained): Network and tokenizer.
+    settings (RunSettings): How to run.
+    RAISES (ValueError): If windows of this length can't be. The message says which can.
+    """
+    most = trained.network.spec.max_wordpieces
+    specials = len(trained.tokenizer.prefix) + len(trained.tokenizer.suffix)
+    length = settings.window_length or most
+    if not specials < length <= most:
+        raise ValueError(
+            f"window_length must be {specials + 1} to {most} wordpieces for this encoder, "
+            f"not {length}."
+        )
 
 
 def init(model: TaggerModel, X: Any = None, Y: Any = None) -> None:
@@ -258,153 +267,3 @@ def init(model: TaggerModel, X: Any = None, Y: Any = None) -> None:
 def shim_of(model: TaggerModel) -> "TaggerShim":
     """RETURNS (TaggerShim): The shim of a model that ``build_tagger_model`` built."""
     return cast(TaggerShim, model.shims[0])
-
-
-class TaggerShim(Shim):
-    """Lets thinc's optimizers, averages and serialisation reach the torch network.
-
-    encoder (EncoderSource): Where the pre-trained encoder comes from.
-    head_lr_factor (float): How many times faster the heads learn.
-    freeze_encoder (bool): Whether to train the heads alone.
-    """
-
-    def __init__(self, encoder: EncoderSource, head_lr_factor: float, freeze_encoder: bool):
-        super().__init__(None)
-        self.encoder = encoder
-        self.head_lr_factor = head_lr_factor
-        self.freeze_encoder = freeze_encoder
-
-    @property
-    def is_trained(self) -> bool:
-        """RETURNS (bool): Whether there are weights."""
-        return self._model is not None
-
-    @property
-    def trained(self) -> Trained:
-        """RETURNS (Trained): Network and tokenizer."""
-        if self._model is None:
-            raise ValueError(
-                "The early-exit tagger has no weights yet. Train it: nlp.initialize(...) fetches "
-                "the pre-trained encoder; or load a trained pipeline with spacy.load(...)."
-            )
-        trained: Trained = self._model
-        return trained
-
-    def set(self, trained: Trained) -> None:
-        """Take over a network.
-
-        trained (Trained): Network and tokenizer.
-        """
-        trained.network.encoder.requires_grad_(not self.freeze_encoder)
-        self._model = trained
-
-    def finish_update(self, optimizer: Optimizer) -> None:
-        """Take an optimizer step; the heads take a larger one.
-
-        optimizer (Optimizer): thinc's optimizer.
-        """
-        for name, parameter in self.trained.network.named_parameters():
-            if parameter.grad is None:
-                continue
-            is_head = name.startswith("heads.")
-            value, _ = optimizer(
-                self._key(name, parameter),
-                cast(FloatsXd, torch2xp(parameter.data)),
-                cast(FloatsXd, torch2xp(parameter.grad)),
-                lr_scale=self.head_lr_factor if is_head else 1.0,
-            )
-            parameter.data = xp2torch(value, device=parameter.device)
-            parameter.grad = None
-
-    @contextlib.contextmanager
-    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
-        """Put other weights, such as an optimizer's averages, in place for a while.
-
-        params (Dict[Any, Any]): Weights by the keys that ``finish_update`` gave the optimizer.
-        """
-        replaced = []
-        for name, parameter in self.trained.network.named_parameters() if self._model else ():
-            key = self._key(name, parameter)
-            if key in params:
-                replaced.append((parameter, parameter.data))
-                parameter.data = xp2torch(params[key], device=parameter.device)
-        try:
-            yield
-        finally:
-            for parameter, data in replaced:
-                parameter.data = data
-
-    def _key(self, name: str, parameter: torch.nn.Parameter) -> Tuple[int, str]:
-        # With the shape: heads that got new tags must not meet the moments of the old ones.
-        return (self.id, f"{name}:{'x'.join(map(str, parameter.shape))}")
-
-    def copy(self) -> "TaggerShim":
-        """RETURNS (TaggerShim): A deep copy, with an identity of its own for optimizers."""
-        copied = TaggerShim(self.encoder, self.head_lr_factor, self.freeze_encoder)
-        if self._model is not None:
-            copied.from_bytes(self.to_bytes())
-        return copied
-
-    def to_device(self, device_type: str, device_id: int) -> None:
-        """Move the network.
-
-        device_type (str): ``"cpu"`` or ``"gpu"``.
-        device_id (int): Number of the GPU.
-        """
-        if self._model is not None:
-            device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
-            self.trained.network.to(device)
-
-    def to_bytes(self) -> bytes:
-        """RETURNS (bytes): The files of ``storage``, in one; empty before initialize."""
-        files = storage.to_files(self.trained) if self._model is not None else {}
-        data: bytes = srsly.msgpack_dumps(files)
-        return data
-
-    def from_bytes(self, data: bytes) -> "TaggerShim":
-        """Load what ``to_bytes`` gave.
-
-        data (bytes): The files in one.
-        RETURNS (TaggerShim): Itself.
-        """
-        files = srsly.msgpack_loads(data)
-        if files:
-            device = get_torch_default_device()
-            self.set(storage.from_files(files.__getitem__, "the model's bytes", device))
-        return self
-
-    def to_disk(self, path: Any) -> None:
-        """Write the files of ``storage``.
-
-        path (Path): The folder.
-        """
-        storage.write(self.trained, Path(path))
-
-    def from_disk(self, path: Any) -> "TaggerShim":
-        """Read the files of ``storage``.
-
-        path (Path): The folder.
-        RETURNS (TaggerShim): Itself.
-        """
-        folder = Path(path)
-
-        def read(name: str) -> bytes:
-            return (folder / name).read_bytes()
-
-        self.set(storage.from_files(read, str(folder), get_torch_default_device()))
-        return self
-
-
-_thread_limited_pid: Optional[int] = None
-
-
-def _one_thread_after_fork() -> None:
-    """Limit torch to one thread in a worker process, once.
-
-    A forked child that inherits an OpenMP pool hangs at its first parallel region; and
-    workers are what the user parallelises by.
-    """
-    global _thread_limited_pid
-    if _thread_limited_pid != os.getpid() and multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)
-    _thread_limited_pid = os.getpid()

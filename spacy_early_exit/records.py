@@ -47,11 +47,20 @@ def write_record(
         behind its last, and the confidence.
     """
     records = doc.user_data.setdefault(KEY, {})
+    # A second run keeps the entities of the first: so it keeps what was said of them.
+    spans = {(ent.start_char, ent.end_char) for ent in doc.ents}
+    spans -= {(start, end) for start, end, _ in confidences}
+    kept = [
+        list(old)
+        for old in records.get(component, {}).get("confidences", ())
+        if (old[0], old[1]) in spans
+    ]
     records[component] = {
         "spent": spent,
         "full": full,
         "layers": layers,
-        "confidences": [list(confidence) for confidence in confidences],
+        "confidences": kept + [list(confidence) for confidence in confidences],
+        "characters": _characters(doc),
     }
 
 
@@ -79,9 +88,8 @@ def get_exit_layer(token: Token) -> Optional[int]:
         ran, counted from 1; 0 for a word without wordpieces. None if exits were not stored.
     """
     for record in _stored(token.doc).values():
-        layers = record["layers"]
-        if layers is not None and token.i < len(layers):
-            return int(layers[token.i])
+        if record["layers"] is not None:
+            return int(record["layers"][token.i])
     return None
 
 
@@ -100,8 +108,23 @@ def get_confidence(span: Span) -> Optional[float]:
 
 
 def _stored(doc: Doc) -> Dict[str, Dict[str, Any]]:
-    stored: Dict[str, Dict[str, Any]] = doc.user_data.get(KEY, {})
-    return stored
+    """RETURNS (Dict[str, Dict[str, Any]]): The records by component, without what no longer fits:
+    layers after a retokenization, and also confidences in a part or a union of Docs.
+    """
+    fitting = {}
+    for component, record in doc.user_data.get(KEY, {}).items():
+        record = dict(record)
+        if record["characters"] != _characters(doc):
+            record["layers"], record["confidences"] = None, []
+        elif record["layers"] is not None and len(record["layers"]) != len(doc):
+            record["layers"] = None
+        fitting[component] = record
+    return fitting
+
+
+def _characters(doc: Doc) -> int:
+    """RETURNS (int): Length of the text, without white space behind its last word."""
+    return int(doc[-1].idx + len(doc[-1])) if len(doc) else 0
 
 
 def register_extensions() -> None:

@@ -73,6 +73,7 @@ def from_files(read: Callable[[str], bytes], place: str, device: torch.device) -
             f"The file {WEIGHTS} in {place} does not fit {NETWORK} beside it: '{wrong}' has "
             f"shape {found.get(wrong)}, and should have {wanted.get(wrong)}."
         )
+    tokenizer.check_fits(network.spec.vocab_size)
     network.load_state_dict(weights, assign=True)
     for parameter in network.parameters():
         parameter.requires_grad_(True)

@@ -61,6 +61,19 @@ class WordpieceTokenizer:
             for encoding in encodings
         ]
 
+    def check_fits(self, vocab_size: int) -> None:
+        """Refuse a tokenizer that is not the encoder's.
+
+        vocab_size (int): Wordpieces that the encoder knows.
+        RAISES (ValueError): If the tokenizer has more.
+        """
+        size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if size > vocab_size:
+            raise ValueError(
+                f"The tokenizer has {size} wordpieces and the encoder knows {vocab_size}: they "
+                f"are not of one model."
+            )
+
     def to_str(self) -> str:
         """RETURNS (str): The tokenizer as JSON, as in ``tokenizer.json``."""
         serialized: str = self._tokenizer.to_str()
@@ -123,7 +136,7 @@ def align(ids: Ints, piece_offsets: Ints, words: Ints) -> Wordpieces:
     return Wordpieces(ids, units, number[inside], rows[reaching[inside]])
 
 
-def fit(pieces: Wordpieces, capacity: int, text: str) -> Wordpieces:
+def fit(pieces: Wordpieces, capacity: int) -> Wordpieces:
     """Make every unit fit a window.
 
     A longer unit is cut. Words are tagged from the part with their first character; parts
@@ -131,7 +144,6 @@ def fit(pieces: Wordpieces, capacity: int, text: str) -> Wordpieces:
 
     pieces (Wordpieces): The wordpieces of a text.
     capacity (int): Wordpieces that a window holds beside the special tokens.
-    text (str): The text, for the warning.
     RETURNS (Wordpieces): The same, unless a unit was too long.
     """
     if not len(pieces.ids) or np.bincount(pieces.unit_of_piece).max() <= capacity:
@@ -145,7 +157,7 @@ def fit(pieces: Wordpieces, capacity: int, text: str) -> Wordpieces:
     warnings.warn(
         f"A word has more wordpieces than the {capacity} that a window holds. It is tagged "
         f"from its first {capacity}; the others are left out. All other words are tagged as "
-        f"ever. The text starts with {text[:40]!r}.",
+        f"ever. Python shows this warning once.",
         stacklevel=2,
     )
     kept = np.cumsum(tagged) - 1  # new row of each wordpiece
@@ -234,7 +246,7 @@ def windows_of(
     for number, (doc, (ids, offsets)) in enumerate(
         zip(docs, tokenizer([doc.text for doc in docs]))
     ):
-        pieces = fit(align(ids, offsets, word_offsets(doc)), capacity, doc.text)
+        pieces = fit(align(ids, offsets, word_offsets(doc)), capacity)
         windows.extend(cut(number, pieces, tokenizer, capacity, overlap))
     return windows
 

@@ -238,3 +238,16 @@ def answers(doc) -> tuple:
     record = doc._.early_exit["early_exit_ner"]
     ents = [(ent.start, ent.end, ent.label_) for ent in doc.ents]
     return ents, record.layers, record.spent, record.full
+
+
+def hiding(*packages: str) -> str:
+    """Lines of Python that make spaCy see no entry points of some packages."""
+    return (
+        "import catalogue\n"
+        "from importlib.metadata import EntryPoints, entry_points\n"
+        "class Hidden:\n"
+        "    def select(self, group):\n"
+        "        return EntryPoints(p for p in entry_points(group=group)\n"
+        f"            if not p.value.startswith({packages!r}))\n"
+        "catalogue.AVAILABLE_ENTRY_POINTS = Hidden()\n"
+    )

@@ -1,7 +1,11 @@
 """The whole contract of a trainable spaCy component."""
 
+import multiprocessing
+import os
 import pickle
+import signal
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -30,9 +34,9 @@ def at(**knob):
     return {NAME: knob}
 
 
-def gold(text):
-    entities = dict(SENTENCES)[text]
-    return sorted(entities)
+def answers_of(nlp, texts):
+    """In a process of its own: importable, so that it can be spawned."""
+    return [answers(doc) for doc in nlp.pipe(texts)]
 
 
 class TestPredicting:
@@ -42,11 +46,11 @@ class TestPredicting:
             assert [(e.start_char, e.end_char, e.label_) for e in doc.ents] == sorted(entities)
 
     def test_words_leave_at_several_layers(self, nlp):
-        layers = set()
+        found = []
         for threshold in (0.01, 0.05, 0.15, 0.3):
-            for doc in nlp.pipe(TEXTS, component_cfg=at(threshold=threshold)):
-                layers |= set(doc._.early_exit[NAME].layers)
-        assert len(layers) > 1
+            docs = nlp.pipe(TEXTS, component_cfg=at(threshold=threshold))
+            found.append({layer for doc in docs for layer in doc._.early_exit[NAME].layers})
+        assert any(len(layers) > 1 for layers in found)
 
     @pytest.mark.parametrize("threshold", [0, 0.05, 0.3, 1.0])
     @pytest.mark.parametrize("wordpieces", [1, 64, 4096])
@@ -76,10 +80,20 @@ class TestPredicting:
             with pytest.raises(ValueError, match=r"no weights yet.*nlp\.initialize"):
                 call()
 
-    def test_an_entity_never_starts_or_ends_with_white_space(self, nlp):
-        text = "Ann \n Lee\n\n lives \n in \n\n New York \n\n"
-        for ent in nlp(text).ents:
-            assert not ent[0].is_space and not ent[-1].is_space
+    def test_an_entity_never_starts_or_ends_with_white_space(self, encoders):
+        nlp = train_small(encoders["roberta"], steps=1)  # it has wordpieces of white space
+        ner = nlp.get_pipe(NAME)
+        doc = nlp.make_doc("\n\n Ann \n\n Lee \n\n")
+        assert [token.is_space for token in doc] == [True, False, True, False, True]
+        (prediction,) = ner.predict([doc])
+        assert len(prediction.tags) == 5
+        prediction.tags[:] = [1, 2, 2, 2, 2]
+        ner.set_annotations([doc], [prediction])
+        assert [(ent.start, ent.end) for ent in doc.ents] == [(1, 4)]
+        doc = nlp.make_doc(doc.text)
+        prediction.tags[:] = [1, 0, 1, 0, 1]
+        ner.set_annotations([doc], [prediction])
+        assert not doc.ents
 
 
 class TestPresets:
@@ -96,6 +110,22 @@ class TestPresets:
         doc = nlp.get_pipe(NAME)(doc)
         assert "Ann Lee" not in {ent.text for ent in doc.ents}
         assert all(token.ent_iob == 3 and not token.ent_type_ for token in doc[0:2])
+
+    def test_a_blocked_word_without_wordpieces_divides_an_entity(self, nlp):
+        ner = nlp.get_pipe(NAME)
+        doc = nlp.make_doc("New \n\n York")
+        doc.set_ents([], blocked=[doc[1:2]], default="unmodified")
+        (prediction,) = ner.predict([doc])
+        prediction.tags[:] = [1, 2]
+        ner.set_annotations([doc], [prediction])
+        assert [(ent.start, ent.end) for ent in doc.ents] == [(0, 1), (2, 3)]
+
+    def test_a_second_run_changes_nothing(self, nlp):
+        doc = nlp(TEXTS[0])
+        first = [(ent.text, ent._.confidence) for ent in doc.ents]
+        doc = nlp.get_pipe(NAME)(doc)
+        assert [(ent.text, ent._.confidence) for ent in doc.ents] == first
+        assert first and all(confidence for _, confidence in first)
 
     def test_an_entity_ruler_before_it_wins(self, nlp):
         ruler = nlp.add_pipe("entity_ruler", before=NAME)
@@ -145,6 +175,17 @@ class TestRecords:
         ):
             assert answers(copy) == answers(doc)
             assert copy.ents[0]._.confidence == doc.ents[0]._.confidence
+
+    def test_what_no_longer_fits_is_not_told(self, nlp):
+        doc = nlp(TEXTS[0])
+        part = doc[2:].as_doc(copy_user_data=True)
+        assert part._.early_exit[NAME].layers is None and part[0]._.exit_layer is None
+        assert all(ent._.confidence is None for ent in part.ents)
+        confidence = doc.ents[0]._.confidence
+        with doc.retokenize() as retokenizer:
+            retokenizer.merge(doc[0:2])
+        assert doc[0]._.exit_layer is None
+        assert doc.ents[0].text == "Ann Lee" and doc.ents[0]._.confidence == confidence
 
     def test_docs_without_a_record_tell_nothing(self, en):
         doc = en("Ann")
@@ -490,6 +531,13 @@ class TestErrorHandling:
         assert [doc.text for doc in failed] == [text for text in TEXTS if "Acme" in text]
         assert found == [(text, expected[text]) for text in TEXTS if "Acme" not in text]
 
+    def test_a_pipeline_without_weights_is_no_fault_of_single_docs(self, encoders):
+        nlp = blank(encoders["bert"])
+        nlp.set_error_handler(lambda *a: pytest.fail("the handler was called"))
+        for texts in (["a"], ["a", "b"]):
+            with pytest.raises(ValueError, match="no weights yet"):
+                list(nlp.pipe(texts))
+
     def test_without_a_handler_the_error_comes_through(self, nlp, monkeypatch):
         def fails(self, docs, settings):
             raise RuntimeError("a bad doc")
@@ -501,10 +549,44 @@ class TestErrorHandling:
 
 
 class TestProcesses:
-    def test_worker_processes_give_the_same_answers(self, nlp):
+    def test_forked_workers_give_the_same_answers_and_print_nothing(self, nlp, capfd):
         expected = [answers(doc) for doc in nlp.pipe(TEXTS)]  # torch has run in this process
         found = [answers(doc) for doc in nlp.pipe(TEXTS, n_process=2, batch_size=3)]
         assert found == expected
+        assert "huggingface/tokenizers" not in capfd.readouterr().err
+
+    def test_spawned_workers_give_the_same_answers(self, nlp, monkeypatch):
+        # nlp.pipe takes the default context. The workers' own tests are those of the others.
+        expected = [answers(doc) for doc in nlp.pipe(TEXTS)]
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:
+            found = pool.apply(answers_of, (nlp, TEXTS))
+        assert found == expected
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+    def test_a_process_that_forks_itself_does_not_hang(self, nlp):
+        expected = answers(nlp(TEXTS[0]))
+        child = os.fork()
+        if not child:
+            signal.alarm(60)
+            os._exit(0 if answers(nlp(TEXTS[0])) == expected else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    def test_threads_share_a_pipeline_at_thresholds_of_their_own(self, nlp):
+        thresholds = [0.0, 0.05, 0.15, 1.0] * 10
+        expected = {
+            t: [answers(d) for d in nlp.pipe(TEXTS, component_cfg=at(threshold=t))]
+            for t in set(thresholds)
+        }
+        assert len({str(value) for value in expected.values()}) > 2
+
+        def call(threshold):
+            docs = nlp.pipe(TEXTS, component_cfg=at(threshold=threshold))
+            return [answers(doc) for doc in docs]
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(call, thresholds))
+        assert found == [expected[threshold] for threshold in thresholds]
 
     def test_as_tuples(self, nlp):
         pairs = list(nlp.pipe([(text, i) for i, text in enumerate(TEXTS)], as_tuples=True))

@@ -83,9 +83,9 @@ def test_contractions_share_a_wordpiece_and_leave_together(tokenizer_of, en):
     pieces, offsets = aligned(doc, tokenizer_of("bert"))
     assert pieces.words.tolist() == [0, 1]
     covered = [doc.text[start:end] for start, end in offsets.tolist()]
-    if "don" in covered:
-        assert pieces.piece_of_word.tolist() == [0, 0]
-        assert set(pieces.unit_of_piece.tolist()) == {0}
+    assert covered == ["don", "'", "t"]
+    assert pieces.piece_of_word.tolist() == [0, 0]
+    assert set(pieces.unit_of_piece.tolist()) == {0}
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_word_longer_than_a_window_is_tagged_from_its_first_wordpieces_with_a_
     ids = np.zeros(len(offsets), dtype=np.int64)
     pieces = align(ids, offsets, word_offsets(doc))
     with pytest.warns(UserWarning, match="more wordpieces than the 30"):
-        pieces = fit(pieces, 30, doc.text)
+        pieces = fit(pieces, 30)
     assert pieces.words.tolist() == list(range(len(doc)))
     windows = cut(0, pieces, tokenizer, 30, 8)
     assert len(windows) < 6

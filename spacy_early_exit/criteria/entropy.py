@@ -4,7 +4,7 @@ Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-E
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -55,24 +55,27 @@ class TokenExit:
         """RETURNS (bool): Whether heads are run on words that already left, too."""
         return self.left_words == "hold"
 
-    def start(self, batch: Batch) -> Tensor:
+    def start(self, batch: Batch) -> Tuple[Tensor, int]:
         """Lay all words on one line, with a gap between windows that no neighbourhood spans.
 
         batch (Batch): The batch.
-        RETURNS (Tensor): Place of each word on that line. *Shape:* ``(words,)``
+        RETURNS (Tuple[Tensor, int]): Place of each word on that line, and how far to look: no
+            further than the longest window. *Shape:* ``(words,)``
         """
         words = torch.arange(batch.words, device=batch.window_of_word.device)
-        return words + self.window * batch.window_of_word
+        reach = min(self.window, int(torch.bincount(batch.window_of_word).max()))
+        return words + reach * batch.window_of_word, reach
 
-    def leave(self, step: Step, state: Tensor) -> Tensor:
+    def leave(self, step: Step, state: Tuple[Tensor, int]) -> Tensor:
         """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
+        line_places, reach = state
         own = uncertainty(step.logits)
-        if self.window == 0:
+        if reach == 0:
             return own < step.threshold
-        line = own.new_zeros(int(state[-1]) + 1)  # a gap, or a word that left, holds nobody
-        places = state[step.words]
+        line = own.new_zeros(int(line_places[-1]) + 1)  # a gap, or who left, holds nobody
+        places = line_places[step.words]
         line[places] = own
-        worst = F.max_pool1d(line[None], 2 * self.window + 1, 1, self.window)[0]
+        worst = F.max_pool1d(line[None], 2 * reach + 1, 1, reach)[0]
         return worst[places] < step.threshold
 
 

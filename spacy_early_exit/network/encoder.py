@@ -39,11 +39,24 @@ class Embeddings(nn.Module):
         dropout (float): Dropout rate.
         RETURNS (Tensor): *Shape:* ``(wordpieces, hidden_size)``
         """
-        hidden = self.word(ids) + self.position(offsets + self.first_position)
+        hidden = self.word(ids) + self.position(self._positions(ids, offsets))
         if self.token_type is not None:
             hidden = hidden + self.token_type.weight[0]  # one text a sequence: always type 0
         hidden = F.dropout(self.norm(hidden), dropout, training=dropout > 0)
         return hidden if self.project is None else self.project(hidden)
+
+    def _positions(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """RETURNS (Tensor): Row of each in the position embedding. *Shape:* ``(wordpieces,)``"""
+        positions = offsets + self.first_position
+        padding = self.first_position - 1
+        if padding < 0 or not (ids == padding).any():
+            return positions
+        # The text spells out the padding token. RoBERTa counts positions without it.
+        is_padding = (ids == padding).long()
+        before = is_padding.cumsum(0) - is_padding
+        starts = torch.arange(len(ids), device=ids.device) - offsets
+        positions = positions - (before - before[starts])
+        return torch.where(is_padding.bool(), padding, positions)
 
 
 class Layer(nn.Module):

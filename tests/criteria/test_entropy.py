@@ -63,6 +63,15 @@ def test_a_word_is_held_by_neighbours_within_its_window_only():
         assert leave(criterion, batch, list(range(8)), logits) == [bool(e) for e in expected]
 
 
+def test_a_huge_window_is_that_of_the_longest_text():
+    logits = [SURE, UNSURE, SURE, SURE, SURE]
+    for window in (4, 10**9):
+        criterion = TokenExit(window, "ignore")
+        assert leave(criterion, batch_of(3, 2), list(range(5)), logits) == [
+            False, False, False, True, True,
+        ]  # fmt: skip
+
+
 def test_words_that_left_are_neither_counted_nor_bridged():
     # Word 1 has left: words 0 and 2 are not next to each other for that.
     criterion = TokenExit(1, "ignore")

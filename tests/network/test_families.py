@@ -77,7 +77,17 @@ class TestEncoderFolders:
     def test_without_tokenizer(self, copy):
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
             (copy / name).unlink()
-        assert "tokenizer" in self.problem(copy)
+        assert "its tokenizer can't be loaded" in self.problem(copy)
+
+    def test_with_the_tokenizer_of_another_model(self, copy, encoders):
+        import shutil
+
+        shutil.copy(f"{encoders['roberta']}/tokenizer.json", copy)
+        assert "its tokenizer does not fit" in self.problem(copy)
+
+    def test_in_the_home_folder(self, copy, monkeypatch):
+        monkeypatch.setenv("HOME", str(copy.parent))
+        assert HFEncoder("~/copy").load().spec.layers == 4
 
     def test_truncated_weights(self, copy):
         data = (copy / "model.safetensors").read_bytes()

@@ -1,0 +1,151 @@
+"""Lets thinc train, average, move and save the torch network."""
+
+import contextlib
+from pathlib import Path
+from typing import Any, Dict, Iterator, Tuple, cast
+
+import srsly
+import torch
+from thinc.api import Optimizer, torch2xp, xp2torch
+from thinc.shims.shim import Shim
+from thinc.types import FloatsXd
+from thinc.util import get_torch_default_device
+
+from . import storage
+from .encoders import EncoderSource
+from .storage import Trained
+
+
+class TaggerShim(Shim):
+    """Lets thinc's optimizers, averages and serialisation reach the torch network.
+
+    encoder (EncoderSource): Where the pre-trained encoder comes from.
+    head_lr_factor (float): How many times faster the heads learn.
+    freeze_encoder (bool): Whether to train the heads alone.
+    """
+
+    def __init__(self, encoder: EncoderSource, head_lr_factor: float, freeze_encoder: bool):
+        super().__init__(None)
+        self.encoder = encoder
+        self.head_lr_factor = head_lr_factor
+        self.freeze_encoder = freeze_encoder
+
+    @property
+    def is_trained(self) -> bool:
+        """RETURNS (bool): Whether there are weights."""
+        return self._model is not None
+
+    @property
+    def trained(self) -> Trained:
+        """RETURNS (Trained): Network and tokenizer."""
+        if self._model is None:
+            raise ValueError(
+                "The early-exit tagger has no weights yet. Train it: nlp.initialize(...) fetches "
+                "the pre-trained encoder; or load a trained pipeline with spacy.load(...)."
+            )
+        trained: Trained = self._model
+        return trained
+
+    def set(self, trained: Trained) -> None:
+        """Take over a network.
+
+        trained (Trained): Network and tokenizer.
+        """
+        trained.network.encoder.requires_grad_(not self.freeze_encoder)
+        self._model = trained
+
+    def finish_update(self, optimizer: Optimizer) -> None:
+        """Take an optimizer step; the heads take a larger one.
+
+        optimizer (Optimizer): thinc's optimizer.
+        """
+        for name, parameter in self.trained.network.named_parameters():
+            if parameter.grad is None:
+                continue
+            is_head = name.startswith("heads.")
+            value, _ = optimizer(
+                self._key(name, parameter),
+                cast(FloatsXd, torch2xp(parameter.data)),
+                cast(FloatsXd, torch2xp(parameter.grad)),
+                lr_scale=self.head_lr_factor if is_head else 1.0,
+            )
+            parameter.data = xp2torch(value, device=parameter.device)
+            parameter.grad = None
+
+    @contextlib.contextmanager
+    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
+        """Put other weights, such as an optimizer's averages, in place for a while.
+
+        params (Dict[Any, Any]): Weights by the keys that ``finish_update`` gave the optimizer.
+        """
+        replaced = []
+        for name, parameter in self.trained.network.named_parameters() if self._model else ():
+            key = self._key(name, parameter)
+            if key in params:
+                replaced.append((parameter, parameter.data))
+                parameter.data = xp2torch(params[key], device=parameter.device)
+        try:
+            yield
+        finally:
+            for parameter, data in replaced:
+                parameter.data = data
+
+    def _key(self, name: str, parameter: torch.nn.Parameter) -> Tuple[int, str]:
+        # With the shape: heads that got new tags must not meet the moments of the old ones.
+        return (self.id, f"{name}:{'x'.join(map(str, parameter.shape))}")
+
+    def copy(self) -> "TaggerShim":
+        """RETURNS (TaggerShim): A deep copy, with an identity of its own for optimizers."""
+        copied = TaggerShim(self.encoder, self.head_lr_factor, self.freeze_encoder)
+        if self._model is not None:
+            copied.from_bytes(self.to_bytes())
+        return copied
+
+    def to_device(self, device_type: str, device_id: int) -> None:
+        """Move the network.
+
+        device_type (str): ``"cpu"`` or ``"gpu"``.
+        device_id (int): Number of the GPU.
+        """
+        if self._model is not None:
+            device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
+            self.trained.network.to(device)
+
+    def to_bytes(self) -> bytes:
+        """RETURNS (bytes): The files of ``storage``, in one; empty before initialize."""
+        files = storage.to_files(self.trained) if self._model is not None else {}
+        data: bytes = srsly.msgpack_dumps(files)
+        return data
+
+    def from_bytes(self, data: bytes) -> "TaggerShim":
+        """Load what ``to_bytes`` gave.
+
+        data (bytes): The files in one.
+        RETURNS (TaggerShim): Itself.
+        """
+        files = srsly.msgpack_loads(data)
+        if files:
+            device = get_torch_default_device()
+            self.set(storage.from_files(files.__getitem__, "the model's bytes", device))
+        return self
+
+    def to_disk(self, path: Any) -> None:
+        """Write the files of ``storage``.
+
+        path (Path): The folder.
+        """
+        storage.write(self.trained, Path(path))
+
+    def from_disk(self, path: Any) -> "TaggerShim":
+        """Read the files of ``storage``.
+
+        path (Path): The folder.
+        RETURNS (TaggerShim): Itself.
+        """
+        folder = Path(path)
+
+        def read(name: str) -> bytes:
+            return (folder / name).read_bytes()
+
+        self.set(storage.from_files(read, str(folder), get_torch_default_device()))
+        return self

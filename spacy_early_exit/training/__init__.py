@@ -1,0 +1,1 @@
+"""What training needs and prediction does not."""
