@@ -35,10 +35,8 @@ def main() -> None:
             "window": args.window,
             "left_words": args.left_words,
         }
-    overrides = {"components": {"early_exit_ner": {"criterion": criterion, "store_exits": True}}}
-    if not criterion:
-        overrides["components"]["early_exit_ner"].pop("criterion")
-    nlp = spacy.load(args.model, config=overrides)
+    settings = {"criterion": criterion} if criterion else {}
+    nlp = spacy.load(args.model, config={"components": {"early_exit_ner": settings}})
     gold = list(DocBin().from_disk(args.corpus).get_docs(nlp.vocab))
     thresholds = [float(threshold) for threshold in args.thresholds.split(",")]
     rows = [measure(nlp, gold, threshold) for threshold in thresholds]
@@ -53,10 +51,14 @@ def main() -> None:
 
 def measure(nlp: spacy.Language, gold: list[Doc], threshold: float) -> dict[str, float]:
     """RETURNS (dict[str, float]): Scores and cost at a threshold."""
-    docs = list(nlp.pipe(fresh(nlp, gold), component_cfg=at(threshold)))
-    examples = [Example(doc, reference) for doc, reference in zip(docs, gold)]
-    scores = nlp.get_pipe("early_exit_ner").score(examples)
-    layers = [layer for doc in docs for layer in doc._.early_exit["early_exit_ner"].layers if layer]
+    ner = nlp.get_pipe("early_exit_ner")
+    ner.threshold = threshold
+    docs = fresh(nlp, gold)
+    predictions = ner.predict(docs)
+    ner.set_annotations(docs, predictions)
+    exits = [prediction.exits for prediction in predictions]
+    scores = ner.score([Example(doc, reference) for doc, reference in zip(docs, gold)])
+    layers = [layer for doc_exits in exits for layer in doc_exits.exit_layer.tolist()]
     return {
         "threshold": threshold,
         "ents_p": scores["ents_p"],
@@ -64,6 +66,7 @@ def measure(nlp: spacy.Language, gold: list[Doc], threshold: float) -> dict[str,
         "ents_f": scores["ents_f"],
         "mac_speedup": 1 / scores["exit_cost"],
         "mean_exit_layer": sum(layers) / len(layers),
+        "padding_share": sum(e.waste for e in exits) / sum(e.spent for e in exits),
     }
 
 

@@ -13,7 +13,7 @@ import yaml
 from spacy.tokens import DocBin
 from spacy.util import load_config
 
-from .factories import SENTENCES
+from .factories import SENTENCES, answers
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -164,6 +164,19 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders)
     assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
 
 
+def assert_same_alone_and_in_batches(model, corpus):
+    config = {"components": {"early_exit_ner": {"store_exits": True}}}
+    nlp = spacy.load(model, config=config)
+    texts = [cut_tune.words_of(sentence) for sentence in cut_tune.read_sentences(corpus)][:300]
+    for threshold in (0, 0.1, 0.3):
+        cfg = {"early_exit_ner": {"threshold": threshold}}
+        alone = [answers(nlp(text, component_cfg=cfg)) for text in texts]
+        backwards = [answers(doc) for doc in nlp.pipe(texts[::-1], component_cfg=cfg)]
+        differences = sum(a != b for a, b in zip(alone, backwards[::-1]))
+        print(f"threshold {threshold}: {differences} of {len(texts)} texts differ")
+        assert differences <= 1  # for a tie: an uncertainty within 1e-5 of the threshold
+
+
 @pytest.mark.slow
 def test_the_whole_project_on_a_real_corpus(tmp_path, data, minilm):
     import shutil
@@ -176,5 +189,6 @@ def test_the_whole_project_on_a_real_corpus(tmp_path, data, minilm):
     run("-m", "spacy", "project", "run", "evaluate", tmp_path, *variables, cwd=tmp_path)
     scores = srsly.read_json(tmp_path / "metrics" / "dev.json")["early_exit_ner"]
     assert scores["ents_f"] >= 0.50 and scores["exit_cost"] < 0.6
+    assert_same_alone_and_in_batches(tmp_path / "training" / "final", data / "wnut17" / "dev.tsv")
     run("-m", "spacy", "project", "run", "package", tmp_path, *variables, cwd=tmp_path)
     assert list((tmp_path / "packages").glob("*/dist/*.whl"))

@@ -70,7 +70,7 @@ def test_wordpieces_are_hugging_faces_own(family, networks, encoders, en):
 
 
 @pytest.mark.parametrize("criterion", list(CRITERIA))
-@pytest.mark.parametrize("threshold", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fast_loop_equals_reference(family, threshold, criterion, networks, en):
     windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
