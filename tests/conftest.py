@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 import spacy
+import torch
 
 from . import factories
+
+# Small tensors gain nothing from threads, and lose much where the machine has other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 MINILM = Path(os.environ.get("SPACY_EARLY_EXIT_ENCODER", ROOT / "assets" / "all-MiniLM-L6-v2"))

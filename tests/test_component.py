@@ -549,6 +549,13 @@ class TestErrorHandling:
 
 
 class TestProcesses:
+    @pytest.fixture(autouse=True)
+    def two_threads(self):
+        """What makes forked processes hang that do nothing about it."""
+        torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(1)
+
     def test_forked_workers_give_the_same_answers_and_print_nothing(self, nlp, capfd):
         expected = [answers(doc) for doc in nlp.pipe(TEXTS)]  # torch has run in this process
         found = [answers(doc) for doc in nlp.pipe(TEXTS, n_process=2, batch_size=3)]
