@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import spacy
+from spacy.cli.init_config import fill_config
 from spacy.tokens import DocBin
 from spacy.util import load_config
 
@@ -31,6 +32,7 @@ def main() -> None:
     schedule["total_steps"] = steps
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)
+    fill_config(args.output, args.output, silent=True)
     print(f"{words} words, {args.epochs} epochs of {steps_an_epoch} steps -> {args.output}")
 
 

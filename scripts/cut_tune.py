@@ -6,8 +6,11 @@ sentence of tune occurs anywhere else, so that what is chosen on it was not lear
 
 import argparse
 import random
+import re
 from collections import Counter
 from pathlib import Path
+
+TAG = re.compile(r"O|[BI]-\S+")
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -22,10 +25,14 @@ def read_sentences(path: Path) -> list[str]:
         if line.strip(" \t"):
             if len(line.split("\t")) != 2:
                 raise SystemExit(f"{path}, line {number}: not `token<TAB>tag`, but {line!r}")
+            if not TAG.fullmatch(line.split("\t")[1].strip()):
+                raise SystemExit(f"{path}, line {number}: not O, B-LABEL or I-LABEL in {line!r}")
             lines.append(line)
         elif lines:
             sentences.append("\n".join(lines))
             lines = []
+    if not sentences:
+        raise SystemExit(f"{path} has no sentences.")
     return sentences
 
 

@@ -68,9 +68,12 @@ def annotate(
             ents.append(ent)
             confidences.append((ent.start_char, ent.end_char, float(confidence)))
     doc.set_ents(ents, default="unmodified")
-    undecided = np.flatnonzero(doc.to_array(["ENT_IOB"]).reshape(-1) == 0).tolist()
-    if undecided:  # words that nobody has decided on become O
-        doc.set_ents([], outside=[doc[i : i + 1] for i in undecided], default="unmodified")
+    # Words that nobody has decided on become O.
+    undecided = np.concatenate([[False], doc.to_array(["ENT_IOB"]).reshape(-1) == 0, [False]])
+    bounds = np.flatnonzero(np.diff(undecided)).tolist()
+    outside = [doc[start:end] for start, end in zip(bounds[::2], bounds[1::2])]
+    if outside:
+        doc.set_ents([], outside=outside, default="unmodified")
     layers = None
     if store_exits:
         by_word = np.zeros(len(doc), dtype=np.int64)
@@ -81,7 +84,9 @@ def annotate(
 
 def _presets(doc: Doc) -> Bools:
     """RETURNS (Bools): Whether a word is of a preset entity, or blocked. *Shape:* ``(words,)``"""
-    return np.isin(doc.to_array(["ENT_IOB"]).reshape(-1), (1, 3))
+    iob = doc.to_array(["ENT_IOB"]).reshape(-1)
+    preset: Bools = (iob == 1) | (iob == 3)
+    return preset
 
 
 def _free_parts(doc: Doc, preset: Bools, start: int, end: int) -> Iterator[Tuple[int, int]]:

@@ -190,7 +190,8 @@ class EarlyExitNER(TrainablePipe):
         return list(self._labels)
 
     def add_label(self, label: str) -> int:
-        """Add an entity label. After training, the heads grow: train on before using it.
+        """Add an entity label. After training, the heads grow by rows of random weights: train on
+        before using it.
 
         label (str): The label.
         RETURNS (int): 0 if it is already there, otherwise 1.

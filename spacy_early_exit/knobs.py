@@ -74,7 +74,7 @@ def nearest(*knobs: Knob) -> Knob:
 
 
 def _number(value: Any, name: str, place: str) -> float:
-    if isinstance(value, bool):
+    if isinstance(value, (bool, str)):
         value = None
     try:
         return float(value)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import (
     Any,
     Callable,
+    Iterator,
     List,
     Optional,
     Sequence,
@@ -150,49 +151,54 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     RETURNS (List[DocExits]): One for each doc.
     """
     network = trained.network
-    windows = _windows(trained, docs, settings)
-    of_doc: List[List[Tuple[Window, Exits, int, slice]]] = [[] for _ in docs]
+    parts: List[List[DocExits]] = [[] for _ in docs]
     with torch.inference_mode():
-        for batch in batches(windows, settings.batch_wordpieces):
+        for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
             exits = run_with_exits(
                 network,
                 Batch.of(batch, network.device),
                 settings.criterion,
                 settings.threshold,
             )
-            exits = Exits(
-                exits.logits.cpu(),
-                exits.exit_layer.cpu(),
-                exits.spent.cpu(),
-                exits.full.cpu(),
-                exits.padding,
-            )
-            start = 0
-            for number, window in enumerate(batch):
-                words = slice(start, start + len(window.words))
-                of_doc[window.doc].append((window, exits, number, words))
-                start = words.stop
-    return [_gather(parts, network.tags) for parts in of_doc]
+            for window, part in zip(batch, _by_window(batch, exits)):
+                parts[window.doc].append(part)
+    return [_join_windows(doc_parts, network.tags) for doc_parts in parts]
 
 
-def _gather(parts: List[Tuple[Window, Exits, int, slice]], tags: int) -> DocExits:
+def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
+    """YIELDS (DocExits): What came out of each window of a batch, for the words it owns."""
+    logits, exit_layer = exits.logits.cpu().numpy(), exits.exit_layer.cpu().numpy()
+    spent, full = exits.spent.tolist(), exits.full.tolist()
+    waste_rate = exits.padding / sum(spent)
+    start = 0
+    for number, window in enumerate(batch):
+        words = slice(start, start + len(window.words))
+        start = words.stop
+        yield DocExits(
+            words=window.words[window.owned],
+            logits=logits[words][window.owned],
+            exit_layer=exit_layer[words][window.owned],
+            spent=spent[number],
+            full=full[number],
+            waste=waste_rate * spent[number],
+        )
+
+
+def _join_windows(parts: List[DocExits], tags: int) -> DocExits:
     """RETURNS (DocExits): A doc put together from its windows, which come in any order."""
+    if len(parts) == 1:
+        return parts[0]
     if not parts:
         nothing = np.zeros(0, dtype=np.int64)
         return DocExits(nothing, np.zeros((0, tags), dtype=np.float32), nothing, 0, 0, 0.0)
-    parts = sorted(parts, key=lambda part: int(part[0].words[0]))
+    parts = sorted(parts, key=lambda part: int(part.words[0]) if len(part.words) else -1)
     return DocExits(
-        words=np.concatenate([window.words[window.owned] for window, *_ in parts]),
-        logits=np.concatenate([e.logits[words].numpy()[w.owned] for w, e, _, words in parts]),
-        exit_layer=np.concatenate(
-            [e.exit_layer[words].numpy()[w.owned] for w, e, _, words in parts]
-        ),
-        spent=sum(int(exits.spent[number]) for _, exits, number, _ in parts),
-        full=sum(int(exits.full[number]) for _, exits, number, _ in parts),
-        waste=sum(
-            exits.padding * int(exits.spent[number]) / int(exits.spent.sum())
-            for _, exits, number, _ in parts
-        ),
+        words=np.concatenate([part.words for part in parts]),
+        logits=np.concatenate([part.logits for part in parts]),
+        exit_layer=np.concatenate([part.exit_layer for part in parts]),
+        spent=sum(part.spent for part in parts),
+        full=sum(part.full for part in parts),
+        waste=sum(part.waste for part in parts),
     )
 
 

@@ -100,9 +100,9 @@ class Wordpieces:
 
 def word_offsets(doc: Doc) -> Ints:
     """RETURNS (Ints): First character of each word, and the one behind. *Shape:* ``(words, 2)``"""
-    starts = np.fromiter((token.idx for token in doc), dtype=np.int64, count=len(doc))
-    lengths = np.fromiter((len(token) for token in doc), dtype=np.int64, count=len(doc))
-    return np.stack([starts, starts + lengths], axis=1)
+    offsets: Ints = doc.to_array(["IDX", "LENGTH"]).reshape(-1, 2).astype(np.int64)
+    offsets[:, 1] += offsets[:, 0]
+    return offsets
 
 
 def align(ids: Ints, piece_offsets: Ints, words: Ints) -> Wordpieces:
@@ -178,6 +178,9 @@ def spans(unit_of_piece: Ints, capacity: int, overlap: int) -> Iterator[Tuple[in
     YIELDS (Tuple[int, int]): First wordpiece of a window, and the one behind its last.
     """
     total = len(unit_of_piece)
+    if 0 < total <= capacity:
+        yield 0, total
+        return
     starts = np.flatnonzero(np.diff(unit_of_piece, prepend=-1))
     bounds = np.append(starts, total)
     start = 0
@@ -204,6 +207,7 @@ def cut(
     overlap (int): Wordpieces that neighbouring windows should share.
     RETURNS (List[Window]): The windows, in order. Each word is owned by one of them.
     """
+    prefix, suffix = tokenizer.prefix, tokenizer.suffix
     bounds = list(spans(pieces.unit_of_piece, capacity, overlap))
     # A shared stretch belongs to the left window up to its middle, then to the right one.
     middles = [(right[0] + left[1]) / 2 for left, right in zip(bounds, bounds[1:])]
@@ -212,17 +216,18 @@ def cut(
         inside = slice(*np.searchsorted(pieces.piece_of_word, [start, end]))
         piece_of_word = pieces.piece_of_word[inside]
         units = pieces.unit_of_piece[start:end] - pieces.unit_of_piece[start]
-        before, behind = len(tokenizer.prefix), len(tokenizer.suffix)
+        unit_of_piece = np.full(len(prefix) + len(units) + len(suffix), -1)
+        unit_of_piece[len(prefix) : len(prefix) + len(units)] = units
         # All of a unit belongs to one window: where its first wordpiece does.
         head = start + np.searchsorted(units, units[piece_of_word - start])
         windows.append(
             Window(
                 doc=doc,
-                ids=np.concatenate([tokenizer.prefix, pieces.ids[start:end], tokenizer.suffix]),
-                unit_of_piece=np.pad(units, (before, behind), constant_values=-1),
+                ids=np.concatenate([prefix, pieces.ids[start:end], suffix]),
+                unit_of_piece=unit_of_piece,
                 units=int(units[-1]) + 1,
                 words=pieces.words[inside],
-                piece_of_word=piece_of_word - start + before,
+                piece_of_word=piece_of_word - start + len(prefix),
                 unit_of_word=units[piece_of_word - start],
                 owned=(head >= low) & (head < high),
             )
