@@ -1,3 +1,4 @@
+# make demo    train and try it, on a synthetic corpus, in an environment of its own
 # make test    quick tests in an environment of their own
 # make check   these, the slow ones, types and style
 PYTHON ?= python3
@@ -5,7 +6,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: test check lint build clean
+.PHONY: demo test check lint build clean
+demo: $(VENV)/.installed
+	$(BIN)/python -m spacy project run demo .
+
 test: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m pytest -rs
 
@@ -23,7 +27,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev,trf]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,test,dev,trf]'
 	touch $@
 
 $(ENCODER)/model.safetensors: $(VENV)/.installed

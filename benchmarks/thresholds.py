@@ -13,6 +13,18 @@ import spacy
 import torch
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
+from tqdm import tqdm
+from wasabi import table
+
+COLUMNS = (
+    "threshold",
+    "ents_f",
+    "ents_f_kept",
+    "exit_cost",
+    "mac_speedup",
+    "words_per_second",
+    "wall_speedup",
+)
 
 
 def main() -> None:
@@ -39,11 +51,15 @@ def main() -> None:
     nlp = spacy.load(args.model, config={"components": {"early_exit_ner": settings}})
     gold = list(DocBin().from_disk(args.corpus).get_docs(nlp.vocab))
     thresholds = [float(threshold) for threshold in args.thresholds.split(",")]
-    rows = [measure(nlp, gold, threshold) for threshold in thresholds]
+    bar = tqdm(thresholds, desc="scores", leave=False)
+    rows = [measure(nlp, gold, threshold) for threshold in bar]
     clock(nlp, gold, rows, args.rounds)
     for row in rows:
         row["ents_f_kept"] = row["ents_f"] / rows[0]["ents_f"]
-        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+    print(f"{args.corpus}: {sum(map(len, gold))} words, {args.threads} threads")
+    columns = [name for name in COLUMNS if name in rows[0]]
+    shown = [[f"{row[name]:.4g}" for name in columns] for row in rows]
+    print(table(shown, header=columns, aligns=["r"] * len(columns)))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(rows, indent=2))
@@ -64,6 +80,7 @@ def measure(nlp: spacy.Language, gold: list[Doc], threshold: float) -> dict[str,
         "ents_p": scores["ents_p"],
         "ents_r": scores["ents_r"],
         "ents_f": scores["ents_f"],
+        "exit_cost": scores["exit_cost"],
         "mac_speedup": 1 / scores["exit_cost"],
         "mean_exit_layer": sum(layers) / len(layers),
         "padding_share": sum(e.waste for e in exits) / sum(e.spent for e in exits),
@@ -75,7 +92,7 @@ def clock(nlp: spacy.Language, gold: list[Doc], rows: list[dict[str, float]], ro
     texts = [doc.text for doc in gold]
     words = sum(len(doc) for doc in nlp.pipe(texts))
     seconds: list[list[float]] = [[] for _ in rows]
-    for _ in range(rounds):
+    for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=not rounds):
         for row, times in zip(rows, seconds):
             start = time.perf_counter()
             for _doc in nlp.pipe(texts, component_cfg=at(row["threshold"])):

@@ -1,7 +1,8 @@
 """Copy a corpus of `token<TAB>tag` lines, cutting a part called tune from its training part.
 
 Checkpoints, thresholds and curves are chosen on tune, so that dev is only read to report. No
-sentence of tune occurs anywhere else, so that what is chosen on it was not learnt by heart.
+sentence of tune occurs anywhere else, so that what is chosen on it was not learnt by heart. A
+corpus that has a tune.tsv of its own is taken as it is.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def cut(train: list[str], dev: list[str], share: float, seed: int) -> tuple[list
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpus", type=Path, help="folder with train.tsv and dev.tsv")
+    parser.add_argument("corpus", type=Path, help="folder with train.tsv, dev.tsv")
     parser.add_argument("output", type=Path, help="folder for train.tsv, tune.tsv and dev.tsv")
     parser.add_argument("--share", type=float, default=0.1, help="how much of train to cut")
     parser.add_argument("--seed", type=int, default=0)
@@ -80,7 +81,11 @@ def main() -> None:
         if not (args.corpus / name).is_file():
             raise SystemExit(f"{args.corpus} has no {name}. Set --vars.corpus.")
     dev = read_sentences(args.corpus / "dev.tsv")
-    train, tune = cut(read_sentences(args.corpus / "train.tsv"), dev, args.share, args.seed)
+    train = read_sentences(args.corpus / "train.tsv")
+    if (args.corpus / "tune.tsv").is_file():
+        tune = read_sentences(args.corpus / "tune.tsv")
+    else:
+        train, tune = cut(train, dev, args.share, args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
     for name, sentences in (("train", train), ("tune", tune), ("dev", dev)):
         text = "\n\n".join(sentences) + "\n"

@@ -44,11 +44,11 @@ def counts(text: str) -> tuple[int, int, int]:
     return text.count("\n\n") + 1, len(tags), sum(tag.startswith("B-") for tag in tags)
 
 
-def main() -> None:
-    """Run the script."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+def fetch(folder: Path) -> None:
+    """Download and check the corpus.
+
+    folder (Path): Where train.tsv and dev.tsv shall be.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for part, (name, expected, digest) in FILES.items():
         try:
@@ -66,6 +66,13 @@ def main() -> None:
             raise SystemExit(f"{name} is not the text that was expected: its sha256 differs.")
         (folder / f"{part}.tsv").write_text(text, encoding="utf8")
         print(f"{part}: {found[0]} sentences")
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    fetch(parser.parse_args().folder)
 
 
 if __name__ == "__main__":

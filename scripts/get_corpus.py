@@ -1,0 +1,29 @@
+"""See to it that there is a corpus: one's own, the synthetic demo, or WNUT-17 from the internet."""
+
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="one's own; or made: */demo; fetched: */wnut17")
+    parser.add_argument("--seed", type=int, default=0, help="of the demo")
+    args = parser.parse_args()
+    missing = [name for name in ("train.tsv", "dev.tsv") if not (args.folder / name).is_file()]
+    if not missing:
+        print(f"The corpus is in {args.folder}.")
+    elif args.folder.name == "demo":
+        import demo_corpus
+
+        demo_corpus.write_corpus(args.folder, args.seed)
+    elif args.folder.name == "wnut17":
+        import download_wnut17
+
+        download_wnut17.fetch(args.folder)
+    else:
+        raise SystemExit(f"{args.folder} has no {' and no '.join(missing)}. Set --vars.corpus.")
+
+
+if __name__ == "__main__":
+    main()
