@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--left-words", choices=["ignore", "hold"], default="ignore")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of the clock; 0: none")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--note", help="a line to print above the table")
     parser.add_argument("--output", type=Path, help="write the table as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -57,6 +58,8 @@ def main() -> None:
     for row in rows:
         row["ents_f_kept"] = row["ents_f"] / rows[0]["ents_f"]
     print(f"{args.corpus}: {sum(map(len, gold))} words, {args.threads} threads")
+    if args.note:
+        print(args.note)
     columns = [name for name in COLUMNS if name in rows[0]]
     shown = [[f"{row[name]:.4g}" for name in columns] for row in rows]
     print(table(shown, header=columns, aligns=["r"] * len(columns)))

@@ -49,7 +49,8 @@ def make_knob(threshold: Any, speedup: Any, place: str) -> Knob:
         raise ValueError(
             f"threshold and speedup are both set in {place}, but each would decide how early "
             f"words leave. Set one of them and make the other null. To replace one that a saved "
-            f"pipeline has, give both: the new one, and null (None) for the old."
+            f"pipeline has, give both: the new one, and null (None) for the old. (spacy "
+            f"find-threshold sets a threshold: it needs a pipeline without a speedup.)"
         )
     return Knob(threshold, speedup)
 

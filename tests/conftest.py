@@ -13,9 +13,10 @@ from . import factories
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 torch.set_num_threads(1)
 
-ROOT = Path(__file__).parent.parent
-MINILM = Path(os.environ.get("SPACY_EARLY_EXIT_ENCODER", ROOT / "assets" / "all-MiniLM-L6-v2"))
-DATA = Path(os.environ.get("SPACY_EARLY_EXIT_DATA", ROOT.parent / "shared" / "data"))
+MINILM = Path(
+    os.environ.get("SPACY_EARLY_EXIT_ENCODER", factories.ROOT / "assets" / "all-MiniLM-L6-v2")
+)
+DATA = Path(os.environ.get("SPACY_EARLY_EXIT_DATA", factories.ROOT.parent / "shared" / "data"))
 
 
 def pytest_addoption(parser):

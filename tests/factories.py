@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import spacy
@@ -38,6 +40,7 @@ CHINESE = [
 ]
 EMOJI = ["Great job 👍🏽 Ann!", "👩‍👩‍👧‍👦 family", "flags 🇩🇪🇫🇷 and ❤️", "naïve café ｆｕｌｌ"]
 
+ROOT = Path(__file__).parent.parent
 # Any other must do as well.
 SEED = int(os.environ.get("SPACY_EARLY_EXIT_TEST_SEED", "0"))
 
@@ -260,3 +263,30 @@ def hiding(*packages: str) -> str:
         f"            if not p.value.startswith({packages!r}))\n"
         "catalogue.AVAILABLE_ENTRY_POINTS = Hidden()\n"
     )
+
+
+def run(*arguments, ok=True, cwd=ROOT, python=sys.executable) -> str:
+    found = subprocess.run(
+        [str(python), *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
+    assert (found.returncode == 0) == ok, found.stdout + found.stderr
+    return found.stdout + found.stderr
+
+
+def write_corpus(folder: Path, train: int = 40, dev: int = 10) -> Path:
+    """A corpus of our own sentences, each made different by a number."""
+    nlp = spacy.blank("en")
+    folder.mkdir()
+    for name, count in (("train", train), ("dev", dev)):
+        sentences = []
+        for i in range(count):
+            text, entities = SENTENCES[i % len(SENTENCES)]
+            doc = nlp.make_doc(text)
+            doc.ents = [doc.char_span(start, end, label) for start, end, label in entities]
+            lines = [
+                f"{t.text}\t{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ else f"{t.text}\tO"
+                for t in doc
+            ]
+            sentences.append("\n".join([*lines, f"{name}{i}\tO"]))
+        (folder / f"{name}.tsv").write_text("\n\n".join(sentences) + "\n", encoding="utf8")
+    return folder

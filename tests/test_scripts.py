@@ -3,9 +3,7 @@
 import hashlib
 import json
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import spacy
@@ -16,40 +14,12 @@ from spacy.util import load_config
 
 from spacy_early_exit import component
 
-from .factories import SENTENCES, answers
+from .factories import ROOT, answers, run, write_corpus
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import cut_tune  # noqa: E402
-import download_wnut17  # noqa: E402
-
-
-def run(*arguments, ok=True, cwd=ROOT) -> str:
-    found = subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
-    )
-    assert (found.returncode == 0) == ok, found.stdout + found.stderr
-    return found.stdout + found.stderr
-
-
-def write_corpus(folder: Path, train: int = 40, dev: int = 10) -> Path:
-    """A corpus of our own sentences, each made different by a number."""
-    nlp = spacy.blank("en")
-    folder.mkdir()
-    for name, count in (("train", train), ("dev", dev)):
-        sentences = []
-        for i in range(count):
-            text, entities = SENTENCES[i % len(SENTENCES)]
-            doc = nlp.make_doc(text)
-            doc.ents = [doc.char_span(start, end, label) for start, end, label in entities]
-            lines = [
-                f"{t.text}\t{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ else f"{t.text}\tO"
-                for t in doc
-            ]
-            sentences.append("\n".join([*lines, f"{name}{i}\tO"]))
-        (folder / f"{name}.tsv").write_text("\n\n".join(sentences) + "\n", encoding="utf8")
-    return folder
+import cut_tune
+import download_wnut17
 
 
 def test_tune_is_cut_from_sentences_that_occur_nowhere_else():
