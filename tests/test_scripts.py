@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import sys
 
 import pytest
@@ -11,8 +10,6 @@ import srsly
 import yaml
 from spacy.tokens import DocBin
 from spacy.util import load_config
-
-from spacy_early_exit import component
 
 from .factories import ROOT, answers, run, write_corpus
 
@@ -65,14 +62,6 @@ def test_the_config_is_complete(tmp_path):
     settings = load_config(filled, interpolate=False)["components"]["early_exit_ner"]
     ours = config["components"]["early_exit_ner"]
     assert set(settings) - set(ours) <= {"scorer"}
-
-
-def test_the_settings_of_the_readme_can_be_pasted_into_a_config(tmp_path):
-    (block,) = re.findall(r"```ini\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "base.cfg").write_text(block)
-    run("-m", "spacy", "init", "fill-config", tmp_path / "base.cfg", tmp_path / "filled.cfg")
-    filled = load_config(tmp_path / "filled.cfg")["components"]["early_exit_ner"]
-    assert filled == {"factory": "early_exit_ner", **component.DEFAULT_CONFIG}
 
 
 def test_project_commands_and_workflows_agree():

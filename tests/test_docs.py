@@ -1,0 +1,145 @@
+"""Every code block of the README and of docs/ does what it says."""
+
+import configparser
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+import spacy
+import yaml
+from spacy.tokens import DocBin
+from spacy.util import Config
+
+from spacy_early_exit.component import DEFAULT_CONFIG
+
+from .factories import ROOT, TEXTS, examples_of, run
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(language):
+    """The code blocks of a language, by page."""
+    return [
+        pytest.param(body, id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, (found, body) in enumerate(BLOCK.findall(page.read_text(encoding="utf8")))
+        if found == language
+    ]
+
+
+def test_every_block_is_of_a_kind_that_is_tested():
+    kinds = {kind for page in PAGES for kind, _ in BLOCK.findall(page.read_text(encoding="utf8"))}
+    assert kinds <= {"python", "bash", "ini", "text"}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory, trained_bytes, encoders):
+    """A checkout after training, with small stand-ins for corpus, encoder and pipeline."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("configs", "scripts", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "project.yml", folder)
+    shutil.copytree(encoders["bert"], folder / "assets" / "all-MiniLM-L6-v2")
+    (folder / "training").mkdir()
+    config, data = trained_bytes
+    nlp = spacy.util.load_model_from_config(Config().from_str(config), auto_fill=True)
+    nlp.from_bytes(data).to_disk(folder / "training" / "final")
+    (folder / "corpus").mkdir()
+    for part in ("train", "tune", "dev"):
+        docs = [example.reference for example in examples_of(nlp)]
+        DocBin(docs=docs).to_disk(folder / "corpus" / f"{part}.spacy")
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs(page, checkout, monkeypatch, tmp_path):
+    """Block after block, as somebody would who reads on."""
+    monkeypatch.chdir(checkout)
+    names = {"__name__": "__main__", "texts": TEXTS, "path": tmp_path / "pipeline"}
+    for kind, body in BLOCK.findall(page.read_text(encoding="utf8")):
+        if kind == "python":
+            exec(compile(body, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("block", blocks("ini"))
+def test_settings_can_be_pasted_into_a_config(block, tmp_path):
+    """In place of the sections that are there."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.optionxform = str
+    config.read(ROOT / "configs" / "joint.cfg")
+    config.add_section("initialize.components")
+    pasted = configparser.ConfigParser(interpolation=None)
+    pasted.optionxform = str
+    pasted.read_string(block)
+    for name in pasted.sections():
+        config.remove_section(name)
+    config.read_string(block)
+    with (tmp_path / "base.cfg").open("w") as file:
+        config.write(file)
+    run("-m", "spacy", "init", "fill-config", tmp_path / "base.cfg", tmp_path / "filled.cfg")
+    filled = configparser.ConfigParser(interpolation=None)
+    filled.optionxform = str
+    filled.read(tmp_path / "filled.cfg")
+    for name in pasted.sections():
+        assert dict(pasted[name]).items() <= dict(filled[name]).items()
+
+
+def test_the_readme_shows_every_setting_and_its_default():
+    (block,) = [
+        b for kind, b in BLOCK.findall(PAGES[0].read_text(encoding="utf8")) if kind == "ini"
+    ]
+    shown = Config().from_str(block)["components"]["early_exit_ner"]
+    assert shown == {
+        "factory": "early_exit_ner",
+        **{name: value for name, value in DEFAULT_CONFIG.items() if name != "scorer"},
+    }
+
+
+@pytest.mark.parametrize("block", blocks("bash"))
+def test_commands_work(block, checkout):
+    lines = block.replace("\\\n", " ").splitlines()
+    for command in (shlex.split(line, comments=True) for line in lines):
+        if command:
+            check(command, checkout)
+
+
+def check(command, checkout):
+    """Run a command as far as a test can: what takes long is run dry."""
+    match command:
+        case ["make", target]:
+            if (ROOT / "Makefile").exists():
+                subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+        case ["pip", "install", requirement, *_]:
+            assert requirement in (".", "build")
+            if requirement == "." and (ROOT / "setup.cfg").exists():
+                run("-m", "pip", "install", "--dry-run", "--no-deps", "--quiet", ".")
+        case ["python", "-m", "spacy", "project", "run", name, ".", *rest]:
+            project = yaml.safe_load((ROOT / "project.yml").read_text())
+            variables = [option.removeprefix("--vars.") for option in rest[::2]]
+            assert set(variables) <= set(project["vars"])
+            run("-m", "spacy", "project", "run", name, ".", "--dry", *rest, cwd=checkout)
+        case ["python", "-m", "spacy", "train", *rest]:
+            short = ["--training.max_steps", "1", "--training.eval_frequency", "1"]
+            run("-m", "spacy", "train", *rest, *short, cwd=checkout)
+        case ["python", "-m", "spacy", *rest]:
+            run("-m", "spacy", *rest, cwd=checkout)
+        case ["python", script, *rest] if script.startswith("benchmarks/"):
+            once = ["--rounds", "1"] if "--rounds" in rest else []
+            run(script, *rest, *once, cwd=checkout)
+        case _:
+            raise AssertionError(f"no test knows how to run: {' '.join(command)}")
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf8")):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_docs_are_in_the_readme():
+    text = PAGES[0].read_text(encoding="utf8")
+    assert all(f"docs/{page.name}" in text for page in PAGES[1:])
