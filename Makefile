@@ -11,10 +11,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
 test: $(VENV)/.installed $(ENCODER)/model.safetensors
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -n 2 --dist loadscope
 
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
-	$(BIN)/python -m pytest -rs --slow
+	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadscope
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

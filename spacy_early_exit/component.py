@@ -1,6 +1,7 @@
 """The pipeline component ``early_exit_ner``: spaCy's side, no torch."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -28,6 +29,8 @@ from spacy.vocab import Vocab
 from thinc.api import Config, Model, Optimizer, set_dropout_rate
 
 from .annotations import Prediction, annotate, logits_around_presets
+from .budget.curve import Calibration
+from .budget.fingerprint import describe
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import register_extensions
 from .scoring import ner_score
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from .decoders import Decoder
     from .model import DocExits, JointLogits, RunSettings
     from .network.criterion import Criterion
+    from .training.stages import Stage
 
 register_extensions()
 
@@ -57,6 +61,10 @@ DEFAULT_CONFIG = Config().from_str(
 
     [early_exit_ner.decoder]
     @misc = "spacy-early-exit.BIOViterbi.v1"
+
+    [early_exit_ner.training]
+    @misc = "spacy-early-exit.JointTraining.v1"
+    distillation = 0.0
 
     [early_exit_ner.model]
     @architectures = "spacy-early-exit.EarlyExitTagger.v1"
@@ -92,6 +100,7 @@ def make_early_exit_ner(
     model: Model,
     criterion: Any,
     decoder: Any,
+    training: Any,
     threshold: Optional[float],
     speedup: Optional[float],
     store_exits: bool,
@@ -107,6 +116,7 @@ def make_early_exit_ner(
         name,
         criterion=criterion,
         decoder=decoder,
+        training=training,
         threshold=threshold,
         speedup=speedup,
         store_exits=store_exits,
@@ -127,6 +137,7 @@ class EarlyExitNER(TrainablePipe):
     name (str): Name of this instance.
     criterion (Criterion): Who may leave after a layer.
     decoder (Decoder): How exit logits become tags.
+    training (Stage): How ``update`` trains.
     threshold (Optional[float]): The criterion's dial in [0, 1]; 0: never leave.
     speedup (Optional[float]): Saving to aim at, full-depth cost / spent cost; 1: full depth.
     store_exits (bool): Whether Docs keep the exit layer of every word.
@@ -146,6 +157,7 @@ class EarlyExitNER(TrainablePipe):
         *,
         criterion: "Criterion",
         decoder: "Decoder",
+        training: "Stage",
         threshold: Optional[float] = DEFAULT_THRESHOLD,
         speedup: Optional[float] = None,
         store_exits: bool = False,
@@ -166,6 +178,7 @@ class EarlyExitNER(TrainablePipe):
         self.name = name
         self.criterion = criterion
         self.decoder = decoder
+        self.training = training
         self.scorer = scorer
         self.store_exits = store_exits
         self.batch_wordpieces = batch_wordpieces
@@ -175,7 +188,8 @@ class EarlyExitNER(TrainablePipe):
         self.cfg: Dict[str, Any] = {"threshold": threshold, "speedup": speedup}
         self._property = Knob()
         self._labels: List[str] = []
-        self._settings(config_knob(self.cfg))
+        self.calibration: Optional[Calibration] = None
+        self._check_knob(config_knob(self.cfg))
 
     # ------------------------------------------------------------------ labels
 
@@ -205,6 +219,7 @@ class EarlyExitNER(TrainablePipe):
         self.vocab.strings.add(label)
         if self._is_trained:
             self._shim.trained.network.add_tags(tag_count(len(self._labels)))
+            self._shim.weights_changed()
             self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
         return 1
 
@@ -255,20 +270,11 @@ class EarlyExitNER(TrainablePipe):
         """RETURNS (RunSettings): How to run the model at a knob."""
         from .model import RunSettings
 
-        criterion: Optional[Criterion] = self.criterion
+        self._check_knob(knob)
         threshold = knob.threshold or 0.0
-        if knob.threshold and not self.criterion.has_threshold:
-            raise ValueError(
-                f"The criterion {type(self.criterion).__name__} of '{self.name}' has no "
-                f"threshold. Set threshold = 0 (full depth) or a speedup."
-            )
         if knob.speedup is not None and knob.speedup > 1:
-            raise ValueError(
-                f"'{self.name}' is not calibrated, so speedup = {knob.speedup} can't be turned "
-                f"into a threshold. Set a threshold, or speedup = 1 for full depth."
-            )
-        if not threshold:
-            criterion = None
+            threshold = self._calibrated(knob.speedup).threshold_for(knob.speedup)
+        criterion: Optional[Criterion] = self.criterion if threshold else None
         return RunSettings(
             criterion=criterion,
             threshold=threshold,
@@ -276,6 +282,58 @@ class EarlyExitNER(TrainablePipe):
             window_overlap=self.window_overlap,
             batch_wordpieces=self.batch_wordpieces,
         )
+
+    def _check_knob(self, knob: Knob) -> None:
+        if knob.threshold and not self.criterion.has_threshold:
+            raise ValueError(
+                f"The criterion {type(self.criterion).__name__} of '{self.name}' has no "
+                f"threshold. Set threshold = 0 (full depth) or a speedup."
+            )
+
+    # -------------------------------------------------------------- calibration
+
+    def _calibrated(self, speedup: float) -> Calibration:
+        """RETURNS (Calibration): The calibration, if it is one of what is here now."""
+        how = (
+            "Calibrate it: python -m spacy early-exit calibrate MODEL TUNE.spacy --output DIR. "
+            "Or set a threshold, or speedup = 1 for full depth."
+        )
+        if self.calibration is None:
+            raise ValueError(
+                f"'{self.name}' is not calibrated, so speedup = {speedup:g} can't be turned into "
+                f"a threshold. {how}"
+            )
+        changed = self.calibration.differences(self.fingerprint())
+        if changed:
+            raise ValueError(
+                f"'{self.name}' was calibrated with other {' and '.join(changed)}, so "
+                f"speedup = {speedup:g} can't be turned into a threshold any more. {how}"
+            )
+        return self.calibration
+
+    def fingerprint(self) -> Dict[str, str]:
+        """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
+        return {
+            "weights": self._shim.fingerprint(),
+            "criterion": describe(self.criterion),
+            "decoder": describe(self.decoder),
+            "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}",
+            "precision": "fp32",
+            "special tokens": "stay until their window ends",
+        }
+
+    def simulate(self, docs: Iterable[Doc]) -> Callable[[float], float]:
+        """Run Docs once at full depth, and say what thresholds would save.
+
+        docs (Iterable[Doc]): The Docs.
+        RETURNS (Callable[[float], float]): The saving at a threshold. Exact where texts leave as
+            a whole, otherwise approximate.
+        """
+        from .model import simulate
+
+        settings = self._ready(Knob(speedup=1.0))
+        saving_at = simulate(self._shim.trained, list(docs), settings)
+        return lambda threshold: saving_at(self.criterion, threshold)
 
     # --------------------------------------------------------------- prediction
 
@@ -366,15 +424,20 @@ class EarlyExitNER(TrainablePipe):
         *,
         nlp: Optional[Language] = None,
         labels: Optional[Sequence[str]] = None,
+        start_from: Optional[str] = None,
     ) -> None:
-        """Fetch the encoder and make a head for every layer.
+        """Fetch the encoder and make a head for every layer, or go on from a trained pipeline.
 
         get_examples (Callable): Gives examples, from which labels are read.
         nlp (Optional[Language]): The pipeline.
         labels (Optional[Sequence[str]]): The labels, in place of those of the examples.
-        RAISES (ValueError): If there are no labels, or the encoder can't be loaded.
+        start_from (Optional[str]): Folder of a pipeline whose component of this name lends its
+            weights and labels, for another stage of training.
+        RAISES (ValueError): If there are no labels, or the encoder or pipeline can't be loaded.
         """
         validate_get_examples(get_examples, "EarlyExitNER.initialize")
+        if start_from is not None:
+            self._start_from(Path(start_from))
         if labels is None:
             found = {ent.label_ for eg in get_examples() for ent in eg.reference.ents}
             labels = sorted(found)
@@ -387,8 +450,18 @@ class EarlyExitNER(TrainablePipe):
                 f"or call add_label before initialize."
             )
         self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
-        self.model.initialize()
+        if start_from is None:
+            self.model.initialize()
         self._ready(Knob())
+
+    def _start_from(self, pipeline: Path) -> None:
+        folder = pipeline / self.name
+        if not (folder / "cfg").is_file():
+            raise ValueError(
+                f"start_from of '{self.name}' must be the folder of a trained pipeline with a "
+                f"component of that name: there is no {folder / 'cfg'}."
+            )
+        self.from_disk(folder, exclude=["vocab"])
 
     def update(
         self,
@@ -401,7 +474,7 @@ class EarlyExitNER(TrainablePipe):
         speedup: Optional[float] = None,
         batch_size: Optional[int] = None,
     ) -> Dict[str, float]:
-        """Learn from a batch: all heads at once, at full depth.
+        """Learn from a batch, as the stage of training does.
 
         examples (Iterable[Example]): The batch.
         drop (float): Dropout rate, everywhere in the network.
@@ -416,7 +489,9 @@ class EarlyExitNER(TrainablePipe):
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
         validate_examples(examples, "EarlyExitNER.update")
-        settings = self._ready(Knob(speedup=1.0))
+        settings = replace(
+            self._ready(Knob(speedup=1.0)), criterion=self.criterion, stage=self.training
+        )
         set_dropout_rate(self.model, drop)
         docs = [eg.predicted for eg in examples]
         scores, backprop = self.model.begin_update((docs, settings))
@@ -435,7 +510,7 @@ class EarlyExitNER(TrainablePipe):
         RETURNS (Tuple[float, Any]): The loss, summed over words, and its gradient by the
             logits, of the same shape.
         """
-        from .training.losses import joint_cross_entropy, loss_and_gradient
+        from .training.stages import loss_and_gradient
 
         label_ids = {label: number for number, label in enumerate(self._labels)}
         gold, unknown = [np.zeros(0, dtype=np.int64)], set()
@@ -453,7 +528,9 @@ class EarlyExitNER(TrainablePipe):
         starts = np.cumsum([len(tags) for tags in gold])  # gold has an empty one in front
         target = np.concatenate(gold)[starts[scores.doc] + scores.word]
         target[~scores.owned] = MISSING
-        return loss_and_gradient(joint_cross_entropy, scores.logits, target)
+        return loss_and_gradient(
+            self.training, scores.logits, scores.exit_layer, scores.teacher, target
+        )
 
     def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
         """Put other weights in place while the generator is suspended.
@@ -535,10 +612,17 @@ class EarlyExitNER(TrainablePipe):
         return self
 
     def _state(self) -> Dict[str, Any]:
-        return {"labels": self._labels, "has_weights": self._is_trained}
+        calibration = None if self.calibration is None else self.calibration.to_dict()
+        return {
+            "labels": self._labels,
+            "has_weights": self._is_trained,
+            "calibration": calibration,
+        }
 
     def _set_state(self, state: Dict[str, Any]) -> None:
         self._labels = list(state.get("labels", self._labels))
+        if state.get("calibration") is not None:
+            self.calibration = Calibration.from_dict(state["calibration"])
         if self._is_trained:
             tags = self._shim.trained.network.tags
             if tags != tag_count(len(self._labels)):
@@ -547,7 +631,8 @@ class EarlyExitNER(TrainablePipe):
                     f"but its weights have {tags} tags: the files are not of one pipeline."
                 )
             self.model.set_dim("nO", tags, force=True)
-            self._ready(Knob())
+            # Not the knob of the config: an outdated calibration must not keep it from loading.
+            self._ready(Knob(speedup=1.0))
 
     # --------------------------------------------------------------- the inside
 
@@ -573,3 +658,26 @@ class EarlyExitNER(TrainablePipe):
         settings = self._settings(self._knob(call))
         check_settings(self._shim.trained, settings)
         return settings
+
+
+def configure(
+    nlp: Language,
+    *,
+    threshold: Optional[float] = None,
+    speedup: Optional[float] = None,
+    name: str = "early_exit_ner",
+) -> None:
+    """Set threshold or speedup for good: ``nlp.to_disk`` keeps it, in config.cfg.
+
+    nlp (Language): The pipeline, changed in place.
+    threshold (Optional[float]): The criterion's dial in [0, 1]; 0: never leave.
+    speedup (Optional[float]): Saving to aim at, full-depth cost / spent cost.
+    name (str): Name of the component.
+    RAISES (ValueError): If not exactly one of the two is given, or it makes no sense.
+    """
+    pipe = nlp.get_pipe(name)
+    if not isinstance(pipe, EarlyExitNER):
+        raise ValueError(f"'{name}' is no early_exit_ner, but a {type(pipe).__name__}.")
+    pipe.configure(threshold=threshold, speedup=speedup)
+    config = nlp.get_pipe_config(name)  # the live object
+    config["threshold"], config["speedup"] = pipe.cfg["threshold"], pipe.cfg["speedup"]

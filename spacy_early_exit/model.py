@@ -1,5 +1,6 @@
 """The thinc model: Docs in, exit logits out."""
 
+import functools
 from dataclasses import dataclass
 from typing import (
     Any,
@@ -20,16 +21,19 @@ from spacy.tokens import Doc
 from thinc.api import Model, torch2xp, xp2torch
 from thinc.util import get_torch_default_device
 
+from .criteria.entropy import TokenExit
 from .encoders import EncoderSource
 from .forks import ready_for_torch
 from .network.batch import Batch
 from .network.criterion import Criterion
 from .network.loop import Exits, run_all_heads, run_with_exits
+from .network.simulate import simulated_saving
 from .network.tagger import Tagger
 from .network.window import Bools, Ints, Window
 from .shim import TaggerShim
 from .storage import Trained
 from .training.memory import release_freed_memory
+from .training.stages import Answers, JointTraining, Stage
 from .wordpieces import WordpieceTokenizer, batches, windows_of
 
 Floats = NDArray[np.float32]
@@ -45,6 +49,7 @@ class RunSettings:
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a doc share.
     batch_wordpieces (int): Wordpieces that are computed at once.
+    stage (Optional[Stage]): How to train, where it is called for training; None: jointly.
     """
 
     criterion: Optional[Criterion] = None
@@ -52,6 +57,7 @@ class RunSettings:
     window_length: Optional[int] = None
     window_overlap: int = 64
     batch_wordpieces: int = 4096
+    stage: Optional[Stage] = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,17 @@ class JointLogits:
     word (Ints): Its index in that doc. *Shape:* ``(words,)``
     owned (Bools): Whether it counts, or is but the context of an overlapping window.
         *Shape:* ``(words,)``
+    exit_layer (Ints): The layer at which it left. *Shape:* ``(words,)``
+    teacher (Any): What the network said before this stage of training, if the stage asks for
+        it. *Shape:* ``(layers, words, tags)``, numpy or cupy
     """
 
     logits: Any
     doc: Ints
     word: Ints
     owned: Bools
+    exit_layer: Ints
+    teacher: Any = None
 
 
 Input = Tuple[Sequence[Doc], RunSettings]
@@ -138,7 +149,7 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     trained = shim_of(model).trained
     ready_for_torch()
     if is_train:
-        return _begin_update(trained, docs, settings, model.attrs["dropout_rate"])
+        return _begin_update(shim_of(model), docs, settings, model.attrs["dropout_rate"])
     return predict(trained, docs, settings), lambda gradient: docs
 
 
@@ -163,6 +174,27 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
             for window, part in zip(batch, _by_window(batch, exits)):
                 parts[window.doc].append(part)
     return [_join_windows(doc_parts, network.tags) for doc_parts in parts]
+
+
+def simulate(
+    trained: Trained, docs: List[Doc], settings: RunSettings
+) -> Callable[[Criterion, float], float]:
+    """Run docs once at full depth, and say what leaving early would save.
+
+    trained (Trained): Network and tokenizer.
+    docs (List[Doc]): The docs.
+    settings (RunSettings): How to run.
+    RETURNS (Callable[[Criterion, float], float]): The simulated saving of a criterion at a
+        threshold: see ``network.simulate``.
+    """
+    network = trained.network
+    ready_for_torch()
+    answers = []
+    with torch.inference_mode():
+        for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
+            ragged = Batch.of(batch, network.device)
+            answers.append((ragged, run_all_heads(network, ragged)))
+    return functools.partial(simulated_saving, network.spec, answers)
 
 
 def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
@@ -203,15 +235,20 @@ def _join_windows(parts: List[DocExits], tags: int) -> DocExits:
 
 
 def _begin_update(
-    trained: Trained, docs: List[Doc], settings: RunSettings, dropout: float
+    shim: TaggerShim, docs: List[Doc], settings: RunSettings, dropout: float
 ) -> Tuple[JointLogits, Callable[[Any], List[Doc]]]:
-    network = trained.network
-    windows, outputs = [], []
-    for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
+    network, stage = shim.trained.network, settings.stage or JointTraining()
+    criterion = settings.criterion or TokenExit(window=0, left_words="ignore")
+    teacher = shim.teacher() if stage.needs_teacher else None
+    windows: List[Window] = []
+    answers: List[Answers] = []
+    for batch in batches(_windows(shim.trained, docs, settings), settings.batch_wordpieces):
         windows.extend(batch)
-        outputs.append(run_all_heads(network, Batch.of(batch, network.device), dropout))
+        ragged = Batch.of(batch, network.device)
+        answers.append(stage.run(network, ragged, dropout, criterion, teacher))
+    outputs = [answer.logits for answer in answers]
+    taught = [answer.teacher for answer in answers if answer.teacher is not None]
     nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
-    logits = torch2xp(torch.cat([nothing] + [output.detach() for output in outputs], dim=1))
 
     def backprop(d_logits: Any) -> List[Doc]:
         gradient = xp2torch(d_logits, device=network.device)
@@ -222,10 +259,12 @@ def _begin_update(
 
     return (
         JointLogits(
-            logits=logits,
+            logits=torch2xp(torch.cat([nothing, *outputs], dim=1).detach()),
             doc=_join([np.full(len(window.words), window.doc) for window in windows], np.int64),
             word=_join([window.words for window in windows], np.int64),
             owned=_join([window.owned for window in windows], np.bool_),
+            exit_layer=_join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
+            teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,
         ),
         backprop,
     )

@@ -1,8 +1,9 @@
 """Lets thinc train, average, move and save the torch network."""
 
 import contextlib
+import copy
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple, cast
+from typing import Any, Dict, Iterator, Optional, Tuple, cast
 
 import srsly
 import torch
@@ -12,7 +13,9 @@ from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
 
 from . import storage
+from .budget.fingerprint import fingerprint_of_weights
 from .encoders import EncoderSource
+from .network.tagger import Tagger
 from .storage import Trained
 
 
@@ -29,6 +32,8 @@ class TaggerShim(Shim):
         self.encoder = encoder
         self.head_lr_factor = head_lr_factor
         self.freeze_encoder = freeze_encoder
+        self._teacher: Optional[Tagger] = None
+        self._fingerprint: Optional[str] = None
 
     @property
     def is_trained(self) -> bool:
@@ -53,12 +58,33 @@ class TaggerShim(Shim):
         """
         trained.network.encoder.requires_grad_(not self.freeze_encoder)
         self._model = trained
+        self._teacher = None
+        self.weights_changed()
+
+    def weights_changed(self) -> None:
+        """Drop what was derived from the weights."""
+        self._fingerprint = None
+
+    def fingerprint(self) -> str:
+        """RETURNS (str): A hash of the weights, computed once for as long as they stay."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of_weights(self.trained.network)
+        return self._fingerprint
+
+    def teacher(self) -> Tagger:
+        """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,
+        for as long as the network is not replaced.
+        """
+        if self._teacher is None:
+            self._teacher = copy.deepcopy(self.trained.network).requires_grad_(False)
+        return self._teacher
 
     def finish_update(self, optimizer: Optimizer) -> None:
         """Take an optimizer step; the heads take a larger one.
 
         optimizer (Optimizer): thinc's optimizer.
         """
+        self.weights_changed()
         for name, parameter in self.trained.network.named_parameters():
             if parameter.grad is None:
                 continue
@@ -84,11 +110,13 @@ class TaggerShim(Shim):
             if key in params:
                 replaced.append((parameter, parameter.data))
                 parameter.data = xp2torch(params[key], device=parameter.device)
+        self.weights_changed()
         try:
             yield
         finally:
             for parameter, data in replaced:
                 parameter.data = data
+            self.weights_changed()
 
     def _key(self, name: str, parameter: torch.nn.Parameter) -> Tuple[int, str]:
         # With the shape: heads that got new tags must not meet the moments of the old ones.

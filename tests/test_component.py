@@ -1,5 +1,6 @@
 """The whole contract of a trainable spaCy component."""
 
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -358,10 +359,7 @@ class TestTraining:
         assert loss == pytest.approx(by_hand.item(), rel=1e-5)
         step = np.zeros_like(gradient)
         step[2, 3, 1] = 1e-2
-        scores = [
-            type(scores)(scores.logits + s, scores.doc, scores.word, scores.owned)
-            for s in (step, -step)
-        ]
+        scores = [dataclasses.replace(scores, logits=scores.logits + s) for s in (step, -step)]
         up, down = (ner.get_loss(examples, s)[0] for s in scores)
         assert gradient[2, 3, 1] == pytest.approx((up - down) / 2e-2, abs=1e-3)
 

@@ -82,7 +82,7 @@ def test_every_family_loads_offline_with_its_source_deleted(family, encoders, tm
 def test_settings_are_in_the_config_alone(nlp, tmp_path):
     nlp.to_disk(tmp_path)
     saved = json.loads((tmp_path / NAME / "cfg").read_text())
-    assert saved == {"labels": ["LOC", "ORG", "PER"], "has_weights": True}
+    assert saved == {"labels": ["LOC", "ORG", "PER"], "has_weights": True, "calibration": None}
 
 
 def test_no_file_is_a_pickle_and_weights_are_safetensors(nlp, tmp_path):

@@ -1,7 +1,7 @@
 """What an exit criterion is."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Union
 
 from torch import Tensor
 
@@ -18,14 +18,15 @@ class Step:
         *Shape:* ``(words,)``
     logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
     batch (Batch): The batch that ``words`` are indices into.
-    threshold (float): The dial, in (0, 1].
+    threshold (Union[float, Tensor]): The dial, in (0, 1]; in training each word may have one of
+        its own. *Shape:* ``(words,)``
     """
 
     layer: int
     words: Tensor
     logits: Tensor
     batch: Batch
-    threshold: float
+    threshold: Union[float, Tensor]
 
 
 class Criterion(Protocol):

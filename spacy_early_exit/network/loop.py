@@ -7,7 +7,7 @@ Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-E
 """
 
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import List, Optional, Protocol, Tuple
 
 import torch
 from torch import Tensor
@@ -114,6 +114,61 @@ def run_all_heads(network: Tagger, batch: Batch, dropout: float = 0.0) -> Tensor
         states = hidden.index_select(0, batch.piece_of_word)
         answers.append(network.logits(number, states, dropout))
     return torch.stack(answers)
+
+
+class Halting(Protocol):
+    """Says who leaves after a layer while training."""
+
+    def leave(self, layer: int, words: Tensor, logits: Tensor) -> Tensor:
+        """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool
+
+        layer (int): The layer, counted from 1.
+        words (Tensor): The words that have not left. *Shape:* ``(words,)``
+        logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
+        """
+
+
+def run_all_heads_halting(
+    network: Tagger, batch: Batch, halting: Halting, dropout: float = 0.0
+) -> Tuple[Tensor, Tensor]:
+    """Train as prediction will run: words leave, keep their state, and are attended to.
+
+    Every head answers for every word, from the state it has by then: for words that left that
+    is the kept one. Gradients flow through the kept states.
+
+    network (Tagger): The network.
+    batch (Batch): The batch.
+    halting (Halting): Who leaves.
+    dropout (float): Dropout rate. What ``halting`` sees is without the heads' own dropout.
+    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word left.
+        *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    """
+    running = Running.all_of(batch)
+    hidden = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
+    states = hidden  # of all wordpieces, also of windows that have ended
+    exit_layer = torch.full_like(batch.piece_of_word, network.spec.layers)
+    answers: List[Tensor] = []
+    for number in range(1, network.spec.layers + 1):
+        if len(running.words):
+            hidden = _run_layer(network, number, hidden, running, dropout)
+            whole = len(running.pieces) == len(batch.ids)
+            states = hidden if whole else states.index_copy(0, running.pieces, hidden)
+        of_words = states.index_select(0, batch.piece_of_word)
+        answers.append(network.logits(number, of_words, dropout))
+        if number == network.spec.layers or not len(running.words):
+            continue
+        with torch.no_grad():
+            seen = network.logits(number, of_words[running.words])
+            leaving = halting.leave(number, running.words, seen)
+        if not leaving.any():
+            continue
+        after = running.without(batch, leaving)
+        stays = torch.zeros_like(exit_layer, dtype=torch.bool)
+        stays[after.words] = True
+        exit_layer[running.words[~stays[running.words]]] = number
+        hidden = hidden.index_select(0, running.row_of_piece[after.pieces])
+        running = after
+    return torch.stack(answers), exit_layer
 
 
 def _run_layer(

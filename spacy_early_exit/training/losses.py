@@ -1,46 +1,59 @@
-"""What the heads are trained on."""
-
-from typing import Any, Callable, Tuple
+"""What the heads are trained on: losses of every head on every word, and how they are weighed."""
 
 import torch
 import torch.nn.functional as F
-from thinc.api import torch2xp, xp2torch
 from torch import Tensor
 
 from ..tags import MISSING
 
 
-def joint_cross_entropy(logits: Tensor, tags: Tensor) -> Tensor:
-    """Cross-entropy of all heads, the deeper the heavier: head l weighs l / Σ l.
+def word_losses(logits: Tensor, tags: Tensor) -> Tensor:
+    """Cross-entropy of every head on every word.
 
-    Summed over words, as spaCy's own components do it.
+    logits (Tensor): *Shape:* ``(layers, words, tags)``
+    tags (Tensor): The right tag of each word, ``MISSING`` where it is not known: its loss is
+        0. *Shape:* ``(words,)``
+    RETURNS (Tensor): *Shape:* ``(layers, words)``
+    """
+    layers = len(logits)
+    flat, repeated = logits.flatten(0, 1), tags.repeat(layers)
+    losses = F.cross_entropy(flat, repeated, ignore_index=MISSING, reduction="none")
+    return losses.view(layers, -1)
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor, tags: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of every head from a teacher, on annotated words.
+
+    logits (Tensor): *Shape:* ``(layers, words, tags)``
+    teacher (Tensor): Carries no gradient. *Shape:* ``(words, tags)``
+    tags (Tensor): The right tag of each word, ``MISSING`` where it is not known.
+        *Shape:* ``(words,)``
+    RETURNS (Tensor): *Shape:* ``(layers, words)``
+    """
+    student, taught = logits.log_softmax(-1), teacher.detach().log_softmax(-1)
+    divergence = (taught.exp() * (taught - student)).sum(-1)
+    return divergence * (tags != MISSING)
+
+
+def flooded(losses: Tensor, levels: Tensor) -> Tensor:
+    """Hold losses at a level: what is below it is pushed up again.
+
+    Source: the ACL 2021 paper's code, with the first stage's loss on the same word as the level.
+
+    losses (Tensor): *Shape:* ``(layers, words)``
+    levels (Tensor): *Shape:* ``(layers, words)``
+    RETURNS (Tensor): *Shape:* ``(layers, words)``
+    """
+    return (losses - levels.detach()).abs()
+
+
+def layer_weighted(losses: Tensor) -> Tensor:
+    """Sum losses over words, as spaCy's own components do it; head l weighs l / Σ l.
 
     Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 
-    logits (Tensor): *Shape:* ``(layers, words, tags)``
-    tags (Tensor): The right tag of each word, ``MISSING`` where it is not known. *Shape:*
-        ``(words,)``
-    RETURNS (Tensor): The loss. *Shape:* ``()``
+    losses (Tensor): *Shape:* ``(layers, words)``
+    RETURNS (Tensor): *Shape:* ``()``
     """
-    layers = len(logits)
-    weights = torch.arange(1, layers + 1, dtype=logits.dtype, device=logits.device)
-    weights = weights / weights.sum()
-    flat = logits.flatten(0, 1)
-    losses = F.cross_entropy(flat, tags.repeat(layers), ignore_index=MISSING, reduction="none")
-    return (losses.view(layers, -1).sum(1) * weights).sum()
-
-
-def loss_and_gradient(
-    loss: Callable[[Tensor, Tensor], Tensor], logits: Any, tags: Any
-) -> Tuple[float, Any]:
-    """Compute a loss and its gradient, arrays in and out as thinc wants it.
-
-    loss (Callable[[Tensor, Tensor], Tensor]): The loss of logits and tags.
-    logits (Any): numpy or cupy. *Shape:* ``(layers, words, tags)``
-    tags (Any): numpy. *Shape:* ``(words,)``
-    RETURNS (Tuple[float, Any]): The loss, and its gradient by the logits, of their shape.
-    """
-    variable = xp2torch(logits).detach().requires_grad_(True)
-    value = loss(variable, torch.from_numpy(tags).to(variable.device))
-    (gradient,) = torch.autograd.grad(value, variable)
-    return float(value.detach()), torch2xp(gradient)
+    weights = torch.arange(1, len(losses) + 1, dtype=losses.dtype, device=losses.device)
+    return (losses.sum(1) * weights).sum() / weights.sum()

@@ -1,0 +1,132 @@
+"""Train the second stage in several ways and compare them at equal savings.
+
+A corpus is a folder with train.spacy, tune.spacy and dev.spacy. The first stage is trained
+once for each seed, every variant starts from it. Neighbourhood and threshold are chosen on
+tune, F-scores are those of dev, interpolated at the savings asked for. Runs that are in the
+output file already are not repeated.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+VARIANTS = {
+    "stage one": None,
+    "on-policy": {},
+    "off-policy": {"pattern": "off_policy"},
+    "random": {"pattern": "random"},
+    "on-policy, distilled": {"distillation": 1.0},
+    "on-policy, flooded": {"flooding": "true"},
+}
+WINDOWS = (0, 1)
+THRESHOLDS = "0,0.01,0.02,0.04,0.07,0.1,0.15,0.2,0.3,0.45"
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("encoder", type=Path)
+    parser.add_argument("work", type=Path, help="folder for the pipelines")
+    parser.add_argument("output", type=Path, help="the results, as JSON")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--variants", default=",".join(VARIANTS).replace(", ", "; "))
+    parser.add_argument("--epochs", type=int, default=5, help="of the first stage")
+    parser.add_argument("--epochs-two", type=int, default=3, help="of the second stage")
+    parser.add_argument("--limit", type=int, default=0, help="training texts; 0: all")
+    parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    names = [name.strip().replace(";", ",") for name in args.variants.split(",")]
+    for stage, epochs in (("joint", args.epochs), ("self_sampling", args.epochs_two)):
+        script = ["scripts/create_config.py", f"configs/{stage}.cfg", args.corpus / "train.spacy"]
+        run(*script, args.work / f"{stage}.cfg", "--epochs", epochs)
+
+    def of_seed(seed: str) -> None:
+        for name in names:
+            key = f"{name}, seed {seed}"
+            if key not in results:
+                results[key] = curves(train(args, name, seed), args)
+                args.output.parent.mkdir(parents=True, exist_ok=True)
+                args.output.write_text(json.dumps(results, indent=1) + "\n")
+            print(f"{key}: {summary(results[key])}", flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(of_seed, args.seeds.split(",")))
+
+
+def train(args: argparse.Namespace, name: str, seed: str) -> Path:
+    """RETURNS (Path): The pipeline of a variant, trained unless it is there."""
+    first = args.work / f"stage-one-{seed}" / "model-best"
+    options = VARIANTS[name]
+    folder = args.work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    paths = [
+        "--paths.train",
+        args.corpus / "train.spacy",
+        "--paths.dev",
+        args.corpus / "tune.spacy",
+    ]
+    paths += ["--paths.encoder", args.encoder, "--system.seed", seed]
+    paths += ["--corpora.train.limit", args.limit]
+    config = args.work / "joint.cfg"
+    if options is not None:
+        config = args.work / "self_sampling.cfg"
+        paths += ["--paths.first_stage", first]
+        for option, value in options.items():
+            paths += [f"--components.early_exit_ner.training.{option}", value]
+    if not (folder / "model-best").exists():
+        run("-m", "spacy", "train", config, "--output", folder, *paths, log=folder)
+    return folder / "model-best"
+
+
+def curves(model: Path, args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """RETURNS (dict): Rows of `thresholds.py`, by part and neighbourhood."""
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for part in ("tune", "dev"):
+        for window in WINDOWS:
+            output = model / f"{part}-{window}.json"
+            script = ["benchmarks/thresholds.py", model, args.corpus / f"{part}.spacy"]
+            options = ["--window", window, "--threads", 1, "--thresholds", THRESHOLDS]
+            run(*script, *options, "--output", output)
+            found.setdefault(part, {})[str(window)] = json.loads(output.read_text())
+    return found
+
+
+def f_at(rows: list[dict[str, float]], saving: float) -> float:
+    """RETURNS (float): The F-score at a saving, interpolated; 0 out of reach."""
+    points = sorted((row["mac_speedup"], row["ents_f"]) for row in rows)
+    for (low, f_low), (high, f_high) in zip(points, points[1:]):
+        if low <= saving <= high:
+            share = (saving - low) / (high - low) if high > low else 0.0
+            return f_low + share * (f_high - f_low)
+    return 0.0
+
+
+def summary(found: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+    """RETURNS (str): F on dev at full depth and at some savings, with the window tune prefers."""
+    texts = [f"full {found['dev']['0'][0]['ents_f']:.4f}"]
+    for saving in (1.5, 2.0, 3.0, 4.0):
+        window = max(found["tune"], key=lambda w: f_at(found["tune"][w], saving))
+        texts.append(f"{saving:g}X {f_at(found['dev'][window], saving):.4f} (window {window})")
+    return ", ".join(texts)
+
+
+def run(*arguments: object, log: Path | None = None) -> None:
+    """Run Python with arguments on one thread; its output goes to a log, or nowhere."""
+    command = [sys.executable, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if log is not None:
+        log.mkdir(parents=True, exist_ok=True)
+        (log / "log.txt").write_text(found.stdout + found.stderr)
+    if found.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{found.stdout}{found.stderr}")
+
+
+if __name__ == "__main__":
+    main()

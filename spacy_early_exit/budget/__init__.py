@@ -1,0 +1,1 @@
+"""From a saving that was asked for to a threshold."""

@@ -1,0 +1,89 @@
+"""Measure the curve from thresholds to savings on texts."""
+
+from typing import Any, Callable, Iterable, List, Sequence
+
+from spacy.tokens import Doc
+from spacy.training import Example
+
+from ..component import EarlyExitNER
+from .curve import CLOSE, Calibration, Point, make_curve
+from .search import saving, threshold_for
+
+ROUNDS = 4  # real runs for each saving, at most
+
+
+def calibrate(
+    ner: EarlyExitNER,
+    examples: Sequence[Example],
+    speedups: Iterable[float],
+    *,
+    annotated: bool = True,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Calibration:
+    """Measure at which thresholds a component saves what is asked for.
+
+    One pass at full depth says about where to look; every point is then a real run.
+
+    ner (EarlyExitNER): The component. Its calibration is replaced.
+    examples (Sequence[Example]): Texts that were not trained on.
+    speedups (Iterable[float]): Savings to measure. Ones out of reach are left out.
+    annotated (bool): Whether the entities of the texts are known: then F-scores are, too.
+    progress (Callable): Wraps the savings while they are measured, such as a bar.
+    RETURNS (Calibration): The calibration.
+    RAISES (ValueError): If there are no words, or the criterion has no threshold.
+    """
+    docs = [eg.reference for eg in examples]
+    words = sum(len(doc) for doc in docs)
+    if not words:
+        raise ValueError("There is nothing to calibrate on: the texts have no words.")
+    if not ner.criterion.has_threshold:
+        raise ValueError(
+            f"The criterion {type(ner.criterion).__name__} of '{ner.name}' has no threshold that "
+            f"could be calibrated."
+        )
+    simulated = ner.simulate([_unannotated(doc) for doc in docs])
+    points = [Point(0.0, 1.0, _run(ner, examples, 0.0, annotated).ents_f)]
+    for speedup in progress(sorted({float(s) for s in speedups if s > 1})):
+        points.extend(_approach(ner, examples, speedup, annotated, simulated))
+    calibration = Calibration(make_curve(points), ner.fingerprint(), words)
+    ner.calibration = calibration
+    return calibration
+
+
+def _approach(
+    ner: EarlyExitNER,
+    examples: Sequence[Example],
+    speedup: float,
+    annotated: bool,
+    simulated: Callable[[float], float],
+) -> List[Point]:
+    """RETURNS (List[Point]): Real runs ever closer to a saving; the last one is closest."""
+    points: List[Point] = []
+    aim = speedup
+    for _ in range(ROUNDS):
+        threshold = threshold_for(aim, simulated, steps=14)
+        points.append(_run(ner, examples, threshold, annotated))
+        found = points[-1].saving
+        if speedup <= found <= speedup * (1 + CLOSE) or (threshold >= 1.0 and found < speedup):
+            break
+        aim *= speedup * (1 + CLOSE / 2) / found
+    return points
+
+
+def _run(
+    ner: EarlyExitNER, examples: Sequence[Example], threshold: float, annotated: bool
+) -> Point:
+    docs = [_unannotated(eg.reference) for eg in examples]
+    for _ in ner.pipe(docs, threshold=threshold, batch_size=len(docs)):
+        pass
+    records = [doc._.early_exit[ner.name] for doc in docs]
+    ents_f = None
+    if annotated:
+        scored = [Example(doc, eg.reference) for doc, eg in zip(docs, examples)]
+        ents_f = ner.score(scored)["ents_f"]
+    return Point(threshold, saving((r.spent, r.full) for r in records), ents_f)
+
+
+def _unannotated(doc: Doc) -> Doc:
+    spaces = [bool(token.whitespace_) for token in doc]
+    return Doc(doc.vocab, words=[token.text for token in doc], spaces=spaces)

@@ -1,0 +1,95 @@
+"""The calibrated curve: which threshold saves how much, and what it was measured with."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+CLOSE = 0.01  # a measured saving this little above the one asked for is as good
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a real run at a threshold gave.
+
+    threshold (float): The criterion's dial.
+    saving (float): Full-depth cost / spent cost.
+    ents_f (Optional[float]): The F-score, where the texts were annotated.
+    """
+
+    threshold: float
+    saving: float
+    ents_f: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Points of one curve, and a fingerprint of all that it depends on.
+
+    points (Tuple[Point, ...]): By threshold, ascending. Their savings ascend, too.
+    fingerprint (Mapping[str, str]): What was calibrated, by name.
+    words (int): How many words it was measured on.
+    """
+
+    points: Tuple[Point, ...]
+    fingerprint: Mapping[str, str]
+    words: int
+
+    @property
+    def most(self) -> float:
+        """RETURNS (float): The largest saving within reach."""
+        return self.points[-1].saving
+
+    def threshold_for(self, speedup: float) -> float:
+        """Find the threshold of a saving, between the measured points on a straight line.
+
+        A point that saves as much, and hardly more, is taken as it is: on few texts savings rise
+        in jumps, and a hair less of a threshold may save less.
+
+        speedup (float): The saving.
+        RETURNS (float): The threshold.
+        RAISES (ValueError): If it is out of reach. The message says what is not.
+        """
+        for low, high in zip(self.points, self.points[1:]):
+            if speedup <= low.saving:
+                return low.threshold
+            if speedup <= high.saving <= speedup * (1 + CLOSE):
+                return high.threshold
+            if speedup <= high.saving:
+                share = (speedup - low.saving) / (high.saving - low.saving)
+                return low.threshold + share * (high.threshold - low.threshold)
+        raise ValueError(
+            f"speedup = {speedup:g} is out of reach: the largest that was calibrated is "
+            f"{self.most:.2f}."
+        )
+
+    def differences(self, fingerprint: Mapping[str, str]) -> List[str]:
+        """RETURNS (List[str]): The names of what is no longer as it was calibrated."""
+        names = sorted({*self.fingerprint, *fingerprint})
+        return [n for n in names if self.fingerprint.get(n) != fingerprint.get(n)]
+
+    def to_dict(self) -> Dict[str, Any]:
+        """RETURNS (Dict[str, Any]): Plain data, for JSON."""
+        return {
+            "points": [asdict(point) for point in self.points],
+            "fingerprint": dict(self.fingerprint),
+            "words": self.words,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Calibration":
+        """RETURNS (Calibration): What ``to_dict`` gave."""
+        points = tuple(Point(**point) for point in data["points"])
+        return cls(points, dict(data["fingerprint"]), int(data["words"]))
+
+
+def make_curve(points: Sequence[Point]) -> Tuple[Point, ...]:
+    """Put points in order, and leave out those that a smaller threshold outdoes.
+
+    points (Sequence[Point]): Points in any order.
+    RETURNS (Tuple[Point, ...]): By threshold, ascending, and so are the savings. It begins
+        with full depth.
+    """
+    curve: List[Point] = []
+    for point in sorted(points, key=lambda point: (point.threshold, point.saving)):
+        if not curve or point.saving > curve[-1].saving:
+            curve.append(point)
+    return tuple(curve)

@@ -1,0 +1,70 @@
+"""What a training config can have done between its steps."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
+
+from .budget.search import saving, threshold_for
+from .component import EarlyExitNER, configure
+
+
+def make_hold_saving(
+    path: Path,
+    speedup: float,
+    every: int,
+    component: str = "early_exit_ner",
+    most_words: int = 3000,
+) -> Callable[[Language, Dict[str, Any]], None]:
+    """Make the callback ``spacy-early-exit.hold_saving.v1``, for ``training.before_update``.
+
+    While a network learns, the same threshold saves more and more. This sets the threshold
+    before each evaluation so that the saving stays what it shall be: checkpoints are then
+    chosen at equal cost. The texts need no annotation. The threshold goes into the config, so
+    that every checkpoint is saved with its own.
+
+    path (Path): Texts to measure the saving on, as ``.spacy``.
+    speedup (float): The saving to hold, full-depth cost / spent cost.
+    every (int): Steps between evaluations: ``training.eval_frequency``.
+    component (str): Name of the component.
+    most_words (int): How many words of the texts to use.
+    RETURNS (Callable): The callback.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    if not 1.0 < speedup < float("inf") or every < 1:
+        raise ValueError(
+            f"hold_saving: speedup must be above 1 and every at least 1, not {speedup}, {every}."
+        )
+    texts: List[str] = []
+
+    def hold_saving(nlp: Language, info: Dict[str, Any]) -> None:
+        if info["step"] % every:
+            return
+        if not texts:
+            texts.extend(_first_texts(nlp, path, most_words))
+        ner = nlp.get_pipe(component)
+        assert isinstance(ner, EarlyExitNER)
+        docs = [nlp.make_doc(text) for text in texts]
+
+        def saving_at(threshold: float) -> float:
+            ner.threshold = threshold
+            exits = [prediction.exits for prediction in ner.predict(docs)]
+            return saving((seen.spent, seen.full) for seen in exits)
+
+        configure(nlp, threshold=threshold_for(speedup, saving_at), name=component)
+
+    return hold_saving
+
+
+def _first_texts(nlp: Language, path: Path, most_words: int) -> List[str]:
+    texts, words = [], 0
+    docs: List[Doc] = list(DocBin().from_disk(path).get_docs(nlp.vocab))
+    for doc in docs:
+        texts.append(doc.text)
+        words += len(doc)
+        if words >= most_words:
+            break
+    if not texts:
+        raise ValueError(f"hold_saving: there are no texts in {path}.")
+    return texts

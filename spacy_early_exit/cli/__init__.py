@@ -1,0 +1,7 @@
+"""The commands ``python -m spacy early-exit ...``. Loaded on every call of spaCy's command line."""
+
+from .app import early_exit
+from .calibrate import calibrate_cli
+from .evaluate import evaluate_cli
+
+__all__ = ["calibrate_cli", "early_exit", "evaluate_cli"]

@@ -1,0 +1,74 @@
+"""The command group, and what its commands share."""
+
+from pathlib import Path
+from typing import List, Tuple
+
+import typer
+from spacy.cli._util import app
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
+from spacy.training import Example
+from spacy.util import load_model
+from wasabi import msg
+
+from ..component import EarlyExitNER
+
+early_exit = typer.Typer(
+    name="early-exit",
+    help="Calibrate and measure pipelines that leave early.",
+    no_args_is_help=True,
+)
+app.add_typer(early_exit)
+
+
+def load(model: str, component: str) -> Tuple[Language, EarlyExitNER]:
+    """Load a pipeline, or say what is wrong and end.
+
+    model (str): Folder or name of the pipeline.
+    component (str): Name of its early-exit component.
+    RETURNS (Tuple[Language, EarlyExitNER]): Pipeline and component.
+    """
+    nlp = load_model(model)
+    pipe = nlp.get_pipe(component) if component in nlp.pipe_names else None
+    if not isinstance(pipe, EarlyExitNER):
+        mine = [name for name, p in nlp.pipeline if isinstance(p, EarlyExitNER)]
+        msg.fail(
+            f"'{component}' is no early_exit_ner of {model}.",
+            f"It has: {', '.join(mine) or 'none'}. Choose one with --component.",
+            exits=1,
+        )
+        raise SystemExit(1)
+    return nlp, pipe
+
+
+def read_corpus(nlp: Language, path: Path) -> List[Example]:
+    """Read annotated texts, or say what is wrong and end.
+
+    nlp (Language): The pipeline.
+    path (Path): A ``.spacy`` file.
+    RETURNS (List[Example]): The texts, not yet predicted, with their annotation.
+    """
+    if not path.is_file():
+        msg.fail(f"There is no file {path}.", exits=1)
+    try:
+        docs = list(DocBin().from_disk(path).get_docs(nlp.vocab))
+    except Exception as e:
+        msg.fail(f"{path} can't be read as a .spacy file.", f"{type(e).__name__}: {e}", exits=1)
+    return [Example(_words_of(doc), doc) for doc in docs]
+
+
+def _words_of(doc: Doc) -> Doc:
+    spaces = [bool(token.whitespace_) for token in doc]
+    return Doc(doc.vocab, words=[token.text for token in doc], spaces=spaces)
+
+
+def read_speedups(speedups: str) -> List[float]:
+    """RETURNS (List[float]): The savings of a comma-separated list, ascending."""
+    try:
+        found = sorted({float(speedup) for speedup in speedups.split(",")})
+    except ValueError:
+        found = []
+    if not found or not 1.0 <= found[0] <= found[-1] < float("inf"):
+        msg.fail(f"--speedups must be numbers of at least 1, such as 1.5,2,3, not {speedups!r}.")
+        raise SystemExit(1)
+    return found

@@ -1,0 +1,58 @@
+"""``spacy early-exit evaluate``: what speedups really save and cost."""
+
+from pathlib import Path
+from typing import Any, Iterable, Optional
+
+import srsly
+import typer
+from wasabi import msg
+from wasabi.tables import table
+
+from .app import early_exit, load, read_corpus, read_speedups
+
+COLUMNS = {
+    "speedup": "{:g}",
+    "ents_p": "{:.4f}",
+    "ents_r": "{:.4f}",
+    "ents_f": "{:.4f}",
+    "mac_speedup": "{:.2f}",
+    "words_per_second": "{:.0f}",
+    "mean_exit_layer": "{:.2f}",
+    "agreement": "{:.4f}",
+}
+
+
+@early_exit.command("evaluate")
+def evaluate_cli(
+    model: str = typer.Argument(..., help="Calibrated pipeline: folder or package name"),
+    data: Path = typer.Argument(..., help="Annotated texts, .spacy"),
+    speedups: str = typer.Option("1,2,3,4", "--speedups", "-s", help="The speedups"),
+    output: Optional[Path] = typer.Option(None, "--output", "-o", help="JSON file for the results"),
+    rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Rounds of the clock; 0: none"),
+    component: str = typer.Option("early_exit_ner", "--component", "-c", help="Its name"),
+) -> None:
+    """Measure scores, real savings and words per second at several speedups."""
+    from tqdm import tqdm
+
+    from ..budget.evaluate import evaluate
+
+    asked = read_speedups(speedups)
+    nlp, ner = load(model, component)
+    examples = read_corpus(nlp, data)
+
+    def progress(steps: Iterable[Any]) -> Iterable[Any]:
+        bar: Iterable[Any] = tqdm(steps, leave=False)
+        return bar
+
+    try:
+        rows = evaluate(nlp, ner, examples, asked, rounds=rounds, progress=progress)
+    except ValueError as e:
+        msg.fail(str(e), exits=1)
+        return
+    columns = [name for name in COLUMNS if name in rows[0]]
+    shown = [[COLUMNS[name].format(row[name]) for name in columns] for row in rows]
+    print(table(shown, header=columns, aligns=["r"] * len(columns)))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        srsly.write_json(output, {"speedups": rows})
+        msg.good(f"Saved the results to {output}")

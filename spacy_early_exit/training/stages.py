@@ -1,0 +1,263 @@
+"""The stages of training: how the network runs on a batch, and what its heads are trained on.
+
+Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
+"""
+
+from dataclasses import dataclass
+from typing import Any, List, Literal, NamedTuple, Optional, Protocol, Sequence, Tuple
+
+import torch
+from thinc.api import torch2xp, xp2torch
+from torch import Tensor
+
+from ..network.batch import Batch
+from ..network.criterion import Criterion
+from ..network.loop import Halting, run_all_heads, run_all_heads_halting
+from ..network.tagger import Tagger
+from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
+from .losses import distillation_loss, flooded, layer_weighted, word_losses
+
+Pattern = Literal["on_policy", "off_policy", "random"]
+
+
+class Answers(NamedTuple):
+    """What the heads say of a batch while training.
+
+    logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
+    exit_layer (Tensor): The layer at which each word left. *Shape:* ``(words,)``
+    teacher (Optional[Tensor]): What the network said before this stage, at full depth, if the
+        stage asks for it. *Shape:* ``(layers, words, tags)``
+    """
+
+    logits: Tensor
+    exit_layer: Tensor
+    teacher: Optional[Tensor]
+
+
+class Stage(Protocol):
+    """A stage of training."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """RETURNS (bool): Whether it needs the network as it was before this stage."""
+
+    def run(
+        self,
+        network: Tagger,
+        batch: Batch,
+        dropout: float,
+        criterion: Criterion,
+        teacher: Optional[Tagger],
+    ) -> Answers:
+        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+
+    def loss(self, answers: Answers, tags: Tensor) -> Tensor:
+        """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+
+
+@dataclass(frozen=True)
+class JointTraining:
+    """First stage: all layers on everything, all heads at once, the deeper the heavier.
+
+    distillation (float): Weight of what the earlier heads learn from the deepest.
+    """
+
+    distillation: float = 0.0
+    needs_teacher = False
+
+    def run(
+        self,
+        network: Tagger,
+        batch: Batch,
+        dropout: float,
+        criterion: Criterion,
+        teacher: Optional[Tagger],
+    ) -> Answers:
+        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+        logits = run_all_heads(network, batch, dropout)
+        return Answers(logits, torch.full_like(batch.piece_of_word, len(logits)), None)
+
+    def loss(self, answers: Answers, tags: Tensor) -> Tensor:
+        """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+        losses = word_losses(answers.logits, tags)
+        if self.distillation:
+            deepest = answers.logits[-1].detach()
+            losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
+        return layer_weighted(losses)
+
+
+@dataclass(frozen=True)
+class SelfSampling:
+    """Second stage: words leave while training, as they will when predicting.
+
+    pattern (Pattern): Who decides: ``"on_policy"``: the running pass itself;
+        ``"off_policy"``: the network as it was before this stage, at full depth, as in the
+        authors' code; ``"random"``: nobody, for comparison.
+    max_threshold (float): For every window a threshold is drawn from 0 to this.
+    windows (Tuple[int, ...]): And one of these neighbourhoods, where words leave one by one.
+    aggressive_share (float): Share of windows that get the largest threshold.
+    full_share (float): Share of windows that stay to the end.
+    loss_after_exit (bool): Whether heads behind a word's exit are trained on its kept state.
+    flooding (bool): Whether each head's loss on each word is held at what it was before this
+        stage, rather than brought below.
+    distillation (float): Weight of what all heads learn from the deepest head as it was
+        before this stage.
+    """
+
+    pattern: Pattern
+    max_threshold: float
+    windows: Tuple[int, ...]
+    aggressive_share: float
+    full_share: float
+    loss_after_exit: bool
+    flooding: bool
+    distillation: float
+
+    @property
+    def needs_teacher(self) -> bool:
+        """RETURNS (bool): Whether it needs the network as it was before this stage."""
+        return self.pattern == "off_policy" or self.flooding or self.distillation > 0
+
+    def run(
+        self,
+        network: Tagger,
+        batch: Batch,
+        dropout: float,
+        criterion: Criterion,
+        teacher: Optional[Tagger],
+    ) -> Answers:
+        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+        taught = None
+        if teacher is not None:
+            with torch.no_grad():
+                taught = run_all_heads(teacher, batch)
+        halting = self._halting(network, batch, criterion, taught)
+        logits, exit_layer = run_all_heads_halting(network, batch, halting, dropout)
+        return Answers(logits, exit_layer, taught)
+
+    def _halting(
+        self, network: Tagger, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
+    ) -> Halting:
+        device = batch.ids.device
+        if self.pattern == "random":
+            layers = torch.randint(1, network.spec.layers + 1, (batch.words,)).to(device)
+            full = torch.rand(batch.windows).to(device) >= 1.0 - self.full_share
+            layers[full[batch.window_of_word]] = network.spec.layers
+            return RandomHalting(layers)
+        criteria = neighbourhoods(criterion, self.windows)
+        thresholds = draw_thresholds(
+            batch.windows, self.max_threshold, self.aggressive_share, self.full_share
+        )
+        return SampledHalting(
+            batch=batch,
+            thresholds=thresholds.to(device),
+            criteria=[(drawn, drawn.start(batch)) for drawn in criteria],
+            choice=torch.randint(len(criteria), (batch.windows,)).to(device),
+            logits=taught if self.pattern == "off_policy" else None,
+        )
+
+    def loss(self, answers: Answers, tags: Tensor) -> Tensor:
+        """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+        losses = word_losses(answers.logits, tags)
+        if self.flooding and answers.teacher is not None:
+            losses = flooded(losses, word_losses(answers.teacher, tags))
+        if self.distillation and answers.teacher is not None:
+            deepest = answers.teacher[-1]
+            losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
+        if not self.loss_after_exit:
+            layers = torch.arange(1, len(losses) + 1, device=losses.device)
+            losses = losses * (layers[:, None] <= answers.exit_layer)
+        return layer_weighted(losses)
+
+
+def loss_and_gradient(
+    stage: Stage, logits: Any, exit_layer: Any, teacher: Any, tags: Any
+) -> Tuple[float, Any]:
+    """Compute a stage's loss and its gradient, arrays in and out as thinc wants it.
+
+    stage (Stage): The stage.
+    logits (Any): numpy or cupy. *Shape:* ``(layers, words, tags)``
+    exit_layer (Any): numpy. *Shape:* ``(words,)``
+    teacher (Any): Like ``logits``, or None.
+    tags (Any): numpy. *Shape:* ``(words,)``
+    RETURNS (Tuple[float, Any]): The loss, and its gradient by the logits, of their shape.
+    """
+    variable = xp2torch(logits).detach().requires_grad_(True)
+    device = variable.device
+    answers = Answers(
+        variable,
+        torch.from_numpy(exit_layer).to(device),
+        None if teacher is None else xp2torch(teacher),
+    )
+    value = stage.loss(answers, torch.from_numpy(tags).to(device))
+    (gradient,) = torch.autograd.grad(value, variable)
+    return float(value.detach()), torch2xp(gradient)
+
+
+def make_joint_training(distillation: float = 0.0) -> Stage:
+    """Make the stage ``spacy-early-exit.JointTraining.v1``.
+
+    distillation (float): Weight of what the earlier heads learn from the deepest one's
+        distribution; 0: nothing.
+    RETURNS (Stage): The stage.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    _check("JointTraining", distillation=(distillation, float("inf")))
+    return JointTraining(distillation=distillation)
+
+
+def make_self_sampling(
+    pattern: Pattern = "on_policy",
+    max_threshold: float = 0.3,
+    windows: Sequence[int] = (0, 1, 2, 3),
+    aggressive_share: float = 0.0,
+    full_share: float = 0.2,
+    loss_after_exit: bool = False,
+    flooding: bool = False,
+    distillation: float = 0.0,
+) -> Stage:
+    """Make the stage ``spacy-early-exit.SelfSampling.v1``.
+
+    pattern (Pattern): Who decides which words leave: ``"on_policy"``, ``"off_policy"`` or
+        ``"random"``.
+    max_threshold (float): The largest threshold that is drawn.
+    windows (Sequence[int]): The neighbourhoods to draw from; empty: the criterion's own.
+    aggressive_share (float): Share of windows that get the largest threshold.
+    full_share (float): Share of windows that stay to the end.
+    loss_after_exit (bool): Whether heads behind a word's exit are trained on its kept state.
+    flooding (bool): Whether losses are held at the first stage's.
+    distillation (float): Weight of what all heads learn from the first stage's deepest head.
+    RETURNS (Stage): The stage.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    if pattern not in ("on_policy", "off_policy", "random"):
+        raise ValueError(
+            f"SelfSampling: pattern must be 'on_policy', 'off_policy' or 'random', not {pattern!r}."
+        )
+    drawn: List[int] = [int(window) for window in windows]
+    _check(
+        "SelfSampling",
+        max_threshold=(max_threshold, 1.0),
+        smallest_window=(min(drawn, default=0), float("inf")),
+        aggressive_share=(aggressive_share, 1.0),
+        full_share=(full_share, 1.0),
+        aggressive_and_full_share=(aggressive_share + full_share, 1.0),
+        distillation=(distillation, float("inf")),
+    )
+    return SelfSampling(
+        pattern=pattern,
+        max_threshold=max_threshold,
+        windows=tuple(drawn),
+        aggressive_share=aggressive_share,
+        full_share=full_share,
+        loss_after_exit=loss_after_exit,
+        flooding=flooding,
+        distillation=distillation,
+    )
+
+
+def _check(stage: str, **bounds: Tuple[float, float]) -> None:
+    for name, (value, most) in bounds.items():
+        if not 0.0 <= value <= most:
+            limits = "0 or more" if most == float("inf") else f"between 0 and {most:g}"
+            raise ValueError(f"{stage}: {name} must be {limits}, not {value}.")

@@ -1,0 +1,208 @@
+"""From a speedup to a threshold."""
+
+import dataclasses
+
+import pytest
+import spacy
+import torch
+
+import spacy_early_exit
+from spacy_early_exit.budget.calibrate import calibrate
+from spacy_early_exit.budget.curve import Calibration, Point, make_curve
+from spacy_early_exit.budget.search import saving, threshold_for
+from spacy_early_exit.criteria import SentenceExit, TokenExit
+from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.loop import run_all_heads, run_with_exits
+from spacy_early_exit.network.simulate import simulate_exits
+from spacy_early_exit.wordpieces import windows_of
+
+from ..factories import TEXTS, answers, blank, examples_of, network_of, texts_of_all_lengths
+
+NAME = "early_exit_ner"
+CURVE = (Point(0.0, 1.0, 0.9), Point(0.1, 2.0, 0.9), Point(0.3, 3.0, 0.8))
+
+
+class TestTheCurve:
+    def test_between_points_it_is_a_straight_line(self):
+        calibration = Calibration(CURVE, {}, 10)
+        assert calibration.threshold_for(1.0) == 0.0
+        assert calibration.threshold_for(1.5) == pytest.approx(0.05)
+        assert calibration.threshold_for(2.0) == pytest.approx(0.1)
+        assert calibration.threshold_for(2.25) == pytest.approx(0.15)
+        assert calibration.threshold_for(3.0) == pytest.approx(0.3)
+
+    def test_beyond_it_there_is_an_error_that_says_what_can_be_reached(self):
+        with pytest.raises(ValueError, match=r"speedup = 3\.5 is out of reach.*3\.00"):
+            Calibration(CURVE, {}, 10).threshold_for(3.5)
+
+    def test_savings_rise_with_thresholds(self):
+        points = [Point(0.3, 2.0), Point(0.0, 1.0), Point(0.2, 2.1), Point(0.4, 3.0)]
+        assert [p.threshold for p in make_curve(points)] == [0.0, 0.2, 0.4]
+
+    def test_it_survives_json(self):
+        calibration = Calibration(CURVE, {"weights": "abc"}, 10)
+        assert Calibration.from_dict(calibration.to_dict()) == calibration
+
+
+def test_the_search_finds_the_smallest_threshold_that_saves_enough():
+    assert threshold_for(2.0, lambda t: 1 + 4 * t, steps=12) == pytest.approx(0.25, abs=1e-3)
+    assert threshold_for(9.0, lambda t: 1 + 4 * t) == 1.0
+    assert saving([(1, 2), (3, 10)]) == 3.0 and saving([]) == 1.0
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.6, 0.9])
+def test_the_simulation_is_exact_where_texts_leave_as_a_whole(threshold, encoders, en):
+    trained = network_of(encoders["bert"], spread=1.5)
+    docs = [en.make_doc(text) for text in texts_of_all_lengths(count=24)]
+    batch = Batch.of(windows_of(docs, trained.tokenizer, 48, 8), torch.device("cpu"))
+    with torch.inference_mode():
+        logits = run_all_heads(trained.network, batch)
+        for criterion in (SentenceExit(), TokenExit(1, "ignore"), TokenExit(1, "hold")):
+            spec = trained.network.spec
+            exit_layer, meter = simulate_exits(spec, batch, logits, criterion, threshold)
+            real = run_with_exits(trained.network, batch, criterion, threshold)
+            assert torch.equal(meter.full, real.full)
+            if isinstance(criterion, SentenceExit):
+                assert torch.equal(exit_layer, real.exit_layer)
+                assert torch.equal(meter.spent, real.spent)
+            else:  # who left first saw no kept state
+                first = exit_layer == 1
+                assert torch.equal(first, real.exit_layer == 1)
+
+
+MANY = [*TEXTS, *texts_of_all_lengths(count=60)]  # on few texts savings rise in jumps
+
+
+def many(nlp):
+    return examples_of(nlp, [(text, []) for text in MANY])
+
+
+def saving_of(nlp, **knob):
+    docs = nlp.pipe(MANY, component_cfg={NAME: knob})
+    return saving((r.spent, r.full) for r in (doc._.early_exit[NAME] for doc in docs))
+
+
+@pytest.fixture
+def calibrated(nlp):
+    calibrate(nlp.get_pipe(NAME), many(nlp), [1.2, 1.5, 2.0])
+    return nlp
+
+
+class TestCalibrating:
+    def test_every_point_is_what_a_real_run_gives(self, calibrated):
+        calibrate(calibrated.get_pipe(NAME), examples_of(calibrated), [1.2, 1.5, 2.0])
+        points = calibrated.get_pipe(NAME).calibration.points
+        assert len(points) >= 3 and points[0] == Point(0.0, 1.0, 1.0)
+        for point in points:
+            cfg = {NAME: {"threshold": point.threshold}}
+            scores = calibrated.evaluate(examples_of(calibrated), component_cfg=cfg)
+            assert 1 / scores["exit_cost"] == pytest.approx(point.saving)
+            assert scores["ents_f"] == pytest.approx(point.ents_f)
+
+    @pytest.mark.parametrize("speedup", [1.2, 1.5, 2.0])
+    def test_a_speedup_saves_what_it_says(self, calibrated, speedup):
+        assert saving_of(calibrated, speedup=speedup) == pytest.approx(speedup, rel=0.03)
+
+    def test_call_property_and_config(self, calibrated, tmp_path):
+        ner = calibrated.get_pipe(NAME)
+        by_call = saving_of(calibrated, speedup=2.0)
+        ner.speedup = 2.0
+        assert saving_of(calibrated) == by_call and ner.threshold is None
+        assert saving_of(calibrated, speedup=1.0) == 1.0
+        spacy_early_exit.configure(calibrated, speedup=2.0)
+        calibrated.to_disk(tmp_path)
+        loaded = spacy.load(tmp_path)
+        assert loaded.get_pipe(NAME).speedup == 2.0 and saving_of(loaded) == by_call
+        slower = spacy.load(tmp_path, config={"components": {NAME: {"speedup": 1.2}}})
+        assert 1.0 < saving_of(slower) < by_call
+
+    def test_full_depth_needs_none(self, nlp):
+        assert saving_of(nlp, speedup=1.0) == 1.0
+
+    def test_texts_need_no_annotation(self, nlp):
+        found = calibrate(nlp.get_pipe(NAME), many(nlp), [1.5], annotated=False)
+        assert all(point.ents_f is None for point in found.points)
+        assert saving_of(nlp, speedup=1.5) == pytest.approx(1.5, rel=0.03)
+
+    def test_what_is_out_of_reach_is_said(self, calibrated):
+        found = calibrate(calibrated.get_pipe(NAME), examples_of(calibrated), [1.5, 50])
+        assert found.most < 50
+        with pytest.raises(ValueError, match="out of reach"):
+            saving_of(calibrated, speedup=50)
+
+    def test_texts_without_words_are_refused(self, nlp):
+        with pytest.raises(ValueError, match="no words"):
+            calibrate(nlp.get_pipe(NAME), examples_of(nlp, [("", [])]), [2])
+
+
+class TestWhenItNoLongerHolds:
+    def refused(self, nlp, what):
+        with pytest.raises(
+            ValueError, match=f"calibrated with other.*{what}.*early-exit calibrate"
+        ):
+            saving_of(nlp, speedup=1.5)
+        assert saving_of(nlp, threshold=0.2) > 0.5  # a threshold needs no calibration
+
+    def test_without_any(self, nlp):
+        with pytest.raises(ValueError, match="not calibrated.*early-exit calibrate"):
+            saving_of(nlp, speedup=1.5)
+
+    def test_before_training(self, encoders):
+        nlp = blank(encoders["bert"], speedup=3.0)  # loads, since it may be calibrated later
+        with pytest.raises(ValueError, match="not calibrated.*early-exit calibrate"):
+            nlp.initialize(lambda: examples_of(nlp))
+
+    def test_after_further_training(self, calibrated):
+        optimizer = calibrated.resume_training()
+        calibrated.update(examples_of(calibrated), sgd=optimizer)
+        self.refused(calibrated, "weights")
+
+    def test_with_a_new_label(self, calibrated):
+        calibrated.get_pipe(NAME).add_label("NEW")
+        self.refused(calibrated, "weights")
+
+    def test_with_another_criterion(self, calibrated):
+        ner = calibrated.get_pipe(NAME)
+        ner.criterion = dataclasses.replace(ner.criterion, window=3)
+        self.refused(calibrated, "criterion")
+
+    def test_with_other_windows(self, calibrated):
+        calibrated.get_pipe(NAME).window_length = 20
+        self.refused(calibrated, "windows")
+
+    def test_with_averaged_weights_only_while_they_are_in_place(self, calibrated):
+        shim = calibrated.get_pipe(NAME).model.shims[0]
+        before = shim.fingerprint()
+        parameters = shim.trained.network.named_parameters()
+        halved = {shim._key(name, p): (p.data / 2).numpy() for name, p in parameters}
+        with calibrated.get_pipe(NAME).model.use_params(halved):
+            self.refused(calibrated, "weights")
+        assert shim.fingerprint() == before
+        assert saving_of(calibrated, speedup=1.5) == pytest.approx(1.5, rel=0.03)
+
+    def test_an_outdated_one_does_not_keep_a_pipeline_from_loading(self, calibrated, tmp_path):
+        spacy_early_exit.configure(calibrated, speedup=1.5)
+        calibrated.get_pipe(NAME).add_label("NEW")
+        calibrated.to_disk(tmp_path)
+        nlp = spacy.load(tmp_path)
+        with pytest.raises(ValueError, match="weights"):
+            nlp("Ann")
+        calibrate(nlp.get_pipe(NAME), many(nlp), [1.5])
+        assert saving_of(nlp) == pytest.approx(1.5, rel=0.03)
+
+
+def test_a_sourced_component_brings_its_calibration(calibrated, tmp_path):
+    other = spacy.blank("en")
+    other.add_pipe(NAME, source=calibrated)
+    assert saving_of(other, speedup=1.5) == saving_of(calibrated, speedup=1.5)
+
+
+def test_bytes_and_other_processes_keep_it(calibrated):
+    copy = spacy.blank("en")
+    copy.add_pipe(NAME, config={"store_exits": True})
+    copy.from_bytes(calibrated.to_bytes())
+    cfg = {NAME: {"speedup": 1.5}}
+    expected = [answers(doc) for doc in calibrated.pipe(TEXTS, component_cfg=cfg)]
+    assert [answers(doc) for doc in copy.pipe(TEXTS, component_cfg=cfg)] == expected
+    found = [answers(d) for d in calibrated.pipe(TEXTS, n_process=2, component_cfg=cfg)]
+    assert found == expected

@@ -1,0 +1,109 @@
+"""The commands ``spacy early-exit``."""
+
+import pytest
+import spacy
+import srsly
+from spacy.tokens import DocBin
+from spacy.util import Config, load_model_from_config
+
+from ..factories import TEXTS, blank, examples_of, run
+
+NAME = "early_exit_ner"
+
+
+def early_exit(*arguments, ok=True):
+    return run("-m", "spacy", "early-exit", *arguments, ok=ok)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, trained_bytes):
+    folder = tmp_path_factory.mktemp("cli")
+    config, data = trained_bytes
+    nlp = load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
+    nlp.to_disk(folder / "model")
+    docs = [example.reference for example in examples_of(nlp)]
+    DocBin(docs=docs).to_disk(folder / "tune.spacy")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(work):
+    output = early_exit(
+        "calibrate",
+        work / "model",
+        work / "tune.spacy",
+        "--output",
+        work / "calibrated",
+        "--speedups",
+        "1.5,2,40",
+    )
+    assert "ENTS_F" in output and "out of reach" in output
+    return work / "calibrated"
+
+
+def test_calibrate_saves_a_pipeline_with_its_curve(calibrated):
+    ner = spacy.load(calibrated).get_pipe(NAME)
+    assert ner.calibration.points[0].saving == 1.0
+    ner.speedup = 1.5
+    assert ner.calibration.most >= 2
+
+
+def test_calibrate_takes_plain_texts(work):
+    (work / "texts.txt").write_text("\n".join(TEXTS) + "\n\n", encoding="utf8")
+    output = work / "plain"
+    early_exit(
+        "calibrate", work / "model", work / "texts.txt", "-o", output, "-s", "1.5", "--unlabelled"
+    )
+    points = spacy.load(output).get_pipe(NAME).calibration.points
+    assert len(points) >= 2 and all(point.ents_f is None for point in points)
+
+
+def test_evaluate_measures_speedups(calibrated, work):
+    metrics = work / "metrics.json"
+    output = early_exit(
+        "evaluate",
+        calibrated,
+        work / "tune.spacy",
+        "--speedups",
+        "1,1.5,2",
+        "--output",
+        metrics,
+        "--rounds",
+        "2",
+    )
+    assert "agreement" in output
+    rows = srsly.read_json(metrics)["speedups"]
+    assert [row["speedup"] for row in rows] == [1, 1.5, 2]
+    full, *early = rows
+    assert full["mac_speedup"] == 1.0 == full["agreement"] and full["mean_exit_layer"] == 4.0
+    for row in early:
+        # Ten sentences leave in jumps.
+        assert 0.85 < row["mac_speedup"] / row["speedup"] < 1.35
+        assert row["mean_exit_layer"] < 4 and row["agreement"] <= 1.0
+        assert row["words_per_second_min"] <= row["words_per_second"] <= row["words_per_second_max"]
+    assert {"ents_p", "ents_r", "ents_f"} <= set(full)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["evaluate", "model", "tune.spacy"], "not calibrated"),
+        (["evaluate", "model", "nowhere.spacy"], "no file"),
+        (["evaluate", "model", "tune.spacy", "-s", "0.5,2"], "at least 1"),
+        (["evaluate", "model", "tune.spacy", "-s", "fast"], "at least 1"),
+        (["evaluate", "model", "model/meta.json"], "can't be read as a .spacy file"),
+        (["evaluate", "model", "tune.spacy", "-c", "ner"], "It has: early_exit_ner"),
+        (["calibrate", "model", "nowhere.txt", "-u", "-o", "x"], "no file"),
+    ],
+)
+def test_what_is_wrong_is_said(work, arguments, message):
+    files = {"model", "tune.spacy", "nowhere.spacy", "nowhere.txt", "x", "model/meta.json"}
+    arguments = [work / argument if argument in files else argument for argument in arguments]
+    output = early_exit(*arguments, ok=False)
+    assert message in " ".join(output.split()) and "Traceback" not in output
+
+
+def test_untrained_pipelines_are_refused(work, encoders):
+    blank(encoders["bert"]).to_disk(work / "untrained")
+    output = early_exit("evaluate", work / "untrained", work / "tune.spacy", ok=False)
+    assert "no weights yet" in output
