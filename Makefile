@@ -2,6 +2,8 @@
 # make test    quick tests in an environment of their own
 # make check   these, the slow ones, types and style
 PYTHON ?= python3
+# What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
+TORCH ?= torch
 VENV ?= .venv
 BIN = $(VENV)/bin
 ENCODER = assets/all-MiniLM-L6-v2
@@ -26,7 +28,7 @@ build: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt torch
+	$(BIN)/python -m pip install --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo,test,dev,trf]'
 	touch $@
 

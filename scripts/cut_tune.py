@@ -8,6 +8,7 @@ corpus that has a tune.tsv of its own is taken as it is.
 import argparse
 import random
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -87,6 +88,9 @@ def main() -> None:
     else:
         train, tune = cut(train, dev, args.share, args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "SYNTHETIC.txt").unlink(missing_ok=True)
+    if (args.corpus / "SYNTHETIC.txt").exists():
+        shutil.copy(args.corpus / "SYNTHETIC.txt", args.output)
     for name, sentences in (("train", train), ("tune", tune), ("dev", dev)):
         text = "\n\n".join(sentences) + "\n"
         (args.output / f"{name}.tsv").write_text(text, encoding="utf8")

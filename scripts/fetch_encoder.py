@@ -77,7 +77,7 @@ def main() -> None:
         print(f"{NAME} is in {folder}")
     elif (folder / "config.json").is_file():
         print(f"There is an encoder in {folder}")
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.parent.name == "assets":
         raise SystemExit(f"There is no encoder in {folder}: it has no config.json.")
     else:
         print(f"{name} will be fetched from the Hugging Face hub when training starts")

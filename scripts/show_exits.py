@@ -1,6 +1,8 @@
 """Show at which layer each word of some sentences leaves."""
 
 import argparse
+import os
+import sys
 
 import spacy
 
@@ -28,11 +30,12 @@ def main() -> None:
         record = doc._.early_exit["early_exit_ner"]
         found = ", ".join(f"{ent.text} = {ent.label_}" for ent in doc.ents) or "no entities"
         print(f"  {record.full / record.spent:.1f} times fewer operations; {found}\n")
+    python = os.path.relpath(sys.executable)
     print(
         f"""Where to go next:
   nlp = spacy.load({args.model!r})   the pipeline, as any other
   README.md                          every setting, and what it costs
-  python -m spacy project run train . --vars.corpus FOLDER
+  {python} -m spacy project run train . --vars.corpus FOLDER
                                      the same on your own train.tsv and dev.tsv"""
     )
 

@@ -59,14 +59,14 @@ def annotate(
     """
     exits, preset = prediction.exits, _presets(doc)
     ents: List[Span] = []
-    confidences: List[Tuple[int, int, float]] = []
+    confidences: List[Tuple[int, int, str, float]] = []
     for first, behind, label in entities(prediction.tags):
         confidence = _posteriors(exits.logits[first:behind], prediction.tags[first:behind]).min()
         whole = (int(exits.words[first]), int(exits.words[behind - 1]) + 1)
         for start, end in _free_parts(doc, preset, *whole):
             ent = Span(doc, start, end, label=labels[label])
             ents.append(ent)
-            confidences.append((ent.start_char, ent.end_char, float(confidence)))
+            confidences.append((ent.start_char, ent.end_char, ent.label_, float(confidence)))
     doc.set_ents(ents, default="unmodified")
     # Words that nobody has decided on become O.
     undecided = np.concatenate([[False], doc.to_array(["ENT_IOB"]).reshape(-1) == 0, [False]])

@@ -32,7 +32,7 @@ from .annotations import Prediction, annotate, logits_around_presets
 from .budget.curve import Calibration
 from .budget.fingerprint import describe
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
-from .records import register_extensions
+from .records import register_extensions, warn_if_names_are_taken
 from .scoring import ner_score
 from .tags import MISSING, encode, tag_count
 
@@ -173,6 +173,17 @@ class EarlyExitNER(TrainablePipe):
         ):
             if value < 1:
                 raise ValueError(f"{setting} of '{name}' is too small.")
+        for block, given in (
+            ("criterion", criterion),
+            ("decoder", decoder),
+            ("training", training),
+        ):
+            if given is None:
+                raise ValueError(
+                    f"'{name}' needs a {block}: [components.{name}.{block}] must not be null. "
+                    f"Leave it out for the default."
+                )
+        warn_if_names_are_taken()
         self.vocab = vocab
         self.model = model
         self.name = name
@@ -576,7 +587,7 @@ class EarlyExitNER(TrainablePipe):
         """
         state: Dict[str, Any] = {}
         deserialize = {
-            "cfg": lambda p: state.update(srsly.read_json(p)),
+            "cfg": lambda p: state.update(_read_state(p)),
             "vocab": lambda p: self.vocab.from_disk(p, exclude=exclude),
             "model": lambda p: self._shim.from_disk(p) if state.get("has_weights", True) else None,
         }
@@ -658,6 +669,14 @@ class EarlyExitNER(TrainablePipe):
         settings = self._settings(self._knob(call))
         check_settings(self._shim.trained, settings)
         return settings
+
+
+def _read_state(path: Path) -> Dict[str, Any]:
+    try:
+        state: Dict[str, Any] = srsly.read_json(path)
+        return state
+    except ValueError as e:
+        raise ValueError(f"The file {path} can't be read: it is damaged ({e}).") from e
 
 
 def configure(

@@ -126,7 +126,7 @@ class HFEncoder:
         if path.is_dir():
             if not (path / "config.json").is_file():
                 raise ValueError(self._problem("the folder has no config.json"))
-        elif self.name.startswith((".", "/", "~")) or "\\" in self.name or self.name.count("/") > 1:
+        elif looks_like_folder(self.name):
             raise ValueError(self._problem("there is no such folder"))
 
     def _problem(self, what: str, cause: Optional[Exception] = None) -> str:
@@ -136,6 +136,14 @@ class HFEncoder:
             f"[components.early_exit_ner.model.encoder] name must be a hub id, or a folder with "
             f"config.json, tokenizer.json and model.safetensors."
         )
+
+
+def looks_like_folder(name: str) -> bool:
+    """RETURNS (bool): Whether a name can't be meant as a hub id: it is a path, or begins with a
+    folder that is there. What is missing in it must not be asked for on the hub.
+    """
+    is_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+    return is_path or ("/" in name and Path(name.split("/")[0]).is_dir())
 
 
 def make_hf_encoder(name: str, revision: Optional[str] = None) -> EncoderSource:

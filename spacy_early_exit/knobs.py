@@ -75,9 +75,9 @@ def nearest(*knobs: Knob) -> Knob:
 
 
 def _number(value: Any, name: str, place: str) -> float:
-    if isinstance(value, (bool, str)):
-        value = None
     try:
-        return float(value)
+        if not isinstance(value, (bool, str)):
+            return float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} in {place} must be a number, not {value!r}.") from None
+        pass
+    raise ValueError(f"{name} in {place} must be a number, not {value!r}.")

@@ -5,6 +5,7 @@ that the component leaves in ``doc.user_data``, so they survive ``Doc.to_bytes``
 worker processes.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -34,7 +35,7 @@ def write_record(
     spent: int,
     full: int,
     layers: Optional[List[int]],
-    confidences: List[Tuple[int, int, float]],
+    confidences: List[Tuple[int, int, str, float]],
 ) -> None:
     """Leave a record in a Doc.
 
@@ -43,17 +44,17 @@ def write_record(
     spent (int): MACs of the method.
     full (int): MACs of full depth with one head.
     layers (Optional[List[int]]): The exit layer of each word, if they are kept.
-    confidences (List[Tuple[int, int, float]]): Of each entity, its first character, the one
-        behind its last, and the confidence.
+    confidences (List[Tuple[int, int, str, float]]): Of each entity, its first character, the
+        one behind its last, its label, and the confidence.
     """
     records = doc.user_data.setdefault(KEY, {})
     # A second run keeps the entities of the first: so it keeps what was said of them.
-    spans = {(ent.start_char, ent.end_char) for ent in doc.ents}
-    spans -= {(start, end) for start, end, _ in confidences}
+    spans = {(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents}
+    spans -= {(start, end, label) for start, end, label, _ in confidences}
     kept = [
         list(old)
         for old in records.get(component, {}).get("confidences", ())
-        if (old[0], old[1]) in spans
+        if tuple(old[:3]) in spans
     ]
     records[component] = {
         "spent": spent,
@@ -101,8 +102,8 @@ def get_confidence(span: Span) -> Optional[float]:
         posterior of the decoded tags over its words, each at its exit. Else None.
     """
     for record in _stored(span.doc).values():
-        for start, end, confidence in record["confidences"]:
-            if (start, end) == (span.start_char, span.end_char):
+        for start, end, label, confidence in record["confidences"]:
+            if (start, end, label) == (span.start_char, span.end_char, span.label_):
                 return float(confidence)
     return None
 
@@ -127,12 +128,26 @@ def _characters(doc: Doc) -> int:
     return int(doc[-1].idx + len(doc[-1])) if len(doc) else 0
 
 
+EXTENSIONS = (
+    (Doc, "early_exit", get_records),
+    (Token, "exit_layer", get_exit_layer),
+    (Span, "confidence", get_confidence),
+)
+
+
 def register_extensions() -> None:
     """Register the extension attributes, where no other package has taken the name."""
-    for holder, name, getter in (
-        (Doc, "early_exit", get_records),
-        (Token, "exit_layer", get_exit_layer),
-        (Span, "confidence", get_confidence),
-    ):
+    for holder, name, getter in EXTENSIONS:
         if not holder.has_extension(name):
             holder.set_extension(name, getter=getter)
+
+
+def warn_if_names_are_taken() -> None:
+    """Say so where somebody else has an extension attribute of our name."""
+    for holder, name, getter in EXTENSIONS:
+        if holder.get_extension(name)[2] is not getter:
+            warnings.warn(
+                f"{holder.__name__}._.{name} is not that of spacy-early-exit: something else has "
+                f"registered an extension attribute of that name.",
+                stacklevel=3,
+            )

@@ -155,6 +155,23 @@ class TestRecords:
         record = nlp("")._.early_exit[NAME]
         assert (record.spent, record.full, record.layers) == (0, 0, ())
 
+    def test_confidence_is_not_that_of_another_label(self, nlp):
+        doc = nlp(TEXTS[0], component_cfg=at(threshold=0))
+        ent = doc.ents[0]
+        assert ent._.confidence is not None
+        assert Span(doc, ent.start, ent.end, label="OTHER")._.confidence is None
+        assert doc[ent.start : ent.end]._.confidence is None
+
+    def test_names_that_something_else_has_taken_are_said(self, encoders):
+        ours = Span.remove_extension("confidence")
+        Span.set_extension("confidence", default=0.5)
+        try:
+            with pytest.warns(UserWarning, match=r"Span\._\.confidence is not that of"):
+                blank(encoders["bert"])
+        finally:
+            Span.remove_extension("confidence")
+            Span.set_extension("confidence", getter=ours[2])
+
     def test_confidence_is_the_smallest_posterior_of_the_entitys_words(self, nlp):
         doc = nlp(TEXTS[0])
         (prediction,) = nlp.get_pipe(NAME).predict([nlp.make_doc(TEXTS[0])])

@@ -12,6 +12,7 @@ import yaml
 from spacy.tokens import DocBin
 from spacy.util import Config
 
+import spacy_early_exit
 from spacy_early_exit.component import DEFAULT_CONFIG
 
 from .factories import ROOT, TEXTS, examples_of, run
@@ -46,7 +47,9 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
     (folder / "training").mkdir()
     config, data = trained_bytes
     nlp = spacy.util.load_model_from_config(Config().from_str(config), auto_fill=True)
-    nlp.from_bytes(data).to_disk(folder / "training" / "final")
+    nlp.from_bytes(data)
+    spacy_early_exit.configure(nlp, threshold=DEFAULT_CONFIG["threshold"])
+    nlp.to_disk(folder / "training" / "final")
     (folder / "corpus").mkdir()
     for part in ("train", "tune", "dev"):
         docs = [example.reference for example in examples_of(nlp)]
@@ -55,13 +58,17 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_python_of_a_page_runs(page, checkout, monkeypatch, tmp_path):
+def test_a_page_does_what_it_says(page, checkout, monkeypatch, tmp_path):
     """Block after block, as somebody would who reads on."""
     monkeypatch.chdir(checkout)
     names = {"__name__": "__main__", "texts": TEXTS, "path": tmp_path / "pipeline"}
     for kind, body in BLOCK.findall(page.read_text(encoding="utf8")):
         if kind == "python":
             exec(compile(body, str(page), "exec"), names)
+        elif kind == "bash":
+            for line in body.replace("\\\n", " ").splitlines():
+                if command := shlex.split(line, comments=True):
+                    check(command, checkout)
 
 
 @pytest.mark.parametrize("block", blocks("ini"))
@@ -96,14 +103,6 @@ def test_the_readme_shows_every_setting_and_its_default():
         "factory": "early_exit_ner",
         **{name: value for name, value in DEFAULT_CONFIG.items() if name != "scorer"},
     }
-
-
-@pytest.mark.parametrize("block", blocks("bash"))
-def test_commands_work(block, checkout):
-    lines = block.replace("\\\n", " ").splitlines()
-    for command in (shlex.split(line, comments=True) for line in lines):
-        if command:
-            check(command, checkout)
 
 
 def check(command, checkout):

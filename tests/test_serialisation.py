@@ -130,6 +130,11 @@ class TestDamage:
         path.write_bytes(path.read_bytes()[:100])
         assert name in self.problem(saved) and "damaged" in self.problem(saved)
 
+    def test_a_truncated_cfg_is_named(self, saved):
+        path = saved / NAME / "cfg"
+        path.write_text(path.read_text()[:10])
+        assert "cfg" in self.problem(saved) and "damaged" in self.problem(saved)
+
     def test_a_missing_folder_is_noticed(self, saved):
         shutil.rmtree(saved / NAME / "model")
         assert "missing" in self.problem(saved)
