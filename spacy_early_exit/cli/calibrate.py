@@ -31,7 +31,7 @@ def calibrate_cli(
     """
     from tqdm import tqdm
 
-    from ..budget.calibrate import calibrate
+    from ..measure.calibrate import calibrate
 
     asked = read_speedups(speedups)
     nlp, ner = load(model, component)

@@ -34,7 +34,7 @@ def evaluate_cli(
     """Measure scores, real savings and words per second at several speedups."""
     from tqdm import tqdm
 
-    from ..budget.evaluate import evaluate
+    from ..measure.evaluate import evaluate
 
     asked = read_speedups(speedups)
     nlp, ner = load(model, component)

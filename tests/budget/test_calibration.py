@@ -7,10 +7,10 @@ import spacy
 import torch
 
 import spacy_early_exit
-from spacy_early_exit.budget.calibrate import calibrate
 from spacy_early_exit.budget.curve import Calibration, Point, make_curve
 from spacy_early_exit.budget.search import saving, threshold_for
 from spacy_early_exit.criteria import SentenceExit, TokenExit
+from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits

@@ -5,9 +5,9 @@ from typing import Any, Callable, Iterable, List, Sequence
 from spacy.tokens import Doc
 from spacy.training import Example
 
+from ..budget.curve import CLOSE, Calibration, Point, make_curve
+from ..budget.search import saving, threshold_for
 from ..component import EarlyExitNER
-from .curve import CLOSE, Calibration, Point, make_curve
-from .search import saving, threshold_for
 
 ROUNDS = 4  # real runs for each saving, at most
 

@@ -8,8 +8,8 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 
+from ..budget.search import saving
 from ..component import EarlyExitNER
-from .search import saving
 
 
 def evaluate(

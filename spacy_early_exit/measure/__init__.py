@@ -1,0 +1,1 @@
+"""Runs on texts: what thresholds save, and what speedups cost."""
