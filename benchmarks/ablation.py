@@ -17,10 +17,13 @@ from pathlib import Path
 VARIANTS = {
     "stage one": None,
     "on-policy": {},
-    "off-policy": {"pattern": "off_policy"},
-    "random": {"pattern": "random"},
-    "on-policy, distilled": {"distillation": 1.0},
-    "on-policy, flooded": {"flooding": "true"},
+    "off-policy": {"training.pattern": "off_policy"},
+    "random": {"training.pattern": "random"},
+    "on-policy, distilled": {"training.distillation": 1.0},
+    "on-policy, flooded": {"training.flooding": "true"},
+    "on-policy, pre-norm": {"model.kept_state": "pre_norm"},
+    "on-policy, loss after exit": {"training.loss_after_exit": "true"},
+    "on-policy, sandwich": {"training.aggressive_share": 0.2, "training.full_share": 0.4},
 }
 WINDOWS = (0, 1)
 THRESHOLDS = "0,0.01,0.02,0.04,0.07,0.1,0.15,0.2,0.3,0.45"
@@ -37,7 +40,6 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS).replace(", ", "; "))
     parser.add_argument("--epochs", type=int, default=5, help="of the first stage")
     parser.add_argument("--epochs-two", type=int, default=3, help="of the second stage")
-    parser.add_argument("--limit", type=int, default=0, help="training texts; 0: all")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -72,13 +74,12 @@ def train(args: argparse.Namespace, name: str, seed: str) -> Path:
         args.corpus / "tune.spacy",
     ]
     paths += ["--paths.encoder", args.encoder, "--system.seed", seed]
-    paths += ["--corpora.train.limit", args.limit]
     config = args.work / "joint.cfg"
     if options is not None:
         config = args.work / "self_sampling.cfg"
         paths += ["--paths.first_stage", first]
         for option, value in options.items():
-            paths += [f"--components.early_exit_ner.training.{option}", value]
+            paths += [f"--components.early_exit_ner.{option}", value]
     if not (folder / "model-best").exists():
         run("-m", "spacy", "train", config, "--output", folder, *paths, log=folder)
     return folder / "model-best"

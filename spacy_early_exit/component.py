@@ -70,6 +70,7 @@ DEFAULT_CONFIG = Config().from_str(
     @architectures = "spacy-early-exit.EarlyExitTagger.v1"
     head_lr_factor = 5.0
     freeze_encoder = false
+    kept_state = "post_norm"
 
     [early_exit_ner.model.encoder]
     @misc = "spacy-early-exit.HFEncoder.v1"
@@ -326,6 +327,7 @@ class EarlyExitNER(TrainablePipe):
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
         return {
             "weights": self._shim.fingerprint(),
+            "kept_state": self._shim.kept_state,
             "criterion": describe(self.criterion),
             "decoder": describe(self.decoder),
             "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}",

@@ -26,6 +26,7 @@ from .encoders import EncoderSource
 from .forks import ready_for_torch
 from .network.batch import Batch
 from .network.criterion import Criterion
+from .network.encoder import KeptState
 from .network.loop import Exits, run_all_heads, run_with_exits
 from .network.simulate import simulated_saving
 from .network.tagger import Tagger
@@ -108,7 +109,10 @@ TaggerModel: TypeAlias = "Model[Any, Any]"
 
 
 def build_tagger_model(
-    encoder: EncoderSource, head_lr_factor: float = 5.0, freeze_encoder: bool = False
+    encoder: EncoderSource,
+    head_lr_factor: float = 5.0,
+    freeze_encoder: bool = False,
+    kept_state: KeptState = "post_norm",
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v1``. Cheap: the encoder comes at initialize.
 
@@ -119,12 +123,19 @@ def build_tagger_model(
     head_lr_factor (float): How many times faster the exit heads learn than the encoder, whose
         rate is the optimizer's own.
     freeze_encoder (bool): Whether to train the heads alone.
+    kept_state (KeptState): What words that left keep for the others to attend to: the state of
+        the layer at which they left (``"post_norm"``), or the sum that each later layer
+        normalises anew (``"pre_norm"``).
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
     if not head_lr_factor > 0:
         raise ValueError(f"EarlyExitTagger: head_lr_factor must be above 0, not {head_lr_factor}.")
-    shim = TaggerShim(encoder, float(head_lr_factor), bool(freeze_encoder))
+    if kept_state not in ("post_norm", "pre_norm"):
+        raise ValueError(
+            f"EarlyExitTagger: kept_state must be 'post_norm' or 'pre_norm', not {kept_state!r}."
+        )
+    shim = TaggerShim(encoder, float(head_lr_factor), bool(freeze_encoder), kept_state)
     return Model(
         "early_exit_tagger",
         forward,

@@ -15,6 +15,7 @@ from thinc.util import get_torch_default_device
 from . import storage
 from .budget.fingerprint import fingerprint_of_weights
 from .encoders import EncoderSource
+from .network.encoder import KeptState
 from .network.tagger import Tagger
 from .storage import Trained
 
@@ -25,13 +26,21 @@ class TaggerShim(Shim):
     encoder (EncoderSource): Where the pre-trained encoder comes from.
     head_lr_factor (float): How many times faster the heads learn.
     freeze_encoder (bool): Whether to train the heads alone.
+    kept_state (KeptState): What wordpieces that left keep.
     """
 
-    def __init__(self, encoder: EncoderSource, head_lr_factor: float, freeze_encoder: bool):
+    def __init__(
+        self,
+        encoder: EncoderSource,
+        head_lr_factor: float,
+        freeze_encoder: bool,
+        kept_state: KeptState,
+    ):
         super().__init__(None)
         self.encoder = encoder
         self.head_lr_factor = head_lr_factor
         self.freeze_encoder = freeze_encoder
+        self.kept_state = kept_state
         self._teacher: Optional[Tagger] = None
         self._fingerprint: Optional[str] = None
 
@@ -57,6 +66,7 @@ class TaggerShim(Shim):
         trained (Trained): Network and tokenizer.
         """
         trained.network.encoder.requires_grad_(not self.freeze_encoder)
+        trained.network.encoder.kept_state = self.kept_state
         self._model = trained
         self._teacher = None
         self.weights_changed()
@@ -124,7 +134,7 @@ class TaggerShim(Shim):
 
     def copy(self) -> "TaggerShim":
         """RETURNS (TaggerShim): A deep copy, with an identity of its own for optimizers."""
-        copied = TaggerShim(self.encoder, self.head_lr_factor, self.freeze_encoder)
+        copied = TaggerShim(self.encoder, self.head_lr_factor, self.freeze_encoder, self.kept_state)
         if self._model is not None:
             copied.from_bytes(self.to_bytes())
         return copied

@@ -87,6 +87,7 @@ def test_a_surrogate_fails_in_spacy_before_us(pipeline):
         ({"window_overlap": -1}, "window_overlap"),
         ({"criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "window": -2}}, "window"),
         ({"model": {"head_lr_factor": 0.0}}, "head_lr_factor"),
+        ({"model": {"kept_state": "sum"}}, "kept_state"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(config, complaint):

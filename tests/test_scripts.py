@@ -83,34 +83,39 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders)
         for part in ("train", "tune", "dev")
     }
     assert counts == {"train": 36, "tune": 4, "dev": 10}
-    config = tmp_path / "joint.cfg"
-    run(
-        ROOT / "scripts" / "create_config.py",
-        ROOT / "configs" / "joint.cfg",
-        tmp_path / "corpus" / "train.spacy",
-        config,
-        "--epochs",
-        "2",
-    )
-    output = run(
-        "-m",
-        "spacy",
-        "train",
-        config,
-        "--output",
-        tmp_path / "model",
-        "--paths.train",
-        tmp_path / "corpus" / "train.spacy",
-        "--paths.dev",
-        tmp_path / "corpus" / "tune.spacy",
-        "--paths.encoder",
-        encoders["bert"],
-        "--training.accumulate_gradient",
-        "2",
-    )
+    first = []
+    for stage in ("joint", "self_sampling"):
+        config = tmp_path / f"{stage}.cfg"
+        run(
+            ROOT / "scripts" / "create_config.py",
+            ROOT / "configs" / f"{stage}.cfg",
+            tmp_path / "corpus" / "train.spacy",
+            config,
+            "--epochs",
+            "2",
+        )
+        output = run(
+            "-m",
+            "spacy",
+            "train",
+            config,
+            "--output",
+            tmp_path / stage,
+            "--paths.train",
+            tmp_path / "corpus" / "train.spacy",
+            "--paths.dev",
+            tmp_path / "corpus" / "tune.spacy",
+            "--paths.encoder",
+            encoders["bert"],
+            "--training.accumulate_gradient",
+            "2",
+            *first,
+        )
+        first = ["--paths.first_stage", tmp_path / "joint" / "model-best"]
     assert "EXIT_COST" in output
-    final = tmp_path / "final"
-    run(ROOT / "scripts" / "finish.py", tmp_path / "model" / "model-best", final)
+    final, trained = tmp_path / "final", tmp_path / "self_sampling" / "model-best"
+    tune = tmp_path / "corpus" / "tune.spacy"
+    run("-m", "spacy", "early-exit", "calibrate", trained, tune, "-o", final, "-s", "1.2,50")
     metrics = tmp_path / "dev.json"
     dev = tmp_path / "corpus" / "dev.spacy"
     run("-m", "spacy", "evaluate", final, dev, "--output", metrics, "--per-component")
@@ -155,9 +160,10 @@ def test_the_whole_project_on_a_real_corpus(tmp_path, data, minilm):
     variables = ["--vars.corpus", data / "wnut17", "--vars.encoder", minilm]
     run("-m", "spacy", "project", "run", "train", tmp_path, *variables, cwd=tmp_path)
     run("-m", "spacy", "project", "run", "evaluate", tmp_path, *variables, cwd=tmp_path)
-    full, *early = srsly.read_json(tmp_path / "metrics" / "thresholds.json")
+    full, *early = srsly.read_json(tmp_path / "metrics" / "speedups.json")["speedups"]
     assert full["ents_f"] >= 0.50 and full["mac_speedup"] == 1.0
-    assert any(row["mac_speedup"] >= 2.2 and row["ents_f_kept"] >= 0.97 for row in early)
+    kept = [row["ents_f"] / full["ents_f"] for row in early if row["mac_speedup"] >= 2.0]
+    assert kept and max(kept) >= 0.97
     assert srsly.read_json(tmp_path / "metrics" / "dev.json")["speed"] > 0
     assert_same_alone_and_in_batches(tmp_path / "training" / "final", data / "wnut17" / "dev.tsv")
     run("-m", "spacy", "project", "run", "package", tmp_path, *variables, cwd=tmp_path)

@@ -11,6 +11,8 @@ from wasabi.tables import table
 
 from .app import early_exit, load, read_corpus, read_speedups
 
+NEXT_TO_NOTHING = 0.1
+
 
 @early_exit.command("calibrate")
 def calibrate_cli(
@@ -55,6 +57,8 @@ def calibrate_cli(
         for point in found.points
     ]
     print(table(rows, header=["speedup", "threshold", "ENTS_F"], aligns=["r", "r", "r"]))
+    if found.points[0].ents_f is not None and found.points[0].ents_f < NEXT_TO_NOTHING:
+        msg.warn("Its F-score is next to nothing: it needs more training data, or more epochs.")
     if asked[-1] > found.most:
         msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
     nlp.to_disk(output)

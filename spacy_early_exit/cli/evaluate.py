@@ -21,12 +21,16 @@ COLUMNS = {
     "agreement": "{:.4f}",
 }
 
+DEFAULT = "1,1.5,2,3,4"
+
 
 @early_exit.command("evaluate")
 def evaluate_cli(
     model: str = typer.Argument(..., help="Calibrated pipeline: folder or package name"),
     data: Path = typer.Argument(..., help="Annotated texts, .spacy"),
-    speedups: str = typer.Option("1,2,3,4", "--speedups", "-s", help="The speedups"),
+    speedups: Optional[str] = typer.Option(
+        None, "--speedups", "-s", help=f"The speedups. Without: {DEFAULT}, as far as calibrated"
+    ),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="JSON file for the results"),
     rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Rounds of the clock; 0: none"),
     component: str = typer.Option("early_exit_ner", "--component", "-c", help="Its name"),
@@ -36,8 +40,11 @@ def evaluate_cli(
 
     from ..measure.evaluate import evaluate
 
-    asked = read_speedups(speedups)
+    asked = read_speedups(speedups or DEFAULT)
     nlp, ner = load(model, component)
+    if speedups is None and ner.calibration is not None:
+        most = ner.calibration.most
+        asked = [speedup for speedup in asked if speedup <= most]
     examples = read_corpus(nlp, data)
 
     def progress(steps: Iterable[Any]) -> Iterable[Any]:

@@ -5,7 +5,7 @@ layers see no padding. A layer takes *queries*, the wordpieces that are still be
 and a *context*, all wordpieces that they may attend to.
 """
 
-from typing import Callable, Optional, Sequence, cast
+from typing import Callable, Literal, Optional, Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from .attention import attend
 from .families import EncoderSpec
+
+KeptState = Literal["post_norm", "pre_norm"]
 
 
 class Embeddings(nn.Module):
@@ -88,7 +90,7 @@ class Layer(nn.Module):
         context_lengths: Sequence[int],
         dropout: float = 0.0,
     ) -> Tensor:
-        """Compute the next states of some wordpieces.
+        """Compute the next states of some wordpieces, before the layer's last normalisation.
 
         context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
         rows (Optional[Tensor]): Rows of ``context`` that are queries, ascending; None: all.
@@ -96,7 +98,8 @@ class Layer(nn.Module):
         query_lengths (Sequence[int]): Queries of each sequence.
         context_lengths (Sequence[int]): Wordpieces of each sequence.
         dropout (float): Dropout rate, of attention weights too.
-        RETURNS (Tensor): The queries' next states. *Shape:* ``(queries, width)``
+        RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
+            *Shape:* ``(queries, width)``
         """
         width = context.shape[1]
         if rows is None:
@@ -114,25 +117,68 @@ class Layer(nn.Module):
         states = self.attention_norm(mixed + states)
         wide = self.activation(self.intermediate(states))
         wide = F.dropout(self.output(wide), dropout, training=dropout > 0)
-        answer: Tensor = self.output_norm(wide + states)
-        return answer
+        sums: Tensor = wide + states
+        return sums
 
 
 class Encoder(nn.Module):
     """Embeddings and layers. It has no forward of its own: see ``loop.py``.
 
+    What wordpieces keep when they leave is either a layer's finished state (``"post_norm"``), or
+    the sum before the layer's last normalisation, which each later layer's normalisation is then
+    applied to (``"pre_norm"``, as the ACL 2021 paper's authors did in their second stage).
+
     spec (EncoderSpec): The sizes.
+    kept_state (KeptState): What is kept.
     """
 
-    def __init__(self, spec: EncoderSpec):
+    def __init__(self, spec: EncoderSpec, kept_state: KeptState = "post_norm"):
         super().__init__()
         self.spec = spec
+        self.kept_state = kept_state
         self.embeddings = Embeddings(spec)
         self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
 
     def layer(self, number: int) -> Layer:
         """RETURNS (Layer): A layer, counted from 1."""
         return cast(Layer, self.layers[number - 1])
+
+    def run_layer(
+        self,
+        number: int,
+        kept: Tensor,
+        rows: Optional[Tensor],
+        query_lengths: Sequence[int],
+        context_lengths: Sequence[int],
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Run a layer: see ``Layer``.
+
+        number (int): The layer, counted from 1.
+        kept (Tensor): What each wordpiece keeps. *Shape:* ``(context, width)``
+        rows (Optional[Tensor]): The queries; None: all. *Shape:* ``(queries,)``
+        query_lengths (Sequence[int]): Queries of each sequence.
+        context_lengths (Sequence[int]): Wordpieces of each sequence.
+        dropout (float): Dropout rate.
+        RETURNS (Tensor): What each keeps now, new for the queries. *Shape:* ``(context, width)``
+        """
+        layer = self.layer(number)
+        context = self.states(number - 1, kept)
+        new: Tensor = layer(context, rows, query_lengths, context_lengths, dropout)
+        if self.kept_state == "post_norm":
+            new = layer.output_norm(new)
+        return new if rows is None else kept.index_copy(0, rows, new)
+
+    def states(self, number: int, kept: Tensor) -> Tensor:
+        """RETURNS (Tensor): States behind a layer, 0: the embeddings. *Shape:* ``(any, width)``
+
+        number (int): The layer.
+        kept (Tensor): What wordpieces keep. *Shape:* ``(any, width)``
+        """
+        if self.kept_state == "post_norm" or not number:
+            return kept
+        states: Tensor = self.layer(number).output_norm(kept)
+        return states
 
 
 def activation_function(name: str) -> Callable[[Tensor], Tensor]:

@@ -58,20 +58,21 @@ def run_with_exits(
     running = Running.all_of(batch)
     meter = Meter(network.spec, network.tags, batch)
     state = None if criterion is None else criterion.start(batch)
-    hidden = network.encoder.embeddings(batch.ids, batch.offsets)  # (context, width)
-    logits = hidden.new_zeros(batch.words, network.tags)
+    kept = network.encoder.embeddings(batch.ids, batch.offsets)  # (context, width)
+    logits = kept.new_zeros(batch.words, network.tags)
     exit_layer = torch.zeros_like(batch.piece_of_word)
-    states = torch.zeros_like(hidden) if keep_states else None
+    states = torch.zeros_like(kept) if keep_states else None
 
     for number in range(1, network.spec.layers + 1):
         is_last = number == network.spec.layers
-        hidden = _run_layer(network, number, hidden, running)
+        kept = _run_layer(network, number, kept, running)
         meter.layer(running)
         if criterion is None and not is_last:
             continue
         watches_all = criterion is not None and criterion.watches_left_words and not is_last
         words = running.words_of_windows(batch) if watches_all else running.words
-        answer = network.logits(number, hidden.index_select(0, running.rows_of(batch, words)))
+        of_words = kept.index_select(0, running.rows_of(batch, words))
+        answer = network.logits(number, network.encoder.states(number, of_words))
         meter.head(words)
         leaving = None
         if criterion is not None and not is_last:
@@ -86,15 +87,15 @@ def run_with_exits(
             continue
         after = running.without(batch, leaving)
         if states is not None:
-            states.index_copy_(0, running.pieces, hidden)
+            states.index_copy_(0, running.pieces, network.encoder.states(number, kept))
         if not len(after.words):
             break
         if len(after.pieces) < len(running.pieces):
-            hidden = hidden.index_select(0, running.row_of_piece[after.pieces])
+            kept = kept.index_select(0, running.row_of_piece[after.pieces])
         running = after
     else:
         if states is not None:
-            states.index_copy_(0, running.pieces, hidden)
+            states.index_copy_(0, running.pieces, network.encoder.states(number, kept))
     return Exits(logits, exit_layer, meter.spent, meter.full, meter.padding, states)
 
 
@@ -107,12 +108,12 @@ def run_all_heads(network: Tagger, batch: Batch, dropout: float = 0.0) -> Tensor
     RETURNS (Tensor): *Shape:* ``(layers, words, tags)``
     """
     running = Running.all_of(batch)
-    hidden = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
+    kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
     answers: List[Tensor] = []
     for number in range(1, network.spec.layers + 1):
-        hidden = _run_layer(network, number, hidden, running, dropout)
-        states = hidden.index_select(0, batch.piece_of_word)
-        answers.append(network.logits(number, states, dropout))
+        kept = _run_layer(network, number, kept, running, dropout)
+        of_words = kept.index_select(0, batch.piece_of_word)
+        answers.append(network.logits(number, network.encoder.states(number, of_words), dropout))
     return torch.stack(answers)
 
 
@@ -144,16 +145,17 @@ def run_all_heads_halting(
         *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
     running = Running.all_of(batch)
-    hidden = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
-    states = hidden  # of all wordpieces, also of windows that have ended
+    kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
+    everything = kept  # of all wordpieces, also of windows that have ended
     exit_layer = torch.full_like(batch.piece_of_word, network.spec.layers)
     answers: List[Tensor] = []
     for number in range(1, network.spec.layers + 1):
         if len(running.words):
-            hidden = _run_layer(network, number, hidden, running, dropout)
+            kept = _run_layer(network, number, kept, running, dropout)
             whole = len(running.pieces) == len(batch.ids)
-            states = hidden if whole else states.index_copy(0, running.pieces, hidden)
-        of_words = states.index_select(0, batch.piece_of_word)
+            everything = kept if whole else everything.index_copy(0, running.pieces, kept)
+        of_words = everything.index_select(0, batch.piece_of_word)
+        of_words = network.encoder.states(number, of_words)
         answers.append(network.logits(number, of_words, dropout))
         if number == network.spec.layers or not len(running.words):
             continue
@@ -166,18 +168,15 @@ def run_all_heads_halting(
         stays = torch.zeros_like(exit_layer, dtype=torch.bool)
         stays[after.words] = True
         exit_layer[running.words[~stays[running.words]]] = number
-        hidden = hidden.index_select(0, running.row_of_piece[after.pieces])
+        kept = kept.index_select(0, running.row_of_piece[after.pieces])
         running = after
     return torch.stack(answers), exit_layer
 
 
 def _run_layer(
-    network: Tagger, number: int, hidden: Tensor, running: Running, dropout: float = 0.0
+    network: Tagger, number: int, kept: Tensor, running: Running, dropout: float = 0.0
 ) -> Tensor:
-    """RETURNS (Tensor): The context's states after a layer: the queries' are new ones."""
-    states: Tensor = network.encoder.layer(number)(
-        hidden, running.queries, running.query_lengths, running.context_lengths, dropout
+    """RETURNS (Tensor): What the context keeps after a layer."""
+    return network.encoder.run_layer(
+        number, kept, running.queries, running.query_lengths, running.context_lengths, dropout
     )
-    if running.queries is None:
-        return states
-    return hidden.index_copy(0, running.queries, states)

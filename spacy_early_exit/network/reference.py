@@ -35,6 +35,7 @@ def run_reference(
     offsets = torch.arange(cells.shape[1]).expand_as(ids)
     hidden = network.encoder.embeddings(ids.flatten(), offsets.flatten())
     hidden = hidden.view(*ids.shape, spec.hidden_size)  # (windows, longest, width)
+    sums = hidden  # before each layer's last normalisation
 
     units_left = torch.zeros(batch.units, dtype=torch.bool)
     windows_left = torch.zeros(batch.windows, dtype=torch.bool)
@@ -46,8 +47,15 @@ def run_reference(
         left = torch.cat([units_left, windows_left])[batch.unit_of_piece]  # (wordpieces,)
         gone = torch.zeros_like(cells)
         gone[cells] = left
-        new = _layer(network, number, hidden, cells)
-        hidden = torch.where(gone[:, :, None], hidden, new)
+        new = _sums(network, number, hidden, cells)
+        sums = torch.where(gone[:, :, None], sums, new)
+        norm = network.encoder.layer(number).output_norm
+        if network.encoder.kept_state == "pre_norm":
+            # Windows that ended stay as they were: nobody looks at them any more.
+            ended = windows_left[:, None, None]
+            hidden = torch.where(ended, hidden, norm(sums))
+        else:
+            hidden = torch.where(gone[:, :, None], hidden, norm(new))
         answer = network.logits(number, hidden[cells][batch.piece_of_word])
         active = ~units_left[batch.unit_of_word]
         logits[active] = answer[active]
@@ -70,7 +78,7 @@ def run_reference(
     return Exits(logits, exit_layer, costs, costs, 0, hidden[cells])
 
 
-def _layer(network: Tagger, number: int, hidden: Tensor, cells: Tensor) -> Tensor:
+def _sums(network: Tagger, number: int, hidden: Tensor, cells: Tensor) -> Tensor:
     layer = network.encoder.layer(number)
     windows, longest, width = hidden.shape
     shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
@@ -81,5 +89,5 @@ def _layer(network: Tagger, number: int, hidden: Tensor, cells: Tensor) -> Tenso
     mixed = mixed.reshape(windows, longest, width)
     hidden = layer.attention_norm(layer.attention_output(mixed) + hidden)
     wide = layer.activation(layer.intermediate(hidden))
-    states: Tensor = layer.output_norm(layer.output(wide) + hidden)
-    return states
+    sums: Tensor = layer.output(wide) + hidden
+    return sums

@@ -1,5 +1,6 @@
 """The standing oracle: full depth is Hugging Face's forward, the fast loop is the plain one."""
 
+import copy
 import random
 
 import pytest
@@ -77,6 +78,26 @@ def test_fast_loop_equals_reference(family, threshold, criterion, networks, en):
     exits = compare(networks[family].network, windows, CRITERIA[criterion], threshold)
     if threshold == 0.2 and criterion.startswith("token"):
         assert len(exits) > 1, "the test must see words leave at several layers"
+
+
+@pytest.mark.parametrize("criterion", ["sentence", "token", "token, window of 2, left words hold"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fast_loop_equals_reference_where_sums_are_kept(family, criterion, networks, en):
+    network = copy.deepcopy(networks[family].network)
+    for layer in network.encoder.layers:  # as if trained: else all layers normalise alike
+        torch.nn.init.normal_(layer.output_norm.weight, mean=1.0, std=0.3)
+    windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
+    plain = exits_of(network, windows, CRITERIA[criterion], 0.2)
+    network.encoder.kept_state = "pre_norm"
+    exits = compare(network, windows, CRITERIA[criterion], 0.2)
+    if criterion == "token":
+        assert len(exits) > 1, "the test must see words leave at several layers"
+        assert (exits_of(network, windows, CRITERIA[criterion], 0.2) - plain).abs().max() > 1e-3
+
+
+def exits_of(network, windows, criterion, threshold):
+    with torch.inference_mode():
+        return run_with_exits(network, Batch.of(windows, CPU), criterion, threshold).logits
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])

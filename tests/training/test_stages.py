@@ -1,5 +1,6 @@
 """The stages of training."""
 
+import copy
 import math
 
 import pytest
@@ -27,6 +28,17 @@ def trained(encoders):
     return network_of(encoders["bert"])
 
 
+@pytest.fixture(params=["post_norm", "pre_norm"])
+def network(trained, request):
+    """A copy that keeps either state, whose layers do not all normalise alike."""
+    network = copy.deepcopy(trained.network)
+    network.encoder.kept_state = request.param
+    torch.manual_seed(0)
+    for layer in network.encoder.layers:
+        torch.nn.init.normal_(layer.output_norm.weight, mean=1.0, std=0.1)
+    return network
+
+
 @pytest.fixture(scope="module")
 def batch(trained, en):
     docs = [en.make_doc(text) for text in TEXTS]
@@ -47,8 +59,7 @@ def fixed(batch, criterion, threshold):
 @pytest.mark.parametrize(
     "criterion", [SentenceExit(), TokenExit(0, "ignore"), TokenExit(2, "ignore")], ids=str
 )
-def test_training_with_halting_sees_what_prediction_will_see(trained, batch, criterion, threshold):
-    network = trained.network
+def test_training_with_halting_sees_what_prediction_will_see(network, batch, criterion, threshold):
     with torch.no_grad():
         halting = fixed(batch, criterion, threshold)
         logits, exit_layer = run_all_heads_halting(network, batch, halting)
@@ -83,8 +94,8 @@ def test_windows_that_drew_differently_do_not_mix(trained, batch):
     assert len(found.unique()) > 1
 
 
-def test_gradients_flow_through_kept_states_as_in_the_plain_loop(trained, batch):
-    network, criterion, threshold = trained.network, TokenExit(0, "ignore"), 0.2
+def test_gradients_flow_through_kept_states_as_in_the_plain_loop(network, batch):
+    criterion, threshold = TokenExit(0, "ignore"), 0.2
     found = []
     for plain in (False, True):
         network.zero_grad()

@@ -1,0 +1,160 @@
+"""Train what people do instead of leaving early: an encoder cut to its first layers.
+
+Each has a single head. The cut encoders are trained by themselves, and from the uncut one
+(distilled): then they start from its layers, and learn its distribution next to the annotation.
+All are trained for the same number of epochs, which should be that of both stages of early
+exit together.
+
+A corpus is a folder with train.spacy, tune.spacy and dev.spacy. Runs that are in the output
+file already are not repeated.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ablation import run
+from safetensors.torch import load_file, save_file
+from spacy.util import load_config
+
+OWN_RATE = "1e-4"  # what early exit is trained with
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("encoder", type=Path, help="folder in Hugging Face's format")
+    parser.add_argument("work", type=Path, help="folder for the pipelines")
+    parser.add_argument("output", type=Path, help="the results, as JSON")
+    parser.add_argument("--layers", default="3,2", help="depths to cut to")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--rates", default="1e-4,2e-4", help="learning rates of the cut encoders")
+    parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    results = json.loads(args.output.read_text()) if args.output.exists() else {}
+    depths = [int(layers) for layers in args.layers.split(",")]
+    for layers in depths:
+        cut(args.encoder, args.work / f"encoder-{layers}", layers)
+    script = ["scripts/create_config.py", "configs/joint.cfg", args.corpus / "train.spacy"]
+    run(*script, args.work / "joint.cfg", "--epochs", args.epochs)
+
+    def of_seed(seed: str) -> None:
+        runs: list[tuple[str, int | None, bool]] = [("uncut", None, False)]
+        for layers in depths:
+            runs += [(f"{layers} layers", layers, False)]
+            runs += [(f"{layers} layers, distilled", layers, True)]
+        for name, depth, distilled in runs:
+            for rate in args.rates.split(",") if depth is not None else [OWN_RATE]:
+                key = f"{name}, rate {rate}, seed {seed}"
+                if key not in results:
+                    model = train(args, name, depth, distilled, rate, seed)
+                    results[key] = {part: score(model, args, part) for part in ("tune", "dev")}
+                    args.output.parent.mkdir(parents=True, exist_ok=True)
+                    args.output.write_text(json.dumps(results, indent=1) + "\n")
+                shown = ", ".join(f"{part} {f:.4f}" for part, f in results[key].items())
+                print(f"{key}: {shown}", flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(of_seed, args.seeds.split(",")))
+
+
+def train(
+    args: argparse.Namespace,
+    name: str,
+    layers: int | None,
+    distilled: bool,
+    rate: str,
+    seed: str,
+) -> Path:
+    """RETURNS (Path): The trained pipeline, unless it is there already."""
+    folder = args.work / f"{name.replace(', ', '-').replace(' ', '-')}-{rate}-{seed}"
+    model: Path = folder / "model-best"
+    if model.exists():
+        return model
+    teacher = args.work / f"uncut-{OWN_RATE}-{seed}" / "model-best"
+    stage = {"@misc": "benchmark.SingleHead.v1", "teacher": None, "distillation": 1.0}
+    encoder = args.encoder if layers is None else args.work / f"encoder-{layers}"
+    config = load_config(args.work / "joint.cfg", interpolate=False)
+    if distilled:
+        stage["teacher"] = str(teacher)
+        start = args.work / f"start-{layers}-{seed}-{rate}"
+        cut_trained(teacher, start, layers or 0)
+        config["initialize"]["components"] = {"early_exit_ner": {"start_from": str(start)}}
+    config["components"]["early_exit_ner"]["training"] = stage
+    config["components"]["early_exit_ner"]["threshold"] = 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    config.to_disk(folder / "config.cfg")
+    options = ["--code", "benchmarks/single_head.py", "--output", folder]
+    options += ["--paths.train", args.corpus / "train.spacy"]
+    options += ["--paths.dev", args.corpus / "tune.spacy", "--paths.encoder", encoder]
+    options += ["--system.seed", seed]
+    options += ["--training.optimizer.learn_rate.initial_rate", rate]
+    run("-m", "spacy", "train", folder / "config.cfg", *options, log=folder)
+    replace_stage(model)
+    shutil.rmtree(folder / "model-last")
+    return model
+
+
+def replace_stage(model: Path) -> None:
+    """Let the pipeline be loaded without this folder's code."""
+    config = load_config(model / "config.cfg", interpolate=False)
+    config["components"]["early_exit_ner"]["training"] = {
+        "@misc": "spacy-early-exit.JointTraining.v1",
+        "distillation": 0.0,
+    }
+    config.to_disk(model / "config.cfg")
+
+
+def score(model: Path, args: argparse.Namespace, part: str) -> float:
+    """RETURNS (float): F at full depth."""
+    output = model / f"{part}.json"
+    script = ["benchmarks/thresholds.py", model, args.corpus / f"{part}.spacy"]
+    run(*script, "--threads", 1, "--thresholds", "0", "--output", output)
+    f: float = json.loads(output.read_text())[0]["ents_f"]
+    return f
+
+
+def cut(encoder: Path, output: Path, layers: int) -> None:
+    """Keep the first layers of a BERT in Hugging Face's format."""
+    output.mkdir(parents=True, exist_ok=True)
+    for file in encoder.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            shutil.copy(file, output / file.name)
+    config = json.loads((encoder / "config.json").read_text())
+    config["num_hidden_layers"] = layers
+    (output / "config.json").write_text(json.dumps(config))
+    weights = load_file(encoder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if stays(name, layers)}
+    save_file(kept, output / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut_trained(pipeline: Path, output: Path, layers: int) -> None:
+    """Keep the first layers of a trained pipeline; its last head goes on top of them."""
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.copytree(pipeline, output)
+    about_file = next(output.glob("early_exit_ner/**/network.json"))
+    about = json.loads(about_file.read_text())
+    last = about["encoder"]["layers"] - 1
+    about["encoder"]["layers"] = layers
+    about_file.write_text(json.dumps(about))
+    file = about_file.with_name("weights.safetensors")
+    weights = load_file(file)
+    for part in ("weight", "bias"):
+        weights[f"heads.{layers - 1}.{part}"] = weights[f"heads.{last}.{part}"].clone()
+    save_file({name: t for name, t in weights.items() if stays(name, layers)}, file)
+
+
+def stays(name: str, layers: int) -> bool:
+    """RETURNS (bool): Whether a weight is of none but the first layers."""
+    number = re.search(r"(?:layers?|heads)\.(\d+)\.", name)
+    return number is None or int(number.group(1)) < layers
+
+
+if __name__ == "__main__":
+    main()
