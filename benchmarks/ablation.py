@@ -45,9 +45,13 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     results = json.loads(args.output.read_text()) if args.output.exists() else {}
     names = [name.strip().replace(";", ",") for name in args.variants.split(",")]
-    for stage, epochs in (("joint", args.epochs), ("self_sampling", args.epochs_two)):
+    for stage, epochs, every in (
+        ("joint", args.epochs, 0.5),
+        ("self_sampling", args.epochs_two, 1),
+    ):
         script = ["scripts/create_config.py", f"configs/{stage}.cfg", args.corpus / "train.spacy"]
-        run(*script, args.work / f"{stage}.cfg", "--epochs", epochs)
+        options = ["--epochs", epochs, "--evaluate-every", every]
+        run(*script, args.work / f"{stage}.cfg", *options)
 
     def of_seed(seed: str) -> None:
         for name in names:

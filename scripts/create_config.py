@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("train", type=Path, help="the training corpus, .spacy")
     parser.add_argument("output", type=Path, help="where to write the config")
     parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
     parser.add_argument("--lang", default="en")
     args = parser.parse_args()
     config = load_config(args.template, interpolate=False)
@@ -26,7 +27,7 @@ def main() -> None:
     steps = args.epochs * steps_an_epoch
     config["nlp"]["lang"] = args.lang
     config["training"]["max_steps"] = steps
-    config["training"]["eval_frequency"] = max(1, steps_an_epoch // 2)
+    config["training"]["eval_frequency"] = max(1, int(args.evaluate_every * steps_an_epoch))
     schedule = config["training"]["optimizer"]["learn_rate"]
     schedule["warmup_steps"] = max(1, steps // 10)
     schedule["total_steps"] = steps

@@ -16,6 +16,7 @@ def make_hold_saving(
     every: int,
     component: str = "early_exit_ner",
     most_words: int = 3000,
+    score_start: bool = False,
 ) -> Callable[[Language, Dict[str, Any]], None]:
     """Make the callback ``spacy-early-exit.hold_saving.v1``, for ``training.before_update``.
 
@@ -24,11 +25,16 @@ def make_hold_saving(
     chosen at equal cost. The texts need no annotation. The threshold goes into the config, so
     that every checkpoint is saved with its own.
 
+    spaCy evaluates what training starts from, too. Where that was itself chosen on the same
+    texts, as the best of many, its score flatters it, and on a small corpus nothing would ever
+    beat it. So it is not scored, unless that is wanted.
+
     path (Path): Texts to measure the saving on, as ``.spacy``.
     speedup (float): The saving to hold, full-depth cost / spent cost.
     every (int): Steps between evaluations: ``training.eval_frequency``.
     component (str): Name of the component.
     most_words (int): How many words of the texts to use.
+    score_start (bool): Whether what training starts from may be the best checkpoint.
     RETURNS (Callable): The callback.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -37,6 +43,7 @@ def make_hold_saving(
             f"hold_saving: speedup must be above 1 and every at least 1, not {speedup}, {every}."
         )
     texts: List[str] = []
+    scorers: List[Any] = []  # the component's, while it is out of use
 
     def hold_saving(nlp: Language, info: Dict[str, Any]) -> None:
         if info["step"] % every:
@@ -45,6 +52,12 @@ def make_hold_saving(
             texts.extend(_first_texts(nlp, path, most_words))
         ner = nlp.get_pipe(component)
         assert isinstance(ner, EarlyExitNER)
+        if not score_start:
+            if info["step"] == 0:
+                scorers.append(ner.scorer)
+                ner.scorer = None
+            elif scorers:
+                ner.scorer = scorers.pop()
         docs = [nlp.make_doc(text) for text in texts]
 
         def saving_at(threshold: float) -> float:
