@@ -7,6 +7,7 @@ output file already are not repeated.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -53,17 +54,18 @@ def main() -> None:
         options = ["--epochs", epochs, "--evaluate-every", every]
         run(*script, args.work / f"{stage}.cfg", *options)
 
-    def of_seed(seed: str) -> None:
-        for name in names:
-            key = f"{name}, seed {seed}"
-            if key not in results:
-                results[key] = curves(train(args, name, seed), args)
-                args.output.parent.mkdir(parents=True, exist_ok=True)
-                args.output.write_text(json.dumps(results, indent=1) + "\n")
-            print(f"{key}: {summary(results[key])}", flush=True)
+    def job(name: str, seed: str) -> None:
+        key = f"{name}, seed {seed}"
+        if key not in results:
+            results[key] = curves(train(args, name, seed), args)
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"{key}: {summary(results[key])}", flush=True)
 
+    seeds = args.seeds.split(",")
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(of_seed, args.seeds.split(",")))
+        list(pool.map(lambda seed: train(args, "stage one", seed), seeds))
+        list(pool.map(lambda pair: job(*pair), itertools.product(names, seeds)))
 
 
 def train(args: argparse.Namespace, name: str, seed: str) -> Path:

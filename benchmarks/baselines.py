@@ -10,6 +10,7 @@ file already are not repeated.
 """
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -44,24 +45,22 @@ def main() -> None:
     script = ["scripts/create_config.py", "configs/joint.cfg", args.corpus / "train.spacy"]
     run(*script, args.work / "joint.cfg", "--epochs", args.epochs)
 
-    def of_seed(seed: str) -> None:
-        runs: list[tuple[str, int | None, bool]] = [("uncut", None, False)]
-        for layers in depths:
-            runs += [(f"{layers} layers", layers, False)]
-            runs += [(f"{layers} layers, distilled", layers, True)]
-        for name, depth, distilled in runs:
-            for rate in args.rates.split(",") if depth is not None else [OWN_RATE]:
-                key = f"{name}, rate {rate}, seed {seed}"
-                if key not in results:
-                    model = train(args, name, depth, distilled, rate, seed)
-                    results[key] = {part: score(model, args, part) for part in ("tune", "dev")}
-                    args.output.parent.mkdir(parents=True, exist_ok=True)
-                    args.output.write_text(json.dumps(results, indent=1) + "\n")
-                shown = ", ".join(f"{part} {f:.4f}" for part, f in results[key].items())
-                print(f"{key}: {shown}", flush=True)
+    def job(depth: int | None, distilled: bool, rate: str, seed: str) -> None:
+        name = "uncut" if depth is None else f"{depth} layers{', distilled' * distilled}"
+        key = f"{name}, rate {rate}, seed {seed}"
+        if key not in results:
+            model = train(args, name, depth, distilled, rate, seed)
+            results[key] = {part: score(model, args, part) for part in ("tune", "dev")}
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text(json.dumps(results, indent=1) + "\n")
+        shown = ", ".join(f"{part} {f:.4f}" for part, f in results[key].items())
+        print(f"{key}: {shown}", flush=True)
 
+    seeds, rates = args.seeds.split(","), args.rates.split(",")
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(of_seed, args.seeds.split(",")))
+        list(pool.map(lambda seed: job(None, False, OWN_RATE, seed), seeds))
+        rest = itertools.product(depths, (True, False), rates, seeds)
+        list(pool.map(lambda choice: job(*choice), rest))
 
 
 def train(
