@@ -26,7 +26,7 @@ VARIANTS = {
     "on-policy, loss after exit": {"training.loss_after_exit": "true"},
     "on-policy, sandwich": {"training.aggressive_share": 0.2, "training.full_share": 0.4},
 }
-WINDOWS = (0, 1)
+Rows = list[dict[str, float]]
 THRESHOLDS = "0,0.01,0.02,0.04,0.07,0.1,0.15,0.2,0.3,0.45"
 
 
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the results, as JSON")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--variants", default=",".join(VARIANTS).replace(", ", "; "))
+    parser.add_argument("--criteria", default="0,1", help="neighbourhoods, or sentences")
     parser.add_argument("--epochs", type=int, default=5, help="of the first stage")
     parser.add_argument("--epochs-two", type=int, default=3, help="of the second stage")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
@@ -56,8 +57,13 @@ def main() -> None:
 
     def job(name: str, seed: str) -> None:
         key = f"{name}, seed {seed}"
-        if key not in results:
-            results[key] = curves(train(args, name, seed), args)
+        found = results.setdefault(key, {"tune": {}, "dev": {}})
+        for criterion in args.criteria.split(","):
+            if criterion in found["dev"]:
+                continue
+            model = train(args, name, seed)
+            for part in found:
+                found[part][criterion] = curve(model, args, part, criterion)
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{key}: {summary(results[key])}", flush=True)
@@ -91,20 +97,18 @@ def train(args: argparse.Namespace, name: str, seed: str) -> Path:
     return folder / "model-best"
 
 
-def curves(model: Path, args: argparse.Namespace) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """RETURNS (dict): Rows of `thresholds.py`, by part and neighbourhood."""
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for part in ("tune", "dev"):
-        for window in WINDOWS:
-            output = model / f"{part}-{window}.json"
-            script = ["benchmarks/thresholds.py", model, args.corpus / f"{part}.spacy"]
-            options = ["--window", window, "--threads", 1, "--thresholds", THRESHOLDS]
-            run(*script, *options, "--output", output)
-            found.setdefault(part, {})[str(window)] = json.loads(output.read_text())
-    return found
+def curve(model: Path, args: argparse.Namespace, part: str, criterion: str) -> Rows:
+    """RETURNS (Rows): What `thresholds.py` measures."""
+    output = model / f"{part}-{criterion}.json"
+    script = ["benchmarks/thresholds.py", model, args.corpus / f"{part}.spacy"]
+    how = ["--sentences"] if criterion == "sentences" else ["--window", criterion]
+    options = ["--threads", 1, "--thresholds", THRESHOLDS, "--output", output]
+    run(*script, *how, *options)
+    rows: Rows = json.loads(output.read_text())
+    return rows
 
 
-def f_at(rows: list[dict[str, float]], saving: float) -> float:
+def f_at(rows: Rows, saving: float) -> float:
     """RETURNS (float): The F-score at a saving, interpolated; 0 out of reach."""
     points = sorted((row["mac_speedup"], row["ents_f"]) for row in rows)
     for (low, f_low), (high, f_high) in zip(points, points[1:]):
@@ -114,12 +118,12 @@ def f_at(rows: list[dict[str, float]], saving: float) -> float:
     return 0.0
 
 
-def summary(found: dict[str, dict[str, list[dict[str, float]]]]) -> str:
+def summary(found: dict[str, dict[str, Rows]]) -> str:
     """RETURNS (str): F on dev at full depth and at some savings, with the window tune prefers."""
-    texts = [f"full {found['dev']['0'][0]['ents_f']:.4f}"]
+    texts = [f"full {next(iter(found['dev'].values()))[0]['ents_f']:.4f}"]
     for saving in (1.5, 2.0, 3.0, 4.0):
-        window = max(found["tune"], key=lambda w: f_at(found["tune"][w], saving))
-        texts.append(f"{saving:g}X {f_at(found['dev'][window], saving):.4f} (window {window})")
+        best = max(found["tune"], key=lambda criterion: f_at(found["tune"][criterion], saving))
+        texts.append(f"{saving:g}X {f_at(found['dev'][best], saving):.4f} ({best})")
     return ", ".join(texts)
 
 

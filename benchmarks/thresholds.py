@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, help="annotated docs, .spacy")
     parser.add_argument("--thresholds", default="0,0.02,0.05,0.1,0.15,0.2,0.3,0.4")
     parser.add_argument("--window", type=int, help="neighbours to each side")
+    parser.add_argument("--sentences", action="store_true", help="texts leave as a whole")
     parser.add_argument("--left-words", choices=["ignore", "hold"], default="ignore")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of the clock; 0: none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -53,6 +54,8 @@ def main() -> None:
             "window": args.window,
             "left_words": args.left_words,
         }
+    if args.sentences:
+        criterion = {"@misc": "spacy-early-exit.SentenceExit.v1"}
     settings = {"criterion": criterion} if criterion else {}
     nlp = spacy.load(args.model, config={"components": {"early_exit_ner": settings}})
     gold = list(DocBin().from_disk(args.corpus).get_docs(nlp.vocab))

@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, help="folder with train.tsv, dev.tsv")
     parser.add_argument("output", type=Path, help="folder for train.tsv, tune.tsv and dev.tsv")
     parser.add_argument("--share", type=float, default=0.1, help="how much of train to cut")
+    parser.add_argument("--most", type=int, default=0, help="training sentences to keep; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name in ("train.tsv", "dev.tsv"):
@@ -87,6 +88,9 @@ def main() -> None:
         tune = read_sentences(args.corpus / "tune.tsv")
     else:
         train, tune = cut(train, dev, args.share, args.seed)
+    if 0 < args.most < len(train):
+        kept = sorted(random.Random(args.seed).sample(range(len(train)), args.most))
+        train = [train[i] for i in kept]
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "SYNTHETIC.txt").unlink(missing_ok=True)
     if (args.corpus / "SYNTHETIC.txt").exists():

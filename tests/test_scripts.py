@@ -82,6 +82,12 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders)
         part: sum(1 for _ in DocBin().from_disk(tmp_path / "corpus" / f"{part}.spacy").tokens)
         for part in ("train", "tune", "dev")
     }
+    few = tmp_path / "few"
+    run(ROOT / "scripts" / "cut_tune.py", tmp_path, few, "--most", "20")
+    parts = [cut_tune.read_sentences(few / f"{part}.tsv") for part in ("train", "tune")]
+    everything = cut_tune.read_sentences(tmp_path / "corpus" / "train.tsv")
+    assert len(parts[0]) == 20 and set(parts[0]) <= set(everything)
+    assert parts[1] == cut_tune.read_sentences(tmp_path / "corpus" / "tune.tsv")
     assert counts == {"train": 36, "tune": 4, "dev": 10}
     first = []
     for stage in ("joint", "self_sampling"):

@@ -1,0 +1,63 @@
+"""Holding the saving while training."""
+
+import pytest
+from spacy.tokens import DocBin
+from spacy.util import Config, load_model_from_config
+
+from spacy_early_exit.callbacks import make_hold_saving
+
+from ..factories import TEXTS, examples_of
+
+NAME = "early_exit_ner"
+
+
+@pytest.fixture
+def nlp(trained_bytes):
+    config, data = trained_bytes
+    return load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
+
+
+@pytest.fixture
+def texts(nlp, tmp_path):
+    DocBin(docs=[nlp.make_doc(text) for text in TEXTS * 5]).to_disk(tmp_path / "texts.spacy")
+    return tmp_path / "texts.spacy"
+
+
+def saving(nlp):
+    docs = list(nlp.pipe(TEXTS))
+    records = [doc._.early_exit[NAME] for doc in docs]
+    return sum(r.full for r in records) / sum(r.spent for r in records)
+
+
+def test_it_finds_the_threshold_before_each_evaluation_and_the_config_keeps_it(nlp, texts):
+    ner = nlp.get_pipe(NAME)
+    ner.configure(threshold=0.0)
+    hold = make_hold_saving(texts, speedup=1.6, every=5)
+    hold(nlp, {"step": 3, "epoch": 0})
+    assert ner.threshold == 0.0
+    hold(nlp, {"step": 5, "epoch": 0})
+    assert ner.threshold > 0 and nlp.config["components"][NAME]["threshold"] == ner.threshold
+    assert 1.6 <= saving(nlp) < 2.2  # ten sentences leave in jumps
+    held = ner.threshold
+    ner.threshold = held - 0.02
+    assert saving(nlp) < 1.6, "a smaller threshold would not do"
+
+
+@pytest.mark.parametrize("score_start", [False, True])
+def test_what_training_starts_from_is_not_scored(nlp, texts, score_start):
+    hold = make_hold_saving(texts, speedup=1.6, every=5, score_start=score_start)
+    hold(nlp, {"step": 0, "epoch": 0})
+    assert ("ents_f" in nlp.evaluate(examples_of(nlp))) == score_start
+    hold(nlp, {"step": 1, "epoch": 0})
+    hold(nlp, {"step": 5, "epoch": 0})
+    assert "ents_f" in nlp.evaluate(examples_of(nlp))
+
+
+def test_what_makes_no_sense_is_refused(nlp, texts, tmp_path):
+    for arguments in ({"speedup": 1.0, "every": 5}, {"speedup": 2.0, "every": 0}):
+        with pytest.raises(ValueError, match="speedup must be above 1 and every at least 1"):
+            make_hold_saving(texts, **arguments)
+    DocBin().to_disk(tmp_path / "empty.spacy")
+    hold = make_hold_saving(tmp_path / "empty.spacy", speedup=2.0, every=5)
+    with pytest.raises(ValueError, match="no texts"):
+        hold(nlp, {"step": 5, "epoch": 0})
