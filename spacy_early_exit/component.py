@@ -29,6 +29,7 @@ from spacy.vocab import Vocab
 from thinc.api import Config, Model, Optimizer, set_dropout_rate
 
 from .annotations import Prediction, annotate, logits_around_presets
+from .budget.controller import Controller, in_spacy_worker
 from .budget.curve import Calibration
 from .budget.fingerprint import describe
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
@@ -49,6 +50,7 @@ DEFAULT_CONFIG = Config().from_str(
     [early_exit_ner]
     threshold = {DEFAULT_THRESHOLD}
     speedup = null
+    adaptive = false
     store_exits = false
     batch_wordpieces = 4096
     window_length = null
@@ -104,6 +106,7 @@ def make_early_exit_ner(
     training: Any,
     threshold: Optional[float],
     speedup: Optional[float],
+    adaptive: bool,
     store_exits: bool,
     batch_wordpieces: int,
     window_length: Optional[int],
@@ -120,6 +123,7 @@ def make_early_exit_ner(
         training=training,
         threshold=threshold,
         speedup=speedup,
+        adaptive=adaptive,
         store_exits=store_exits,
         batch_wordpieces=batch_wordpieces,
         window_length=window_length,
@@ -141,6 +145,8 @@ class EarlyExitNER(TrainablePipe):
     training (Stage): How ``update`` trains.
     threshold (Optional[float]): The criterion's dial in [0, 1]; 0: never leave.
     speedup (Optional[float]): Saving to aim at, full-depth cost / spent cost; 1: full depth.
+    adaptive (bool): Whether ``pipe`` follows what its texts really cost, and moves the threshold
+        so that the saving over all of them stays at ``speedup``.
     store_exits (bool): Whether Docs keep the exit layer of every word.
     batch_wordpieces (int): Wordpieces that are computed at once.
     window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
@@ -161,6 +167,7 @@ class EarlyExitNER(TrainablePipe):
         training: "Stage",
         threshold: Optional[float] = DEFAULT_THRESHOLD,
         speedup: Optional[float] = None,
+        adaptive: bool = False,
         store_exits: bool = False,
         batch_wordpieces: int = 4096,
         window_length: Optional[int] = None,
@@ -192,6 +199,7 @@ class EarlyExitNER(TrainablePipe):
         self.decoder = decoder
         self.training = training
         self.scorer = scorer
+        self.adaptive = adaptive
         self.store_exits = store_exits
         self.batch_wordpieces = batch_wordpieces
         self.window_length = window_length
@@ -199,9 +207,15 @@ class EarlyExitNER(TrainablePipe):
         # The knobs are read from here on every call, and stored in config.cfg alone.
         self.cfg: Dict[str, Any] = {"threshold": threshold, "speedup": speedup}
         self._property = Knob()
+        self._kept_controller: Optional[Controller] = None
         self._labels: List[str] = []
         self.calibration: Optional[Calibration] = None
         self._check_knob(config_knob(self.cfg))
+        if adaptive and config_knob(self.cfg).speedup is None:
+            raise ValueError(
+                f"adaptive of '{self.name}' holds a speedup, and none is set. Set speedup, such as "
+                f"3.0, in the same place."
+            )
 
     # ------------------------------------------------------------------ labels
 
@@ -356,6 +370,7 @@ class EarlyExitNER(TrainablePipe):
         *,
         threshold: Optional[float] = None,
         speedup: Optional[float] = None,
+        adaptive: Optional[bool] = None,
         batch_size: Optional[int] = None,
     ) -> Doc:
         """Annotate one Doc.
@@ -363,10 +378,19 @@ class EarlyExitNER(TrainablePipe):
         doc (Doc): The Doc, changed in place.
         threshold (Optional[float]): The criterion's dial, for this call.
         speedup (Optional[float]): Saving to aim at, for this call.
+        adaptive (Optional[bool]): As in ``pipe``: here it is refused.
         batch_size (Optional[int]): Ignored; ``nlp.pipe`` leaves it in a reused component_cfg.
         RETURNS (Doc): The Doc.
+        RAISES (ValueError): If the speedup is to be held over a stream: this is but one text.
         """
-        settings = self._ready(make_knob(threshold, speedup, "this call"))
+        knob = make_knob(threshold, speedup, "this call")
+        settings = self._ready(knob)
+        if self._follows(knob, adaptive):
+            raise ValueError(
+                f"'{self.name}' is adaptive: it holds a speedup over a stream of texts. Use "
+                f"nlp.pipe(texts); or for single texts give adaptive = False, and the calibrated "
+                f"threshold of the speedup is used."
+            )
         return next(self._annotate([doc], settings), doc)
 
     def pipe(
@@ -376,6 +400,7 @@ class EarlyExitNER(TrainablePipe):
         batch_size: int = 128,
         threshold: Optional[float] = None,
         speedup: Optional[float] = None,
+        adaptive: Optional[bool] = None,
     ) -> Iterator[Doc]:
         """Annotate a stream.
 
@@ -384,11 +409,59 @@ class EarlyExitNER(TrainablePipe):
             of ``batch_wordpieces``.
         threshold (Optional[float]): The criterion's dial, for this call.
         speedup (Optional[float]): Saving to aim at, for this call.
+        adaptive (Optional[bool]): Whether to move the threshold so that the saving over the
+            stream stays at ``speedup``; None: as in the config. With ``n_process > 1`` every
+            process does so for its own share of the stream.
         YIELDS (Doc): The Docs, in order.
         """
-        settings = self._ready(make_knob(threshold, speedup, "this call"))
-        for docs in util.minibatch(stream, size=batch_size):
-            yield from self._annotate(docs, settings)
+        knob = make_knob(threshold, speedup, "this call")
+        settings = self._ready(knob)
+        controller = self._controller(knob) if self._follows(knob, adaptive) else None
+        try:
+            for docs in util.minibatch(stream, size=batch_size):
+                if controller is None:
+                    yield from self._annotate(docs, settings)
+                else:
+                    yield from self._annotate_following(docs, settings, controller)
+        finally:
+            if controller is not None and controller.has_failed:
+                warnings.warn(
+                    f"'{self.name}' could not hold speedup = {controller.speedup:g}: over "
+                    f"{controller.words} words it saved {controller.saving:.2f}X, though it went "
+                    f"as far as its calibration, to {controller.most:.2f}X. Calibrate it on texts "
+                    f"like these, or for larger savings.",
+                    stacklevel=2,
+                )
+
+    def _follows(self, knob: Knob, adaptive: Optional[bool]) -> bool:
+        """RETURNS (bool): Whether there is a speedup in force that is to be held."""
+        wanted = self.adaptive if adaptive is None else adaptive
+        speedup = self._knob(knob).speedup
+        return bool(wanted) and speedup is not None and speedup > 1
+
+    def _controller(self, knob: Knob) -> Controller:
+        speedup = self._knob(knob).speedup or 1.0
+        if not in_spacy_worker():
+            return Controller(self._calibrated(speedup), speedup)
+        # spaCy's workers call pipe anew for every batch of theirs, and end with the stream.
+        if self._kept_controller is None:
+            self._kept_controller = Controller(self._calibrated(speedup), speedup)
+        return self._kept_controller
+
+    def _annotate_following(
+        self, docs: List[Doc], settings: "RunSettings", controller: Controller
+    ) -> Iterator[Doc]:
+        """YIELDS (Doc): The docs, annotated, at thresholds that follow what they cost."""
+        for part in controller.chunks((len(doc), doc) for doc in docs):
+            threshold = controller.threshold
+            criterion = self.criterion if threshold else None
+            at = replace(settings, threshold=threshold, criterion=criterion)
+            done = list(self._annotate(part, at))
+            records = [doc._.early_exit[self.name] for doc in done]
+            controller.account(
+                sum(map(len, part)), sum(r.spent for r in records), sum(r.full for r in records)
+            )
+            yield from done
 
     def _annotate(self, docs: List[Doc], settings: "RunSettings") -> Iterator[Doc]:
         """If a batch fails, its docs are tried one by one: only bad ones meet the handler.
@@ -485,6 +558,7 @@ class EarlyExitNER(TrainablePipe):
         losses: Optional[Dict[str, float]] = None,
         threshold: Optional[float] = None,
         speedup: Optional[float] = None,
+        adaptive: Optional[bool] = None,
         batch_size: Optional[int] = None,
     ) -> Dict[str, float]:
         """Learn from a batch, as the stage of training does.
@@ -495,6 +569,7 @@ class EarlyExitNER(TrainablePipe):
         losses (Optional[Dict[str, float]]): Updated in place, under the component's name.
         threshold (Optional[float]): Ignored; here for a component_cfg shared with prediction.
         speedup (Optional[float]): Ignored, likewise.
+        adaptive (Optional[bool]): Ignored, likewise.
         batch_size (Optional[int]): Ignored, likewise.
         RETURNS (Dict[str, float]): The losses.
         """

@@ -1,0 +1,190 @@
+"""Holding a saving over a stream of texts."""
+
+import copy
+import random
+import warnings
+
+import pytest
+from spacy.util import Config, load_model_from_config
+
+from spacy_early_exit.budget.controller import EVERY, Controller
+from spacy_early_exit.budget.curve import Calibration, Point
+from spacy_early_exit.measure.calibrate import calibrate
+
+from ..factories import TEXTS, answers, blank, examples_of, texts_of_all_lengths
+
+NAME = "early_exit_ner"
+CURVE = (Point(0.0, 1.0), Point(0.02, 1.5), Point(0.1, 2.0), Point(0.3, 3.0), Point(0.6, 4.0))
+
+
+def run(speedup, cost_at, words=40_000, seed=0):
+    """Let a controller hold a saving over docs whose cost at a threshold is made up.
+
+    RETURNS (Tuple): The controller, and the saving so far after every doc.
+    """
+    controller, rng, so_far = (
+        Controller(Calibration(CURVE, {}, 10), speedup),
+        random.Random(seed),
+        [],
+    )
+    while controller.words < words:
+        docs = [(rng.randint(5, 40), i) for i in range(20)]
+        lengths = dict((i, length) for length, i in docs)
+        for part in controller.chunks(docs):
+            for i in part:
+                full = lengths[i] * 1000
+                share = min(1.0, cost_at(controller.threshold) * rng.uniform(0.6, 1.4))
+                controller.account(lengths[i], round(full * share), full)
+                so_far.append((controller.words, controller.saving))
+    return controller, so_far
+
+
+def curve_cost(threshold):
+    for low, high in zip(CURVE, CURVE[1:]):
+        if threshold <= high.threshold:
+            share = (threshold - low.threshold) / (high.threshold - low.threshold)
+            return 1 / (low.saving + share * (high.saving - low.saving))
+    return 0.25
+
+
+@pytest.mark.parametrize("speedup", [1.5, 2.0, 3.0])
+@pytest.mark.parametrize("dearer", [0.75, 1.0, 1.3])
+def test_a_saving_is_held_whether_texts_are_dearer_or_cheaper(speedup, dearer):
+    controller, so_far = run(speedup, lambda threshold: min(1.0, dearer * curve_cost(threshold)))
+    assert controller.saving == pytest.approx(speedup, rel=0.02)
+    later = [saving for words, saving in so_far if words > 4000]
+    assert all(abs(saving / speedup - 1) < 0.08 for saving in later)
+    assert not controller.has_failed
+
+
+def test_it_follows_when_texts_change_on_the_way():
+    words = 0
+
+    def cost_at(threshold):
+        nonlocal words
+        words += 20
+        return min(1.0, (0.8 if words < 20_000 else 1.3) * curve_cost(threshold))
+
+    controller, _ = run(2.0, cost_at)
+    assert controller.saving == pytest.approx(2.0, rel=0.03)
+
+
+def test_it_never_leaves_the_curve_and_says_when_that_is_not_enough():
+    seen = []
+    controller, _ = run(3.0, lambda t: seen.append(t) or min(1.0, 2 * curve_cost(t)))
+    assert controller.has_failed and controller.saving < 2.2
+    assert max(seen) == 0.6 and min(seen) >= 0.0
+    assert controller.threshold == 0.6, "it gives all there is"
+    easy, _ = run(1.5, lambda t: 0.3)
+    assert not easy.has_failed and easy.threshold == 0.0
+
+
+@pytest.fixture(scope="module")
+def nlp(trained_bytes):
+    config, data = trained_bytes
+    nlp = load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
+    texts = [*TEXTS, *texts_of_all_lengths(count=60)]
+    examples = examples_of(nlp, [(text, []) for text in texts])
+    calibrate(nlp.get_pipe(NAME), examples, [1.2, 1.5, 2], annotated=False)
+    return nlp
+
+
+def stream():
+    return random.Random(1).choices([*TEXTS, *texts_of_all_lengths(count=60)], k=300)
+
+
+def adaptive(speedup, on=True):
+    return {NAME: {"speedup": speedup, "adaptive": on}}
+
+
+def saving(docs):
+    records = [doc._.early_exit[NAME] for doc in docs]
+    return sum(r.full for r in records) / sum(r.spent for r in records)
+
+
+def test_the_size_of_batches_changes_nothing(nlp):
+    found = []
+    for size in (1, 7, 1000):
+        docs = list(nlp.pipe(stream(), batch_size=size, component_cfg=adaptive(1.5)))
+        found.append([answers(doc) for doc in docs])
+        assert sum(map(len, docs)) > 6 * EVERY
+        assert saving(docs) == pytest.approx(1.5, rel=0.05)
+    assert found[0] == found[1] == found[2]
+
+
+def test_every_call_starts_anew_and_adaptive_may_be_set_for_one(nlp):
+    ner = nlp.get_pipe(NAME)
+    ner.speedup, ner.adaptive = 1.5, True
+    try:
+        first, second = ([answers(doc) for doc in nlp.pipe(stream())] for _ in range(2))
+        assert first == second
+        cfg = {NAME: {"adaptive": False}}
+        fixed = [answers(doc) for doc in nlp.pipe(stream(), component_cfg=cfg)]
+        alone = [answers(nlp(text, component_cfg=cfg)) for text in stream()]
+        assert fixed == alone and fixed != first
+        with pytest.raises(ValueError, match="holds a speedup over a stream"):
+            nlp("Ann Lee lives in Oslo.")
+        nlp("Ann Lee lives in Oslo.", component_cfg={NAME: {"threshold": 0.1}})  # nothing to hold
+        nlp("Ann Lee lives in Oslo.", component_cfg={NAME: {"speedup": 1}})
+    finally:
+        ner.speedup, ner.adaptive = None, False
+
+
+def test_a_doc_that_fails_changes_nothing_for_others(nlp, monkeypatch):
+    ner = nlp.get_pipe(NAME)
+    real = type(ner)._predict
+
+    def fail_on(self, docs, settings):
+        if any(doc.text == "bad" for doc in docs):
+            raise RuntimeError("bad")
+        return real(self, docs, settings)
+
+    texts = stream()
+    monkeypatch.setattr(type(ner), "_predict", fail_on)
+    failed = []
+    ner.set_error_handler(lambda name, proc, docs, e: failed.extend(doc.text for doc in docs))
+    try:
+        for size in (7, 1000):
+            docs = nlp.pipe(
+                [*texts[:50], "bad", *texts[50:]], batch_size=size, component_cfg=adaptive(1.5)
+            )
+            assert [doc.text for doc in docs] == texts
+    finally:
+        from spacy.util import raise_error
+
+        ner.set_error_handler(raise_error)
+    assert failed == ["bad", "bad"]
+
+
+def test_processes_keep_their_own_between_batches(nlp):
+    docs = list(nlp.pipe(stream(), n_process=2, batch_size=10, component_cfg=adaptive(1.5)))
+    assert len(docs) == 300
+    assert saving(docs) == pytest.approx(1.5, rel=0.08)
+    # Ten docs are fewer words than there are between updates: without memory nothing would move.
+    fixed = list(nlp.pipe(stream(), component_cfg=adaptive(1.5, on=False)))
+    assert [answers(doc) for doc in docs] != [answers(doc) for doc in fixed]
+    assert nlp.get_pipe(NAME)._kept_controller is None, "this process holds nothing"
+
+
+def test_a_budget_that_cannot_be_met_is_reported_once(nlp):
+    ner = nlp.get_pipe(NAME)
+    kept = ner.calibration
+    points = tuple(Point(p.threshold / 100, p.saving) for p in kept.points)  # as if measured so
+    ner.calibration = Calibration(points, kept.fingerprint, kept.words)
+    try:
+        with pytest.warns(UserWarning, match=r"could not hold speedup = 2.*Calibrate") as found:
+            list(nlp.pipe(stream(), component_cfg=adaptive(2)))
+        assert len([w for w in found if "could not hold" in str(w.message)]) == 1
+    finally:
+        ner.calibration = kept
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(nlp.pipe(stream(), component_cfg=adaptive(1.5)))
+
+
+def test_without_a_speedup_there_is_nothing_to_hold(nlp):
+    with pytest.raises(ValueError, match="adaptive of 'early_exit_ner' holds a speedup"):
+        blank("nowhere", adaptive=True)
+    blank("nowhere", adaptive=True, speedup=2.0)
+    copied = copy.deepcopy(nlp.config)
+    assert copied["components"][NAME]["adaptive"] is False
