@@ -299,7 +299,7 @@ class EarlyExitNER(TrainablePipe):
         self._check_knob(knob)
         threshold = knob.threshold or 0.0
         if knob.speedup is not None and knob.speedup > 1:
-            threshold = self._calibrated(knob.speedup).threshold_for(knob.speedup)
+            threshold = self.calibrated().threshold_for(knob.speedup)
         criterion: Optional[Criterion] = self.criterion if threshold else None
         return RunSettings(
             criterion=criterion,
@@ -318,22 +318,27 @@ class EarlyExitNER(TrainablePipe):
 
     # -------------------------------------------------------------- calibration
 
-    def _calibrated(self, speedup: float) -> Calibration:
-        """RETURNS (Calibration): The calibration, if it is one of what is here now."""
+    def calibrated(self) -> Calibration:
+        """Get the calibration, if it is one of what is here now.
+
+        RETURNS (Calibration): The calibration.
+        RAISES (ValueError): If there is none, or something it depends on has changed since. The
+            message says what, and how to calibrate again.
+        """
         how = (
             "Calibrate it: python -m spacy early-exit calibrate MODEL TUNE.spacy --output DIR. "
             "Or set a threshold, or speedup = 1 for full depth."
         )
         if self.calibration is None:
             raise ValueError(
-                f"'{self.name}' is not calibrated, so speedup = {speedup:g} can't be turned into "
-                f"a threshold. {how}"
+                f"'{self.name}' is not calibrated, so a speedup can't be turned into a threshold. "
+                f"{how}"
             )
         changed = self.calibration.differences(self.fingerprint())
         if changed:
             raise ValueError(
-                f"'{self.name}' was calibrated with other {' and '.join(changed)}, so "
-                f"speedup = {speedup:g} can't be turned into a threshold any more. {how}"
+                f"'{self.name}' was calibrated with other {' and '.join(changed)}, so a speedup "
+                f"can't be turned into a threshold any more. {how}"
             )
         return self.calibration
 
@@ -442,10 +447,10 @@ class EarlyExitNER(TrainablePipe):
     def _controller(self, knob: Knob) -> Controller:
         speedup = self._knob(knob).speedup or 1.0
         if not in_spacy_worker():
-            return Controller(self._calibrated(speedup), speedup)
+            return Controller(self.calibrated(), speedup)
         # spaCy's workers call pipe anew for every batch of theirs, and end with the stream.
         if self._kept_controller is None:
-            self._kept_controller = Controller(self._calibrated(speedup), speedup)
+            self._kept_controller = Controller(self.calibrated(), speedup)
         return self._kept_controller
 
     def _annotate_following(

@@ -6,12 +6,13 @@ from typing import List, Tuple
 import typer
 from spacy.cli._util import app
 from spacy.language import Language
-from spacy.tokens import Doc, DocBin
+from spacy.tokens import DocBin
 from spacy.training import Example
 from spacy.util import load_model
 from wasabi import msg
 
 from ..component import EarlyExitNER
+from ..measure.docs import unannotated
 
 early_exit = typer.Typer(
     name="early-exit",
@@ -54,12 +55,7 @@ def read_corpus(nlp: Language, path: Path) -> List[Example]:
         docs = list(DocBin().from_disk(path).get_docs(nlp.vocab))
     except Exception as e:
         msg.fail(f"{path} can't be read as a .spacy file.", f"{type(e).__name__}: {e}", exits=1)
-    return [Example(_words_of(doc), doc) for doc in docs]
-
-
-def _words_of(doc: Doc) -> Doc:
-    spaces = [bool(token.whitespace_) for token in doc]
-    return Doc(doc.vocab, words=[token.text for token in doc], spaces=spaces)
+    return [Example(unannotated(doc), doc) for doc in docs]
 
 
 def read_speedups(speedups: str) -> List[float]:

@@ -1,15 +1,22 @@
 """``spacy early-exit calibrate``: make speedups known to a pipeline."""
 
 from pathlib import Path
-from typing import Any, Iterable, List
+from typing import TYPE_CHECKING, Any, Iterable, List, Optional, Sequence
 
 import typer
 from spacy.language import Language
+from spacy.tokens import Doc
 from spacy.training import Example
 from wasabi import msg
 from wasabi.tables import table
 
+from ..budget.guarantee import documents_needed
+from ..component import configure
 from .app import early_exit, load, read_corpus, read_speedups
+
+if TYPE_CHECKING:
+    from ..budget.curve import Calibration
+    from ..measure.guarantee import Guarantee
 
 NEXT_TO_NOTHING = 0.1
 
@@ -25,18 +32,34 @@ def calibrate_cli(
     unlabelled: bool = typer.Option(
         False, "--unlabelled", "-u", help="The texts are not annotated: measure the saving alone"
     ),
+    max_disagreement: Optional[float] = typer.Option(
+        None, "--max-disagreement", help="Guarantee that not more words get another tag. See below"
+    ),
+    confidence: float = typer.Option(0.95, "--confidence", help="Of that guarantee"),
+    held_out: Optional[Path] = typer.Option(
+        None, "--held-out", help="Texts for it that nothing else was trained or chosen on"
+    ),
     component: str = typer.Option("early_exit_ner", "--component", "-c", help="Its name"),
 ) -> None:
     """Measure which threshold saves how much, and save the pipeline with that.
 
     Afterwards speedup can be set, in the config, as a property or for a call.
+
+    With --max-disagreement 0.02, the saved pipeline's threshold is the largest for which the
+    expected share of words per document that get another tag than at full depth is at most 2 %,
+    with the given confidence. It needs documents of its own, --held-out: .spacy, or a text a line.
+    They need no annotation.
     """
     from tqdm import tqdm
 
     from ..measure.calibrate import calibrate
+    from ..measure.guarantee import check_documents, guarantee
 
     asked = read_speedups(speedups)
+    if (max_disagreement is None) != (held_out is None):
+        msg.fail("--max-disagreement and --held-out go together.", exits=1)
     nlp, ner = load(model, component)
+    fresh = [] if held_out is None else [eg.reference for eg in read_texts(nlp, held_out)]
     examples = read_texts(nlp, data) if unlabelled else read_corpus(nlp, data)
 
     def progress(savings: Iterable[Any]) -> Iterable[Any]:
@@ -44,10 +67,29 @@ def calibrate_cli(
         return bar
 
     try:
+        if max_disagreement is not None:
+            check_documents(sum(len(doc) > 0 for doc in fresh), max_disagreement, confidence)
+            check_disjoint(fresh, [eg.reference for eg in examples])
         found = calibrate(ner, examples, asked, annotated=not unlabelled, progress=progress)
     except ValueError as e:
         msg.fail(str(e), exits=1)
         return
+    show_curve(found)
+    if asked[-1] > found.most:
+        msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
+    if max_disagreement is not None:
+        verdict = guarantee(ner, fresh, max_disagreement, confidence, progress=progress)
+        show_guarantee(verdict, max_disagreement, confidence)
+        configure(nlp, threshold=verdict.threshold, name=component)
+    nlp.to_disk(output)
+    msg.good(f"Saved the calibrated pipeline to {output}, measured on {found.words} words.")
+
+
+def show_curve(found: "Calibration") -> None:
+    """Print a calibration.
+
+    found (Calibration): The calibration.
+    """
     rows = [
         [
             f"{point.saving:.2f}",
@@ -57,12 +99,57 @@ def calibrate_cli(
         for point in found.points
     ]
     print(table(rows, header=["speedup", "threshold", "ENTS_F"], aligns=["r", "r", "r"]))
-    if found.points[0].ents_f is not None and found.points[0].ents_f < NEXT_TO_NOTHING:
+    full = found.points[0].ents_f
+    if full is not None and full < NEXT_TO_NOTHING:
         msg.warn("Its F-score is next to nothing: it needs more training data, or more epochs.")
-    if asked[-1] > found.most:
-        msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
-    nlp.to_disk(output)
-    msg.good(f"Saved the calibrated pipeline to {output}, measured on {found.words} words.")
+
+
+def show_guarantee(found: "Guarantee", bound: float, confidence: float) -> None:
+    """Print what was tested, in order, and the verdict.
+
+    found (Guarantee): What was found.
+    bound (float): The bound that was asked for.
+    confidence (float): The confidence.
+    """
+    rows = [
+        [
+            f"{saving:.2f}",
+            f"{threshold:.4f}",
+            f"{100 * verdict.mean:.3f} %",
+            f"{verdict.p_value:.2g}",
+            "passed" if verdict.passed else "failed",
+        ]
+        for (saving, threshold), verdict in zip(found.candidates, found.verdicts)
+    ]
+    header = ["speedup", "threshold", "other tag", "p", ""]
+    print(table(rows, header=header, aligns=["r", "r", "r", "r", "l"]))
+    claim = (
+        f"of a document from where these {found.documents} are from, at most {100 * bound:g} % of "
+        f"the words are expected to get another tag than at full depth, with confidence "
+        f"{confidence:g}."
+    )
+    if found.threshold:
+        msg.good(f"At threshold {found.threshold:.4f} ({found.saving:.2f}X): {claim}")
+        return
+    first = found.verdicts[0].mean
+    needed = documents_needed(first, bound, confidence)
+    more = "More would not help." if needed is None else f"If they go on like this, {needed} would."
+    msg.warn(f"{found.documents} documents show for no setting but full depth that {claim}", more)
+
+
+def check_disjoint(fresh: Sequence[Doc], tuned: Sequence[Doc]) -> None:
+    """Check that nothing was chosen on the texts of the guarantee.
+
+    fresh (Sequence[Doc]): The texts of the guarantee.
+    tuned (Sequence[Doc]): Those of the calibration.
+    RAISES (ValueError): If they share texts.
+    """
+    shared = {doc.text for doc in fresh} & {doc.text for doc in tuned}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} of the held-out texts are also calibrated on, such as "
+            f"{min(shared)[:60]!r}: a guarantee needs texts that nothing was chosen on."
+        )
 
 
 def read_texts(nlp: Language, path: Path) -> List[Example]:

@@ -2,12 +2,12 @@
 
 from typing import Any, Callable, Iterable, List, Sequence
 
-from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..budget.curve import CLOSE, Calibration, Point, make_curve
 from ..budget.search import saving, threshold_for
 from ..component import EarlyExitNER
+from .docs import unannotated
 
 ROUNDS = 4  # real runs for each saving, at most
 
@@ -41,7 +41,7 @@ def calibrate(
             f"The criterion {type(ner.criterion).__name__} of '{ner.name}' has no threshold that "
             f"could be calibrated."
         )
-    simulated = ner.simulate([_unannotated(doc) for doc in docs])
+    simulated = ner.simulate([unannotated(doc) for doc in docs])
     points = [Point(0.0, 1.0, _run(ner, examples, 0.0, annotated).ents_f)]
     for speedup in progress(sorted({float(s) for s in speedups if s > 1})):
         points.extend(_approach(ner, examples, speedup, annotated, simulated))
@@ -73,7 +73,7 @@ def _approach(
 def _run(
     ner: EarlyExitNER, examples: Sequence[Example], threshold: float, annotated: bool
 ) -> Point:
-    docs = [_unannotated(eg.reference) for eg in examples]
+    docs = [unannotated(eg.reference) for eg in examples]
     for _ in ner.pipe(docs, threshold=threshold, batch_size=len(docs)):
         pass
     records = [doc._.early_exit[ner.name] for doc in docs]
@@ -82,8 +82,3 @@ def _run(
         scored = [Example(doc, eg.reference) for doc, eg in zip(docs, examples)]
         ents_f = ner.score(scored)["ents_f"]
     return Point(threshold, saving((r.spent, r.full) for r in records), ents_f)
-
-
-def _unannotated(doc: Doc) -> Doc:
-    spaces = [bool(token.whitespace_) for token in doc]
-    return Doc(doc.vocab, words=[token.text for token in doc], spaces=spaces)

@@ -10,6 +10,7 @@ from spacy.training import Example
 
 from ..budget.search import saving
 from ..component import EarlyExitNER
+from .docs import unannotated
 
 
 def evaluate(
@@ -62,10 +63,7 @@ def evaluate(
 
 
 def _annotated(ner: EarlyExitNER, examples: Sequence[Example], speedup: float) -> List[Doc]:
-    docs = []
-    for eg in examples:
-        spaces = [bool(token.whitespace_) for token in eg.reference]
-        docs.append(Doc(eg.reference.vocab, [token.text for token in eg.reference], spaces))
+    docs = [unannotated(eg.reference) for eg in examples]
     kept, ner.store_exits = ner.store_exits, True
     try:
         return list(ner.pipe(docs, speedup=speedup, batch_size=1000))

@@ -6,7 +6,7 @@ import srsly
 from spacy.tokens import DocBin
 from spacy.util import Config, load_model_from_config
 
-from ..factories import TEXTS, blank, examples_of, run
+from ..factories import TEXTS, blank, examples_of, run, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 
@@ -56,6 +56,54 @@ def test_calibrate_takes_plain_texts(work):
     )
     points = spacy.load(output).get_pipe(NAME).calibration.points
     assert len(points) >= 2 and all(point.ents_f is None for point in points)
+
+
+@pytest.fixture(scope="module")
+def fresh(work):
+    texts = sorted({text for text in texts_of_all_lengths(count=300) if text.strip()})
+    (work / "fresh.txt").write_text("\n".join(texts), encoding="utf8")
+    return work / "fresh.txt"
+
+
+def guarantee(work, *arguments, ok=True):
+    tune = ["calibrate", work / "model", work / "tune.spacy", "-o", work / "safe", "-s", "1.5,2"]
+    return early_exit(*tune, *arguments, ok=ok)
+
+
+def test_calibrate_with_a_guarantee_sets_the_threshold(work, fresh):
+    output = guarantee(
+        work, "--max-disagreement", "0.1", "--held-out", fresh, "--confidence", "0.9"
+    )
+    words = " ".join(output.split())
+    assert "passed" in words and "with confidence 0.9" in words
+    loaded = spacy.load(work / "safe").get_pipe(NAME)
+    assert loaded.threshold > 0 and f"At threshold {loaded.threshold:.4f}" in words
+    assert loaded.calibration is not None
+
+
+def test_where_nothing_can_be_guaranteed_full_depth_remains(work, fresh):
+    output = guarantee(
+        work, "--max-disagreement", "0.003", "--held-out", fresh, "--confidence", "0.5"
+    )
+    assert "failed" in output and "no setting but full depth" in " ".join(output.split())
+    assert spacy.load(work / "safe").get_pipe(NAME).threshold == 0
+
+
+@pytest.mark.parametrize(
+    "held_out, bound, message",
+    [
+        ("few.txt", "0.02", "takes 149"),
+        ("tuned.txt", "0.95", "also calibrated on"),
+        (None, "0.1", "go together"),
+        ("few.txt", "2", "between 0 and 1"),
+    ],
+)
+def test_a_guarantee_that_cannot_be_is_refused_before_anything_runs(work, held_out, bound, message):
+    (work / "few.txt").write_text("One two.\nThree four.\n", encoding="utf8")
+    (work / "tuned.txt").write_text("\n".join(TEXTS), encoding="utf8")
+    held_out = [] if held_out is None else ["--held-out", work / held_out]
+    output = guarantee(work, "--max-disagreement", bound, *held_out, ok=False)
+    assert message in " ".join(output.split()) and "Traceback" not in output
 
 
 def test_evaluate_measures_speedups(calibrated, work):

@@ -1,0 +1,103 @@
+"""Find the fastest setting with a guarantee, on texts that nothing else was chosen on."""
+
+from typing import Any, Callable, Iterable, List, NamedTuple, Sequence, Tuple
+
+from spacy.tokens import Doc
+
+from ..budget.guarantee import Verdict, accept_in_order, documents_needed
+from ..component import EarlyExitNER
+from .docs import unannotated
+
+STEP = 1.05  # each candidate saves so many times what the one before does
+
+
+class Guarantee(NamedTuple):
+    """What was found.
+
+    documents (int): Independent documents, those with words.
+    candidates (List[Tuple[float, float]]): Saving on the calibration's texts, and threshold, of
+        every setting that was tried, in order.
+    verdicts (List[Verdict]): Of each.
+    saving (float): Of the fastest that passed, on the calibration's texts; 1: only full depth.
+    threshold (float): Its threshold; 0: only full depth.
+    """
+
+    documents: int
+    candidates: List[Tuple[float, float]]
+    verdicts: List[Verdict]
+    saving: float
+    threshold: float
+
+
+def guarantee(
+    ner: EarlyExitNER,
+    texts: Sequence[Doc],
+    max_disagreement: float,
+    confidence: float = 0.95,
+    *,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Guarantee:
+    """Find the fastest setting whose expected share of words per document that get another tag
+    than at full depth is within a bound.
+
+    For documents that are drawn independently from the same source as ``texts``. These must not
+    have been trained on, and nothing may have been chosen on them: no checkpoint, no curve.
+
+    ner (EarlyExitNER): A calibrated component. Its curve gives the candidates and their order.
+    texts (Sequence[Doc]): The documents. They need no annotation.
+    max_disagreement (float): The bound, in (0, 1).
+    confidence (float): Probability that the chosen setting is within it.
+    progress (Callable): Wraps the candidates while they are tried, such as a bar.
+    RETURNS (Guarantee): What was found.
+    RAISES (ValueError): If it is not calibrated, or no such guarantee can be given from so few
+        documents. The message says how many are needed.
+    """
+    docs = [doc for doc in texts if len(doc)]
+    check_documents(len(docs), max_disagreement, confidence)
+    curve = ner.calibrated()
+    candidates = [(1.0, 0.0)]
+    while candidates[-1][0] < curve.most:
+        saving = min(candidates[-1][0] * STEP, curve.most)
+        candidates.append((saving, curve.threshold_for(saving)))
+    del candidates[0]
+    full = _tags(ner, docs, 0.0)
+
+    def shares(setting: int) -> List[float]:
+        early = _tags(ner, docs, candidates[setting][1])
+        return [
+            sum(a != b for a, b in zip(one, other)) / len(one) for one, other in zip(early, full)
+        ]
+
+    bar = iter(progress(range(len(candidates))))
+    verdicts = accept_in_order(
+        len(candidates), lambda _: shares(next(bar)), max_disagreement, confidence
+    )
+    passed = sum(verdict.passed for verdict in verdicts)
+    saving, threshold = candidates[passed - 1] if passed else (1.0, 0.0)
+    return Guarantee(len(docs), candidates[: len(verdicts)], verdicts, saving, threshold)
+
+
+def check_documents(documents: int, max_disagreement: float, confidence: float) -> None:
+    """Check whether there is any chance of a guarantee.
+
+    documents (int): How many there are.
+    max_disagreement (float): The bound.
+    confidence (float): The confidence.
+    RAISES (ValueError): If there is none. The message says how many documents are needed.
+    """
+    for name, value in (("max_disagreement", max_disagreement), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must be between 0 and 1, not {value}.")
+    least = documents_needed(0.0, max_disagreement, confidence) or 1
+    if documents < least:
+        raise ValueError(
+            f"{documents} documents are too few: even if none of them differed, a disagreement of "
+            f"at most {max_disagreement:g} with confidence {confidence:g} takes {least}."
+        )
+
+
+def _tags(ner: EarlyExitNER, docs: Sequence[Doc], threshold: float) -> List[List[Tuple[str, str]]]:
+    copies = [unannotated(doc) for doc in docs]
+    for _ in ner.pipe(copies, threshold=threshold, adaptive=False, batch_size=len(copies)):
+        pass
+    return [[(t.ent_iob_, t.ent_type_) for t in doc] for doc in copies]
