@@ -19,6 +19,7 @@ from typing import (
 
 import numpy as np
 import srsly
+from numpy.typing import NDArray
 from spacy import util
 from spacy.errors import Errors
 from spacy.language import Language
@@ -605,6 +606,18 @@ class EarlyExitNER(TrainablePipe):
         """
         from .training.stages import loss_and_gradient
 
+        return loss_and_gradient(
+            self.training,
+            scores.logits,
+            scores.exit_layer,
+            scores.teacher,
+            self._targets(examples, scores),
+        )
+
+    def _targets(self, examples: Iterable[Example], scores: "JointLogits") -> "NDArray[np.int64]":
+        """RETURNS (NDArray[np.int64]): The right tag of each word that was scored, ``MISSING``
+        where it is not known, or where another window's answer counts. *Shape:* ``(words,)``
+        """
         label_ids = {label: number for number, label in enumerate(self._labels)}
         gold, unknown = [np.zeros(0, dtype=np.int64)], set()
         for eg in examples:
@@ -621,9 +634,29 @@ class EarlyExitNER(TrainablePipe):
         starts = np.cumsum([len(tags) for tags in gold])  # gold has an empty one in front
         target = np.concatenate(gold)[starts[scores.doc] + scores.word]
         target[~scores.owned] = MISSING
-        return loss_and_gradient(
-            self.training, scores.logits, scores.exit_layer, scores.teacher, target
-        )
+        return target
+
+    def heads_on(self, examples: Iterable[Example]) -> Tuple[Any, "NDArray[np.int64]"]:
+        """Ask every head about every word, at full depth.
+
+        examples (Iterable[Example]): Annotated examples.
+        RETURNS (Tuple[Any, NDArray]): Their logits, numpy or cupy, and the right tags, ``MISSING``
+            where there is none. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+        """
+        examples = list(examples)
+        settings = self._ready(Knob(speedup=1.0))
+        set_dropout_rate(self.model, 0.0)
+        scores, _ = self.model.begin_update(([eg.predicted for eg in examples], settings))
+        return scores.logits, self._targets(examples, scores)
+
+    def scale_heads(self, temperatures: Sequence[float]) -> None:
+        """Divide what each head says by a temperature. What is uncertain changes with it, so that
+        a calibration no longer holds.
+
+        temperatures (Sequence[float]): Of the head of each layer, all above 0.
+        """
+        self._shim.trained.network.scale_heads(temperatures)
+        self._shim.weights_changed()
 
     def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
         """Put other weights in place while the generator is suspended.

@@ -32,6 +32,9 @@ def calibrate_cli(
     unlabelled: bool = typer.Option(
         False, "--unlabelled", "-u", help="The texts are not annotated: measure the saving alone"
     ),
+    temperature: bool = typer.Option(
+        False, "--temperature", "-t", help="First make confidences fit: scale every exit head"
+    ),
     max_disagreement: Optional[float] = typer.Option(
         None, "--max-disagreement", help="Guarantee that not more words get another tag. See below"
     ),
@@ -54,6 +57,7 @@ def calibrate_cli(
 
     from ..measure.calibrate import calibrate
     from ..measure.guarantee import check_documents, guarantee
+    from ..measure.temperature import fit_temperatures
 
     asked = read_speedups(speedups)
     if (max_disagreement is None) != (held_out is None):
@@ -70,6 +74,12 @@ def calibrate_cli(
         if max_disagreement is not None:
             check_documents(sum(len(doc) > 0 for doc in fresh), max_disagreement, confidence)
             check_disjoint(fresh, [eg.reference for eg in examples])
+        if temperature:
+            if unlabelled:
+                raise ValueError("--temperature needs annotated texts.")
+            temperatures = fit_temperatures(ner, examples)
+            ner.scale_heads(temperatures)
+            msg.info(f"Temperatures, by layer: {', '.join(f'{t:.2f}' for t in temperatures)}")
         found = calibrate(ner, examples, asked, annotated=not unlabelled, progress=progress)
     except ValueError as e:
         msg.fail(str(e), exits=1)

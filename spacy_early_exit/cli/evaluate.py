@@ -19,6 +19,7 @@ COLUMNS = {
     "words_per_second": "{:.0f}",
     "mean_exit_layer": "{:.2f}",
     "agreement": "{:.4f}",
+    "confidence_error": "{:.3f}",
 }
 
 DEFAULT = "1,1.5,2,3,4"

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from typing import Any, Callable, Dict, Iterable, List, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -11,6 +11,7 @@ from spacy.training import Example
 from ..budget.search import saving
 from ..component import EarlyExitNER
 from .docs import unannotated
+from .temperature import confidence_error
 
 
 def evaluate(
@@ -32,7 +33,8 @@ def evaluate(
     progress (Callable): Wraps what is done one by one, such as a bar.
     RETURNS (List[Dict[str, float]]): For each speedup: ``speedup``, ``ents_p``, ``ents_r``,
         ``ents_f``, ``mac_speedup`` (what was saved), ``mean_exit_layer``, ``agreement`` (share of
-        words with the tag that full depth gives them), and with rounds ``words_per_second``
+        words with the tag that full depth gives them), ``confidence_error`` (expected calibration
+        error of the entities' confidences), and with rounds ``words_per_second``
         (median), ``words_per_second_min`` and ``words_per_second_max``, of ``nlp.pipe`` on the
         raw texts.
     RAISES (ValueError): If a speedup is not calibrated.
@@ -56,10 +58,22 @@ def evaluate(
                 "mac_speedup": saving((r.spent, r.full) for r in records),
                 "mean_exit_layer": statistics.fmean(layers) if layers else 0.0,
                 "agreement": statistics.fmean(pairs) if pairs else 1.0,
+                "confidence_error": confidence_error(_confidences(docs, examples)),
             }
         )
     _clock(nlp, ner.name, [eg.reference.text for eg in examples], rows, rounds, progress)
     return rows
+
+
+def _confidences(docs: Sequence[Doc], examples: Sequence[Example]) -> List[Tuple[float, bool]]:
+    """RETURNS (List): Confidence of each entity, and whether it is right, boundaries and label."""
+    found = []
+    for doc, eg in zip(docs, examples):
+        right = {(ent.start_char, ent.end_char, ent.label_) for ent in eg.reference.ents}
+        for ent in doc.ents:
+            is_right = (ent.start_char, ent.end_char, ent.label_) in right
+            found.append((ent._.confidence, is_right))
+    return found
 
 
 def _annotated(ner: EarlyExitNER, examples: Sequence[Example], speedup: float) -> List[Doc]:

@@ -1,6 +1,6 @@
 """The network: an encoder with an exit head, a dropout and one linear map, at every layer."""
 
-from typing import cast
+from typing import Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,16 @@ class Tagger(nn.Module):
         for layer in range(1, len(self.heads) + 1):
             nn.init.normal_(self.head(layer).weight, std=0.02)
             nn.init.zeros_(self.head(layer).bias)
+
+    def scale_heads(self, temperatures: Sequence[float]) -> None:
+        """Divide what each head says by a temperature.
+
+        temperatures (Sequence[float]): Of the head of each layer, all above 0.
+        """
+        with torch.no_grad():
+            for layer, temperature in enumerate(temperatures, 1):
+                self.head(layer).weight.div_(temperature)
+                self.head(layer).bias.div_(temperature)
 
     def add_tags(self, tags: int) -> None:
         """Append tags to every head. What the heads know of the others stays.

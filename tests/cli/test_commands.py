@@ -23,6 +23,7 @@ def work(tmp_path_factory, trained_bytes):
     nlp.to_disk(folder / "model")
     docs = [example.reference for example in examples_of(nlp)]
     DocBin(docs=docs).to_disk(folder / "tune.spacy")
+    (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n\n", encoding="utf8")
     return folder
 
 
@@ -49,7 +50,6 @@ def test_calibrate_saves_a_pipeline_with_its_curve(calibrated):
 
 
 def test_calibrate_takes_plain_texts(work):
-    (work / "texts.txt").write_text("\n".join(TEXTS) + "\n\n", encoding="utf8")
     output = work / "plain"
     early_exit(
         "calibrate", work / "model", work / "texts.txt", "-o", output, "-s", "1.5", "--unlabelled"
@@ -68,6 +68,18 @@ def fresh(work):
 def guarantee(work, *arguments, ok=True):
     tune = ["calibrate", work / "model", work / "tune.spacy", "-o", work / "safe", "-s", "1.5,2"]
     return early_exit(*tune, *arguments, ok=ok)
+
+
+def test_calibrate_scales_heads_first_if_asked_to(work):
+    arguments = [work / "model", work / "tune.spacy", "-o", work / "scaled", "-s", "1.5"]
+    output = early_exit("calibrate", *arguments, "--temperature")
+    assert "Temperatures, by layer" in output
+    before, after = (spacy.load(work / m).get_pipe(NAME) for m in ("model", "scaled"))
+    assert before.fingerprint()["weights"] != after.fingerprint()["weights"]
+    after.speedup = 1.5  # the calibration is of the scaled heads
+    arguments[1] = work / "texts.txt"
+    output = early_exit("calibrate", *arguments, "--temperature", "--unlabelled", ok=False)
+    assert "needs annotated texts" in output
 
 
 def test_calibrate_with_a_guarantee_sets_the_threshold(work, fresh):

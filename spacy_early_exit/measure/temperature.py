@@ -1,0 +1,84 @@
+"""Make confidences mean what they say: a temperature for each exit head.
+
+Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+"""
+
+from typing import List, Sequence, Tuple
+
+import torch
+from spacy import util
+from spacy.training import Example
+from thinc.api import xp2torch
+from torch import Tensor
+
+from ..component import EarlyExitNER
+from ..tags import MISSING
+from ..training.losses import word_losses
+from .docs import unannotated
+
+COLDEST, HOTTEST = 0.05, 20.0
+
+
+def fit_temperatures(ner: EarlyExitNER, examples: Sequence[Example]) -> List[float]:
+    """Find what to divide each head's logits by, so that its probabilities fit best.
+
+    Heads grow too sure of what they were trained on. A temperature above 1 takes that back; it
+    changes no head's best tag.
+
+    ner (EarlyExitNER): The component.
+    examples (Sequence[Example]): Annotated texts that were not trained on.
+    RETURNS (List[float]): The temperature of each layer's head, by least cross-entropy over all
+        words, at full depth.
+    RAISES (ValueError): If no word is annotated.
+    """
+    logits, tags = _heads_on(ner, examples)
+    known = tags != MISSING
+    if not known.any():
+        raise ValueError("Temperatures need annotated texts: no word of these is annotated.")
+    logits, tags = logits[:, known], tags[known]
+
+    def cost(inverse: Tensor) -> Tensor:
+        return word_losses(logits * inverse[:, None, None], tags).sum(1)
+
+    # The cost is convex in the inverse: the best third of an interval is in its better two.
+    low = torch.full((len(logits),), 1 / HOTTEST)
+    high = torch.full((len(logits),), 1 / COLDEST)
+    for _ in range(60):
+        one, two = low + (high - low) / 3, high - (high - low) / 3
+        falls = cost(one) > cost(two)
+        low, high = torch.where(falls, one, low), torch.where(falls, high, two)
+    temperatures: List[float] = (2 / (low + high)).tolist()
+    return temperatures
+
+
+def confidence_error(found: Sequence[Tuple[float, bool]], bins: int = 10) -> float:
+    """Compute the expected calibration error of entities' confidences.
+
+    found (Sequence[Tuple[float, bool]]): Confidence of each predicted entity, and whether it is
+        right.
+    bins (int): Confidences are put into bins of equal width.
+    RETURNS (float): Mean over entities of the distance between the bin's mean confidence and its
+        share of right ones; 0 without entities.
+    """
+    confidences, right = [[0.0] * bins for _ in range(2)]
+    for confidence, is_right in found:
+        number = min(int(confidence * bins), bins - 1)
+        confidences[number] += confidence
+        right[number] += is_right
+    distance = sum(abs(c - r) for c, r in zip(confidences, right))
+    return distance / len(found) if found else 0.0
+
+
+def _heads_on(ner: EarlyExitNER, examples: Sequence[Example]) -> Tuple[Tensor, Tensor]:
+    """RETURNS (Tuple[Tensor, Tensor]): What every head says of every word at full depth, and the
+    right tags. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    """
+    logits, tags = [], []
+    for batch in util.minibatch(examples, size=64):
+        with torch.no_grad():
+            heads, targets = ner.heads_on(
+                [Example(unannotated(e.reference), e.reference) for e in batch]
+            )
+        logits.append(xp2torch(heads).cpu())
+        tags.append(torch.from_numpy(targets))
+    return torch.cat(logits, dim=1), torch.cat(tags)
