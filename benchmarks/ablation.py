@@ -22,6 +22,10 @@ VARIANTS = {
     "random": {"training.pattern": "random"},
     "on-policy, distilled": {"training.distillation": 1.0},
     "on-policy, flooded": {"training.flooding": "true"},
+    "on-policy, distilled, uniform": {
+        "training.distillation": 1.0,
+        "training.layer_weights": "uniform",
+    },
     "on-policy, pre-norm": {"model.kept_state": "pre_norm"},
     "on-policy, loss after exit": {"training.loss_after_exit": "true"},
     "on-policy, sandwich": {"training.aggressive_share": 0.2, "training.full_share": 0.4},

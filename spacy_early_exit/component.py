@@ -68,6 +68,7 @@ DEFAULT_CONFIG = Config().from_str(
     [early_exit_ner.training]
     @misc = "spacy-early-exit.JointTraining.v1"
     distillation = 0.0
+    layer_weights = "linear"
 
     [early_exit_ner.model]
     @architectures = "spacy-early-exit.EarlyExitTagger.v1"

@@ -1,10 +1,14 @@
 """What the heads are trained on: losses of every head on every word, and how they are weighed."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..tags import MISSING
+
+LayerWeights = Literal["linear", "uniform"]
 
 
 def word_losses(logits: Tensor, tags: Tensor) -> Tensor:
@@ -47,13 +51,17 @@ def flooded(losses: Tensor, levels: Tensor) -> Tensor:
     return (losses - levels.detach()).abs()
 
 
-def layer_weighted(losses: Tensor) -> Tensor:
-    """Sum losses over words, as spaCy's own components do it; head l weighs l / Σ l.
+def layer_weighted(losses: Tensor, layer_weights: LayerWeights = "linear") -> Tensor:
+    """Sum losses over words, as spaCy's own components do it, and average them over heads.
 
     Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 
     losses (Tensor): *Shape:* ``(layers, words)``
+    layer_weights (LayerWeights): ``"linear"``: head l weighs l / Σ l, as in the paper;
+        ``"uniform"``: all weigh the same.
     RETURNS (Tensor): *Shape:* ``()``
     """
     weights = torch.arange(1, len(losses) + 1, dtype=losses.dtype, device=losses.device)
+    if layer_weights == "uniform":
+        weights = torch.ones_like(weights)
     return (losses.sum(1) * weights).sum() / weights.sum()

@@ -15,7 +15,7 @@ from ..network.criterion import Criterion
 from ..network.loop import Halting, run_all_heads, run_all_heads_halting
 from ..network.tagger import Tagger
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
-from .losses import distillation_loss, flooded, layer_weighted, word_losses
+from .losses import LayerWeights, distillation_loss, flooded, layer_weighted, word_losses
 
 Pattern = Literal["on_policy", "off_policy", "random"]
 
@@ -60,9 +60,11 @@ class JointTraining:
     """First stage: all layers on everything, all heads at once, the deeper the heavier.
 
     distillation (float): Weight of what the earlier heads learn from the deepest.
+    layer_weights (LayerWeights): How the heads' losses are weighed: see ``layer_weighted``.
     """
 
     distillation: float = 0.0
+    layer_weights: LayerWeights = "linear"
     needs_teacher = False
 
     def run(
@@ -83,7 +85,7 @@ class JointTraining:
         if self.distillation:
             deepest = answers.logits[-1].detach()
             losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
-        return layer_weighted(losses)
+        return layer_weighted(losses, self.layer_weights)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class SelfSampling:
         stage, rather than brought below.
     distillation (float): Weight of what all heads learn from the deepest head as it was
         before this stage.
+    layer_weights (LayerWeights): How the heads' losses are weighed: see ``layer_weighted``.
     """
 
     pattern: Pattern
@@ -112,6 +115,7 @@ class SelfSampling:
     loss_after_exit: bool
     flooding: bool
     distillation: float
+    layer_weights: LayerWeights = "linear"
 
     @property
     def needs_teacher(self) -> bool:
@@ -167,7 +171,7 @@ class SelfSampling:
         if not self.loss_after_exit:
             layers = torch.arange(1, len(losses) + 1, device=losses.device)
             losses = losses * (layers[:, None] <= answers.exit_layer)
-        return layer_weighted(losses)
+        return layer_weighted(losses, self.layer_weights)
 
 
 def loss_and_gradient(
@@ -194,16 +198,19 @@ def loss_and_gradient(
     return float(value.detach()), torch2xp(gradient)
 
 
-def make_joint_training(distillation: float = 0.0) -> Stage:
+def make_joint_training(distillation: float = 0.0, layer_weights: LayerWeights = "linear") -> Stage:
     """Make the stage ``spacy-early-exit.JointTraining.v1``.
 
     distillation (float): Weight of what the earlier heads learn from the deepest one's
         distribution; 0: nothing.
+    layer_weights (LayerWeights): ``"linear"``: deeper heads' losses weigh more, as in the paper;
+        ``"uniform"``: all weigh the same.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """
     _check("JointTraining", distillation=(distillation, float("inf")))
-    return JointTraining(distillation=distillation)
+    _check_layer_weights("JointTraining", layer_weights)
+    return JointTraining(distillation=distillation, layer_weights=layer_weights)
 
 
 def make_self_sampling(
@@ -215,6 +222,7 @@ def make_self_sampling(
     loss_after_exit: bool = False,
     flooding: bool = False,
     distillation: float = 0.0,
+    layer_weights: LayerWeights = "linear",
 ) -> Stage:
     """Make the stage ``spacy-early-exit.SelfSampling.v1``.
 
@@ -227,6 +235,7 @@ def make_self_sampling(
     loss_after_exit (bool): Whether heads behind a word's exit are trained on its kept state.
     flooding (bool): Whether losses are held at the first stage's.
     distillation (float): Weight of what all heads learn from the first stage's deepest head.
+    layer_weights (LayerWeights): As for ``JointTraining.v1``.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -234,6 +243,7 @@ def make_self_sampling(
         raise ValueError(
             f"SelfSampling: pattern must be 'on_policy', 'off_policy' or 'random', not {pattern!r}."
         )
+    _check_layer_weights("SelfSampling", layer_weights)
     drawn: List[int] = [int(window) for window in windows]
     _check(
         "SelfSampling",
@@ -253,7 +263,13 @@ def make_self_sampling(
         loss_after_exit=loss_after_exit,
         flooding=flooding,
         distillation=distillation,
+        layer_weights=layer_weights,
     )
+
+
+def _check_layer_weights(stage: str, given: str) -> None:
+    if given not in ("linear", "uniform"):
+        raise ValueError(f"{stage}: layer_weights must be 'linear' or 'uniform', not {given!r}.")
 
 
 def _check(stage: str, **bounds: Tuple[float, float]) -> None:

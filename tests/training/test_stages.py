@@ -240,10 +240,24 @@ def test_distillation_is_a_divergence_on_annotated_words():
     assert with_it.item() == pytest.approx(without.item() + 2 * layer_weighted(losses).item())
 
 
+@pytest.mark.parametrize("make", [make_joint_training, make_self_sampling])
+def test_deeper_heads_weigh_more_or_all_the_same(make):
+    answers = example_answers()
+    # All words stay to the end, so that both stages train every head on every word.
+    answers = answers._replace(exit_layer=torch.full_like(answers.exit_layer, 4))
+    by_layer = word_losses(answers.logits, TAGS).sum(1)
+    for weights, given in (([1, 2, 3, 4], "linear"), ([1, 1, 1, 1], "uniform")):
+        expected = (by_layer * torch.tensor(weights)).sum() / sum(weights)
+        found = make(layer_weights=given).loss(answers, TAGS)
+        assert found.item() == pytest.approx(expected.item())
+
+
 @pytest.mark.parametrize(
     "make, wrong",
     [
         (make_joint_training, {"distillation": -1}),
+        (make_joint_training, {"layer_weights": "steep"}),
+        (make_self_sampling, {"layer_weights": "steep"}),
         (make_self_sampling, {"pattern": "sometimes"}),
         (make_self_sampling, {"max_threshold": 1.5}),
         (make_self_sampling, {"windows": [0, -1]}),
