@@ -15,7 +15,7 @@ from spacy.util import Config
 import spacy_early_exit
 from spacy_early_exit.component import DEFAULT_CONFIG
 
-from .factories import ROOT, TEXTS, examples_of, run
+from .factories import ROOT, TEXTS, examples_of, run, texts_of_all_lengths
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -54,6 +54,8 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
     for part in ("train", "tune", "dev"):
         docs = [example.reference for example in examples_of(nlp)]
         DocBin(docs=docs).to_disk(folder / "corpus" / f"{part}.spacy")
+    fresh = {text for text in texts_of_all_lengths(count=300) if text.strip()} - {*TEXTS}
+    (folder / "my-texts.txt").write_text("\n".join(sorted(fresh)), encoding="utf8")
     return folder
 
 
@@ -112,7 +114,7 @@ def check(command, checkout):
             if (ROOT / "Makefile").exists():
                 subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
         case ["pip", "install", requirement, *_]:
-            assert requirement in (".", "build")
+            assert requirement in (".", "build", "matplotlib")
             if requirement == "." and (ROOT / "setup.cfg").exists():
                 run("-m", "pip", "install", "--dry-run", "--no-deps", "--quiet", ".")
         case ["python", "-m", "spacy", "project", "run", name, ".", *rest]:

@@ -3,5 +3,6 @@
 from .app import early_exit
 from .calibrate import calibrate_cli
 from .evaluate import evaluate_cli
+from .report import report_cli
 
-__all__ = ["calibrate_cli", "early_exit", "evaluate_cli"]
+__all__ = ["calibrate_cli", "early_exit", "evaluate_cli", "report_cli"]

@@ -1,7 +1,7 @@
 """The command group, and what its commands share."""
 
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import typer
 from spacy.cli._util import app
@@ -13,6 +13,8 @@ from wasabi import msg
 
 from ..component import EarlyExitNER
 from ..measure.docs import unannotated
+
+DEFAULT = "1,1.5,2,3,4"
 
 early_exit = typer.Typer(
     name="early-exit",
@@ -56,6 +58,18 @@ def read_corpus(nlp: Language, path: Path) -> List[Example]:
     except Exception as e:
         msg.fail(f"{path} can't be read as a .spacy file.", f"{type(e).__name__}: {e}", exits=1)
     return [Example(unannotated(doc), doc) for doc in docs]
+
+
+def asked_or_reachable(ner: EarlyExitNER, speedups: Optional[str]) -> List[float]:
+    """RETURNS (List[float]): The speedups that were asked for, or usual ones within reach.
+
+    ner (EarlyExitNER): The component.
+    speedups (Optional[str]): A comma-separated list; None: not said.
+    """
+    asked = read_speedups(speedups or DEFAULT)
+    if speedups is None and ner.calibration is not None:
+        return [speedup for speedup in asked if speedup <= ner.calibration.most]
+    return asked
 
 
 def read_speedups(speedups: str) -> List[float]:

@@ -55,7 +55,7 @@ def calibrate_cli(
     """
     from tqdm import tqdm
 
-    from ..measure.calibrate import calibrate
+    from ..measure.calibrate import calibrate, run
     from ..measure.guarantee import check_documents, guarantee
     from ..measure.temperature import fit_temperatures
 
@@ -77,10 +77,15 @@ def calibrate_cli(
         if temperature:
             if unlabelled:
                 raise ValueError("--temperature needs annotated texts.")
+            saved = run(ner, examples, ner.threshold or 0.0, annotated=False).saving
+            asked = sorted({*asked, saved})
             temperatures = fit_temperatures(ner, examples)
             ner.scale_heads(temperatures)
             msg.info(f"Temperatures, by layer: {', '.join(f'{t:.2f}' for t in temperatures)}")
         found = calibrate(ner, examples, asked, annotated=not unlabelled, progress=progress)
+        if temperature and ner.threshold:
+            configure(nlp, threshold=found.threshold_for(min(saved, found.most)), name=component)
+            msg.info(f"To save {saved:.2f}X as before, threshold is now {ner.threshold:.4f}.")
     except ValueError as e:
         msg.fail(str(e), exits=1)
         return

@@ -8,7 +8,7 @@ import typer
 from wasabi import msg
 from wasabi.tables import table
 
-from .app import early_exit, load, read_corpus, read_speedups
+from .app import DEFAULT, asked_or_reachable, early_exit, load, read_corpus
 
 COLUMNS = {
     "speedup": "{:g}",
@@ -21,8 +21,6 @@ COLUMNS = {
     "agreement": "{:.4f}",
     "confidence_error": "{:.3f}",
 }
-
-DEFAULT = "1,1.5,2,3,4"
 
 
 @early_exit.command("evaluate")
@@ -41,11 +39,8 @@ def evaluate_cli(
 
     from ..measure.evaluate import evaluate
 
-    asked = read_speedups(speedups or DEFAULT)
     nlp, ner = load(model, component)
-    if speedups is None and ner.calibration is not None:
-        most = ner.calibration.most
-        asked = [speedup for speedup in asked if speedup <= most]
+    asked = asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, data)
 
     def progress(steps: Iterable[Any]) -> Iterable[Any]:

@@ -42,7 +42,7 @@ def calibrate(
             f"could be calibrated."
         )
     simulated = ner.simulate([unannotated(doc) for doc in docs])
-    points = [Point(0.0, 1.0, _run(ner, examples, 0.0, annotated).ents_f)]
+    points = [Point(0.0, 1.0, run(ner, examples, 0.0, annotated).ents_f)]
     for speedup in progress(sorted({float(s) for s in speedups if s > 1})):
         points.extend(_approach(ner, examples, speedup, annotated, simulated))
     calibration = Calibration(make_curve(points), ner.fingerprint(), words)
@@ -62,7 +62,7 @@ def _approach(
     aim = speedup
     for _ in range(ROUNDS):
         threshold = threshold_for(aim, simulated, steps=14)
-        points.append(_run(ner, examples, threshold, annotated))
+        points.append(run(ner, examples, threshold, annotated))
         found = points[-1].saving
         if speedup <= found <= speedup * (1 + CLOSE) or (threshold >= 1.0 and found < speedup):
             break
@@ -70,9 +70,15 @@ def _approach(
     return points
 
 
-def _run(
-    ner: EarlyExitNER, examples: Sequence[Example], threshold: float, annotated: bool
-) -> Point:
+def run(ner: EarlyExitNER, examples: Sequence[Example], threshold: float, annotated: bool) -> Point:
+    """Run a component at a threshold.
+
+    ner (EarlyExitNER): The component.
+    examples (Sequence[Example]): The texts.
+    threshold (float): The threshold.
+    annotated (bool): Whether the entities of the texts are known.
+    RETURNS (Point): What was saved, and the F-score.
+    """
     docs = [unannotated(eg.reference) for eg in examples]
     for _ in ner.pipe(docs, threshold=threshold, batch_size=len(docs)):
         pass

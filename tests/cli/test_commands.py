@@ -3,12 +3,17 @@
 import pytest
 import spacy
 import srsly
+from spacy.lang.en import English
 from spacy.tokens import DocBin
 from spacy.util import Config, load_model_from_config
 
 from ..factories import TEXTS, blank, examples_of, run, texts_of_all_lengths
 
 NAME = "early_exit_ner"
+
+
+def ner_doc(ner, text):
+    return English(ner.vocab).make_doc(text)
 
 
 def early_exit(*arguments, ok=True):
@@ -71,11 +76,23 @@ def guarantee(work, *arguments, ok=True):
 
 
 def test_calibrate_scales_heads_first_if_asked_to(work):
-    arguments = [work / "model", work / "tune.spacy", "-o", work / "scaled", "-s", "1.5"]
+    nlp = spacy.load(work / "model")
+    # Every text a second time without its entities: no head can be sure of it.
+    doubtful = [*examples_of(nlp), *examples_of(nlp, [(text, []) for text in TEXTS])]
+    DocBin(docs=[eg.reference for eg in doubtful]).to_disk(work / "half.spacy")
+    arguments = [work / "model", work / "half.spacy", "-o", work / "scaled", "-s", "1.5"]
     output = early_exit("calibrate", *arguments, "--temperature")
-    assert "Temperatures, by layer" in output
+    assert "Temperatures, by layer" in output and "as before" in output
     before, after = (spacy.load(work / m).get_pipe(NAME) for m in ("model", "scaled"))
     assert before.fingerprint()["weights"] != after.fingerprint()["weights"]
+    kept = after.threshold
+    assert before.threshold != kept > 0
+    savings = []
+    for ner in (before, after):
+        docs = list(ner.pipe([ner_doc(ner, text) for text in TEXTS]))
+        records = [doc._.early_exit[NAME] for doc in docs]
+        savings.append(sum(r.full for r in records) / sum(r.spent for r in records))
+    assert savings[1] == pytest.approx(savings[0], rel=0.15), "the threshold went along"
     after.speedup = 1.5  # the calibration is of the scaled heads
     arguments[1] = work / "texts.txt"
     output = early_exit("calibrate", *arguments, "--temperature", "--unlabelled", ok=False)

@@ -1,0 +1,47 @@
+"""``spacy early-exit report``: a page to look at."""
+
+from pathlib import Path
+from typing import Any, Iterable, Optional
+
+import typer
+from wasabi import msg
+
+from .app import asked_or_reachable, early_exit, load, read_corpus
+
+
+@early_exit.command("report")
+def report_cli(
+    model: str = typer.Argument(..., help="Calibrated pipeline: folder or package name"),
+    data: Path = typer.Argument(..., help="Annotated texts, .spacy"),
+    output: Path = typer.Option(..., "--output", "-o", help="The page, an HTML file"),
+    speedups: Optional[str] = typer.Option(
+        None, "--speedups", "-s", help="The speedups to compare. Without: as far as calibrated"
+    ),
+    rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Rounds of the clock; 0: none"),
+    component: str = typer.Option("early_exit_ner", "--component", "-c", help="Its name"),
+) -> None:
+    """Write a page with what speedups save and cost, and which words leave where.
+
+    It is one file without scripts that opens offline. Needs matplotlib:
+    pip install 'spacy-early-exit[report]'.
+    """
+    from tqdm import tqdm
+
+    from ..measure.report import collect, to_html
+
+    nlp, ner = load(model, component)
+    asked = asked_or_reachable(ner, speedups)
+    examples = read_corpus(nlp, data)
+
+    def progress(steps: Iterable[Any]) -> Iterable[Any]:
+        bar: Iterable[Any] = tqdm(steps, leave=False)
+        return bar
+
+    try:
+        page = to_html(collect(nlp, ner, examples, asked, rounds=rounds, progress=progress))
+    except (ValueError, ImportError) as e:
+        msg.fail(str(e), exits=1)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page, encoding="utf8")
+    msg.good(f"Saved the report to {output}")

@@ -1,0 +1,153 @@
+"""The figures of a report, as SVG that follows the page's light or dark colours."""
+
+import io
+import re
+from typing import Any, Dict, List, Sequence, Tuple
+
+from ..budget.curve import Point
+
+INK = "#010203"  # stands for the page's text colour
+LENGTHS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, 80), (81, 10**9))
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "ooo")
+
+
+def layer_colors(layers: int) -> List[str]:
+    """RETURNS (List[str]): A colour for each layer, light to strong, that black text stands on."""
+    matplotlib = _matplotlib()
+    shades = matplotlib.colormaps["YlGnBu"]
+    positions = [0.05 + 0.45 * number / max(1, layers - 1) for number in range(layers)]
+    return [matplotlib.colors.to_hex(shades(position)) for position in positions]
+
+
+def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point]) -> str:
+    """Draw F-score against saving.
+
+    rows (Sequence[Dict[str, float]]): What ``evaluate`` gives.
+    points (Sequence[Point]): The calibrated curve.
+    RETURNS (str): SVG.
+    """
+    figure, axes = _figure()
+    f = [100 * row["ents_f"] for row in rows]
+    axes.plot([r["mac_speedup"] for r in rows], f, "o-", color="#3b82c4", label="operations")
+    if "words_per_second" in rows[0]:
+        slowest = rows[0]["words_per_second"]
+        clock = [row["words_per_second"] / slowest for row in rows]
+        axes.plot(clock, f, "s--", color="#d97706", label="words per second")
+    measured = [(p.saving, 100 * p.ents_f) for p in points if p.ents_f is not None]
+    if measured:
+        axes.plot(*zip(*measured), "x", color="#7c8796", label="calibration's texts, operations")
+    axes.set_xlabel(f"times as fast as at speedup {rows[0]['speedup']:g}")
+    axes.set_ylabel("F-score")
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return _svg(figure, "F-score against saving, in operations and on the clock")
+
+
+def exits_by_tag(exits: Dict[str, List[int]]) -> str:
+    """Draw at which layer words leave.
+
+    exits (Dict[str, List[int]]): How many words left at each layer, by label.
+    RETURNS (str): SVG.
+    """
+    figure, axes = _figure(height=1.2 + 0.32 * len(exits))
+    layers = len(next(iter(exits.values())))
+    colors = layer_colors(layers)
+    for row, counts in enumerate(exits.values()):
+        left = 0.0
+        for layer, count in enumerate(counts):
+            share = 100 * count / sum(counts)
+            hatch = HATCHES[layer % len(HATCHES)]
+            axes.barh(
+                row,
+                share,
+                left=left,
+                color=colors[layer],
+                edgecolor="#555555",
+                linewidth=0.5,
+                hatch=hatch,
+                label=f"layer {layer + 1}" if not row else None,
+            )
+            if share > 7:
+                axes.text(
+                    left + share / 2,
+                    row,
+                    str(layer + 1),
+                    ha="center",
+                    va="center",
+                    color="black",
+                    fontsize=8,
+                    bbox={"facecolor": colors[layer], "edgecolor": "none", "pad": 1.0},
+                )
+            left += share
+    axes.set_yticks(range(len(exits)), [f"{tag} ({sum(c)})" for tag, c in exits.items()])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of words, %; the number is the layer")
+    return _svg(figure, "At which layer words leave, by tag")
+
+
+def cost_by_length(costs: Sequence[Tuple[int, float]]) -> str:
+    """Draw what texts cost, by length.
+
+    costs (Sequence[Tuple[int, float]]): Words, and share of full depth's cost, of each text.
+    RETURNS (str): SVG.
+    """
+    figure, axes = _figure()
+    groups = [
+        ([100 * cost for words, cost in costs if low <= words <= high], low, high)
+        for low, high in LENGTHS
+    ]
+    groups = [group for group in groups if group[0]]
+    line = {"color": INK}
+    axes.boxplot(
+        [shares for shares, _, _ in groups],
+        whis=(5, 95),
+        showfliers=False,
+        medianprops={"color": "#d97706", "linewidth": 2},
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+    )
+    names = [f"{low}+" if high == LENGTHS[-1][1] else f"{low}–{high}" for _, low, high in groups]
+    ticks = [f"{name}\n({len(shares)})" for name, (shares, _, _) in zip(names, groups)]
+    axes.set_xticks(range(1, len(groups) + 1), ticks)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("words in the text (number of texts)")
+    axes.set_ylabel("cost, % of full depth")
+    return _svg(figure, "Cost by length: median, quartiles, 5 to 95 percent")
+
+
+def _figure(height: float = 3.2) -> Tuple[Any, Any]:
+    matplotlib = _matplotlib()
+    colored = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with matplotlib.rc_context(dict.fromkeys(colored, INK)):
+        figure = matplotlib.figure.Figure(figsize=(5.2, height), layout="constrained")
+        axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any, title: str) -> str:
+    """RETURNS (str): A figure to stand in a page, as wide as there is room."""
+    data = io.StringIO()
+    # Text stays text. The ids of several figures in a page must differ.
+    with _matplotlib().rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(data, format="svg", transparent=True, metadata={"Date": None})
+    svg = data.getvalue()[data.getvalue().index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    prefix = re.sub(r"\W", "", title)[:12]
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    svg = svg.replace(INK, "currentColor")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib.colors
+        import matplotlib.figure
+    except ImportError as e:
+        raise ImportError(
+            "A report needs matplotlib: pip install 'spacy-early-exit[report]'."
+        ) from e
+    return matplotlib

@@ -1,0 +1,151 @@
+"""The report: a page that stands alone."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from spacy.tokens import Doc, DocBin, Span
+from spacy.training import Example
+from spacy.util import Config, load_model_from_config
+
+from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.measure.report import collect, to_html
+from spacy_early_exit.records import write_record
+
+from ..factories import TEXTS, blank, examples_of, run
+
+NAME = "early_exit_ner"
+EMPTY = {"br", "meta", "link", "path", "use", "rect", "image", "g", "defs", "line"}
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Collects what a page asks for, and whether its elements are closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.asked, self.ids = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in EMPTY:
+            self.open.append(tag)
+        asked = [attrs.get(name) for name in ("src", "href", "xlink:href", "action")]
+        self.asked.extend(one for one in asked if one)
+        self.ids.extend([attrs["id"]] if "id" in attrs else [])
+        assert tag != "script" and not any(name.startswith("on") for name in attrs)
+
+    def handle_endtag(self, tag):
+        if tag not in EMPTY:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def nlp(trained_bytes):
+    config, data = trained_bytes
+    nlp = load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
+    calibrate(nlp.get_pipe(NAME), examples_of(nlp), [1.2, 1.5])
+    return nlp
+
+
+@pytest.fixture(scope="module")
+def report(nlp):
+    nlp.get_pipe(NAME).threshold = 0.2
+    # Whatever a text says, the page shows it and does nothing else.
+    evil = [("<script>alert(1)</script> & Bob <img src=x onerror=alert(2)>", [])]
+    return collect(
+        nlp,
+        nlp.get_pipe(NAME),
+        examples_of(nlp, [*evil, ("", [])]) + examples_of(nlp),
+        [1, 1.5],
+        rounds=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return to_html(report)
+
+
+def test_it_counts_every_word_once(report, nlp):
+    words = sum(len(nlp.make_doc(text)) for text in TEXTS) + len(report.docs[0])
+    assert sum(map(sum, report.exits_by_tag.values())) == words
+    assert len(report.docs) == len(TEXTS) + 1, "all but the empty one"
+    assert {"O", "PER"} <= set(report.exits_by_tag)
+    assert report.setting == "threshold = 0.2" and report.layers == 4
+    for doc, (length, cost) in zip(report.docs, report.costs):
+        record = doc._.early_exit[NAME]
+        assert length == len(doc) and cost == pytest.approx(record.spent / record.full)
+
+
+def test_it_stands_alone(html):
+    page = Page(html)
+    assert not page.open, "all elements are closed"
+    assert all(one.startswith("#") or one == "data:," for one in page.asked)
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert len(page.ids) == len(set(page.ids)), "the figures' ids do not collide"
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(page.ids)
+    assert html.count('role="img"') == 3 and "currentColor" in html
+    assert "#010203" not in html
+
+
+def test_it_shows_words_with_their_layers_and_entities(html, report):
+    assert "&lt;script&gt;" in html and "<script" not in html and "<img" not in html
+    assert re.search(r">Ann<span class=.layer.>\d PER<", html)
+    assert re.search(r">Lee<span class=.layer.>\d ·<", html)
+    for row in report.rows:
+        assert f"{100 * row['ents_f']:.2f}" in html
+
+
+def test_a_label_is_not_trusted(nlp):
+    doc = nlp("Ann Lee lives in New York.")
+    page = collect(nlp, nlp.get_pipe(NAME), [Example(nlp.make_doc(doc.text), doc)], [1], rounds=0)
+    evil = Doc(nlp.vocab, words=["Ann"])
+    write_record(evil, NAME, 1, 2, [1], [])
+    evil.set_ents([Span(evil, 0, 1, label="<b onclick=x>")])
+    html = to_html(replace(page, docs=[evil], costs=[(5, 0.5)]))
+    assert "<b onclick" not in html and "&lt;b onclick" in html
+
+
+def test_the_command(nlp, tmp_path):
+    nlp.to_disk(tmp_path / "model")
+    DocBin(docs=[eg.reference for eg in examples_of(nlp)]).to_disk(tmp_path / "dev.spacy")
+    output = tmp_path / "pages" / "report.html"
+    arguments = ["-m", "spacy", "early-exit", "report", tmp_path / "model", tmp_path / "dev.spacy"]
+    run(*arguments, "--output", output, "--rounds", "0")
+    Page(output.read_text(encoding="utf8"))
+    DocBin().to_disk(tmp_path / "empty.spacy")
+    said = run(*arguments[:-1], tmp_path / "empty.spacy", "-o", output, "-r", "0", ok=False)
+    assert "no words" in said and "Traceback" not in said
+
+
+def test_without_matplotlib_it_says_what_to_install(report, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.colors", None)
+    with pytest.raises(ImportError, match=r"spacy-early-exit\[report\]"):
+        to_html(report)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to open the page with")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_opens_it_without_complaint(html, tmp_path, width):
+    (tmp_path / "report.html").write_text(html, encoding="utf8")
+    picture = tmp_path / "report.png"
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += ["--enable-logging=stderr", "--v=0", f"--window-size={width},2000"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]
+    found = subprocess.run(
+        [*command, (tmp_path / "report.html").as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert picture.stat().st_size > 10_000, found.stderr
+    assert "CONSOLE" not in found.stderr, found.stderr
+
+
+def test_an_uncalibrated_pipeline_is_refused(encoders):
+    nlp = blank(encoders["bert"])
+    nlp.initialize(lambda: examples_of(nlp))
+    with pytest.raises(ValueError, match="not calibrated"):
+        collect(nlp, nlp.get_pipe(NAME), examples_of(nlp), [1, 2], rounds=0)
