@@ -10,26 +10,33 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-VARIANTS = {
+from wasabi import table
+
+PLAIN = {"training.distillation": 0.0}
+VARIANTS: dict[str, dict[str, object] | None] = {
     "stage one": None,
-    "on-policy": {},
-    "off-policy": {"training.pattern": "off_policy"},
-    "random": {"training.pattern": "random"},
-    "on-policy, distilled": {"training.distillation": 1.0},
-    "on-policy, flooded": {"training.flooding": "true"},
-    "on-policy, distilled, uniform": {
-        "training.distillation": 1.0,
-        "training.layer_weights": "uniform",
+    "on-policy": PLAIN,
+    "off-policy": {**PLAIN, "training.pattern": "off_policy"},
+    "random": {**PLAIN, "training.pattern": "random"},
+    "on-policy, distilled": {},
+    "on-policy, distilled, uniform": {"training.layer_weights": "uniform"},
+    "on-policy, flooded": {**PLAIN, "training.flooding": "true"},
+    "on-policy, pre-norm": {**PLAIN, "model.kept_state": "pre_norm"},
+    "on-policy, loss after exit": {**PLAIN, "training.loss_after_exit": "true"},
+    "on-policy, sandwich": {
+        **PLAIN,
+        "training.aggressive_share": 0.2,
+        "training.full_share": 0.4,
     },
-    "on-policy, pre-norm": {"model.kept_state": "pre_norm"},
-    "on-policy, loss after exit": {"training.loss_after_exit": "true"},
-    "on-policy, sandwich": {"training.aggressive_share": 0.2, "training.full_share": 0.4},
 }
+SAVINGS = (1.5, 2.0, 2.5, 3.0, 4.0)
 Rows = list[dict[str, float]]
 THRESHOLDS = "0,0.01,0.02,0.04,0.07,0.1,0.15,0.2,0.3,0.45"
 
@@ -62,7 +69,7 @@ def main() -> None:
     def job(name: str, seed: str) -> None:
         key = f"{name}, seed {seed}"
         found = results.setdefault(key, {"tune": {}, "dev": {}})
-        for criterion in args.criteria.split(","):
+        for criterion in criteria:
             if criterion in found["dev"]:
                 continue
             model = train(args, name, seed)
@@ -70,12 +77,13 @@ def main() -> None:
                 found[part][criterion] = curve(model, args, part, criterion)
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{key}: {summary(results[key])}", flush=True)
+        print(f"{key}: {scores(found, criteria)}", flush=True)
 
-    seeds = args.seeds.split(",")
+    seeds, criteria = args.seeds.split(","), args.criteria.split(",")
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda seed: train(args, "stage one", seed), seeds))
         list(pool.map(lambda pair: job(*pair), itertools.product(names, seeds)))
+    show(results, criteria)
 
 
 def train(args: argparse.Namespace, name: str, seed: str) -> Path:
@@ -122,13 +130,32 @@ def f_at(rows: Rows, saving: float) -> float:
     return 0.0
 
 
-def summary(found: dict[str, dict[str, Rows]]) -> str:
-    """RETURNS (str): F on dev at full depth and at some savings, with the window tune prefers."""
-    texts = [f"full {next(iter(found['dev'].values()))[0]['ents_f']:.4f}"]
-    for saving in (1.5, 2.0, 3.0, 4.0):
-        best = max(found["tune"], key=lambda criterion: f_at(found["tune"][criterion], saving))
-        texts.append(f"{saving:g}X {f_at(found['dev'][best], saving):.4f} ({best})")
-    return ", ".join(texts)
+def scores(found: dict[str, dict[str, Rows]], criteria: Sequence[str]) -> dict[float, float]:
+    """RETURNS (dict): F on dev by saving, with the criterion that tune prefers at each."""
+    by_saving = {1.0: found["dev"][criteria[0]][0]["ents_f"]}
+    for saving in SAVINGS:
+        best = max(criteria, key=lambda criterion: f_at(found["tune"][criterion], saving))
+        by_saving[saving] = f_at(found["dev"][best], saving)
+    return by_saving
+
+
+def show(results: dict[str, dict[str, dict[str, Rows]]], criteria: Sequence[str]) -> None:
+    """Print the mean over seeds of every variant, and its standard deviation."""
+    by_variant: dict[str, list[dict[float, float]]] = {}
+    for key, found in results.items():
+        if all(criterion in found["dev"] for criterion in criteria):
+            by_variant.setdefault(key.rpartition(", seed")[0], []).append(scores(found, criteria))
+    lines = []
+    for variant, seeds in by_variant.items():
+        line = [variant, str(len(seeds))]
+        for saving in (1.0, *SAVINGS):
+            values = [100 * found[saving] for found in seeds]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            # Where a seed does not reach the saving there is no mean.
+            line.append(f"{statistics.fmean(values):.2f}{spread}" if all(values) else "-")
+        lines.append(line)
+    header = ["variant", "seeds", "full depth", *(f"{saving:g}X" for saving in SAVINGS)]
+    print(table(lines, header=header, aligns=["l"] + ["r"] * (len(header) - 1)))
 
 
 def run(*arguments: object, log: Path | None = None) -> None:

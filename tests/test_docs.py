@@ -14,6 +14,7 @@ from spacy.util import Config
 
 import spacy_early_exit
 from spacy_early_exit.component import DEFAULT_CONFIG
+from spacy_early_exit.measure.calibrate import calibrate
 
 from .factories import ROOT, TEXTS, examples_of, run, texts_of_all_lengths
 
@@ -49,6 +50,7 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
     nlp = spacy.util.load_model_from_config(Config().from_str(config), auto_fill=True)
     nlp.from_bytes(data)
     spacy_early_exit.configure(nlp, threshold=DEFAULT_CONFIG["threshold"])
+    calibrate(nlp.get_pipe("early_exit_ner"), examples_of(nlp), [1.5, 2, 3])
     nlp.to_disk(folder / "training" / "final")
     (folder / "corpus").mkdir()
     for part in ("train", "tune", "dev"):
