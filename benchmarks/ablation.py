@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,9 +37,10 @@ VARIANTS: dict[str, dict[str, object] | None] = {
         "training.full_share": 0.4,
     },
 }
+FINISHED = "finished"  # spaCy writes model-best from the first step on
 SAVINGS = (1.5, 2.0, 2.5, 3.0, 4.0)
 Rows = list[dict[str, float]]
-THRESHOLDS = "0,0.01,0.02,0.04,0.07,0.1,0.15,0.2,0.3,0.45"
+THRESHOLDS = "0,0.01,0.02,0.04,0.07,0.1,0.15,0.2,0.3,0.45,0.65"
 
 
 def main() -> None:
@@ -66,17 +68,22 @@ def main() -> None:
         options = ["--epochs", epochs, "--evaluate-every", every]
         run(*script, args.work / f"{stage}.cfg", *options)
 
+    lock = threading.Lock()
+
     def job(name: str, seed: str) -> None:
         key = f"{name}, seed {seed}"
-        found = results.setdefault(key, {"tune": {}, "dev": {}})
+        with lock:
+            found = results.setdefault(key, {"tune": {}, "dev": {}})
         for criterion in criteria:
             if criterion in found["dev"]:
                 continue
             model = train(args, name, seed)
-            for part in found:
-                found[part][criterion] = curve(model, args, part, criterion)
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(results, indent=1) + "\n")
+            rows = {part: curve(model, args, part, criterion) for part in found}
+            with lock:
+                for part, measured in rows.items():
+                    found[part][criterion] = measured
+                args.output.parent.mkdir(parents=True, exist_ok=True)
+                args.output.write_text(json.dumps(results, indent=1) + "\n")
         print(f"{key}: {scores(found, criteria)}", flush=True)
 
     seeds, criteria = args.seeds.split(","), args.criteria.split(",")
@@ -104,8 +111,9 @@ def train(args: argparse.Namespace, name: str, seed: str) -> Path:
         paths += ["--paths.first_stage", first]
         for option, value in options.items():
             paths += [f"--components.early_exit_ner.{option}", value]
-    if not (folder / "model-best").exists():
+    if not (folder / FINISHED).exists():
         run("-m", "spacy", "train", config, "--output", folder, *paths, log=folder)
+        (folder / FINISHED).touch()
     return folder / "model-best"
 
 

@@ -14,14 +14,13 @@ import itertools
 import json
 import re
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ablation import run
+from ablation import FINISHED, run
 from safetensors.torch import load_file, save_file
 from spacy.util import load_config
-
-OWN_RATE = "1e-4"  # what early exit is trained with
 
 
 def main() -> None:
@@ -34,7 +33,9 @@ def main() -> None:
     parser.add_argument("--layers", default="3,2", help="depths to cut to")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--rates", default="1e-4,2e-4", help="learning rates of the cut encoders")
+    parser.add_argument(
+        "--rates", default="1e-4,2e-4", help="learning rates to train all of them with"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -45,20 +46,25 @@ def main() -> None:
     script = ["scripts/create_config.py", "configs/joint.cfg", args.corpus / "train.spacy"]
     run(*script, args.work / "joint.cfg", "--epochs", args.epochs)
 
+    lock = threading.Lock()
+
     def job(depth: int | None, distilled: bool, rate: str, seed: str) -> None:
         name = "uncut" if depth is None else f"{depth} layers{', distilled' * distilled}"
         key = f"{name}, rate {rate}, seed {seed}"
         if key not in results:
             model = train(args, name, depth, distilled, rate, seed)
-            results[key] = {part: score(model, args, part) for part in ("tune", "dev")}
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(results, indent=1) + "\n")
+            found = {part: score(model, args, part) for part in ("tune", "dev")}
+            with lock:
+                results[key] = found
+                args.output.parent.mkdir(parents=True, exist_ok=True)
+                args.output.write_text(json.dumps(results, indent=1) + "\n")
         shown = ", ".join(f"{part} {f:.4f}" for part, f in results[key].items())
         print(f"{key}: {shown}", flush=True)
 
     seeds, rates = args.seeds.split(","), args.rates.split(",")
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda seed: job(None, False, OWN_RATE, seed), seeds))
+        uncut = itertools.product((None,), (False,), rates, seeds)
+        list(pool.map(lambda choice: job(*choice), uncut))  # the teachers
         rest = itertools.product(depths, (True, False), rates, seeds)
         list(pool.map(lambda choice: job(*choice), rest))
 
@@ -74,9 +80,10 @@ def train(
     """RETURNS (Path): The trained pipeline, unless it is there already."""
     folder = args.work / f"{name.replace(', ', '-').replace(' ', '-')}-{rate}-{seed}"
     model: Path = folder / "model-best"
-    if model.exists():
+    if (folder / FINISHED).exists():
         return model
-    teacher = args.work / f"uncut-{OWN_RATE}-{seed}" / "model-best"
+    shutil.rmtree(folder, ignore_errors=True)
+    teacher = args.work / f"uncut-{rate}-{seed}" / "model-best"
     stage = {"@misc": "benchmark.SingleHead.v1", "teacher": None, "distillation": 1.0}
     encoder = args.encoder if layers is None else args.work / f"encoder-{layers}"
     config = load_config(args.work / "joint.cfg", interpolate=False)
@@ -97,6 +104,7 @@ def train(
     run("-m", "spacy", "train", folder / "config.cfg", *options, log=folder)
     replace_stage(model)
     shutil.rmtree(folder / "model-last")
+    (folder / FINISHED).touch()
     return model
 
 

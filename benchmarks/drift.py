@@ -51,7 +51,7 @@ def main() -> None:
                 row["words"], row[kind] = so_far[-1]
                 row[f"{kind}_miss"] = row[kind] / speedup - 1
                 misses = [abs(saving / speedup - 1) for words, saving in so_far if words >= 2000]
-                row["worst_after_2000"] = max(misses)  # what stays is that of adaptive
+                row["worst_after_2000"] = max(misses, default=0.0)  # what stays is that of adaptive
             rows.append(row)
     shown = [[form.format(row[name]) for name, form in COLUMNS.items()] for row in rows]
     print(table(shown, header=list(COLUMNS), aligns=["l"] + ["r"] * (len(COLUMNS) - 1)))
