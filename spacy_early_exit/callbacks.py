@@ -1,5 +1,6 @@
 """What a training config can have done between its steps."""
 
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -46,18 +47,21 @@ def make_hold_saving(
     scorers: List[Any] = []  # the component's, while it is out of use
 
     def hold_saving(nlp: Language, info: Dict[str, Any]) -> None:
+        if scorers and info["step"]:
+            ner = nlp.get_pipe(component)
+            ner.scorer = scorers.pop()
         if info["step"] % every:
             return
         if not texts:
             texts.extend(_first_texts(nlp, path, most_words))
         ner = nlp.get_pipe(component)
-        assert isinstance(ner, EarlyExitNER)
-        if not score_start:
-            if info["step"] == 0:
-                scorers.append(ner.scorer)
-                ner.scorer = None
-            elif scorers:
-                ner.scorer = scorers.pop()
+        if not isinstance(ner, EarlyExitNER):
+            raise ValueError(
+                f"hold_saving: '{component}' is no early_exit_ner, but a {type(ner).__name__}."
+            )
+        if info["step"] == 0 and not score_start:
+            scorers.append(ner.scorer)
+            ner.scorer = None
         docs = [nlp.make_doc(text) for text in texts]
 
         def saving_at(threshold: float) -> float:
@@ -65,7 +69,14 @@ def make_hold_saving(
             exits = [prediction.exits for prediction in ner.predict(docs)]
             return saving((seen.spent, seen.full) for seen in exits)
 
-        configure(nlp, threshold=threshold_for(speedup, saving_at), name=component)
+        threshold = threshold_for(speedup, saving_at)
+        if saving_at(threshold) < speedup:
+            warnings.warn(
+                f"hold_saving: no threshold of '{component}' saves {speedup:g}X at step "
+                f"{info['step']}, the most is {saving_at(threshold):.2f}X.",
+                stacklevel=2,
+            )
+        configure(nlp, threshold=threshold, name=component)
 
     return hold_saving
 

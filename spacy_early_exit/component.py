@@ -34,7 +34,7 @@ from .budget.controller import Controller, in_spacy_worker
 from .budget.curve import Calibration
 from .budget.fingerprint import describe
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
-from .records import register_extensions, warn_if_names_are_taken
+from .records import get_records, register_extensions, warn_if_names_are_taken
 from .scoring import ner_score
 from .tags import MISSING, encode, tag_count
 
@@ -285,6 +285,7 @@ class EarlyExitNER(TrainablePipe):
             raise ValueError("configure needs a threshold or a speedup.")
         self._settings(knob)
         self.cfg.update(threshold=knob.threshold, speedup=knob.speedup)
+        self.adaptive = self.adaptive and knob.speedup is not None
         self._property = Knob()
 
     def _set_property(self, knob: Knob) -> None:
@@ -431,19 +432,19 @@ class EarlyExitNER(TrainablePipe):
                 else:
                     yield from self._annotate_following(docs, settings, controller)
         finally:
-            if controller is not None and controller.has_failed:
-                warnings.warn(
-                    f"'{self.name}' could not hold speedup = {controller.speedup:g}: over "
-                    f"{controller.words} words it saved {controller.saving:.2f}X, though it went "
-                    f"as far as its calibration, to {controller.most:.2f}X. Calibrate it on texts "
-                    f"like these, or for larger savings.",
-                    stacklevel=2,
-                )
+            failure = None if controller is None else controller.failure()
+            if failure:
+                warnings.warn(f"'{self.name}' {failure}", stacklevel=2)
 
     def _follows(self, knob: Knob, adaptive: Optional[bool]) -> bool:
         """RETURNS (bool): Whether there is a speedup in force that is to be held."""
-        wanted = self.adaptive if adaptive is None else adaptive
         speedup = self._knob(knob).speedup
+        if adaptive and speedup is None:
+            raise ValueError(
+                f"adaptive in this call holds a speedup, but a threshold is in force in "
+                f"'{self.name}'. Give a speedup, too."
+            )
+        wanted = self.adaptive if adaptive is None else adaptive
         return bool(wanted) and speedup is not None and speedup > 1
 
     def _controller(self, knob: Knob) -> Controller:
@@ -464,7 +465,7 @@ class EarlyExitNER(TrainablePipe):
             criterion = self.criterion if threshold else None
             at = replace(settings, threshold=threshold, criterion=criterion)
             done = list(self._annotate(part, at))
-            records = [doc._.early_exit[self.name] for doc in done]
+            records = [get_records(doc)[self.name] for doc in done]
             controller.account(
                 sum(map(len, part)), sum(r.spent for r in records), sum(r.full for r in records)
             )
@@ -806,7 +807,8 @@ def configure(
 
     nlp (Language): The pipeline, changed in place.
     threshold (Optional[float]): The criterion's dial in [0, 1]; 0: never leave.
-    speedup (Optional[float]): Saving to aim at, full-depth cost / spent cost.
+    speedup (Optional[float]): Saving to aim at, full-depth cost / spent cost. With a threshold in
+        its place there is nothing to hold, and ``adaptive`` becomes false.
     name (str): Name of the component.
     RAISES (ValueError): If not exactly one of the two is given, or it makes no sense.
     """
@@ -816,3 +818,4 @@ def configure(
     pipe.configure(threshold=threshold, speedup=speedup)
     config = nlp.get_pipe_config(name)  # the live object
     config["threshold"], config["speedup"] = pipe.cfg["threshold"], pipe.cfg["speedup"]
+    config["adaptive"] = pipe.adaptive

@@ -1,12 +1,13 @@
 """Follows what a stream of texts really costs, and moves along the calibrated curve."""
 
 import multiprocessing
-from typing import Iterable, Iterator, List, Tuple, TypeVar
+from typing import Iterable, Iterator, List, Optional, Tuple, TypeVar
 
 from .curve import Calibration
 
-EVERY = 500  # words between updates
-HORIZON = 2000  # words over which a debt is paid back
+START = 2000  # words within which it shall have found its way
+EVERY_AT_START, EVERY = 200, 1000  # words between updates: large parts are computed faster
+HORIZON = 1000  # words over which a debt is paid back
 MEMORY = 0.8  # weight of the past at each update
 TOLERANCE = 0.05
 
@@ -17,10 +18,10 @@ class Controller:
     """Keeps the saving over a stream at what was asked for.
 
     Texts unlike those that were calibrated on are less certain, or more so: at the threshold of
-    "3X" they save 2X. After every 500 words, in the order of the stream, this compares what they
-    cost with what the curve said, and moves along it: such that the next words cost what the
-    asked saving allows, less what the words before them have overdrawn. It does not depend on
-    the size of batches.
+    "3X" they save 2X. After every 1000 words (at the start, every 200), in the order of the
+    stream, this compares what they cost with what the curve said, and moves along it: such that
+    the next words cost what the asked saving allows, less what the words before them have
+    overdrawn. It does not depend on the size of batches.
 
     calibration (Calibration): The curve. It is never left.
     speedup (float): The saving to hold, above 1.
@@ -31,7 +32,9 @@ class Controller:
         self.words = 0
         self.spent = self.full = 0
         self._calibration = calibration
-        self._position = min(speedup, calibration.most)
+        self._position = speedup
+        self._has_given_all = False
+        self._has_reported = False
         self._chunk: List[int] = [0, 0, 0]  # words, spent, full
         self._cost = self._foretold = 0.0  # of the recent past
 
@@ -45,17 +48,20 @@ class Controller:
         """RETURNS (float): What was saved so far, full-depth cost / spent cost."""
         return self.full / self.spent if self.spent else 1.0
 
-    @property
-    def most(self) -> float:
-        """RETURNS (float): The largest saving of the curve."""
-        return self._calibration.most
-
-    @property
-    def has_failed(self) -> bool:
-        """RETURNS (bool): Whether the texts save less than was asked for, though all that the
-        curve has to give was taken. Only known after some words.
+    def failure(self) -> Optional[str]:
+        """RETURNS (Optional[str]): What went wrong, said once: the texts save less than was asked
+        for, though the curve's end was tried. None if there is nothing to say.
         """
-        return self.words >= HORIZON and self.saving < self.speedup * (1 - TOLERANCE)
+        enough = self.saving >= self.speedup * (1 - TOLERANCE)
+        if enough or self.words < START or not self._has_given_all or self._has_reported:
+            return None
+        self._has_reported = True
+        return (
+            f"could not hold speedup = {self.speedup:g}: over {self.words} words it saved "
+            f"{self.saving:.2f}X, though it went as far as its calibration, to "
+            f"{self._calibration.most:.2f}X. Calibrate it on texts like these, or for larger "
+            f"savings."
+        )
 
     def chunks(self, docs: Iterable[Tuple[int, Item]]) -> Iterator[List[Item]]:
         """Cut a batch where the threshold may change. After each part, ``account`` for it.
@@ -65,12 +71,13 @@ class Controller:
         """
         part: List[Item] = []
         words = self._chunk[0]
+        at = self.words - words  # words before the running part
         for length, doc in docs:
             part.append(doc)
             words += length
-            if words >= EVERY:
+            if words >= self._every(at + words):
                 yield part
-                part, words = [], 0
+                part, at, words = [], at + words, 0
         if part:
             yield part
 
@@ -85,9 +92,12 @@ class Controller:
         self.spent += spent
         self.full += full
         self._chunk = [a + b for a, b in zip(self._chunk, (words, spent, full))]
-        if self._chunk[0] >= EVERY:
+        if self._chunk[0] >= self._every(self.words):
             self._move()
             self._chunk = [0, 0, 0]
+
+    def _every(self, words: int) -> int:
+        return EVERY_AT_START if words <= START else EVERY
 
     def _move(self) -> None:
         _, spent, full = self._chunk
@@ -101,6 +111,7 @@ class Controller:
         wanted = max(allowed - overdrawn, 0.0) / dearer
         most = self._calibration.most
         self._position = most if wanted * most <= 1 else max(1.0, 1 / wanted)
+        self._has_given_all |= self._position == most
 
 
 def in_spacy_worker() -> bool:

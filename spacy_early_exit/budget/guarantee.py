@@ -7,6 +7,8 @@ Algorithms to Achieve Risk Control", 2021: Hoeffding–Bentkus p-values, fixed-s
 import math
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
+MOST_DOCUMENTS = 100_000  # more than that need not be told exactly
+
 
 class Verdict(NamedTuple):
     """What one setting showed.
@@ -47,10 +49,20 @@ def documents_needed(mean: float, bound: float, confidence: float) -> Optional[i
     """
     if mean >= bound:
         return None
-    needed = math.ceil(-math.log(1 - confidence) / _divergence(mean, bound))
-    while needed > 1 and hoeffding_bentkus(mean, needed - 1, bound) <= 1 - confidence:
-        needed -= 1
-    return needed
+    divergence = _divergence(mean, bound)
+    if divergence <= 0:  # so close that it is lost in rounding
+        return None
+    most = math.ceil(-math.log(1 - confidence) / divergence)  # what Hoeffding's bound needs
+    if most > MOST_DOCUMENTS:
+        return most
+    least = 1
+    while least < most:
+        middle = (least + most) // 2
+        if hoeffding_bentkus(mean, middle, bound) <= 1 - confidence:
+            most = middle
+        else:
+            least = middle + 1
+    return most
 
 
 def accept_in_order(

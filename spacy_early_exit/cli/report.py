@@ -22,8 +22,7 @@ def report_cli(
 ) -> None:
     """Write a page with what speedups save and cost, and which words leave where.
 
-    It is one file without scripts that opens offline. Needs matplotlib:
-    pip install 'spacy-early-exit[report]'.
+    It is one file without scripts that opens offline. Needs matplotlib: pip install matplotlib
     """
     from tqdm import tqdm
 

@@ -7,7 +7,8 @@ from spacy.training import Example
 from ..budget.curve import CLOSE, Calibration, Point, make_curve
 from ..budget.search import saving, threshold_for
 from ..component import EarlyExitNER
-from .docs import unannotated
+from ..records import get_records
+from .docs import annotated, unannotated
 
 ROUNDS = 4  # real runs for each saving, at most
 
@@ -17,7 +18,7 @@ def calibrate(
     examples: Sequence[Example],
     speedups: Iterable[float],
     *,
-    annotated: bool = True,
+    with_f: bool = True,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Calibration:
     """Measure at which thresholds a component saves what is asked for.
@@ -27,7 +28,7 @@ def calibrate(
     ner (EarlyExitNER): The component. Its calibration is replaced.
     examples (Sequence[Example]): Texts that were not trained on.
     speedups (Iterable[float]): Savings to measure. Ones out of reach are left out.
-    annotated (bool): Whether the entities of the texts are known: then F-scores are, too.
+    with_f (bool): Whether the entities of the texts are known, so that F-scores are, too.
     progress (Callable): Wraps the savings while they are measured, such as a bar.
     RETURNS (Calibration): The calibration.
     RAISES (ValueError): If there are no words, or the criterion has no threshold.
@@ -42,9 +43,9 @@ def calibrate(
             f"could be calibrated."
         )
     simulated = ner.simulate([unannotated(doc) for doc in docs])
-    points = [Point(0.0, 1.0, run(ner, examples, 0.0, annotated).ents_f)]
+    points = [Point(0.0, 1.0, run(ner, examples, 0.0, with_f).ents_f)]
     for speedup in progress(sorted({float(s) for s in speedups if s > 1})):
-        points.extend(_approach(ner, examples, speedup, annotated, simulated))
+        points.extend(_approach(ner, examples, speedup, with_f, simulated))
     calibration = Calibration(make_curve(points), ner.fingerprint(), words)
     ner.calibration = calibration
     return calibration
@@ -54,7 +55,7 @@ def _approach(
     ner: EarlyExitNER,
     examples: Sequence[Example],
     speedup: float,
-    annotated: bool,
+    with_f: bool,
     simulated: Callable[[float], float],
 ) -> List[Point]:
     """RETURNS (List[Point]): Real runs ever closer to a saving; the last one is closest."""
@@ -62,7 +63,7 @@ def _approach(
     aim = speedup
     for _ in range(ROUNDS):
         threshold = threshold_for(aim, simulated, steps=14)
-        points.append(run(ner, examples, threshold, annotated))
+        points.append(run(ner, examples, threshold, with_f))
         found = points[-1].saving
         if speedup <= found <= speedup * (1 + CLOSE) or (threshold >= 1.0 and found < speedup):
             break
@@ -70,21 +71,19 @@ def _approach(
     return points
 
 
-def run(ner: EarlyExitNER, examples: Sequence[Example], threshold: float, annotated: bool) -> Point:
+def run(ner: EarlyExitNER, examples: Sequence[Example], threshold: float, with_f: bool) -> Point:
     """Run a component at a threshold.
 
     ner (EarlyExitNER): The component.
     examples (Sequence[Example]): The texts.
     threshold (float): The threshold.
-    annotated (bool): Whether the entities of the texts are known.
+    with_f (bool): Whether the entities of the texts are known.
     RETURNS (Point): What was saved, and the F-score.
     """
-    docs = [unannotated(eg.reference) for eg in examples]
-    for _ in ner.pipe(docs, threshold=threshold, batch_size=len(docs)):
-        pass
-    records = [doc._.early_exit[ner.name] for doc in docs]
+    docs = annotated(ner, [eg.reference for eg in examples], threshold=threshold)
+    records = [get_records(doc)[ner.name] for doc in docs]
     ents_f = None
-    if annotated:
+    if with_f:
         scored = [Example(doc, eg.reference) for doc, eg in zip(docs, examples)]
         ents_f = ner.score(scored)["ents_f"]
     return Point(threshold, saving((r.spent, r.full) for r in records), ents_f)

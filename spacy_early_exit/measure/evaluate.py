@@ -10,7 +10,8 @@ from spacy.training import Example
 
 from ..budget.search import saving
 from ..component import EarlyExitNER
-from .docs import unannotated
+from ..records import get_records
+from .docs import annotated
 from .temperature import confidence_error
 
 
@@ -39,12 +40,13 @@ def evaluate(
         raw texts.
     RAISES (ValueError): If a speedup is not calibrated.
     """
-    full = _annotated(ner, examples, 1.0)
+    texts = [eg.reference for eg in examples]
+    full = annotated(ner, texts, speedup=1.0)
     rows = []
     for speedup in progress(speedups):
-        docs = _annotated(ner, examples, speedup)
-        records = [doc._.early_exit[ner.name] for doc in docs]
-        layers = [layer for record in records for layer in record.layers if layer]
+        docs = annotated(ner, texts, speedup=speedup, store_exits=True)
+        records = [get_records(doc)[ner.name] for doc in docs]
+        layers = [layer for record in records for layer in record.layers or () if layer]
         scores = ner.score([Example(doc, eg.reference) for doc, eg in zip(docs, examples)])
         pairs = [
             (a.ent_iob_, a.ent_type_) == (b.ent_iob_, b.ent_type_)
@@ -61,7 +63,7 @@ def evaluate(
                 "confidence_error": confidence_error(_confidences(docs, examples)),
             }
         )
-    _clock(nlp, ner.name, [eg.reference.text for eg in examples], rows, rounds, progress)
+    _clock(nlp, ner.name, [doc.text for doc in texts], rows, rounds, progress)
     return rows
 
 
@@ -74,15 +76,6 @@ def _confidences(docs: Sequence[Doc], examples: Sequence[Example]) -> List[Tuple
             is_right = (ent.start_char, ent.end_char, ent.label_) in right
             found.append((ent._.confidence, is_right))
     return found
-
-
-def _annotated(ner: EarlyExitNER, examples: Sequence[Example], speedup: float) -> List[Doc]:
-    docs = [unannotated(eg.reference) for eg in examples]
-    kept, ner.store_exits = ner.store_exits, True
-    try:
-        return list(ner.pipe(docs, speedup=speedup, batch_size=1000))
-    finally:
-        ner.store_exits = kept
 
 
 def _clock(
@@ -98,8 +91,9 @@ def _clock(
     # In turns, so that what else the machine does hits all speedups alike.
     for _ in progress(range(rounds)):
         for row, times in zip(rows, seconds):
+            cfg = {name: {"speedup": row["speedup"], "adaptive": False}}
             start = time.perf_counter()
-            for _doc in nlp.pipe(texts, component_cfg={name: {"speedup": row["speedup"]}}):
+            for _doc in nlp.pipe(texts, component_cfg=cfg):
                 pass
             times.append(time.perf_counter() - start)
     for row, times in zip(rows, seconds):

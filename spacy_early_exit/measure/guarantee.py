@@ -6,7 +6,7 @@ from spacy.tokens import Doc
 
 from ..budget.guarantee import Verdict, accept_in_order, documents_needed
 from ..component import EarlyExitNER
-from .docs import unannotated
+from .docs import annotated
 
 STEP = 1.05  # each candidate saves so many times what the one before does
 
@@ -60,6 +60,11 @@ def guarantee(
         saving = min(candidates[-1][0] * STEP, curve.most)
         candidates.append((saving, curve.threshold_for(saving)))
     del candidates[0]
+    if not candidates:
+        raise ValueError(
+            "The calibration has no point but full depth, which needs no guarantee: calibrate for "
+            "larger speedups."
+        )
     full = _tags(ner, docs, 0.0)
 
     def shares(setting: int) -> List[float]:
@@ -97,7 +102,5 @@ def check_documents(documents: int, max_disagreement: float, confidence: float) 
 
 
 def _tags(ner: EarlyExitNER, docs: Sequence[Doc], threshold: float) -> List[List[Tuple[str, str]]]:
-    copies = [unannotated(doc) for doc in docs]
-    for _ in ner.pipe(copies, threshold=threshold, adaptive=False, batch_size=len(copies)):
-        pass
-    return [[(t.ent_iob_, t.ent_type_) for t in doc] for doc in copies]
+    tagged = annotated(ner, docs, threshold=threshold)
+    return [[(t.ent_iob_, t.ent_type_) for t in doc] for doc in tagged]

@@ -3,6 +3,7 @@
 The page is a single file without scripts, that asks the network for nothing.
 """
 
+import textwrap
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,13 +19,15 @@ from spacy.training import Example
 from .. import __version__
 from ..budget.curve import Point
 from ..component import EarlyExitNER
+from ..records import get_records
 from . import figures
-from .docs import unannotated
+from .docs import annotated
 from .evaluate import evaluate
 
 MOST_TAGS = 12
 SENTENCES = 5  # of the least and of the most costly ones
 LEAST_WORDS = 5  # a single word says little
+MOST_CHARACTERS = 300
 
 # A word, its entity label if it has one, and its layer.
 WORD = '<mark class="word" style="background: {bg}">{text}<span class="layer">{label}</span></mark>'
@@ -68,7 +71,7 @@ def collect(
     nlp (Language): The pipeline.
     ner (EarlyExitNER): Its early-exit component.
     examples (Sequence[Example]): Annotated texts.
-    speedups (Sequence[float]): Speedups to compare.
+    speedups (Sequence[float]): Speedups to compare with full depth.
     rounds (int): Rounds of the clock; 0: none.
     progress (Callable): Wraps what is done one by one, such as a bar.
     RETURNS (Report): What was found.
@@ -76,23 +79,22 @@ def collect(
     """
     if not any(len(eg.reference) for eg in examples):
         raise ValueError("There is nothing to report on: the texts have no words.")
+    speedups = sorted({1.0, *speedups})  # what figures are relative to
     rows = evaluate(nlp, ner, examples, speedups, rounds=rounds, progress=progress)
-    kept, ner.store_exits = ner.store_exits, True
-    try:
-        docs = [unannotated(eg.reference) for eg in examples if len(eg.reference)]
-        docs = list(ner.pipe(docs, batch_size=1000, adaptive=False))
-    finally:
-        ner.store_exits = kept
+    docs = [eg.reference for eg in examples if len(eg.reference)]
+    docs = annotated(ner, docs, store_exits=True)
     layers = ner.model.shims[0].trained.network.spec.layers
     by_tag: Dict[str, List[int]] = {}
     costs = []
     for doc in docs:
-        record = doc._.early_exit[ner.name]
+        record = get_records(doc)[ner.name]
         costs.append((len(doc), record.spent / record.full if record.full else 0.0))
         for token in doc:
             if token._.exit_layer:
                 counts = by_tag.setdefault(token.ent_type_ or "O", [0] * layers)
                 counts[token._.exit_layer - 1] += 1
+    if not by_tag:
+        raise ValueError("There is nothing to report on: no word of the texts has wordpieces.")
     knob = "speedup" if ner.speedup is not None else "threshold"
     return Report(
         name="_".join(filter(None, (nlp.lang, nlp.meta.get("name", "pipeline")))),
@@ -117,15 +119,13 @@ def to_html(report: Report) -> str:
         (i for i, (words, _) in enumerate(report.costs) if words >= LEAST_WORDS),
         key=lambda i: report.costs[i][1],
     )
-    with_ents = [i for i in order if report.docs[i].ents]
-    step = max(1, len(with_ents) // 10)
-    spent = sum(words * cost for words, cost in report.costs)
+    shown = [i for i in order if report.docs[i].ents] or order
+    step = max(1, len(shown) // 10)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.jinja").render(
         report=report,
         version=__version__,
         words=sum(words for words, _ in report.costs),
-        spent=spent,
         colors=[(layer, colors[layer - 1]) for layer in range(1, report.layers + 1)],
         trade_off=Markup(figures.trade_off(report.rows, report.points)),
         exits_by_tag=Markup(figures.exits_by_tag(report.exits_by_tag)),
@@ -134,13 +134,14 @@ def to_html(report: Report) -> str:
             ("Least costly", [_sentence(report, i) for i in order[:SENTENCES]]),
             ("Most costly", [_sentence(report, i) for i in order[::-1][:SENTENCES]]),
         ],
-        examples=[_shaded(report.docs[i], colors) for i in with_ents[::step][:12]],
+        examples=[_shaded(report.docs[i], colors) for i in shown[::step][:12]],
     )
     return page
 
 
 def _sentence(report: Report, number: int) -> Tuple[str, str]:
-    return f"{100 * report.costs[number][1]:.0f} %", report.docs[number].text
+    text = textwrap.shorten(report.docs[number].text, MOST_CHARACTERS, placeholder=" …")
+    return f"{100 * report.costs[number][1]:.0f} %", text
 
 
 def _shaded(doc: Doc, colors: Sequence[str]) -> Markup:

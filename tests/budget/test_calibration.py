@@ -120,7 +120,7 @@ class TestCalibrating:
         assert saving_of(nlp, speedup=1.0) == 1.0
 
     def test_texts_need_no_annotation(self, nlp):
-        found = calibrate(nlp.get_pipe(NAME), many(nlp), [1.5], annotated=False)
+        found = calibrate(nlp.get_pipe(NAME), many(nlp), [1.5], with_f=False)
         assert all(point.ents_f is None for point in found.points)
         assert saving_of(nlp, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 

@@ -5,11 +5,14 @@ import random
 import warnings
 
 import pytest
-from spacy.util import Config, load_model_from_config
+import spacy
+from spacy.util import Config, load_model_from_config, raise_error
 
-from spacy_early_exit.budget.controller import EVERY, Controller
+import spacy_early_exit
+from spacy_early_exit.budget.controller import EVERY_AT_START, Controller
 from spacy_early_exit.budget.curve import Calibration, Point
 from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.measure.evaluate import evaluate
 
 from ..factories import TEXTS, answers, blank, examples_of, texts_of_all_lengths
 
@@ -54,7 +57,7 @@ def test_a_saving_is_held_whether_texts_are_dearer_or_cheaper(speedup, dearer):
     assert controller.saving == pytest.approx(speedup, rel=0.02)
     later = [saving for words, saving in so_far if words > 4000]
     assert all(abs(saving / speedup - 1) < 0.08 for saving in later)
-    assert not controller.has_failed
+    assert controller.failure() is None
 
 
 def test_it_follows_when_texts_change_on_the_way():
@@ -72,11 +75,13 @@ def test_it_follows_when_texts_change_on_the_way():
 def test_it_never_leaves_the_curve_and_says_when_that_is_not_enough():
     seen = []
     controller, _ = run(3.0, lambda t: seen.append(t) or min(1.0, 2 * curve_cost(t)))
-    assert controller.has_failed and controller.saving < 2.2
+    assert "went as far as its calibration, to 4.00X" in controller.failure()
+    assert controller.failure() is None, "said once"
+    assert controller.saving < 2.2
     assert max(seen) == 0.6 and min(seen) >= 0.0
     assert controller.threshold == 0.6, "it gives all there is"
     easy, _ = run(1.5, lambda t: 0.3)
-    assert not easy.has_failed and easy.threshold == 0.0
+    assert easy.failure() is None and easy.threshold == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,7 @@ def nlp(trained_bytes):
     nlp = load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
     texts = [*TEXTS, *texts_of_all_lengths(count=60)]
     examples = examples_of(nlp, [(text, []) for text in texts])
-    calibrate(nlp.get_pipe(NAME), examples, [1.2, 1.5, 2], annotated=False)
+    calibrate(nlp.get_pipe(NAME), examples, [1.2, 1.5, 2], with_f=False)
     return nlp
 
 
@@ -107,7 +112,7 @@ def test_the_size_of_batches_changes_nothing(nlp):
     for size in (1, 7, 1000):
         docs = list(nlp.pipe(stream(), batch_size=size, component_cfg=adaptive(1.5)))
         found.append([answers(doc) for doc in docs])
-        assert sum(map(len, docs)) > 6 * EVERY
+        assert sum(map(len, docs)) > 6 * EVERY_AT_START
         assert saving(docs) == pytest.approx(1.5, rel=0.05)
     assert found[0] == found[1] == found[2]
 
@@ -150,8 +155,6 @@ def test_a_doc_that_fails_changes_nothing_for_others(nlp, monkeypatch):
             )
             assert [doc.text for doc in docs] == texts
     finally:
-        from spacy.util import raise_error
-
         ner.set_error_handler(raise_error)
     assert failed == ["bad", "bad"]
 
@@ -182,7 +185,53 @@ def test_a_budget_that_cannot_be_met_is_reported_once(nlp):
         list(nlp.pipe(stream(), component_cfg=adaptive(1.5)))
 
 
+def test_one_long_text_is_no_reason_to_blame_the_calibration(nlp):
+    text = " ".join(stream())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(nlp.pipe([text, " \n"], component_cfg=adaptive(2)))
+
+
+def test_evaluating_measures_the_calibrated_curve_whatever_is_set(nlp):
+    ner = nlp.get_pipe(NAME)
+    examples = examples_of(nlp, [(text, []) for text in stream()])
+    fixed = evaluate(nlp, ner, examples, [1.5], rounds=0)
+    ner.adaptive = True
+    try:
+        assert evaluate(nlp, ner, examples, [1.5], rounds=0) == fixed
+    finally:
+        ner.adaptive = False
+
+
+def test_a_doc_that_fails_is_no_measurement(nlp, monkeypatch):
+    ner = nlp.get_pipe(NAME)
+
+    def fail(self, docs, settings):
+        raise RuntimeError("bad")
+
+    monkeypatch.setattr(type(ner), "_predict", fail)
+    ner.set_error_handler(lambda *args: None)
+    with pytest.raises(RuntimeError, match="bad"):
+        evaluate(nlp, ner, examples_of(nlp), [1.5], rounds=0)
+    ner.set_error_handler(raise_error)
+
+
+def test_a_threshold_for_good_ends_it_and_the_pipeline_loads_again(nlp, tmp_path):
+    nlp = copy.deepcopy(nlp)
+    ner = nlp.get_pipe(NAME)
+    spacy_early_exit.configure(nlp, speedup=1.5)
+    nlp.get_pipe_config(NAME)["adaptive"] = ner.adaptive = True
+    nlp.to_disk(tmp_path / "adaptive")
+    assert spacy.load(tmp_path / "adaptive").get_pipe(NAME).adaptive
+    spacy_early_exit.configure(nlp, threshold=0.1)
+    nlp.to_disk(tmp_path / "fixed")
+    loaded = spacy.load(tmp_path / "fixed").get_pipe(NAME)
+    assert loaded.threshold == 0.1 and not loaded.adaptive
+
+
 def test_without_a_speedup_there_is_nothing_to_hold(nlp):
+    with pytest.raises(ValueError, match="adaptive in this call holds a speedup"):
+        list(nlp.pipe(TEXTS, component_cfg={NAME: {"adaptive": True}}))
     with pytest.raises(ValueError, match="adaptive of 'early_exit_ner' holds a speedup"):
         blank("nowhere", adaptive=True)
     blank("nowhere", adaptive=True, speedup=2.0)

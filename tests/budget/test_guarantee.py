@@ -1,6 +1,7 @@
 """The guarantee errs as rarely as it says, and is not empty."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -41,10 +42,11 @@ def test_the_p_value_is_the_smaller_of_two_bounds(documents, mean, bound):
 
 def test_how_many_documents_it_takes():
     assert documents_needed(0.0, 0.02, 0.95) == math.ceil(math.log(0.05) / math.log(0.98)) == 149
-    for mean in (0.0, 0.005, 0.01):
+    for mean in (0.0, 0.005, 0.01, 0.018):
         needed = documents_needed(mean, 0.02, 0.95)
         assert hoeffding_bentkus(mean, needed, 0.02) <= 0.05 + 1e-9
-        assert hoeffding_bentkus(mean, needed // 2, 0.02) > 0.05
+        assert hoeffding_bentkus(mean, int(needed * 0.9), 0.02) > 0.05
+    assert documents_needed(0.0199999, 0.02, 0.95) > 10**9, "and that soon"
     assert documents_needed(0.02, 0.02, 0.95) is None
 
 
@@ -85,9 +87,7 @@ def ner(trained_bytes):
     nlp = load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
     ner = nlp.get_pipe(NAME)
     texts = [*TEXTS, *texts_of_all_lengths(count=60)]
-    calibrate(
-        ner, examples_of(nlp, [(text, []) for text in texts]), [1.2, 1.5, 2, 3], annotated=False
-    )
+    calibrate(ner, examples_of(nlp, [(text, []) for text in texts]), [1.2, 1.5, 2, 3], with_f=False)
     return nlp, ner
 
 
@@ -118,6 +118,17 @@ def test_on_a_pipeline_it_chooses_the_fastest_that_passed(ner):
     )
     tight = guarantee(ner, docs, 0.009, 0.9)
     assert tight.saving < found.saving
+
+
+def test_a_curve_of_full_depth_alone_has_nothing_to_guarantee(ner):
+    nlp, ner = ner
+    kept = ner.calibration
+    ner.calibration = replace(kept, points=kept.points[:1])
+    try:
+        with pytest.raises(ValueError, match="no point but full depth"):
+            guarantee(ner, [nlp.make_doc(text) for text in TEXTS], 0.5, 0.5)
+    finally:
+        ner.calibration = kept
 
 
 def test_too_few_documents_are_refused_with_the_number_that_is_needed(ner):

@@ -93,12 +93,34 @@ def test_it_stands_alone(html):
     assert "#010203" not in html
 
 
-def test_it_shows_words_with_their_layers_and_entities(html, report):
+def test_it_shows_words_with_their_layers_and_entities(html, report, nlp):
     assert "&lt;script&gt;" in html and "<script" not in html and "<img" not in html
-    assert re.search(r">Ann<span class=.layer.>\d PER<", html)
-    assert re.search(r">Lee<span class=.layer.>\d ·<", html)
+    ner = nlp.get_pipe(NAME)
+    early, ner.threshold = ner.threshold, 0  # at full depth it knows these texts by heart
+    full = to_html(collect(nlp, ner, examples_of(nlp), [1], rounds=0))
+    ner.threshold = early
+    assert re.search(r">Ann<span class=.layer.>4 PER<", full)
+    assert re.search(r">Lee<span class=.layer.>4 ·<", full)
+    assert re.search(r">lives<span class=.layer.>4<", full)
+    layers = {layer for doc in report.docs for t in doc if (layer := t._.exit_layer)}
+    assert len(layers) > 1 and all(f'<span class="layer">{layer}' in html for layer in layers)
     for row in report.rows:
         assert f"{100 * row['ents_f']:.2f}" in html
+
+
+def test_figures_are_relative_to_full_depth(report, nlp):
+    assert report.rows[0]["speedup"] == 1.0
+    page = collect(nlp, nlp.get_pipe(NAME), examples_of(nlp), [1.5], rounds=0)
+    assert [row["speedup"] for row in page.rows] == [1.0, 1.5]
+
+
+def test_odd_texts_and_labels(nlp, report):
+    with pytest.raises(ValueError, match="no word of the texts has wordpieces"):
+        collect(nlp, nlp.get_pipe(NAME), examples_of(nlp, [(" \n ", [])]), [1], rounds=0)
+    assert "$a_b$" in to_html(replace(report, exits_by_tag={"$a_b$": [1, 2, 3, 4]}))
+    nothing = examples_of(nlp, [("ok", []), ("Nothing to report today.", [])])
+    page = collect(nlp, nlp.get_pipe(NAME), nothing, [1], rounds=0)
+    assert 'class="example"' in to_html(page), "words are shown without entities, too"
 
 
 def test_a_label_is_not_trusted(nlp):
@@ -125,7 +147,7 @@ def test_the_command(nlp, tmp_path):
 
 def test_without_matplotlib_it_says_what_to_install(report, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.colors", None)
-    with pytest.raises(ImportError, match=r"spacy-early-exit\[report\]"):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         to_html(report)
 
 
