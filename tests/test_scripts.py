@@ -83,7 +83,7 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders)
         for part in ("train", "tune", "dev")
     }
     few = tmp_path / "few"
-    run(ROOT / "scripts" / "cut_tune.py", tmp_path, few, "--most", "20")
+    run(ROOT / "scripts" / "cut_tune.py", corpus, few, "--most", "20")
     parts = [cut_tune.read_sentences(few / f"{part}.tsv") for part in ("train", "tune")]
     everything = cut_tune.read_sentences(tmp_path / "corpus" / "train.tsv")
     assert len(parts[0]) == 20 and set(parts[0]) <= set(everything)
