@@ -103,15 +103,15 @@ class Controller:
         _, spent, full = self._chunk
         if not full:
             return
+        most = self._calibration.most
+        self._has_given_all |= self._position == most
         self._cost = MEMORY * self._cost + spent
         self._foretold = MEMORY * self._foretold + full / self._position
         dearer = self._cost / self._foretold  # than the curve says
         allowed = 1 / self.speedup
         overdrawn = (self.spent - allowed * self.full) / (self.full / self.words * HORIZON)
         wanted = max(allowed - overdrawn, 0.0) / dearer
-        most = self._calibration.most
         self._position = most if wanted * most <= 1 else max(1.0, 1 / wanted)
-        self._has_given_all |= self._position == most
 
 
 def in_spacy_worker() -> bool:
