@@ -113,7 +113,7 @@ def main() -> None:
             "threads": args.threads,
             "torch": torch.__version__,
             "spacy": spacy.__version__,
-            "corpus": str(args.corpus),
+            "corpus": "/".join(args.corpus.parts[-2:]),
             "words": words,
             "rounds": args.rounds,
         }

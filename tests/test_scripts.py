@@ -168,7 +168,7 @@ def test_the_whole_project_on_a_real_corpus(tmp_path, data, minilm):
     run("-m", "spacy", "project", "run", "evaluate", tmp_path, *variables, cwd=tmp_path)
     full, *early = srsly.read_json(tmp_path / "metrics" / "speedups.json")["speedups"]
     assert full["ents_f"] >= 0.50 and full["mac_speedup"] == 1.0
-    kept = [row["ents_f"] / full["ents_f"] for row in early if row["mac_speedup"] >= 2.0]
+    kept = [row["ents_f"] / full["ents_f"] for row in early if row["mac_speedup"] >= 2.2]
     assert kept and max(kept) >= 0.97
     assert srsly.read_json(tmp_path / "metrics" / "dev.json")["speed"] > 0
     assert_same_alone_and_in_batches(tmp_path / "training" / "final", data / "wnut17" / "dev.tsv")

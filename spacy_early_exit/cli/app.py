@@ -1,7 +1,7 @@
 """The command group, and what its commands share."""
 
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 import typer
 from spacy.cli._util import app
@@ -42,6 +42,14 @@ def load(model: str, component: str) -> Tuple[Language, EarlyExitNER]:
         )
         raise SystemExit(1)
     return nlp, pipe
+
+
+def progress(steps: Iterable[Any]) -> Iterable[Any]:
+    """RETURNS (Iterable[Any]): The steps, with a bar while they are done."""
+    from tqdm import tqdm
+
+    bar: Iterable[Any] = tqdm(steps, leave=False)
+    return bar
 
 
 def read_corpus(nlp: Language, path: Path) -> List[Example]:

@@ -1,7 +1,7 @@
 """``spacy early-exit calibrate``: make speedups known to a pipeline."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, List, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence
 
 import typer
 from spacy.language import Language
@@ -12,7 +12,7 @@ from wasabi.tables import table
 
 from ..budget.guarantee import documents_needed
 from ..component import configure
-from .app import early_exit, load, read_corpus, read_speedups
+from .app import early_exit, load, progress, read_corpus, read_speedups
 
 if TYPE_CHECKING:
     from ..budget.curve import Calibration
@@ -53,8 +53,6 @@ def calibrate_cli(
     with the given confidence. It needs documents of its own, --held-out: .spacy, or a text a line.
     They need no annotation.
     """
-    from tqdm import tqdm
-
     from ..measure.calibrate import calibrate, run
     from ..measure.guarantee import check_documents, guarantee
     from ..measure.temperature import fit_temperatures
@@ -65,10 +63,6 @@ def calibrate_cli(
     nlp, ner = load(model, component)
     fresh = [] if held_out is None else [eg.reference for eg in read_texts(nlp, held_out)]
     examples = read_texts(nlp, data) if unlabelled else read_corpus(nlp, data)
-
-    def progress(savings: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = tqdm(savings, desc="savings", leave=False)
-        return bar
 
     try:
         if max_disagreement is not None:

@@ -1,14 +1,14 @@
 """``spacy early-exit evaluate``: what speedups really save and cost."""
 
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Optional
 
 import srsly
 import typer
 from wasabi import msg
 from wasabi.tables import table
 
-from .app import DEFAULT, asked_or_reachable, early_exit, load, read_corpus
+from .app import DEFAULT, asked_or_reachable, early_exit, load, progress, read_corpus
 
 COLUMNS = {
     "speedup": "{:g}",
@@ -35,17 +35,11 @@ def evaluate_cli(
     component: str = typer.Option("early_exit_ner", "--component", "-c", help="Its name"),
 ) -> None:
     """Measure scores, real savings and words per second at several speedups."""
-    from tqdm import tqdm
-
     from ..measure.evaluate import evaluate
 
     nlp, ner = load(model, component)
     asked = asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, data)
-
-    def progress(steps: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = tqdm(steps, leave=False)
-        return bar
 
     try:
         rows = evaluate(nlp, ner, examples, asked, rounds=rounds, progress=progress)

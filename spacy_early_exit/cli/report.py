@@ -1,12 +1,12 @@
 """``spacy early-exit report``: a page to look at."""
 
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Optional
 
 import typer
 from wasabi import msg
 
-from .app import asked_or_reachable, early_exit, load, read_corpus
+from .app import asked_or_reachable, early_exit, load, progress, read_corpus
 
 
 @early_exit.command("report")
@@ -24,17 +24,11 @@ def report_cli(
 
     It is one file without scripts that opens offline. Needs matplotlib: pip install matplotlib
     """
-    from tqdm import tqdm
-
     from ..measure.report import collect, to_html
 
     nlp, ner = load(model, component)
     asked = asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, data)
-
-    def progress(steps: Iterable[Any]) -> Iterable[Any]:
-        bar: Iterable[Any] = tqdm(steps, leave=False)
-        return bar
 
     try:
         page = to_html(collect(nlp, ner, examples, asked, rounds=rounds, progress=progress))
