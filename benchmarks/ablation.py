@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--variants", default=",".join(VARIANTS).replace(", ", "; "))
     parser.add_argument("--criteria", default="0,1", help="neighbourhoods, or sentences")
+    parser.add_argument("--first", default="", help="setting=value of the first stage")
     parser.add_argument("--epochs", type=int, default=5, help="of the first stage")
     parser.add_argument("--epochs-two", type=int, default=3, help="of the second stage")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
@@ -106,7 +107,10 @@ def train(args: argparse.Namespace, name: str, seed: str) -> Path:
     ]
     paths += ["--paths.encoder", args.encoder, "--system.seed", seed]
     config = args.work / "joint.cfg"
-    if options is not None:
+    if options is None and args.first:
+        setting, _, value = args.first.partition("=")
+        paths += [f"--components.early_exit_ner.{setting}", value]
+    elif options is not None:
         config = args.work / "self_sampling.cfg"
         paths += ["--paths.first_stage", first]
         for option, value in options.items():

@@ -199,11 +199,16 @@ class TestRecords:
         part = doc[2:].as_doc(copy_user_data=True)
         assert part._.early_exit[NAME].layers is None and part[0]._.exit_layer is None
         assert all(ent._.confidence is None for ent in part.ents)
-        confidence = doc.ents[0]._.confidence
+
+    def test_entities_that_stay_keep_their_confidence_when_words_are_merged(self, nlp):
+        doc = next(doc for doc in nlp.pipe(TEXTS) if doc.ents and doc.ents[-1].start > 1)
+        stays = doc.ents[-1]
+        label, confidence = stays.label_, stays._.confidence
+        assert confidence is not None and doc[stays.start]._.exit_layer is not None
         with doc.retokenize() as retokenizer:
-            retokenizer.merge(doc[0:2])
-        assert doc[0]._.exit_layer is None
-        assert doc.ents[0].text == "Ann Lee" and doc.ents[0]._.confidence == confidence
+            retokenizer.merge(doc[: stays.start])
+        assert doc.ents[-1].label_ == label and doc.ents[-1]._.confidence == confidence
+        assert doc[doc.ents[-1].start]._.exit_layer is None and doc[0:1]._.confidence is None
 
     def test_docs_without_a_record_tell_nothing(self, en):
         doc = en("Ann")

@@ -2,20 +2,40 @@
 
 import ctypes
 import functools
+import mmap
 import sys
 from typing import Any, Optional
 
+# Trimming takes 20 ms, and what was handed back must be fetched again: 10 to 20 % of a training
+# step if done after each (benchmarks/NOTES.md).
+GROWTH = 2**30
+
 
 def release_freed_memory() -> None:
-    """Hand memory that was freed back to the system, where the C library is glibc.
+    """Hand freed memory back to the system when it has grown much, where the C library is glibc.
 
     glibc before 2.38 does not reuse aligned blocks well, which are what torch asks for: a
     training process grew by 45 MB a step of 600 words, to 14 GB after 500 steps (glibc 2.36,
-    2026-11-22). A call takes 20 ms.
+    2026-11-22).
     """
+    global _after_last
     libc = _glibc()
-    if libc is not None:
+    if libc is None:
+        return
+    if _after_last == 0:
+        _after_last = _resident()
+    if _resident() > _after_last + GROWTH:
         libc.malloc_trim(0)
+        _after_last = _resident()
+
+
+_after_last = 0  # bytes in memory after the last trimming
+
+
+def _resident() -> int:
+    """RETURNS (int): Bytes of this process in memory."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-E
 """
 
 from dataclasses import dataclass
-from typing import Any, List, Literal, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, List, Literal, NamedTuple, Optional, Protocol, Sequence, Tuple, get_args
 
 import torch
 from thinc.api import torch2xp, xp2torch
@@ -268,8 +268,11 @@ def make_self_sampling(
 
 
 def _check_layer_weights(stage: str, given: str) -> None:
-    if given not in ("linear", "uniform"):
-        raise ValueError(f"{stage}: layer_weights must be 'linear' or 'uniform', not {given!r}.")
+    known = get_args(LayerWeights)
+    if given not in known:
+        raise ValueError(
+            f"{stage}: layer_weights must be one of {', '.join(known)}, not {given!r}."
+        )
 
 
 def _check(stage: str, **bounds: Tuple[float, float]) -> None:

@@ -241,15 +241,24 @@ def test_distillation_is_a_divergence_on_annotated_words():
 
 
 @pytest.mark.parametrize("make", [make_joint_training, make_self_sampling])
-def test_deeper_heads_weigh_more_or_all_the_same(make):
+def test_how_much_heads_weigh(make):
     answers = example_answers()
     # All words stay to the end, so that both stages train every head on every word.
     answers = answers._replace(exit_layer=torch.full_like(answers.exit_layer, 4))
     by_layer = word_losses(answers.logits, TAGS).sum(1)
-    for weights, given in (([1, 2, 3, 4], "linear"), ([1, 1, 1, 1], "uniform")):
+    for weights, given in (
+        ([1, 2, 3, 4], "linear"),
+        ([1, 1, 1, 1], "uniform"),
+        ([0, 0, 0, 1], "deepest"),
+    ):
         expected = (by_layer * torch.tensor(weights)).sum() / sum(weights)
         found = make(layer_weights=given).loss(answers, TAGS)
         assert found.item() == pytest.approx(expected.item())
+    drawn = {make(layer_weights="alternating").loss(answers, TAGS).item() for _ in range(40)}
+    linear, deepest = (
+        make(layer_weights=weights).loss(answers, TAGS).item() for weights in ("linear", "deepest")
+    )
+    assert sorted(drawn) == pytest.approx(sorted([linear, deepest]))
 
 
 @pytest.mark.parametrize(
