@@ -11,6 +11,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Literal,
     Optional,
     Sequence,
     Tuple,
@@ -56,6 +57,7 @@ DEFAULT_CONFIG = Config().from_str(
     batch_wordpieces = 4096
     window_length = null
     window_overlap = 64
+    quantize = null
 
     [early_exit_ner.criterion]
     @misc = "spacy-early-exit.TokenExit.v1"
@@ -113,6 +115,7 @@ def make_early_exit_ner(
     batch_wordpieces: int,
     window_length: Optional[int],
     window_overlap: int,
+    quantize: Optional[Literal["int8"]],
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitNER":
     """Make the component. See ``EarlyExitNER`` for the arguments."""
@@ -130,6 +133,7 @@ def make_early_exit_ner(
         batch_wordpieces=batch_wordpieces,
         window_length=window_length,
         window_overlap=window_overlap,
+        quantize=quantize,
         scorer=scorer,
     )
 
@@ -154,6 +158,8 @@ class EarlyExitNER(TrainablePipe):
     window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
+    quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: in fp32. What is trained
+        and saved is fp32.
     scorer (Optional[Callable]): The scorer.
     RAISES (ValueError): If a setting makes no sense.
     """
@@ -174,8 +180,11 @@ class EarlyExitNER(TrainablePipe):
         batch_wordpieces: int = 4096,
         window_length: Optional[int] = None,
         window_overlap: int = 64,
+        quantize: Optional[Literal["int8"]] = None,
         scorer: Optional[Callable[..., Any]] = ner_score,
     ):
+        if quantize not in (None, "int8"):
+            raise ValueError(f"quantize of '{name}' must be null or 'int8', not {quantize!r}.")
         for setting, value in (
             ("batch_wordpieces", batch_wordpieces),
             ("window_length", 1 if window_length is None else window_length),
@@ -206,6 +215,7 @@ class EarlyExitNER(TrainablePipe):
         self.batch_wordpieces = batch_wordpieces
         self.window_length = window_length
         self.window_overlap = window_overlap
+        self.quantize = quantize
         # The knobs are read from here on every call, and stored in config.cfg alone.
         self.cfg: Dict[str, Any] = {"threshold": threshold, "speedup": speedup}
         self._property = Knob()
@@ -310,6 +320,7 @@ class EarlyExitNER(TrainablePipe):
             window_length=self.window_length,
             window_overlap=self.window_overlap,
             batch_wordpieces=self.batch_wordpieces,
+            precision=self.quantize or "fp32",
         )
 
     def _check_knob(self, knob: Knob) -> None:
@@ -353,7 +364,7 @@ class EarlyExitNER(TrainablePipe):
             "criterion": describe(self.criterion),
             "decoder": describe(self.decoder),
             "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}",
-            "precision": "fp32",
+            "precision": self.quantize or "fp32",
             "special tokens": "stay until their window ends",
         }
 
@@ -367,7 +378,7 @@ class EarlyExitNER(TrainablePipe):
         from .model import simulate
 
         settings = self._ready(Knob(speedup=1.0))
-        saving_at = simulate(self._shim.trained, list(docs), settings)
+        saving_at = simulate(self._shim.at(settings.precision), list(docs), settings)
         return lambda threshold: saving_at(self.criterion, threshold)
 
     # --------------------------------------------------------------- prediction

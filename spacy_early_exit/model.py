@@ -28,6 +28,7 @@ from .network.batch import Batch
 from .network.criterion import Criterion
 from .network.encoder import KeptState
 from .network.loop import Exits, run_all_heads, run_with_exits
+from .network.quantize import Precision, check_can_quantize
 from .network.simulate import simulated_saving
 from .network.tagger import Tagger
 from .network.window import Bools, Ints, Window
@@ -50,6 +51,7 @@ class RunSettings:
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a doc share.
     batch_wordpieces (int): Wordpieces that are computed at once.
+    precision (Precision): Of the products, when predicting.
     stage (Optional[Stage]): How to train, where it is called for training; None: jointly.
     """
 
@@ -58,6 +60,7 @@ class RunSettings:
     window_length: Optional[int] = None
     window_overlap: int = 64
     batch_wordpieces: int = 4096
+    precision: Precision = "fp32"
     stage: Optional[Stage] = None
 
 
@@ -157,10 +160,10 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     """
     docs, settings = X if isinstance(X, tuple) else (X, RunSettings())
     docs = list(docs)
-    trained = shim_of(model).trained
     ready_for_torch()
     if is_train:
         return _begin_update(shim_of(model), docs, settings, model.attrs["dropout_rate"])
+    trained = shim_of(model).at(settings.precision)
     return predict(trained, docs, settings), lambda gradient: docs
 
 
@@ -298,8 +301,11 @@ def check_settings(trained: Trained, settings: RunSettings) -> None:
 
     trained (Trained): Network and tokenizer.
     settings (RunSettings): How to run.
-    RAISES (ValueError): If windows of this length can't be. The message says which can.
+    RAISES (ValueError): If windows of this length can't be, the message says which can; or if the
+        machine can't do int8.
     """
+    if settings.precision == "int8":
+        check_can_quantize(trained.network)
     most = trained.network.spec.max_wordpieces
     specials = len(trained.tokenizer.prefix) + len(trained.tokenizer.suffix)
     length = settings.window_length or most

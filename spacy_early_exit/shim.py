@@ -16,6 +16,7 @@ from . import storage
 from .budget.fingerprint import fingerprint_of_weights
 from .encoders import EncoderSource
 from .network.encoder import KeptState
+from .network.quantize import Precision, quantized
 from .network.tagger import Tagger
 from .storage import Trained
 
@@ -43,6 +44,7 @@ class TaggerShim(Shim):
         self.kept_state = kept_state
         self._teacher: Optional[Tagger] = None
         self._fingerprint: Optional[str] = None
+        self._int8: Optional[Trained] = None
 
     @property
     def is_trained(self) -> bool:
@@ -74,12 +76,27 @@ class TaggerShim(Shim):
     def weights_changed(self) -> None:
         """Drop what was derived from the weights."""
         self._fingerprint = None
+        self._int8 = None
 
     def fingerprint(self) -> str:
         """RETURNS (str): A hash of the weights, computed once for as long as they stay."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint_of_weights(self.trained.network)
         return self._fingerprint
+
+    def at(self, precision: Precision) -> Trained:
+        """RETURNS (Trained): What to predict with: in int8 a copy for as long as the weights stay.
+
+        precision (Precision): Of the products.
+        RAISES (ValueError): If the machine can't do int8.
+        """
+        if precision == "fp32":
+            return self.trained
+        found = self._int8
+        if found is None:
+            found = Trained(quantized(self.trained.network), self.trained.tokenizer)
+            self._int8 = found
+        return found
 
     def teacher(self) -> Tagger:
         """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,
@@ -148,6 +165,7 @@ class TaggerShim(Shim):
         if self._model is not None:
             device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
             self.trained.network.to(device)
+            self.weights_changed()
 
     def to_bytes(self) -> bytes:
         """RETURNS (bytes): The files of ``storage``, in one; empty before initialize."""

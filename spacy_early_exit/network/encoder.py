@@ -5,7 +5,7 @@ layers see no padding. A layer takes *queries*, the wordpieces that are still be
 and a *context*, all wordpieces that they may attend to.
 """
 
-from typing import Callable, Literal, Optional, Sequence, cast
+from typing import Callable, Literal, Optional, Sequence, Tuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,11 +61,37 @@ class Embeddings(nn.Module):
         return torch.where(is_padding.bool(), padding, positions)
 
 
+class QKV(nn.Linear):
+    """Queries, keys and values in one matrix.
+
+    One product gives all of them where every wordpiece is a query, another one keys with values
+    where only some are.
+
+    width (int): Of the states, and of each of the three.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, 3 * width)
+
+    def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """RETURNS (Tuple[Tensor, Tensor, Tensor]): Of all rows. *Shapes:* ``(rows, width)``"""
+        query, key, value = super().forward(states).chunk(3, dim=-1)
+        return query, key, value
+
+    def query(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Queries alone. *Shape:* ``(rows, width)``"""
+        width = self.in_features
+        return F.linear(states, self.weight[:width], self.bias[:width])
+
+    def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor]): Keys and values. *Shapes:* ``(rows, width)``"""
+        width = self.in_features
+        key, value = F.linear(states, self.weight[width:], self.bias[width:]).chunk(2, dim=1)
+        return key, value
+
+
 class Layer(nn.Module):
     """One post-norm transformer layer, as in BERT and its relatives.
-
-    Queries, keys and values are one matrix, so that all of them are one product where every
-    wordpiece is a query, and keys with values are one product where only some are.
 
     spec (EncoderSpec): The sizes.
     """
@@ -73,7 +99,7 @@ class Layer(nn.Module):
     def __init__(self, spec: EncoderSpec):
         super().__init__()
         width = spec.hidden_size
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = QKV(width)
         self.attention_output = nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width, eps=spec.layer_norm_eps)
         self.intermediate = nn.Linear(width, spec.intermediate_size)
@@ -101,15 +127,13 @@ class Layer(nn.Module):
         RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
             *Shape:* ``(queries, width)``
         """
-        width = context.shape[1]
         if rows is None:
             states = context
-            query, key, value = self.qkv(states).chunk(3, dim=1)
+            query, key, value = self.qkv(states)
         else:
-            weight, bias = self.qkv.weight, self.qkv.bias  # (3 width, width), (3 width,)
             states = context.index_select(0, rows)
-            query = F.linear(states, weight[:width], bias[:width])
-            key, value = F.linear(context, weight[width:], bias[width:]).chunk(2, dim=1)
+            query = self.qkv.query(states)
+            key, value = self.qkv.key_value(context)
         mixed = attend(
             query, key, value, query_lengths, context_lengths, self.attention_heads, dropout
         )

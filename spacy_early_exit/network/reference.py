@@ -82,7 +82,7 @@ def _sums(network: Tagger, number: int, hidden: Tensor, cells: Tensor) -> Tensor
     layer = network.encoder.layer(number)
     windows, longest, width = hidden.shape
     shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
-    query, key, value = (part.view(shape) for part in layer.qkv(hidden).chunk(3, dim=-1))
+    query, key, value = (part.view(shape) for part in layer.qkv(hidden))
     scores = torch.einsum("wqhd,wkhd->whqk", query, key) / shape[-1] ** 0.5
     scores = scores.masked_fill(~cells[:, None, None, :], float("-inf"))
     mixed = torch.einsum("whqk,wkhd->wqhd", scores.softmax(-1), value)

@@ -1,0 +1,169 @@
+"""The network in int8, for faster prediction on CPUs.
+
+Weights have a scale for each output, states one for each row, found as they come: what a
+wordpiece becomes does not depend on its batch. Products are in integers, everything else stays
+in fp32: embeddings, normalisations, attention, exit heads.
+"""
+
+import copy
+import functools
+from typing import Literal, NamedTuple, Tuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from .encoder import QKV, Layer
+from .tagger import Tagger
+
+Precision = Literal["fp32", "int8"]
+ZERO = 128  # what stands for 0.0 in unsigned bytes
+
+
+class Bytes(NamedTuple):
+    """Rows as bytes.
+
+    values (Tensor): uint8, ``ZERO`` for 0.0. *Shape:* ``(rows, width)``
+    scales (Tensor): What a step is worth in each row. *Shape:* ``(rows, 1)``
+    """
+
+    values: Tensor
+    scales: Tensor
+
+
+def quantize_rows(rows: Tensor) -> Bytes:
+    """RETURNS (Bytes): Rows, each with a scale that its largest value needs.
+
+    rows (Tensor): *Shape:* ``(rows, width)``
+    """
+    largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
+    scales = largest.clamp_min_(1e-20).div_(127.0)
+    # Conversion cuts the fraction off; with the half it rounds.
+    return Bytes((rows / scales).add_(ZERO + 0.5).to(torch.uint8), scales)
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose product is one of bytes.
+
+    weight (Tensor): fp32. *Shape:* ``(outputs, inputs)``
+    bias (Tensor): *Shape:* ``(outputs,)``
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor):
+        super().__init__()
+        most = largest_weight()
+        scales = weight.detach().abs().amax(1).clamp_min(1e-20) / most  # (outputs,)
+        values = (weight.detach() / scales[:, None]).round().to(torch.int8)
+        self.packed = torch.ops.onednn.qlinear_prepack(values, None)
+        self.scales = scales
+        self.zeros = torch.zeros(len(scales), dtype=torch.int64)
+        self.bias = bias
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """RETURNS (Tensor): *Shape:* ``(rows, outputs)``
+
+        rows (Tensor): *Shape:* ``(rows, inputs)``
+        """
+        return self.of(quantize_rows(rows))
+
+    def of(self, rows: Bytes) -> Tensor:
+        """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
+        product: Tensor = _product(rows.values, self.packed, self.scales, self.zeros)
+        return product.mul_(rows.scales).add_(self.bias)
+
+
+class Int8QKV(nn.Module):
+    """Queries, keys and values, of bytes.
+
+    qkv (QKV): The layer in fp32.
+    """
+
+    def __init__(self, qkv: QKV):
+        super().__init__()
+        width = qkv.in_features
+        self.query = Int8Linear(qkv.weight[:width], qkv.bias[:width])
+        self._key_value = Int8Linear(qkv.weight[width:], qkv.bias[width:])
+
+    def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
+        rows = quantize_rows(states)
+        key, value = self._key_value.of(rows).chunk(2, dim=1)
+        return self.query.of(rows), key, value
+
+    def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
+        key, value = self._key_value(states).chunk(2, dim=1)
+        return key, value
+
+
+def quantized(network: Tagger) -> Tagger:
+    """Make a network that predicts in int8. What stays in fp32 it shares with the other.
+
+    network (Tagger): The network, on a CPU.
+    RETURNS (Tagger): The network to predict with; it can be neither trained nor saved.
+    RAISES (ValueError): See ``check_can_quantize``.
+    """
+    check_can_quantize(network)
+    shared = {id(parameter): parameter for parameter in network.parameters()}
+    copied = copy.deepcopy(network, shared)
+    for number in range(1, network.spec.layers + 1):
+        layer, original = copied.encoder.layer(number), network.encoder.layer(number)
+        _replace(layer, original)
+    return copied
+
+
+def check_can_quantize(network: Tagger) -> None:
+    """Refuse what can't be done in int8.
+
+    network (Tagger): The network.
+    RAISES (ValueError): If it lies on a GPU, or torch has no such products on this machine.
+    """
+    if network.device.type != "cpu":
+        raise ValueError(
+            f'quantize = "int8" is for CPUs, and the network lies on {network.device}. '
+            f"Set quantize = null."
+        )
+    largest_weight()
+
+
+def _replace(layer: Layer, original: Layer) -> None:
+    layer.qkv = cast(QKV, Int8QKV(original.qkv))
+    for name in ("attention_output", "intermediate", "output"):
+        linear = getattr(original, name)
+        setattr(layer, name, Int8Linear(linear.weight, linear.bias))
+
+
+def _product(values: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    """RETURNS (Tensor): Bytes times packed weights, scaled as the weights are, fp32."""
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+        values, 1.0, ZERO, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return product
+
+
+@functools.lru_cache(maxsize=1)
+def largest_weight() -> int:
+    """Find out which weights this machine multiplies exactly.
+
+    Processors without VNNI add pairs of products in 16 bits, which weights of 8 bits overflow:
+    there they have 7.
+
+    RETURNS (int): 127 or 63.
+    RAISES (ValueError): If torch has no such products on this machine.
+    """
+    values = torch.full((4, 64), 255, dtype=torch.uint8)
+    for most in (127, 63):
+        weight = torch.full((16, 64), most, dtype=torch.int8)
+        scales, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
+        try:
+            packed = torch.ops.onednn.qlinear_prepack(weight, None)
+            product = _product(values, packed, scales, zeros)
+        except (AttributeError, RuntimeError) as e:
+            raise ValueError(
+                f'quantize = "int8" needs products that torch {torch.__version__} does not have on '
+                f"this machine ({type(e).__name__}). Set quantize = null, or try a newer torch."
+            ) from e
+        if bool((product == float((255 - ZERO) * most * 64)).all()):
+            return most
+    raise ValueError(
+        'quantize = "int8": this machine multiplies bytes wrongly. Set quantize = null.'
+    )
