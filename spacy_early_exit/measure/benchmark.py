@@ -1,0 +1,222 @@
+"""Contenders beside one another: the same texts and threads, each in a process of its own.
+
+Rounds alternate, so that what else the machine does hits all alike. What was measured is handed
+out after every round, so that a run which was cut off can go on.
+"""
+
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Sequence, Tuple
+
+Span = Tuple[int, int, str]
+Result = Dict[str, Any]
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+WARM_UP = 64  # texts
+
+
+class Runner(Protocol):
+    """Something that tags texts."""
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        """RETURNS (Any): What it found: this is what the clock measures."""
+
+    def spans(self, found: Any) -> List[List[Span]]:
+        """RETURNS (List[List[Span]]): The entities of each text: first character, the one behind
+        the last, label.
+        """
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to tag texts.
+
+    name (str): Its name in tables.
+    make (Callable[..., Runner]): Makes it: a function that another process can import.
+    arguments (Dict[str, Any]): What it is called with.
+    """
+
+    name: str
+    make: Callable[..., Runner]
+    arguments: Dict[str, Any] = field(default_factory=dict)
+
+
+def benchmark(
+    contenders: Sequence[Contender],
+    texts: Sequence[str],
+    gold: Sequence[Sequence[Span]],
+    words: int,
+    *,
+    threads: int,
+    rounds: int = 5,
+    known: Optional[Dict[str, Result]] = None,
+    save: Callable[[Dict[str, Result]], None] = lambda results: None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Dict[str, Result]:
+    """Measure contenders.
+
+    contenders (Sequence[Contender]): The contenders.
+    texts (Sequence[str]): The texts.
+    gold (Sequence[Sequence[Span]]): The entities of each.
+    words (int): Words in all texts.
+    threads (int): Threads of each contender.
+    rounds (int): How often each runs on all texts.
+    known (Optional[Dict[str, Result]]): What an earlier run on the same texts found: it goes on
+        from there.
+    save (Callable[[Dict[str, Result]], None]): Receives the results after every round.
+    progress (Callable): Wraps what is done one by one, such as a bar.
+    RETURNS (Dict[str, Result]): By contender: ``seconds`` of each round, ``startup`` (seconds until
+        it had tagged its first texts), ``peak_mb`` (largest memory of its process), ``ents_f``,
+        ``words_per_second`` (median), ``words_per_second_min``, ``words_per_second_max``; or
+        ``error``, if it failed: that stops no other.
+    """
+    results = dict(known or {})
+    missing = [c for c in contenders if len(results.get(c.name, {}).get("seconds", ())) < rounds]
+    workers = [_Worker(contender, texts, threads) for contender in missing]
+    try:
+        for worker in progress(workers):
+            result = results.setdefault(worker.name, {"seconds": []})
+            worker.guard(result, lambda w, r: r.update(w.prepare(gold)))
+        for number in progress(range(rounds)):
+            for worker in workers:
+                result = results[worker.name]
+                if len(result["seconds"]) <= number:
+                    worker.guard(result, lambda w, r: r.update(w.round(r["seconds"])))
+                    summarise(result, words)
+            save(results)
+    finally:
+        for worker in workers:
+            worker.end()
+    return results
+
+
+def summarise(result: Result, words: int) -> None:
+    """Add words per second to a result.
+
+    result (Result): With the ``seconds`` of its rounds.
+    words (int): Words in all texts.
+    """
+    seconds = result["seconds"]
+    if seconds:
+        result["words_per_second"] = words / statistics.median(seconds)
+        result["words_per_second_min"] = words / max(seconds)
+        result["words_per_second_max"] = words / min(seconds)
+
+
+def ratio(result: Result, other: Result) -> Optional[Tuple[float, float, float]]:
+    """Compare two contenders, round by round.
+
+    result (Result): The one.
+    other (Result): The other.
+    RETURNS (Optional[Tuple[float, float, float]]): How many times faster the one is: median, least
+        and most of all rounds that both have; None if there are none.
+    """
+    ratios = [b / a for a, b in zip(result["seconds"], other["seconds"])]
+    return (statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
+
+
+def f_score(found: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> float:
+    """RETURNS (float): F of entities, boundaries and label; spans as lists count as well."""
+    pairs = [(set(map(tuple, f)), set(map(tuple, g))) for f, g in zip(found, gold)]
+    right = sum(len(f & g) for f, g in pairs)
+    total = sum(len(f) + len(g) for f, g in pairs)
+    return 2 * right / total if total else 0.0
+
+
+class _Worker:
+    """A contender's process."""
+
+    def __init__(self, contender: Contender, texts: Sequence[str], threads: int):
+        self.name = contender.name
+        spawn = multiprocessing.get_context("spawn")
+        self._connection, self._theirs = spawn.Pipe()
+        self._process = spawn.Process(
+            target=_work, args=(self._theirs, contender, list(texts)), daemon=True
+        )
+        self._threads = threads
+
+    def guard(self, result: Result, step: Callable[["_Worker", Result], None]) -> None:
+        """Take a step, unless it failed before; if it fails now, note it."""
+        if "error" in result:
+            return
+        try:
+            step(self, result)
+        except (EOFError, OSError):
+            result["error"] = f"its process ended with code {self._process.exitcode}"
+        except RuntimeError as e:
+            result["error"] = str(e)
+
+    def prepare(self, gold: Sequence[Sequence[Span]]) -> Result:
+        # One after the other, so that they do not slow each other's start.
+        start = time.perf_counter()
+        before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
+        os.environ.update(dict.fromkeys(THREAD_SETTINGS, str(self._threads)))
+        self._process.start()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        self._theirs.close()
+        self._ask("prepare")
+        startup = time.perf_counter() - start
+        return {"startup": startup, "ents_f": f_score(self._ask("spans")["spans"], gold)}
+
+    def round(self, seconds: List[float]) -> Result:
+        answer = self._ask("round")
+        return {"seconds": [*seconds, answer["seconds"]], "peak_mb": answer["peak_mb"]}
+
+    def _ask(self, what: str) -> Dict[str, Any]:
+        self._connection.send(what)
+        answer: Dict[str, Any] = self._connection.recv()
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def end(self) -> None:
+        self._connection.close()
+        if self._process.pid is not None:
+            self._process.join(timeout=10)
+            self._process.terminate()
+
+
+def _work(connection: Connection, contender: Contender, texts: List[str]) -> None:
+    """What a contender's process does: answer until it is hung up on."""
+    runner: Optional[Runner] = None
+    while True:
+        try:
+            what = connection.recv()
+        except EOFError:
+            return
+        try:
+            if what == "prepare":
+                runner = contender.make(**contender.arguments)
+                runner(texts[:WARM_UP])
+                answer: Dict[str, Any] = {}
+            elif runner is None:
+                answer = {"error": "it is not ready"}
+            elif what == "spans":
+                answer = {"spans": runner.spans(runner(texts))}
+            else:
+                start = time.perf_counter()
+                runner(texts)
+                answer = {"seconds": time.perf_counter() - start, "peak_mb": _peak_mb()}
+        except Exception as e:
+            answer = {"error": f"{type(e).__name__}: {e}"}
+        connection.send(answer)
+
+
+def _peak_mb() -> Optional[float]:
+    """RETURNS (Optional[float]): Largest memory of this process so far; None where the system
+    does not tell.
+    """
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

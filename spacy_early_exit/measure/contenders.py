@@ -1,0 +1,92 @@
+"""spaCy pipelines as contenders of a benchmark."""
+
+from typing import Any, Dict, List, Optional, Sequence
+
+import spacy
+from spacy.tokens import Doc
+
+from .benchmark import Contender, Runner, Span
+
+
+class SpacyRunner:
+    """A spaCy pipeline.
+
+    model (str): Folder or name of the pipeline.
+    batch_size (Optional[int]): Of ``nlp.pipe``; None: the pipeline's own; 0: ``nlp(text)``, one
+        by one.
+    component_cfg (Optional[Dict[str, Any]]): What components are called with.
+    config (Optional[Dict[str, Any]]): Changes to the config.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: Optional[int] = None,
+        component_cfg: Optional[Dict[str, Any]] = None,
+        config: Optional[Dict[str, Any]] = None,
+    ):
+        self._nlp = spacy.load(model, config=config or {})
+        self._batch_size = batch_size
+        self._component_cfg = component_cfg or {}
+
+    def __call__(self, texts: Sequence[str]) -> List[Doc]:
+        """RETURNS (List[Doc]): The annotated texts."""
+        cfg = self._component_cfg
+        if self._batch_size == 0:
+            return [self._nlp(text, component_cfg=cfg) for text in texts]
+        return list(self._nlp.pipe(texts, batch_size=self._batch_size, component_cfg=cfg))
+
+    def spans(self, found: List[Doc]) -> List[List[Span]]:
+        """RETURNS (List[List[Span]]): The entities of each text."""
+        return [spans_of(doc) for doc in found]
+
+
+def spans_of(doc: Doc) -> List[Span]:
+    """RETURNS (List[Span]): The entities of a Doc."""
+    return [(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents]
+
+
+def make_spacy(**arguments: Any) -> Runner:
+    """RETURNS (Runner): A ``SpacyRunner``."""
+    return SpacyRunner(**arguments)
+
+
+def contenders_of(
+    model: str, speedups: Sequence[float], batch_sizes: Sequence[int], name: Optional[str] = None
+) -> List[Contender]:
+    """Make the contenders of a pipeline.
+
+    model (str): Folder or name of the pipeline.
+    speedups (Sequence[float]): At which early-exit components run, all of them that are
+        calibrated so far; 1 is full depth.
+    batch_sizes (Sequence[int]): Of ``nlp.pipe``, for pipelines without such a component.
+    name (Optional[str]): Its name in tables; None: what ``model`` ends with.
+    RETURNS (List[Contender]): One for each setting.
+    """
+    from ..component import EarlyExitNER
+
+    nlp = spacy.load(model)
+    name = name or model.rstrip("/").rpartition("/")[2]
+    mine = {part: pipe for part, pipe in nlp.pipeline if isinstance(pipe, EarlyExitNER)}
+    if not mine:
+        return [
+            Contender(
+                f"{name}, batches of {size}", make_spacy, {"model": model, "batch_size": size}
+            )
+            for size in batch_sizes
+        ]
+    reachable = min(
+        1.0 if pipe.calibration is None else pipe.calibration.most for pipe in mine.values()
+    )
+    return [
+        Contender(
+            f"{name}, {speedup:g}X",
+            make_spacy,
+            {
+                "model": model,
+                "component_cfg": {part: {"speedup": speedup, "adaptive": False} for part in mine},
+            },
+        )
+        for speedup in speedups
+        if speedup <= reachable
+    ]
