@@ -153,18 +153,26 @@ def test_without_matplotlib_it_says_what_to_install(report, monkeypatch):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to open the page with")
-@pytest.mark.parametrize("width", [360, 1200])
-def test_a_browser_opens_it_without_complaint(html, tmp_path, width):
+@pytest.mark.parametrize("width, scheme", [(360, "light"), (1200, "light"), (1200, "dark")])
+def test_a_browser_opens_it_without_complaint(html, tmp_path, width, scheme):
+    from matplotlib.image import imread
+
     (tmp_path / "report.html").write_text(html, encoding="utf8")
-    picture = tmp_path / "report.png"
+    page, picture, log = ((tmp_path / name) for name in ("report.html", "report.png", "net.json"))
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += ["--enable-logging=stderr", "--v=0", f"--window-size={width},2000"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]
-    found = subprocess.run(
-        [*command, (tmp_path / "report.html").as_uri()], capture_output=True, text=True, timeout=120
-    )
+    command += ["--disable-background-networking", "--disable-component-update"]
+    command += [f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}"]
+    command += [f"--screenshot={picture}", page.as_uri()]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert picture.stat().st_size > 10_000, found.stderr
     assert "CONSOLE" not in found.stderr, found.stderr
+    brightness = imread(picture)[..., :3].mean()
+    assert brightness < 0.35 if scheme == "dark" else brightness > 0.8
+    # The browser itself may look for updates; the page asks for nothing but itself.
+    asked = set(re.findall(r'"initiator":"([^"]*)"', log.read_text(encoding="utf8")))
+    assert not {initiator for initiator in asked if initiator.startswith(("file:", "null"))}
 
 
 def test_an_uncalibrated_pipeline_is_refused(encoders):
