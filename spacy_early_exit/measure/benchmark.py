@@ -146,6 +146,7 @@ class _Worker:
         try:
             step(self, result)
         except (EOFError, OSError):
+            self._process.join(timeout=10)
             result["error"] = f"its process ended with code {self._process.exitcode}"
         except RuntimeError as e:
             result["error"] = str(e)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .attention import attend
 from .families import EncoderSpec
 
+ROWS = 512
 KeptState = Literal["post_norm", "pre_norm"]
 
 
@@ -137,6 +138,16 @@ class Layer(nn.Module):
         mixed = attend(
             query, key, value, query_lengths, context_lengths, self.attention_heads, dropout
         )
+        if torch.is_grad_enabled():
+            return self._feed_forward(mixed, states, dropout)
+        # Wide states of few rows stay in the processor's cache.
+        parts = zip(mixed.split(ROWS), states.split(ROWS))
+        return torch.cat([self._feed_forward(*part, dropout) for part in parts])
+
+    def _feed_forward(self, mixed: Tensor, states: Tensor, dropout: float) -> Tensor:
+        """RETURNS (Tensor): What is left to do once attention has mixed values. Each row by itself.
+        *Shape:* ``(queries, width)``
+        """
         mixed = F.dropout(self.attention_output(mixed), dropout, training=dropout > 0)
         states = self.attention_norm(mixed + states)
         wide = self.activation(self.intermediate(states))

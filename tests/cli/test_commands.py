@@ -193,3 +193,26 @@ def test_untrained_pipelines_are_refused(work, encoders):
     blank(encoders["bert"]).to_disk(work / "untrained")
     output = early_exit("evaluate", work / "untrained", work / "tune.spacy", ok=False)
     assert "no weights yet" in output
+
+
+def test_benchmark(calibrated, work, tmp_path):
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    output = tmp_path / "results" / "bench.json"
+    arguments = ["benchmark", calibrated, work / "tune.spacy", "--speedups", "1"]
+    arguments += ["--beside", f"nothing={tmp_path / 'blank'}", "--batch-sizes", "16"]
+    arguments += ["--threads", "1", "--output", output]
+    printed = early_exit(*arguments, "--rounds", "1")
+    found = srsly.read_json(output)
+    names = ["calibrated, 1X", "nothing, batches of 16"]
+    assert list(found["contenders"]) == names and all(name in printed for name in names)
+    assert found["contenders"]["calibrated, 1X"]["ents_f"] > 0.9
+    assert found["contenders"]["nothing, batches of 16"]["ents_f"] == 0.0
+    assert found["about"]["threads"] == 1 and found["about"]["words"] > 50
+    early_exit(*arguments, "--rounds", "2")
+    again = srsly.read_json(output)["contenders"]
+    assert all(len(result["seconds"]) == 2 for result in again.values())
+    assert (
+        again["calibrated, 2X"]["seconds"][0] == found["contenders"]["calibrated, 2X"]["seconds"][0]
+    )
+    arguments[arguments.index("--threads") + 1] = "2"
+    assert "another run" in early_exit(*arguments, ok=False)
