@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0, help="of the clock; 0: none")
     parser.add_argument("--output", type=Path, help="write the table as JSON")
     args = parser.parse_args()
+    if args.words <= SETTLED:
+        parser.error(f"--words must be more than {SETTLED}")
     nlp = spacy.load(args.model)
     rows = []
     for name, texts in tqdm(streams(args.data).items(), leave=False):

@@ -377,7 +377,7 @@ class EarlyExitNER(TrainablePipe):
         """
         from .model import simulate
 
-        settings = self._ready(Knob(speedup=1.0))
+        settings = self._ready_to_predict(Knob(speedup=1.0))
         saving_at = simulate(self._shim.at(settings.precision), list(docs), settings)
         return lambda threshold: saving_at(self.criterion, threshold)
 
@@ -403,7 +403,7 @@ class EarlyExitNER(TrainablePipe):
         RAISES (ValueError): If the speedup is to be held over a stream: this is but one text.
         """
         knob = make_knob(threshold, speedup, "this call")
-        settings = self._ready(knob)
+        settings = self._ready_to_predict(knob)
         if self._follows(knob, adaptive):
             raise ValueError(
                 f"'{self.name}' is adaptive: it holds a speedup over a stream of texts. Use "
@@ -434,7 +434,7 @@ class EarlyExitNER(TrainablePipe):
         YIELDS (Doc): The Docs, in order.
         """
         knob = make_knob(threshold, speedup, "this call")
-        settings = self._ready(knob)
+        settings = self._ready_to_predict(knob)
         controller = self._controller(knob) if self._follows(knob, adaptive) else None
         try:
             for docs in util.minibatch(stream, size=batch_size):
@@ -505,7 +505,7 @@ class EarlyExitNER(TrainablePipe):
         RETURNS (List[Prediction]): One for each.
         RAISES (ValueError): If there are no weights yet.
         """
-        return self._predict(list(docs), self._ready(Knob()))
+        return self._predict(list(docs), self._ready_to_predict(Knob()))
 
     def _predict(self, docs: List[Doc], settings: "RunSettings") -> List[Prediction]:
         exits: List[DocExits] = self.model.predict((docs, settings))
@@ -783,10 +783,17 @@ class EarlyExitNER(TrainablePipe):
     def _is_trained(self) -> bool:
         return bool(self._shim.is_trained)
 
-    def _ready(self, call: Knob) -> "RunSettings":
-        """RETURNS (RunSettings): How to run at the nearest knob, checked: what is wrong with the
-        pipeline as a whole must not look like a fault of single docs.
+    def _ready_to_predict(self, call: Knob) -> "RunSettings":
+        """RETURNS (RunSettings): How to run at the nearest knob, checked, and all that is derived
+        from the weights is there: what is wrong with the pipeline as a whole must not look like a
+        fault of single docs.
         """
+        settings = self._ready(call)
+        self._shim.at(settings.precision)
+        return settings
+
+    def _ready(self, call: Knob) -> "RunSettings":
+        """RETURNS (RunSettings): How to run at the nearest knob, checked."""
         from .model import check_settings
 
         if not self._is_trained:

@@ -28,7 +28,7 @@ from .network.batch import Batch
 from .network.criterion import Criterion
 from .network.encoder import KeptState
 from .network.loop import Exits, run_all_heads, run_with_exits
-from .network.quantize import Precision, check_can_quantize
+from .network.quantize import Precision
 from .network.simulate import simulated_saving
 from .network.tagger import Tagger
 from .network.window import Bools, Ints, Window
@@ -301,11 +301,8 @@ def check_settings(trained: Trained, settings: RunSettings) -> None:
 
     trained (Trained): Network and tokenizer.
     settings (RunSettings): How to run.
-    RAISES (ValueError): If windows of this length can't be, the message says which can; or if the
-        machine can't do int8.
+    RAISES (ValueError): If windows of this length can't be. The message says which can.
     """
-    if settings.precision == "int8":
-        check_can_quantize(trained.network)
     most = trained.network.spec.max_wordpieces
     specials = len(trained.tokenizer.prefix) + len(trained.tokenizer.suffix)
     length = settings.window_length or most

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import threading
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple, cast
 
@@ -19,6 +20,8 @@ from .network.encoder import KeptState
 from .network.quantize import Precision, quantized
 from .network.tagger import Tagger
 from .storage import Trained
+
+_BUILDING = threading.Lock()
 
 
 class TaggerShim(Shim):
@@ -92,11 +95,14 @@ class TaggerShim(Shim):
         """
         if precision == "fp32":
             return self.trained
-        found = self._int8
-        if found is None:
-            found = Trained(quantized(self.trained.network), self.trained.tokenizer)
-            self._int8 = found
-        return found
+        with _BUILDING:  # threads that start together build it once
+            if self._int8 is None:
+                self._int8 = Trained(quantized(self.trained.network), self.trained.tokenizer)
+            return self._int8
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """RETURNS (Dict[str, Any]): What is pickled: packed bytes can't be, they are made anew."""
+        return {**self.__dict__, "_int8": None}
 
     def teacher(self) -> Tagger:
         """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,
@@ -111,7 +117,6 @@ class TaggerShim(Shim):
 
         optimizer (Optimizer): thinc's optimizer.
         """
-        self.weights_changed()
         for name, parameter in self.trained.network.named_parameters():
             if parameter.grad is None:
                 continue
@@ -124,6 +129,7 @@ class TaggerShim(Shim):
             )
             parameter.data = xp2torch(value, device=parameter.device)
             parameter.grad = None
+        self.weights_changed()
 
     @contextlib.contextmanager
     def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:

@@ -1,8 +1,6 @@
 """Contenders beside one another on the clock."""
 
 import os
-import time
-from pathlib import Path
 
 import pytest
 import spacy
@@ -11,36 +9,10 @@ import srsly
 from spacy_early_exit.measure.benchmark import Contender, benchmark, f_score, ratio
 from spacy_early_exit.measure.contenders import SpacyRunner, contenders_of
 
-from .factories import TEXTS
+from .factories import TEXTS, examples_of
+from .fakes import GOLD, make_fake
 
 NAME = "early_exit_ner"
-GOLD = [[(0, 3, "PER")], [(4, 8, "LOC")]]
-
-
-class Fake:
-    """Takes its time, notes its rounds, finds what it is told to."""
-
-    def __init__(self, name, log, seconds=0.0, found=GOLD, fails_at=None, dies_at=None):
-        self.name, self.log, self.seconds, self.found = name, Path(log), seconds, found
-        self.fails_at, self.dies_at, self.calls = fails_at, dies_at, 0
-
-    def __call__(self, texts):
-        self.calls += 1
-        with self.log.open("a") as file:
-            file.write(f"{self.name} {len(texts)} {os.environ['OMP_NUM_THREADS']} {os.getpid()}\n")
-        if self.calls == self.fails_at:
-            raise RuntimeError("it is tired")
-        if self.calls == self.dies_at:
-            os._exit(3)
-        time.sleep(self.seconds)
-        return self.found
-
-    def spans(self, found):
-        return found
-
-
-def make_fake(**arguments):
-    return Fake(**arguments)
 
 
 def fake(name, log, **arguments):
@@ -58,21 +30,30 @@ def test_f_is_that_of_entities():
     assert f_score([[[0, 3, "PER"]], []], GOLD) == pytest.approx(2 / 3)
 
 
-def test_rounds_alternate_and_each_has_a_process(tmp_path):
+def test_a_ratio_is_that_of_rounds_side_by_side():
+    assert ratio({"seconds": [1.0, 2.0, 3.0]}, {"seconds": [2.0, 8.0, 9.0]}) == (3.0, 2.0, 4.0)
+    assert ratio({"seconds": []}, {"seconds": []}) is None
+
+
+def lines_of(log):
+    return [line.split() for line in log.read_text().splitlines()]
+
+
+def test_rounds_alternate_and_each_has_a_process(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
     log = tmp_path / "log.txt"
-    results = run([fake("slow", log, seconds=0.4), fake("quick", log, found=[[], []])])
-    lines = [line.split() for line in log.read_text().splitlines()]
+    results = run([fake("slow", log, seconds=0.3), fake("quick", log, found=[[], []])])
+    lines = lines_of(log)
     # Warm-up and entities, one after the other; then the rounds in turns.
     assert [line[0] for line in lines] == ["slow"] * 2 + ["quick"] * 2 + ["slow", "quick"] * 2
-    assert {line[2] for line in lines} == {"1"}
+    assert {line[2] for line in lines} == {"1"} and "OMP_NUM_THREADS" not in os.environ
     assert len({line[3] for line in lines}) == 2 and str(os.getpid()) not in lines[0]
     slow, quick = results["slow"], results["quick"]
     assert slow["ents_f"] == 1.0 and quick["ents_f"] == 0.0
-    assert all(0.4 <= seconds < 2 for seconds in slow["seconds"])
-    assert slow["words_per_second_min"] <= slow["words_per_second"] <= 4 / 0.4
-    median, least, most = ratio(quick, slow)
-    assert 1 < least <= median <= most
-    assert slow["startup"] > 0.4 and slow["peak_mb"] > 10
+    assert all(seconds >= 0.3 for seconds in slow["seconds"]) and len(quick["seconds"]) == 2
+    least, median, most = (slow[f"words_per_second{end}"] for end in ("_min", "", "_max"))
+    assert least <= median <= most <= 4 / 0.3
+    assert slow["startup"] > 0.3 and slow["peak_mb"] > 10
 
 
 def test_it_goes_on_where_it_was_cut_off(tmp_path):
@@ -80,36 +61,62 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path):
     contenders = [fake("one", log), fake("two", log)]
 
     def save(results):
-        saved.append(srsly.json_loads(srsly.json_dumps(results)))
-        if len(saved) == 1:
-            raise KeyboardInterrupt
+        saved.append(srsly.json_dumps(results))
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(contenders, rounds=3, save=save)
-    assert [len(result["seconds"]) for result in saved[0].values()] == [1, 1]
+    before = srsly.json_loads(saved[0])
+    assert [len(result["seconds"]) for result in before.values()] == [1, 1]
     log.unlink()
-    results = run(contenders, rounds=3, known=saved[0])
-    assert [len(result["seconds"]) for result in results.values()] == [3, 3]
-    assert results["one"]["seconds"][0] == saved[0]["one"]["seconds"][0]
+    results = run(contenders, rounds=3, known=before)
+    assert before == srsly.json_loads(saved[0]), "what was given stays"
+    for name in before:
+        assert results[name]["seconds"][0] == before[name]["seconds"][0]
+        assert len(results[name]["seconds"]) == 3
+    # Two are ready after two calls each; two rounds were missing.
+    assert len(lines_of(log)) == 2 * 2 + 2 * 2
     log.unlink()
     assert run(contenders, rounds=3, known=results) == results
     assert not log.exists(), "nothing is left to measure"
+    # One that was trained on runs anew, with all others beside it.
+    newer = Contender("one", make_fake, contenders[0].arguments, version="2")
+    again = run([newer, contenders[1]], rounds=1, known=results)
+    assert len(lines_of(log)) == 2 * 2 + 2 and all(len(r["seconds"]) == 1 for r in again.values())
 
 
 @pytest.mark.parametrize(
-    "how, said", [({"fails_at": 3}, "it is tired"), ({"dies_at": 3}, "ended with code 3")]
+    "how, said",
+    [
+        ({"fails_at": 3}, "it is tired"),
+        ({"dies_at": 3}, "ended with code 3"),
+        ({"seconds": 600}, "no answer for 15 seconds"),
+    ],
 )
 def test_one_that_fails_stops_no_other(tmp_path, how, said):
     log = tmp_path / "log.txt"
-    results = run([fake("bad", log, **how), fake("good", log)])
-    assert said in results["bad"]["error"] and len(results["good"]["seconds"]) == 2
+    contenders = [fake("bad", log, **how), fake("good", log)]
+    results = run(contenders, rounds=1, patience=15.0 if "seconds" in how else 600.0)
+    assert said in results["bad"]["error"] and len(results["good"]["seconds"]) == 1
     assert "error" not in results["good"]
+    if "fails_at" in how:
+        contenders = [fake("bad", log), fake("good", log)]
+        assert "error" not in run(contenders, rounds=1, known=results)["bad"], "it is tried again"
+
+
+def test_one_that_no_process_can_take_stops_no_other(tmp_path):
+    bad = Contender("bad", lambda: None)
+    results = run([bad, fake("good", tmp_path / "log.txt")], rounds=1)
+    assert "pickle" in results["bad"]["error"] and len(results["good"]["seconds"]) == 1
+
+
+def test_names_are_unique(tmp_path):
+    with pytest.raises(ValueError, match="called 'one'"):
+        run([fake("one", tmp_path / "log.txt")] * 2)
 
 
 def test_a_pipeline_at_its_speedups(nlp, tmp_path):
     from spacy_early_exit.measure.calibrate import calibrate
-
-    from .factories import examples_of
 
     calibrate(nlp.get_pipe(NAME), examples_of(nlp), [1.2])
     nlp.to_disk(tmp_path / "mine")
@@ -124,3 +131,8 @@ def test_a_pipeline_at_its_speedups(nlp, tmp_path):
     blank.to_disk(tmp_path / "blank")
     names = [c.name for c in contenders_of(str(tmp_path / "blank"), [1.0], [8, 64], "other")]
     assert names == ["other, batches of 8", "other, batches of 64"]
+    with pytest.raises(ValueError, match="up to 1"):
+        contenders_of(str(tmp_path / "mine"), [99.0], [8])
+    nlp.to_disk(tmp_path / "mine")
+    newer = contenders_of(str(tmp_path / "mine"), [1.0], [8])[0]
+    assert newer.version != contenders[0].version and newer.arguments == contenders[0].arguments

@@ -1,5 +1,6 @@
 """``spacy early-exit benchmark``: pipelines beside one another on the clock."""
 
+import hashlib
 import platform
 from datetime import date
 from importlib.metadata import version
@@ -23,7 +24,7 @@ def benchmark_cli(
         None, "--beside", "-b", help="Another pipeline, NAME=FOLDER; may be given again"
     ),
     batch_sizes: str = typer.Option(
-        "32,128,1000", "--batch-sizes", help="Of pipelines without early exits: the best counts"
+        "32,128,1000", "--batch-sizes", help="Of pipelines without early exits: each is a line"
     ),
     rounds: int = typer.Option(5, "--rounds", "-r", min=1, help="Rounds of the clock"),
     threads: Optional[int] = typer.Option(
@@ -46,16 +47,22 @@ def benchmark_cli(
     try:
         sizes = [int(size) for size in batch_sizes.split(",")]
     except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
         msg.fail(f"--batch-sizes must be numbers, such as 32,128, not {batch_sizes!r}.", exits=1)
-        return
     asked = read_speedups(speedups)
-    contenders = contenders_of(model, asked, sizes)
-    for given in beside or ():
+    contenders = []
+    for given in (model, *(beside or ())):
         name, _, folder = given.rpartition("=")
-        contenders += contenders_of(folder, asked, sizes, name or None)
+        try:
+            contenders += contenders_of(folder, asked, sizes, name or None)
+        except (OSError, ValueError) as e:
+            msg.fail(f"{folder}: {e}", exits=1)
     docs = _read(data)
+    text = "\n".join(doc.text for doc in docs)
     about: Dict[str, Any] = {
         "data": data.name,
+        "sha256": hashlib.sha256(text.encode("utf8", "surrogatepass")).hexdigest(),
         "words": sum(map(len, docs)),
         "threads": threads or torch.get_num_threads(),
         **_machine(),
@@ -65,20 +72,26 @@ def benchmark_cli(
     def save(results: Dict[str, Dict[str, Any]]) -> None:
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            srsly.write_json(output, {"about": about, "contenders": results})
+            beside_it = output.with_name(output.name + ".new")
+            srsly.write_json(beside_it, {"about": about, "contenders": results})
+            beside_it.replace(output)  # whenever it is cut off, the file is whole
 
-    results = benchmark(
-        contenders,
-        [doc.text for doc in docs],
-        [spans_of(doc) for doc in docs],
-        about["words"],
-        threads=about["threads"],
-        rounds=rounds,
-        known=known,
-        save=save,
-        progress=progress,
-    )
-    show({contender.name: results[contender.name] for contender in contenders})
+    try:
+        results = benchmark(
+            contenders,
+            [doc.text for doc in docs],
+            [spans_of(doc) for doc in docs],
+            about["words"],
+            threads=about["threads"],
+            rounds=rounds,
+            known=known,
+            save=save,
+            progress=progress,
+        )
+    except ValueError as e:
+        msg.fail(str(e), "Name pipelines as NAME=FOLDER.", exits=1)
+        return
+    show(results)
 
 
 def show(results: Dict[str, Dict[str, Any]]) -> None:
@@ -121,25 +134,37 @@ def _read(data: Path) -> List[Any]:
 def _machine() -> Dict[str, str]:
     names = ("spacy", "spacy-early-exit", "torch", "transformers")
     return {
-        "machine": platform.processor() or platform.machine(),
+        "machine": _processor(),
         "date": str(date.today()),
         "python": platform.python_version(),
         **{name: version(name) for name in names},
     }
 
 
+def _processor() -> str:
+    """RETURNS (str): Its name, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _known(output: Optional[Path], about: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
     """RETURNS (Dict): What an earlier run left off with, if it was one like this."""
     if output is None or not output.is_file():
         return {}
-    found: Dict[str, Any] = srsly.read_json(output)
-    before = {name: value for name, value in found.get("about", {}).items() if name != "date"}
-    if before != {name: value for name, value in about.items() if name != "date"}:
+    try:
+        found: Dict[str, Any] = srsly.read_json(output)
+        before, results = found["about"], found["contenders"]
+    except (ValueError, KeyError, TypeError):
+        before, results = {}, {}
+    other = [name for name in about if name != "date" and before.get(name) != about[name]]
+    if other:
         msg.fail(
-            f"{output} holds the results of another run: other texts, threads or versions.",
+            f"{output} holds something else: it is of another {' and '.join(other)}.",
             "Give another --output, or remove it.",
             exits=1,
         )
         raise SystemExit(1)
-    results: Dict[str, Dict[str, Any]] = found["contenders"]
-    return results
+    found_before: Dict[str, Dict[str, Any]] = results
+    return found_before

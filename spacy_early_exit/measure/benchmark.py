@@ -4,6 +4,8 @@ Rounds alternate, so that what else the machine does hits all alike. What was me
 out after every round, so that a run which was cut off can go on.
 """
 
+import contextlib
+import copy
 import multiprocessing
 import os
 import statistics
@@ -11,11 +13,22 @@ import sys
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+)
 
 Span = Tuple[int, int, str]
 Result = Dict[str, Any]
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 WARM_UP = 64  # texts
 
 
@@ -35,14 +48,16 @@ class Runner(Protocol):
 class Contender:
     """A way to tag texts.
 
-    name (str): Its name in tables.
+    name (str): Its name in tables, no other's.
     make (Callable[..., Runner]): Makes it: a function that another process can import.
     arguments (Dict[str, Any]): What it is called with.
+    version (str): What else its results depend on: they are measured anew if it changes.
     """
 
     name: str
     make: Callable[..., Runner]
     arguments: Dict[str, Any] = field(default_factory=dict)
+    version: str = ""
 
 
 def benchmark(
@@ -53,6 +68,7 @@ def benchmark(
     *,
     threads: int,
     rounds: int = 5,
+    patience: float = 3600.0,
     known: Optional[Dict[str, Result]] = None,
     save: Callable[[Dict[str, Result]], None] = lambda results: None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
@@ -65,33 +81,50 @@ def benchmark(
     words (int): Words in all texts.
     threads (int): Threads of each contender.
     rounds (int): How often each runs on all texts.
+    patience (float): Seconds to wait for a contender's answer before it counts as failed.
     known (Optional[Dict[str, Result]]): What an earlier run on the same texts found: it goes on
-        from there.
+        from there. Rounds that not all contenders took part in are not counted, and who failed
+        is tried again.
     save (Callable[[Dict[str, Result]], None]): Receives the results after every round.
     progress (Callable): Wraps what is done one by one, such as a bar.
     RETURNS (Dict[str, Result]): By contender: ``seconds`` of each round, ``startup`` (seconds until
         it had tagged its first texts), ``peak_mb`` (largest memory of its process), ``ents_f``,
         ``words_per_second`` (median), ``words_per_second_min``, ``words_per_second_max``; or
         ``error``, if it failed: that stops no other.
+    RAISES (ValueError): If two contenders have one name.
     """
-    results = dict(known or {})
-    missing = [c for c in contenders if len(results.get(c.name, {}).get("seconds", ())) < rounds]
-    workers = [_Worker(contender, texts, threads) for contender in missing]
+    names = [contender.name for contender in contenders]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Two contenders are called '{twice[0]}': give each a name of its own.")
+    results = {c.name: _so_far(c, known or {}) for c in contenders}
+    done = min((len(result["seconds"]) for result in results.values()), default=0)
+    if done >= rounds:
+        return results
+    for result in results.values():
+        del result["seconds"][done:]
+    workers = [_Worker(contender, texts, threads, patience) for contender in contenders]
     try:
         for worker in progress(workers):
-            result = results.setdefault(worker.name, {"seconds": []})
-            worker.guard(result, lambda w, r: r.update(w.prepare(gold)))
-        for number in progress(range(rounds)):
+            worker.guard(results[worker.name], lambda w, r: r.update(w.prepare(gold)))
+        for _ in progress(range(done, rounds)):
             for worker in workers:
                 result = results[worker.name]
-                if len(result["seconds"]) <= number:
-                    worker.guard(result, lambda w, r: r.update(w.round(r["seconds"])))
-                    summarise(result, words)
+                worker.guard(result, lambda w, r: r.update(w.round(r["seconds"])))
+                summarise(result, words)
             save(results)
     finally:
         for worker in workers:
             worker.end()
     return results
+
+
+def _so_far(contender: Contender, known: Dict[str, Result]) -> Result:
+    """RETURNS (Result): What is known of a contender as it is now."""
+    found = copy.deepcopy(known.get(contender.name, {}))
+    if found.get("version") != contender.version or "error" in found:
+        return {"version": contender.version, "seconds": []}
+    return found
 
 
 def summarise(result: Result, words: int) -> None:
@@ -130,7 +163,7 @@ def f_score(found: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> 
 class _Worker:
     """A contender's process."""
 
-    def __init__(self, contender: Contender, texts: Sequence[str], threads: int):
+    def __init__(self, contender: Contender, texts: Sequence[str], threads: int, patience: float):
         self.name = contender.name
         spawn = multiprocessing.get_context("spawn")
         self._connection, self._theirs = spawn.Pipe()
@@ -138,6 +171,7 @@ class _Worker:
             target=_work, args=(self._theirs, contender, list(texts)), daemon=True
         )
         self._threads = threads
+        self._patience = patience
 
     def guard(self, result: Result, step: Callable[["_Worker", Result], None]) -> None:
         """Take a step, unless it failed before; if it fails now, note it."""
@@ -145,23 +179,17 @@ class _Worker:
             return
         try:
             step(self, result)
-        except (EOFError, OSError):
+        except EOFError:
             self._process.join(timeout=10)
             result["error"] = f"its process ended with code {self._process.exitcode}"
-        except RuntimeError as e:
-            result["error"] = str(e)
+        except Exception as e:  # whatever it is: the others go on
+            result["error"] = str(e) or type(e).__name__
 
     def prepare(self, gold: Sequence[Sequence[Span]]) -> Result:
         # One after the other, so that they do not slow each other's start.
         start = time.perf_counter()
-        before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
-        os.environ.update(dict.fromkeys(THREAD_SETTINGS, str(self._threads)))
-        self._process.start()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        with _environment(dict.fromkeys(THREAD_SETTINGS, str(self._threads))):
+            self._process.start()
         self._theirs.close()
         self._ask("prepare")
         startup = time.perf_counter() - start
@@ -173,6 +201,9 @@ class _Worker:
 
     def _ask(self, what: str) -> Dict[str, Any]:
         self._connection.send(what)
+        if not self._connection.poll(self._patience):
+            self._process.terminate()
+            raise TimeoutError(f"it gave no answer for {self._patience:g} seconds")
         answer: Dict[str, Any] = self._connection.recv()
         if "error" in answer:
             raise RuntimeError(answer["error"])
@@ -180,9 +211,24 @@ class _Worker:
 
     def end(self) -> None:
         self._connection.close()
-        if self._process.pid is not None:
+        if self._process.pid is not None:  # it was started
             self._process.join(timeout=10)
             self._process.terminate()
+
+
+@contextlib.contextmanager
+def _environment(settings: Dict[str, str]) -> Iterator[None]:
+    """Let processes that are started within see other settings."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _work(connection: Connection, contender: Contender, texts: List[str]) -> None:

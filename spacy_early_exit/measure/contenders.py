@@ -1,5 +1,6 @@
 """spaCy pipelines as contenders of a benchmark."""
 
+import copy
 from typing import Any, Dict, List, Optional, Sequence
 
 import spacy
@@ -27,7 +28,7 @@ class SpacyRunner:
     ):
         self._nlp = spacy.load(model, config=config or {})
         self._batch_size = batch_size
-        self._component_cfg = component_cfg or {}
+        self._component_cfg = copy.deepcopy(component_cfg or {})  # spaCy writes into it
 
     def __call__(self, texts: Sequence[str]) -> List[Doc]:
         """RETURNS (List[Doc]): The annotated texts."""
@@ -62,31 +63,40 @@ def contenders_of(
     batch_sizes (Sequence[int]): Of ``nlp.pipe``, for pipelines without such a component.
     name (Optional[str]): Its name in tables; None: what ``model`` ends with.
     RETURNS (List[Contender]): One for each setting.
+    RAISES (OSError): If there is no such pipeline.
+    RAISES (ValueError): If none of the speedups is within reach. The message says what is.
     """
     from ..component import EarlyExitNER
 
     nlp = spacy.load(model)
+    version = _version_of(nlp)
     name = name or model.rstrip("/").rpartition("/")[2]
     mine = {part: pipe for part, pipe in nlp.pipeline if isinstance(pipe, EarlyExitNER)}
     if not mine:
         return [
             Contender(
-                f"{name}, batches of {size}", make_spacy, {"model": model, "batch_size": size}
+                f"{name}, batches of {size}",
+                make_spacy,
+                {"model": model, "batch_size": size},
+                version,
             )
             for size in batch_sizes
         ]
     reachable = min(
         1.0 if pipe.calibration is None else pipe.calibration.most for pipe in mine.values()
     )
-    return [
-        Contender(
-            f"{name}, {speedup:g}X",
-            make_spacy,
-            {
-                "model": model,
-                "component_cfg": {part: {"speedup": speedup, "adaptive": False} for part in mine},
-            },
-        )
-        for speedup in speedups
-        if speedup <= reachable
-    ]
+    within = [speedup for speedup in speedups if speedup <= reachable]
+    if not within:
+        raise ValueError(f"{name} is calibrated for speedups up to {reachable:.2f}, no further.")
+    contenders = []
+    for speedup in within:
+        cfg = {part: {"speedup": speedup, "adaptive": False} for part in mine}
+        arguments = {"model": model, "component_cfg": cfg}
+        contenders.append(Contender(f"{name}, {speedup:g}X", make_spacy, arguments, version))
+    return contenders
+
+
+def _version_of(nlp: spacy.Language) -> str:
+    """RETURNS (str): Changes when the pipeline is saved anew."""
+    files = [path.stat() for path in nlp.path.rglob("*") if path.is_file()] if nlp.path else []
+    return f"{nlp.path}, {max((file.st_mtime_ns for file in files), default=0)}"

@@ -1,8 +1,8 @@
 """The network in int8, for faster prediction on CPUs.
 
-Weights have a scale for each output, states one for each row, found as they come: what a
-wordpiece becomes does not depend on its batch. Products are in integers, everything else stays
-in fp32: embeddings, normalisations, attention, exit heads.
+Weights have a scale for each output, states one for each row, found as they come, so that a
+product does not depend on the batch. Everything else stays in fp32: embeddings, normalisations,
+attention, exit heads.
 """
 
 import copy
@@ -56,7 +56,7 @@ class Int8Linear(nn.Module):
         self.packed = torch.ops.onednn.qlinear_prepack(values, None)
         self.scales = scales
         self.zeros = torch.zeros(len(scales), dtype=torch.int64)
-        self.bias = bias
+        self.bias = bias.detach()
 
     def forward(self, rows: Tensor) -> Tensor:
         """RETURNS (Tensor): *Shape:* ``(rows, outputs)``
@@ -100,21 +100,6 @@ def quantized(network: Tagger) -> Tagger:
 
     network (Tagger): The network, on a CPU.
     RETURNS (Tagger): The network to predict with; it can be neither trained nor saved.
-    RAISES (ValueError): See ``check_can_quantize``.
-    """
-    check_can_quantize(network)
-    shared = {id(parameter): parameter for parameter in network.parameters()}
-    copied = copy.deepcopy(network, shared)
-    for number in range(1, network.spec.layers + 1):
-        layer, original = copied.encoder.layer(number), network.encoder.layer(number)
-        _replace(layer, original)
-    return copied
-
-
-def check_can_quantize(network: Tagger) -> None:
-    """Refuse what can't be done in int8.
-
-    network (Tagger): The network.
     RAISES (ValueError): If it lies on a GPU, or torch has no such products on this machine.
     """
     if network.device.type != "cpu":
@@ -123,6 +108,12 @@ def check_can_quantize(network: Tagger) -> None:
             f"Set quantize = null."
         )
     largest_weight()
+    shared = {id(parameter): parameter for parameter in network.parameters()}
+    copied = copy.deepcopy(network, shared)
+    for number in range(1, network.spec.layers + 1):
+        layer, original = copied.encoder.layer(number), network.encoder.layer(number)
+        _replace(layer, original)
+    return copied
 
 
 def _replace(layer: Layer, original: Layer) -> None:

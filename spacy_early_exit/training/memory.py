@@ -22,9 +22,9 @@ def release_freed_memory() -> None:
     libc = _glibc()
     if libc is None:
         return
-    if _after_last == 0:
-        _after_last = _resident()
-    if _resident() > _after_last + GROWTH:
+    resident = _resident()
+    _after_last = min(_after_last or resident, resident)
+    if not resident or resident > _after_last + GROWTH:
         libc.malloc_trim(0)
         _after_last = _resident()
 
@@ -33,9 +33,12 @@ _after_last = 0  # bytes in memory after the last trimming
 
 
 def _resident() -> int:
-    """RETURNS (int): Bytes of this process in memory."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * mmap.PAGESIZE
+    """RETURNS (int): Bytes of this process in memory; 0 where /proc is hidden."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 @functools.lru_cache(maxsize=1)

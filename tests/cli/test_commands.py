@@ -210,9 +210,10 @@ def test_benchmark(calibrated, work, tmp_path):
     assert found["about"]["threads"] == 1 and found["about"]["words"] > 50
     early_exit(*arguments, "--rounds", "2")
     again = srsly.read_json(output)["contenders"]
-    assert all(len(result["seconds"]) == 2 for result in again.values())
-    assert (
-        again["calibrated, 2X"]["seconds"][0] == found["contenders"]["calibrated, 2X"]["seconds"][0]
-    )
+    for name in names:
+        assert len(again[name]["seconds"]) == 2
+        assert again[name]["seconds"][0] == found["contenders"][name]["seconds"][0]
     arguments[arguments.index("--threads") + 1] = "2"
-    assert "another run" in early_exit(*arguments, ok=False)
+    assert "another threads" in early_exit(*arguments, ok=False)
+    arguments[arguments.index("--beside") + 1] = f"nothing={tmp_path / 'missing'}"
+    assert "missing" in early_exit(*arguments, ok=False)

@@ -171,7 +171,9 @@ def test_a_browser_opens_it_without_complaint(html, tmp_path, width, scheme):
     brightness = imread(picture)[..., :3].mean()
     assert brightness < 0.35 if scheme == "dark" else brightness > 0.8
     # The browser itself may look for updates; the page asks for nothing but itself.
-    asked = set(re.findall(r'"initiator":"([^"]*)"', log.read_text(encoding="utf8")))
+    noted = log.read_text(encoding="utf8")
+    asked = set(re.findall(r'"initiator":"([^"]*)"', noted))
+    assert "report.html" in noted and "events" in noted
     assert not {initiator for initiator in asked if initiator.startswith(("file:", "null"))}
 
 

@@ -1,9 +1,14 @@
 """The network in int8."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import spacy
 import torch
 
+from spacy_early_exit import shim
 from spacy_early_exit.network import quantize
 from spacy_early_exit.network.quantize import ZERO, Int8Linear, quantize_rows, quantized
 
@@ -99,9 +104,10 @@ class TestInAPipeline:
         assert sum(a == b for a, b in pairs) > 0.9 * len(pairs)
 
     def test_a_text_gets_the_same_in_any_batch(self, int8):
-        alone = [answers(int8(text)) for text in TEXTS]
-        assert [answers(doc) for doc in int8.pipe(TEXTS * 3, batch_size=7)] == alone * 3
-        assert [answers(doc) for doc in int8.pipe(TEXTS[::-1])] == alone[::-1]
+        cfg = {NAME: {"threshold": 0}}  # no uncertainty may lie next to a threshold
+        alone = [answers(int8(text, component_cfg=cfg)) for text in TEXTS]
+        mixed = int8.pipe(TEXTS[::-1] * 3, batch_size=7, component_cfg=cfg)
+        assert [answers(doc) for doc in mixed] == alone[::-1] * 3
 
     def test_fp32_is_what_is_saved(self, nlp, int8, tmp_path):
         list(int8.pipe(TEXTS))
@@ -128,8 +134,46 @@ class TestInAPipeline:
             raise ValueError("no such products")
 
         monkeypatch.setattr(quantize, "largest_weight", refuse)
+        met = []
+        int8.set_error_handler(lambda *told: met.append(told))
         with pytest.raises(ValueError, match="no such products"):
             list(int8.pipe(TEXTS))
+        with pytest.raises(ValueError, match="no such products"):
+            int8.get_pipe(NAME)(int8.make_doc(TEXTS[0]))
+        assert not met, "it is no fault of a text"
+        int8.update(examples_of(int8), sgd=int8.resume_training())  # in fp32
+
+    def test_it_can_be_pickled_and_copied_after_predicting(self, int8):
+        expected = [answers(doc) for doc in int8.pipe(TEXTS)]
+        for other in (pickle.loads(pickle.dumps(int8)), copy.deepcopy(int8)):
+            assert [answers(doc) for doc in other.pipe(TEXTS)] == expected
+        spawned = int8.pipe(TEXTS, n_process=2, batch_size=5)
+        assert [answers(doc) for doc in spawned] == expected
+
+    def test_threads_share_one_copy(self, int8, monkeypatch):
+        made = []
+        original = shim.quantized
+        monkeypatch.setattr(shim, "quantized", lambda n: made.append(1) or original(n))
+        with ThreadPoolExecutor(4) as pool:
+            docs = list(pool.map(int8, TEXTS * 2))
+        assert [answers(doc) for doc in docs] == [answers(int8(text)) for text in TEXTS] * 2
+        assert len(made) == 1
+
+    @pytest.mark.parametrize("change", ["update", "add_label", "scale_heads", "from_bytes"])
+    def test_other_weights_need_another_copy(self, int8, change):
+        ner = int8.get_pipe(NAME)
+        network = ner.model.shims[0]
+        before = network.at("int8")
+        assert network.at("int8") is before
+        {
+            "update": lambda: int8.update(examples_of(int8), sgd=int8.resume_training()),
+            "add_label": lambda: ner.add_label("NEW"),
+            "scale_heads": lambda: ner.scale_heads([2.0] * 4),
+            "from_bytes": lambda: int8.from_bytes(int8.to_bytes()),
+        }[change]()
+        assert network.at("int8") is not before
+        with network.use_params({}):
+            assert network.at("int8") is not before
 
     @pytest.mark.parametrize("wrong", ["int4", True, 8])
     def test_another_precision_is_refused(self, wrong):
@@ -137,9 +181,14 @@ class TestInAPipeline:
             spacy.blank("en").add_pipe(NAME, config={"quantize": wrong})
 
 
-def test_a_torch_without_such_products_is_named(monkeypatch):
+@pytest.fixture
+def asked_anew():
+    quantize.largest_weight.cache_clear()
+    yield
     quantize.largest_weight.cache_clear()
 
+
+def test_a_torch_without_such_products_is_named(asked_anew, monkeypatch):
     def missing(*arguments):
         raise AttributeError("'_OpNamespace' 'onednn' object has no attribute")
 
@@ -150,15 +199,22 @@ def test_a_torch_without_such_products_is_named(monkeypatch):
     assert quantize.largest_weight() in (127, 63)
 
 
-def test_a_machine_that_overflows_gets_smaller_weights(monkeypatch):
+def test_a_machine_that_overflows_gets_smaller_weights(asked_anew, monkeypatch):
     def saturating(values, packed, scales, zeros):
         # Pairs of products are added in 16 bits.
         product = exact(values, packed, scales, zeros)
         return torch.where(product.abs() > 127 * 63 * 64, product / 2, product)
 
     exact = quantize._product
-    quantize.largest_weight.cache_clear()
     monkeypatch.setattr(quantize, "_product", saturating)
     assert quantize.largest_weight() == 63
-    monkeypatch.undo()
+    monkeypatch.setattr(quantize, "_product", lambda *arguments: exact(*arguments) + 1)
     quantize.largest_weight.cache_clear()
+    with pytest.raises(ValueError, match="multiplies bytes wrongly"):
+        quantize.largest_weight()
+
+
+def test_another_device_is_refused(encoders):
+    network = network_of(encoders["bert"]).network.to("meta")
+    with pytest.raises(ValueError, match="for CPUs.*meta"):
+        quantized(network)
