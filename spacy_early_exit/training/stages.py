@@ -204,7 +204,7 @@ def make_joint_training(distillation: float = 0.0, layer_weights: LayerWeights =
     distillation (float): Weight of what the earlier heads learn from the deepest one's
         distribution; 0: nothing.
     layer_weights (LayerWeights): ``"linear"``: deeper heads' losses weigh more, as in the paper;
-        ``"uniform"``: all weigh the same.
+        ``"uniform"``: all weigh the same; ``"deepest"``: it is trained alone.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """

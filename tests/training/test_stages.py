@@ -254,11 +254,6 @@ def test_how_much_heads_weigh(make):
         expected = (by_layer * torch.tensor(weights)).sum() / sum(weights)
         found = make(layer_weights=given).loss(answers, TAGS)
         assert found.item() == pytest.approx(expected.item())
-    drawn = {make(layer_weights="alternating").loss(answers, TAGS).item() for _ in range(40)}
-    linear, deepest = (
-        make(layer_weights=weights).loss(answers, TAGS).item() for weights in ("linear", "deepest")
-    )
-    assert sorted(drawn) == pytest.approx(sorted([linear, deepest]))
 
 
 @pytest.mark.parametrize(
