@@ -65,7 +65,7 @@ def benchmark_cli(
         "sha256": hashlib.sha256(text.encode("utf8", "surrogatepass")).hexdigest(),
         "words": sum(map(len, docs)),
         "threads": threads or torch.get_num_threads(),
-        **_machine(),
+        **machine(),
     }
     known = _known(output, about)
 
@@ -131,7 +131,8 @@ def _read(data: Path) -> List[Any]:
     return [eg.reference for eg in read_corpus(spacy.blank("xx"), data)]
 
 
-def _machine() -> Dict[str, str]:
+def machine() -> Dict[str, str]:
+    """RETURNS (Dict[str, str]): What results depend on beside pipelines and texts."""
     names = ("spacy", "spacy-early-exit", "torch", "transformers")
     return {
         "machine": _processor(),

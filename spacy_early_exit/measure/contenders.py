@@ -1,6 +1,7 @@
 """spaCy pipelines as contenders of a benchmark."""
 
 import copy
+import hashlib
 from typing import Any, Dict, List, Optional, Sequence
 
 import spacy
@@ -97,6 +98,7 @@ def contenders_of(
 
 
 def _version_of(nlp: spacy.Language) -> str:
-    """RETURNS (str): Changes when the pipeline is saved anew."""
-    files = [path.stat() for path in nlp.path.rglob("*") if path.is_file()] if nlp.path else []
-    return f"{nlp.path}, {max((file.st_mtime_ns for file in files), default=0)}"
+    """RETURNS (str): Changes when the pipeline is saved anew, or is another one."""
+    files = sorted(path for path in nlp.path.rglob("*") if path.is_file()) if nlp.path else []
+    about = [(str(path), path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(about).encode("utf8", "surrogateescape")).hexdigest()[:16]

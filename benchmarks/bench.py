@@ -1,0 +1,102 @@
+"""Early exits beside what a user would run instead, on the clock.
+
+Each pipeline is given as NAME=FOLDER, early-exit ones run at every speedup that they are
+calibrated for. --checkpoint is a folder that peers.py wrote: the same network in Hugging Face's
+pipeline and in ONNX Runtime. Every contender runs in a process of its own, in alternating
+rounds; results that are in the output file already are not measured again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import spacy
+from peers import make_hf, make_onnx
+from spacy.tokens import DocBin
+from tqdm import tqdm
+
+from spacy_early_exit.cli.benchmark import machine, show
+from spacy_early_exit.measure.benchmark import Contender, benchmark
+from spacy_early_exit.measure.contenders import contenders_of, make_spacy, spans_of
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path, help="annotated docs, .spacy")
+    parser.add_argument("pipelines", nargs="+", help="NAME=FOLDER")
+    parser.add_argument("--speedups", default="1,2,3,4")
+    parser.add_argument("--checkpoint", type=Path, help="what peers.py wrote")
+    parser.add_argument("--batch-sizes", default="1,32,128", help="of the others")
+    parser.add_argument("--one-by-one", action="store_true", help="nlp(text), too")
+    parser.add_argument("--texts", type=int, help="at most so many")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, required=True, help="the results, as JSON")
+    args = parser.parse_args()
+    docs = list(DocBin().from_disk(args.corpus).get_docs(spacy.blank("xx").vocab))[: args.texts]
+    speedups = [float(speedup) for speedup in args.speedups.split(",")]
+    sizes = [int(size) for size in args.batch_sizes.split(",")]
+    contenders = []
+    for given in args.pipelines:
+        name, _, folder = given.partition("=")
+        mine = contenders_of(folder, speedups, [size for size in sizes if size > 1], name)
+        contenders += mine
+        if args.one_by_one:
+            arguments = {**mine[-1].arguments, "batch_size": 0}
+            last = mine[-1]
+            contenders.append(
+                Contender(f"{last.name}, one by one", make_spacy, arguments, last.version)
+            )
+    if args.checkpoint:
+        contenders += others(str(args.checkpoint), sizes, args.threads)
+    about = {
+        "corpus": "/".join(args.corpus.parts[-2:]),
+        "texts": len(docs),
+        "words": sum(map(len, docs)),
+        "threads": args.threads,
+        **machine(),
+    }
+    before = json.loads(args.output.read_text()) if args.output.exists() else {"about": about}
+    if {**before["about"], "date": ""} != {**about, "date": ""}:
+        raise SystemExit(f"{args.output} is of another corpus, machine or version.")
+
+    def save(results: dict[str, dict[str, object]]) -> None:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        new = args.output.with_name(args.output.name + ".new")
+        new.write_text(json.dumps({"about": about, "contenders": results}, indent=1) + "\n")
+        new.replace(args.output)
+
+    results = benchmark(
+        contenders,
+        [doc.text for doc in docs],
+        [spans_of(doc) for doc in docs],
+        sum(map(len, docs)),
+        threads=args.threads,
+        rounds=args.rounds,
+        known=before.get("contenders"),
+        save=save,
+        progress=lambda steps: tqdm(steps, leave=False),
+    )
+    show(results)
+
+
+def others(checkpoint: str, sizes: list[int], threads: int) -> list[Contender]:
+    """RETURNS (list[Contender]): Hugging Face's pipeline and ONNX Runtime, at some batch sizes."""
+    found = []
+    for size in sizes:
+        arguments = {"checkpoint": checkpoint, "batch_size": size}
+        found.append(Contender(f"Hugging Face pipeline, batches of {size}", make_hf, arguments))
+        for name, file in (("fp32", "model.onnx"), ("int8", "model-int8.onnx")):
+            found.append(
+                Contender(
+                    f"ONNX Runtime {name}, batches of {size}",
+                    make_onnx,
+                    {**arguments, "file": file, "threads": threads},
+                )
+            )
+    return found
+
+
+if __name__ == "__main__":
+    main()
