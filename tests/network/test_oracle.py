@@ -128,7 +128,9 @@ def compare(network, windows, criterion, threshold) -> set:
                     continue
                 torch.testing.assert_close(fast.states, plain.states, rtol=0, atol=2e-5)
                 torch.testing.assert_close(fast.logits, plain.logits, rtol=1e-4, atol=1e-4)
-                assert torch.equal(fast.logits.argmax(1), plain.logits.argmax(1))
+                first, second = plain.logits.topk(2).values.unbind(1)
+                clear = first - second > 1e-3  # nearer labels may trade places by rounding
+                assert torch.equal(fast.logits.argmax(1)[clear], plain.logits.argmax(1)[clear])
                 layers |= set(fast.exit_layer.tolist())
                 words += batch.words
     print(f"{words} words compared, {ties} batches left out for a tie")
