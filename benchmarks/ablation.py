@@ -20,6 +20,10 @@ from pathlib import Path
 
 from wasabi import table
 
+FIRST: dict[str, dict[str, object]] = {
+    "all heads": {},
+    "deepest head": {"training.layer_weights": "deepest"},
+}
 PLAIN = {"training.distillation": 0.0}
 VARIANTS: dict[str, dict[str, object] | None] = {
     "stage one": None,
@@ -53,7 +57,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--variants", default=",".join(VARIANTS).replace(", ", "; "))
     parser.add_argument("--criteria", default="0,1", help="neighbourhoods, or sentences")
-    parser.add_argument("--first", default="", help="setting=value of the first stage")
+    parser.add_argument(
+        "--first", default="all heads", choices=FIRST, help="what the first stage trains"
+    )
     parser.add_argument("--epochs", type=int, default=5, help="of the first stage")
     parser.add_argument("--epochs-two", type=int, default=3, help="of the second stage")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
@@ -72,7 +78,7 @@ def main() -> None:
     lock = threading.Lock()
 
     def job(name: str, seed: str) -> None:
-        key = f"{name}, seed {seed}"
+        key = f"{titled(args, name)}, seed {seed}"
         with lock:
             found = results.setdefault(key, {"tune": {}, "dev": {}})
         for criterion in criteria:
@@ -96,9 +102,11 @@ def main() -> None:
 
 def train(args: argparse.Namespace, name: str, seed: str) -> Path:
     """RETURNS (Path): The pipeline of a variant, trained unless it is there."""
-    first = args.work / f"stage-one-{seed}" / "model-best"
     options = VARIANTS[name]
-    folder = args.work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    first, folder = (
+        args.work / f"{titled(args, which).replace(', ', '-').replace(' ', '-')}-{seed}"
+        for which in ("stage one", name)
+    )
     paths = [
         "--paths.train",
         args.corpus / "train.spacy",
@@ -107,18 +115,22 @@ def train(args: argparse.Namespace, name: str, seed: str) -> Path:
     ]
     paths += ["--paths.encoder", args.encoder, "--system.seed", seed]
     config = args.work / "joint.cfg"
-    if options is None and args.first:
-        setting, _, value = args.first.partition("=")
-        paths += [f"--components.early_exit_ner.{setting}", value]
-    elif options is not None:
+    if options is None:
+        options = FIRST[args.first]
+    else:
         config = args.work / "self_sampling.cfg"
-        paths += ["--paths.first_stage", first]
-        for option, value in options.items():
-            paths += [f"--components.early_exit_ner.{option}", value]
+        paths += ["--paths.first_stage", first / "model-best"]
+    for option, value in options.items():
+        paths += [f"--components.early_exit_ner.{option}", value]
     if not (folder / FINISHED).exists():
         run("-m", "spacy", "train", config, "--output", folder, *paths, log=folder)
         (folder / FINISHED).touch()
     return folder / "model-best"
+
+
+def titled(args: argparse.Namespace, name: str) -> str:
+    """RETURNS (str): A variant's name, with what its first stage trained unless all heads."""
+    return name if args.first == "all heads" else f"{name}, {args.first} first"
 
 
 def curve(model: Path, args: argparse.Namespace, part: str, criterion: str) -> Rows:

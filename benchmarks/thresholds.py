@@ -13,6 +13,7 @@ import spacy
 import torch
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
+from thinc.api import Config
 from tqdm import tqdm
 from wasabi import table
 
@@ -40,6 +41,12 @@ def main() -> None:
     parser.add_argument("--window", type=int, help="neighbours to each side")
     parser.add_argument("--sentences", action="store_true", help="texts leave as a whole")
     parser.add_argument("--left-words", choices=["ignore", "hold"], default="ignore")
+    parser.add_argument(
+        "--criterion",
+        nargs="+",
+        metavar=("NAME", "SETTING=VALUE"),
+        help="another one, such as PatienceExit.v1 patience=2 level=sentence",
+    )
     parser.add_argument("--rounds", type=int, default=0, help="rounds of the clock; 0: none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="write the table as JSON")
@@ -56,6 +63,10 @@ def main() -> None:
         }
     if args.sentences:
         criterion = {"@misc": "spacy-early-exit.SentenceExit.v1"}
+    if args.criterion:
+        name, *given = args.criterion
+        pairs = Config().from_str("[criterion]\n" + "\n".join(given))["criterion"]
+        criterion = {"@misc": f"spacy-early-exit.{name}", **pairs}
     settings = {"criterion": criterion} if criterion else {}
     nlp = spacy.load(args.model, config={"components": {"early_exit_ner": settings}})
     gold = list(DocBin().from_disk(args.corpus).get_docs(nlp.vocab))

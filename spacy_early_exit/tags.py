@@ -9,6 +9,7 @@ import numpy as np
 
 from .network.window import Ints
 
+OUTSIDE = 0
 MISSING = -1
 
 
@@ -30,7 +31,7 @@ def encode(
     tags, unknown = [], set()
     for tag in biluo:
         if tag == "O":
-            tags.append(0)
+            tags.append(OUTSIDE)
             continue
         action, _, label = (tag or "").partition("-")
         if action not in ("B", "I", "L", "U"):  # missing, or spaCy's negative "!..."

@@ -1,5 +1,13 @@
 """Exit criteria: who may leave after a layer. One file a criterion."""
 
 from .entropy import SentenceExit, TokenExit, make_sentence_exit, make_token_exit
+from .patience import PatienceExit, make_patience_exit
 
-__all__ = ["SentenceExit", "TokenExit", "make_sentence_exit", "make_token_exit"]
+__all__ = [
+    "PatienceExit",
+    "SentenceExit",
+    "TokenExit",
+    "make_patience_exit",
+    "make_sentence_exit",
+    "make_token_exit",
+]

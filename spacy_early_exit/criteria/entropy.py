@@ -4,15 +4,14 @@ Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-E
 """
 
 from dataclasses import dataclass
-from typing import Literal, Tuple
+from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
 from ..network.tagger import uncertainty
+from .neighbours import Neighbourhoods, largest_by_window
 
 LeftWords = Literal["ignore", "hold"]
 
@@ -29,10 +28,8 @@ class SentenceExit:
 
     def leave(self, step: Step, state: None) -> Tensor:
         """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
-        window = step.batch.window_of_word[step.words]
-        worst = torch.zeros(step.batch.windows, device=window.device)
-        worst.scatter_reduce_(0, window, uncertainty(step.logits), "amax")
-        return worst[window] < step.threshold
+        worst = largest_by_window(step.batch, step.words, uncertainty(step.logits))
+        return worst[step.batch.window_of_word[step.words]] < step.threshold
 
 
 @dataclass(frozen=True)
@@ -55,28 +52,13 @@ class TokenExit:
         """RETURNS (bool): Whether heads are run on words that already left, too."""
         return self.left_words == "hold"
 
-    def start(self, batch: Batch) -> Tuple[Tensor, int]:
-        """Lay all words on one line, with a gap between windows that no neighbourhood spans.
+    def start(self, batch: Batch) -> Neighbourhoods:
+        """RETURNS (Neighbourhoods): Who is next to whom."""
+        return Neighbourhoods.of(batch, self.window)
 
-        batch (Batch): The batch.
-        RETURNS (Tuple[Tensor, int]): Place of each word on that line, and how far to look: no
-            further than the longest window. *Shape:* ``(words,)``
-        """
-        words = torch.arange(batch.words, device=batch.window_of_word.device)
-        reach = min(self.window, int(torch.bincount(batch.window_of_word).max()))
-        return words + reach * batch.window_of_word, reach
-
-    def leave(self, step: Step, state: Tuple[Tensor, int]) -> Tensor:
+    def leave(self, step: Step, state: Neighbourhoods) -> Tensor:
         """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
-        line_places, reach = state
-        own = uncertainty(step.logits)
-        if reach == 0:
-            return own < step.threshold
-        line = own.new_zeros(int(line_places[-1]) + 1)  # a gap, or who left, holds nobody
-        places = line_places[step.words]
-        line[places] = own
-        worst = F.max_pool1d(line[None], 2 * reach + 1, 1, reach)[0]
-        return worst[places] < step.threshold
+        return state.largest(step.words, uncertainty(step.logits)) < step.threshold
 
 
 def make_sentence_exit() -> Criterion:

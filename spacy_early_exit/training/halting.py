@@ -6,7 +6,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..criteria.entropy import TokenExit
+from ..criteria import PatienceExit, TokenExit
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
 
@@ -76,13 +76,15 @@ def draw_thresholds(
 
 
 def neighbourhoods(criterion: Criterion, windows: Sequence[int]) -> List[Criterion]:
-    """The criteria to draw among: a TokenExit with each of some neighbourhoods, others as is.
+    """The criteria to draw among: word by word with each of some neighbourhoods, others as is.
 
     criterion (Criterion): The component's criterion.
     windows (Sequence[int]): Neighbours to each side; none: the criterion's own.
     RETURNS (List[Criterion]): The criteria.
     """
-    if isinstance(criterion, TokenExit) and windows:
+    if isinstance(criterion, TokenExit):
         # Heads judge words that have not left: those that left hold nobody back here.
-        return [replace(criterion, window=window, left_words="ignore") for window in windows]
+        criterion = replace(criterion, left_words="ignore")
+    if isinstance(criterion, (TokenExit, PatienceExit)) and windows:
+        return [replace(criterion, window=window) for window in windows]
     return [criterion]

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from spacy_early_exit.criteria import SentenceExit, TokenExit
+from spacy_early_exit.criteria import SentenceExit, TokenExit, make_patience_exit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.reference import run_reference
@@ -20,6 +20,8 @@ CRITERIA = {
     "token": TokenExit(window=0, left_words="ignore"),
     "token, window of 2": TokenExit(window=2, left_words="ignore"),
     "token, window of 2, left words hold": TokenExit(window=2, left_words="hold"),
+    "patience": make_patience_exit(patience=1, window=1, outside_patience=2),
+    "patience of sentences": make_patience_exit(patience=1, level="sentence"),
 }
 TIE = 1e-5  # floating point differs with the shape of a batch: see the design's exceptions
 

@@ -1,0 +1,60 @@
+"""Words side by side: what the neighbours of a word say."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..network.batch import Batch
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """All words of a batch on one line, with gaps between windows that no neighbourhood spans.
+
+    places (Tensor): Place of each word on that line. *Shape:* ``(words,)``
+    reach (int): How many words to each side are neighbours.
+    """
+
+    places: Tensor
+    reach: int
+
+    @classmethod
+    def of(cls, batch: Batch, reach: int) -> "Neighbourhoods":
+        """Lay out a batch.
+
+        batch (Batch): The batch.
+        reach (int): How many words to each side: no further than the longest window, at most.
+        RETURNS (Neighbourhoods): The line.
+        """
+        words = torch.arange(batch.words, device=batch.window_of_word.device)
+        reach = min(reach, int(torch.bincount(batch.window_of_word).max()))
+        return cls(words + reach * batch.window_of_word, reach)
+
+    def largest(self, words: Tensor, values: Tensor) -> Tensor:
+        """Find the largest value among each word and its neighbours.
+
+        words (Tensor): The words that count: gaps, and who is missing, hold nobody.
+            *Shape:* ``(words,)``
+        values (Tensor): One each, at least 0. *Shape:* ``(words,)``
+        RETURNS (Tensor): *Shape:* ``(words,)``
+        """
+        if self.reach == 0:
+            return values
+        line = values.new_zeros(int(self.places[-1]) + 1)
+        places = self.places[words]
+        line[places] = values
+        return F.max_pool1d(line[None], 2 * self.reach + 1, 1, self.reach)[0][places]
+
+
+def largest_by_window(batch: Batch, words: Tensor, values: Tensor) -> Tensor:
+    """Find the largest value in each window.
+
+    batch (Batch): The batch.
+    words (Tensor): The words that count. *Shape:* ``(words,)``
+    values (Tensor): One each, at least 0. *Shape:* ``(words,)``
+    RETURNS (Tensor): 0 for windows without such words. *Shape:* ``(windows,)``
+    """
+    largest = torch.zeros(batch.windows, device=values.device)
+    return largest.scatter_reduce_(0, batch.window_of_word[words], values, "amax")
