@@ -54,7 +54,7 @@ DEFAULT_CONFIG = Config().from_str(
     speedup = null
     adaptive = false
     store_exits = false
-    batch_wordpieces = 4096
+    batch_wordpieces = 2048
     window_length = null
     window_overlap = 64
     quantize = null
@@ -154,7 +154,8 @@ class EarlyExitNER(TrainablePipe):
     adaptive (bool): Whether ``pipe`` follows what its texts really cost, and moves the threshold
         so that the saving over all of them stays at ``speedup``.
     store_exits (bool): Whether Docs keep the exit layer of every word.
-    batch_wordpieces (int): Wordpieces that are computed at once.
+    batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
+        another, on as many threads as torch may use.
     window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
@@ -177,7 +178,7 @@ class EarlyExitNER(TrainablePipe):
         speedup: Optional[float] = None,
         adaptive: bool = False,
         store_exits: bool = False,
-        batch_wordpieces: int = 4096,
+        batch_wordpieces: int = 2048,
         window_length: Optional[int] = None,
         window_overlap: int = 64,
         quantize: Optional[Literal["int8"]] = None,

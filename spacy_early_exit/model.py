@@ -37,8 +37,10 @@ from .storage import Trained
 from .training.memory import release_freed_memory
 from .training.stages import Answers, JointTraining, Stage
 from .wordpieces import WordpieceTokenizer, batches, windows_of
+from .workers import run_side_by_side, worker_count
 
 Floats = NDArray[np.float32]
+LEAST_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class RunSettings:
     window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a doc share.
-    batch_wordpieces (int): Wordpieces that are computed at once.
+    batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
+        another, on as many threads as torch may use.
     precision (Precision): Of the products, when predicting.
     stage (Optional[Stage]): How to train, where it is called for training; None: jointly.
     """
@@ -59,7 +62,7 @@ class RunSettings:
     threshold: float = 0.0
     window_length: Optional[int] = None
     window_overlap: int = 64
-    batch_wordpieces: int = 4096
+    batch_wordpieces: int = 2048
     precision: Precision = "fp32"
     stage: Optional[Stage] = None
 
@@ -176,17 +179,23 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     RETURNS (List[DocExits]): One for each doc.
     """
     network = trained.network
-    parts: List[List[DocExits]] = [[] for _ in docs]
-    with torch.inference_mode():
-        for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
+
+    def run(batch: List[Window]) -> List[DocExits]:
+        with torch.inference_mode():
             exits = run_with_exits(
                 network,
                 Batch.of(batch, network.device),
                 settings.criterion,
                 settings.threshold,
             )
-            for window, part in zip(batch, _by_window(batch, exits)):
-                parts[window.doc].append(part)
+        return list(_by_window(batch, exits))
+
+    cut = _batches(network, _windows(trained, docs, settings), settings)
+    done = run_side_by_side(run, cut) if network.device.type == "cpu" else map(run, cut)
+    parts: List[List[DocExits]] = [[] for _ in docs]
+    for batch, found in zip(cut, done):
+        for window, part in zip(batch, found):
+            parts[window.doc].append(part)
     return [_join_windows(doc_parts, network.tags) for doc_parts in parts]
 
 
@@ -294,6 +303,18 @@ def _windows(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[W
     specials = len(tokenizer.prefix) + len(tokenizer.suffix)
     overlap = min(settings.window_overlap, (length - specials) // 2)
     return windows_of(docs, tokenizer, length, overlap)
+
+
+def _batches(network: Tagger, windows: List[Window], settings: RunSettings) -> List[List[Window]]:
+    """RETURNS (List[List[Window]]): Batches, on a CPU one for each worker if that does not make
+    them too small.
+    """
+    most = settings.batch_wordpieces
+    if network.device.type == "cpu" and windows:
+        lengths = [len(window.ids) for window in windows]
+        parts = min(worker_count(), sum(lengths) // LEAST_WORDPIECES) or 1
+        most = min(most, sum(lengths) // parts + max(lengths))
+    return list(batches(windows, most))
 
 
 def check_settings(trained: Trained, settings: RunSettings) -> None:
