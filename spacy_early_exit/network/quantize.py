@@ -37,8 +37,10 @@ def quantize_rows(rows: Tensor) -> Bytes:
     """
     largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
     scales = largest.clamp_min_(1e-20).div_(127.0)
-    # Conversion cuts the fraction off; with the half it rounds.
-    return Bytes((rows / scales).add_(ZERO + 0.5).to(torch.uint8), scales)
+    # Conversion cuts the fraction off; with the half it rounds. Straight to uint8 it is half as
+    # fast as by way of int16 (torch 2.13).
+    shifted = torch.addcmul(torch.tensor(ZERO + 0.5), rows, scales.reciprocal())
+    return Bytes(shifted.to(torch.int16).to(torch.uint8), scales)
 
 
 class Int8Linear(nn.Module):
@@ -68,7 +70,7 @@ class Int8Linear(nn.Module):
     def of(self, rows: Bytes) -> Tensor:
         """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
         product: Tensor = _product(rows.values, self.packed, self.scales, self.zeros)
-        return product.mul_(rows.scales).add_(self.bias)
+        return torch.addcmul(self.bias, product, rows.scales)
 
 
 class Int8QKV(nn.Module):
