@@ -22,7 +22,7 @@ from wasabi import table
 
 FIRST: dict[str, dict[str, object]] = {
     "all heads": {},
-    "deepest head": {"training.layer_weights": "deepest"},
+    "deepest head": {"training.detach_early_heads": "true"},
 }
 PLAIN = {"training.distillation": 0.0}
 VARIANTS: dict[str, dict[str, object] | None] = {

@@ -71,6 +71,7 @@ DEFAULT_CONFIG = Config().from_str(
     @misc = "spacy-early-exit.JointTraining.v1"
     distillation = 0.0
     layer_weights = "linear"
+    detach_early_heads = false
 
     [early_exit_ner.model]
     @architectures = "spacy-early-exit.EarlyExitTagger.v1"

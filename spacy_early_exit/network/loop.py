@@ -99,12 +99,15 @@ def run_with_exits(
     return Exits(logits, exit_layer, meter.spent, meter.full, meter.padding, states)
 
 
-def run_all_heads(network: Tagger, batch: Batch, dropout: float = 0.0) -> Tensor:
+def run_all_heads(
+    network: Tagger, batch: Batch, dropout: float = 0.0, detach_early_heads: bool = False
+) -> Tensor:
     """Run all layers on everything and every head on every word, for joint training.
 
     network (Tagger): The network.
     batch (Batch): The batch.
     dropout (float): Dropout rate, of embeddings, attention, feed-forward layers and heads.
+    detach_early_heads (bool): Whether only the deepest head's gradient reaches the encoder.
     RETURNS (Tensor): *Shape:* ``(layers, words, tags)``
     """
     running = Running.all_of(batch)
@@ -112,8 +115,10 @@ def run_all_heads(network: Tagger, batch: Batch, dropout: float = 0.0) -> Tensor
     answers: List[Tensor] = []
     for number in range(1, network.spec.layers + 1):
         kept = _run_layer(network, number, kept, running, dropout)
-        of_words = kept.index_select(0, batch.piece_of_word)
-        answers.append(network.logits(number, network.encoder.states(number, of_words), dropout))
+        of_words = network.encoder.states(number, kept.index_select(0, batch.piece_of_word))
+        if detach_early_heads and number < network.spec.layers:
+            of_words = of_words.detach()
+        answers.append(network.logits(number, of_words, dropout))
     return torch.stack(answers)
 
 

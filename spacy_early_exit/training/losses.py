@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..tags import MISSING
 
-LayerWeights = Literal["linear", "uniform", "deepest"]
+LayerWeights = Literal["linear", "uniform"]
 
 
 def word_losses(logits: Tensor, tags: Tensor) -> Tensor:
@@ -58,13 +58,10 @@ def layer_weighted(losses: Tensor, layer_weights: LayerWeights = "linear") -> Te
 
     losses (Tensor): *Shape:* ``(layers, words)``
     layer_weights (LayerWeights): ``"linear"``: head l weighs l / Σ l, as in the paper;
-        ``"uniform"``: all weigh the same; ``"deepest"``: only the deepest counts, which trains
-        a plain tagger.
+        ``"uniform"``: all weigh the same.
     RETURNS (Tensor): *Shape:* ``()``
     """
     weights = torch.arange(1, len(losses) + 1, dtype=losses.dtype, device=losses.device)
     if layer_weights == "uniform":
         weights = torch.ones_like(weights)
-    elif layer_weights == "deepest":
-        weights[:-1] = 0.0
     return (losses.sum(1) * weights).sum() / weights.sum()

@@ -61,10 +61,13 @@ class JointTraining:
 
     distillation (float): Weight of what the earlier heads learn from the deepest.
     layer_weights (LayerWeights): How the heads' losses are weighed: see ``layer_weighted``.
+    detach_early_heads (bool): Whether the encoder learns from the deepest head alone, as a plain
+        tagger does, and the others from its states as they are.
     """
 
     distillation: float = 0.0
     layer_weights: LayerWeights = "linear"
+    detach_early_heads: bool = False
     needs_teacher = False
 
     def run(
@@ -76,7 +79,7 @@ class JointTraining:
         teacher: Optional[Tagger],
     ) -> Answers:
         """RETURNS (Answers): What the heads say of the batch, with gradients."""
-        logits = run_all_heads(network, batch, dropout)
+        logits = run_all_heads(network, batch, dropout, self.detach_early_heads)
         return Answers(logits, torch.full_like(batch.piece_of_word, len(logits)), None)
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
@@ -198,19 +201,29 @@ def loss_and_gradient(
     return float(value.detach()), torch2xp(gradient)
 
 
-def make_joint_training(distillation: float = 0.0, layer_weights: LayerWeights = "linear") -> Stage:
+def make_joint_training(
+    distillation: float = 0.0,
+    layer_weights: LayerWeights = "linear",
+    detach_early_heads: bool = False,
+) -> Stage:
     """Make the stage ``spacy-early-exit.JointTraining.v1``.
 
     distillation (float): Weight of what the earlier heads learn from the deepest one's
         distribution; 0: nothing.
     layer_weights (LayerWeights): ``"linear"``: deeper heads' losses weigh more, as in the paper;
-        ``"uniform"``: all weigh the same; ``"deepest"``: it is trained alone.
+        ``"uniform"``: all weigh the same.
+    detach_early_heads (bool): Whether the encoder learns from the deepest head alone. That spares
+        full depth the compromise; a second stage then shapes the earlier layers.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """
     _check("JointTraining", distillation=(distillation, float("inf")))
     _check_layer_weights("JointTraining", layer_weights)
-    return JointTraining(distillation=distillation, layer_weights=layer_weights)
+    return JointTraining(
+        distillation=distillation,
+        layer_weights=layer_weights,
+        detach_early_heads=detach_early_heads,
+    )
 
 
 def make_self_sampling(

@@ -78,6 +78,19 @@ def test_without_halting_it_is_joint_training(trained, batch):
     assert (exit_layer == trained.network.spec.layers).all()
 
 
+def test_detached_early_heads_learn_and_leave_the_encoder_alone(network, batch):
+    stage = make_joint_training(detach_early_heads=True)
+    answers = stage.run(network, batch, 0.0, TokenExit(0, "ignore"), None)
+    for layer, reaches in ((1, False), (network.spec.layers, True)):
+        network.zero_grad()
+        answers.logits[layer - 1].square().sum().backward(retain_graph=True)
+        assert network.head(layer).weight.grad.abs().max() > 0
+        gradients = [p.grad for p in network.encoder.parameters() if p.grad is not None]
+        assert any(gradient.abs().max() > 0 for gradient in gradients) == reaches
+    network.zero_grad()
+    assert torch.equal(answers.logits, run_all_heads(network, batch))
+
+
 def test_windows_that_drew_differently_do_not_mix(trained, batch):
     """Each window halts as if all had drawn the same as it."""
     criteria = [TokenExit(0, "ignore"), TokenExit(2, "ignore")]
@@ -249,7 +262,6 @@ def test_how_much_heads_weigh(make):
     for weights, given in (
         ([1, 2, 3, 4], "linear"),
         ([1, 1, 1, 1], "uniform"),
-        ([0, 0, 0, 1], "deepest"),
     ):
         expected = (by_layer * torch.tensor(weights)).sum() / sum(weights)
         found = make(layer_weights=given).loss(answers, TAGS)
