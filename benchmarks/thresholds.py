@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, help="neighbours to each side")
     parser.add_argument("--sentences", action="store_true", help="texts leave as a whole")
     parser.add_argument("--left-words", choices=["ignore", "hold"], default="ignore")
+    parser.add_argument("--kv", choices=["copy", "drop"], help="whether what left is attended to")
     parser.add_argument(
         "--criterion",
         nargs="+",
@@ -68,6 +69,8 @@ def main() -> None:
         pairs = Config().from_str("[criterion]\n" + "\n".join(given))["criterion"]
         criterion = {"@misc": f"spacy-early-exit.{name}", **pairs}
     settings = {"criterion": criterion} if criterion else {}
+    if args.kv:
+        settings["kv"] = args.kv
     nlp = spacy.load(args.model, config={"components": {"early_exit_ner": settings}})
     gold = list(DocBin().from_disk(args.corpus).get_docs(nlp.vocab))
     thresholds = [float(threshold) for threshold in args.thresholds.split(",")]

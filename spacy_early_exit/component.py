@@ -57,6 +57,7 @@ DEFAULT_CONFIG = Config().from_str(
     batch_wordpieces = 2048
     window_length = null
     window_overlap = 64
+    kv = "copy"
     quantize = null
 
     [early_exit_ner.criterion]
@@ -116,6 +117,7 @@ def make_early_exit_ner(
     batch_wordpieces: int,
     window_length: Optional[int],
     window_overlap: int,
+    kv: Literal["copy", "drop"],
     quantize: Optional[Literal["int8"]],
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitNER":
@@ -134,6 +136,7 @@ def make_early_exit_ner(
         batch_wordpieces=batch_wordpieces,
         window_length=window_length,
         window_overlap=window_overlap,
+        kv=kv,
         quantize=quantize,
         scorer=scorer,
     )
@@ -160,6 +163,8 @@ class EarlyExitNER(TrainablePipe):
     window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
+    kv (str): Whether words that left stay part of the context that others attend to, with the state
+        they kept (``"copy"``), or not (``"drop"``), which saves their keys and values as well.
     quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: in fp32. What is trained
         and saved is fp32.
     scorer (Optional[Callable]): The scorer.
@@ -182,11 +187,20 @@ class EarlyExitNER(TrainablePipe):
         batch_wordpieces: int = 2048,
         window_length: Optional[int] = None,
         window_overlap: int = 64,
+        kv: Literal["copy", "drop"] = "copy",
         quantize: Optional[Literal["int8"]] = None,
         scorer: Optional[Callable[..., Any]] = ner_score,
     ):
         if quantize not in (None, "int8"):
             raise ValueError(f"quantize of '{name}' must be null or 'int8', not {quantize!r}.")
+        if kv not in ("copy", "drop"):
+            raise ValueError(f"kv of '{name}' must be 'copy' or 'drop', not {kv!r}.")
+        if kv == "drop" and getattr(criterion, "watches_left_words", False):
+            raise ValueError(
+                f"kv = \"drop\" of '{name}' leaves nothing of words that left, but its criterion "
+                f'{type(criterion).__name__} watches them. Set left_words = "ignore" there, or '
+                f'kv = "copy".'
+            )
         for setting, value in (
             ("batch_wordpieces", batch_wordpieces),
             ("window_length", 1 if window_length is None else window_length),
@@ -217,6 +231,7 @@ class EarlyExitNER(TrainablePipe):
         self.batch_wordpieces = batch_wordpieces
         self.window_length = window_length
         self.window_overlap = window_overlap
+        self.kv = kv
         self.quantize = quantize
         # The knobs are read from here on every call, and stored in config.cfg alone.
         self.cfg: Dict[str, Any] = {"threshold": threshold, "speedup": speedup}
@@ -322,6 +337,7 @@ class EarlyExitNER(TrainablePipe):
             window_length=self.window_length,
             window_overlap=self.window_overlap,
             batch_wordpieces=self.batch_wordpieces,
+            kv=self.kv,
             precision=self.quantize or "fp32",
         )
 
@@ -362,7 +378,7 @@ class EarlyExitNER(TrainablePipe):
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
         return {
             "weights": self._shim.fingerprint(),
-            "kept_state": self._shim.kept_state,
+            "kept_state": self._shim.kept_state if self.kv == "copy" else "dropped",
             "criterion": describe(self.criterion),
             "decoder": describe(self.decoder),
             "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}",

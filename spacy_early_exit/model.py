@@ -24,7 +24,7 @@ from thinc.util import get_torch_default_device
 from .criteria.entropy import TokenExit
 from .encoders import EncoderSource
 from .forks import ready_for_torch
-from .network.batch import Batch
+from .network.batch import KV, Batch
 from .network.criterion import Criterion
 from .network.encoder import KeptState
 from .network.loop import Exits, run_all_heads, run_with_exits
@@ -54,6 +54,7 @@ class RunSettings:
     window_overlap (int): Wordpieces that neighbouring windows of a doc share.
     batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
         another, on as many threads as torch may use.
+    kv (KV): Whether the others attend to what left.
     precision (Precision): Of the products, when predicting.
     stage (Optional[Stage]): How to train, where it is called for training; None: jointly.
     """
@@ -63,6 +64,7 @@ class RunSettings:
     window_length: Optional[int] = None
     window_overlap: int = 64
     batch_wordpieces: int = 2048
+    kv: KV = "copy"
     precision: Precision = "fp32"
     stage: Optional[Stage] = None
 
@@ -184,7 +186,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
         with torch.inference_mode():
             exits = run_with_exits(
                 network,
-                Batch.of(batch, network.device),
+                Batch.of(batch, network.device, settings.kv),
                 settings.criterion,
                 settings.threshold,
             )
@@ -215,7 +217,7 @@ def simulate(
     answers = []
     with torch.inference_mode():
         for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
-            ragged = Batch.of(batch, network.device)
+            ragged = Batch.of(batch, network.device, settings.kv)
             answers.append((ragged, run_all_heads(network, ragged)))
     return functools.partial(simulated_saving, network.spec, answers)
 
@@ -267,7 +269,7 @@ def _begin_update(
     answers: List[Answers] = []
     for batch in batches(_windows(shim.trained, docs, settings), settings.batch_wordpieces):
         windows.extend(batch)
-        ragged = Batch.of(batch, network.device)
+        ragged = Batch.of(batch, network.device, settings.kv)
         answers.append(stage.run(network, ragged, dropout, criterion, teacher))
     outputs = [answer.logits for answer in answers]
     taught = [answer.teacher for answer in answers if answer.teacher is not None]

@@ -66,6 +66,32 @@ class TestPredicting:
         backwards = [answers(d) for d in nlp.pipe(texts[::-1], component_cfg=cfg)]
         assert backwards == alone[::-1]
 
+    def test_same_answer_in_any_batch_where_what_left_is_dropped(self, nlp):
+        ner, texts, cfg = nlp.get_pipe(NAME), texts_of_all_lengths(count=20), at(threshold=0.3)
+        copied = [nlp(text, component_cfg=cfg)._.early_exit[NAME] for text in texts]
+        ner.kv = "drop"
+        alone = [nlp(text, component_cfg=cfg) for text in texts]
+        together = nlp.pipe(texts, component_cfg=cfg)
+        assert [answers(doc) for doc in together] == [answers(doc) for doc in alone]
+        dropped = [doc._.early_exit[NAME] for doc in alone]
+        # The first layer, and so its exits, are the same; what follows has less to attend to.
+        assert sum(r.spent for r in dropped) < sum(r.spent for r in copied)
+        assert ner.fingerprint()["kept_state"] == "dropped"
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"kv": "keep"},
+            {
+                "kv": "drop",
+                "criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "left_words": "hold"},
+            },
+        ],
+    )
+    def test_a_context_that_can_not_be_is_refused(self, wrong):
+        with pytest.raises(ValueError, match=f"kv.*{wrong['kv']}"):
+            spacy.blank("en").add_pipe(NAME, config=wrong)
+
     def test_predict_changes_no_doc(self, nlp):
         doc = nlp.make_doc(TEXTS[0])
         predictions = nlp.get_pipe(NAME).predict(iter([doc]))

@@ -7,7 +7,7 @@ window's last word has left.
 """
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence
+from typing import List, Literal, Optional, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .attention import lengths_of
 from .window import Window
+
+KV = Literal["copy", "drop"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Batch:
     lengths (List[int]): Wordpieces of each window.
     units (int): Number of units without those of the special tokens, which follow: the one
         of window ``i`` is ``units + i``.
+    kv (KV): Whether what left stays part of the context that others attend to, with the state it
+        kept (``"copy"``), or not (``"drop"``).
     """
 
     ids: Tensor
@@ -42,6 +46,7 @@ class Batch:
     unit_of_word: Tensor
     lengths: List[int]
     units: int
+    kv: KV = "copy"
 
     @property
     def windows(self) -> int:
@@ -54,11 +59,12 @@ class Batch:
         return len(self.piece_of_word)
 
     @classmethod
-    def of(cls, windows: Sequence[Window], device: torch.device) -> "Batch":
+    def of(cls, windows: Sequence[Window], device: torch.device, kv: KV = "copy") -> "Batch":
         """Put windows behind one another.
 
         windows (Sequence[Window]): At least one; each has at least one word.
         device (torch.device): Where the tensors shall lie.
+        kv (KV): Whether others attend to what left.
         RETURNS (Batch): The batch.
         """
         lengths = [len(window.ids) for window in windows]
@@ -90,6 +96,7 @@ class Batch:
             ),
             lengths=lengths,
             units=units,
+            kv=kv,
         )
 
 
@@ -98,12 +105,12 @@ class Running:
     """Who is still being computed, between two layers.
 
     words (Tensor): Words that have not left. *Shape:* ``(active words,)``
-    pieces (Tensor): Wordpieces of the windows that have not ended: the context, and the rows
-        of the hidden states. *Shape:* ``(context,)``
+    pieces (Tensor): Wordpieces of the windows that have not ended, without those that left where
+        they are dropped: the context, and the rows of the hidden states. *Shape:* ``(context,)``
     queries (Optional[Tensor]): Rows of the context that are still computed; None: all of
         them. *Shape:* ``(queries,)``
     row_of_piece (Tensor): Row of each wordpiece of the batch in the context; meaningless
-        where its window has ended. *Shape:* ``(wordpieces,)``
+        where it is not part of it. *Shape:* ``(wordpieces,)``
     query_lengths (List[int]): Queries of each running window.
     context_lengths (List[int]): Wordpieces of each running window.
     windows (Tensor): Windows that have not ended. *Shape:* ``(running windows,)``
@@ -148,7 +155,10 @@ class Running:
         words = self.words[alive[batch.unit_of_word[self.words]]]
         alive[batch.units + batch.window_of_word[words]] = True
         window_runs = alive[batch.units :]
-        pieces = self.pieces[window_runs[batch.window_of_piece[self.pieces]]]
+        stays = alive[batch.unit_of_piece[self.pieces]]
+        if batch.kv == "copy":
+            stays = window_runs[batch.window_of_piece[self.pieces]]
+        pieces = self.pieces[stays]
         queries = alive[batch.unit_of_piece[pieces]].nonzero().squeeze(1)
         row_of_piece = self.row_of_piece
         if len(pieces) < len(self.pieces):
@@ -163,7 +173,7 @@ class Running:
             queries=queries if len(queries) < len(pieces) else None,
             row_of_piece=row_of_piece,
             query_lengths=[counts[i] for i in running],
-            context_lengths=[batch.lengths[i] for i in running],
+            context_lengths=[(batch.lengths if batch.kv == "copy" else counts)[i] for i in running],
             windows=windows,
         )
 

@@ -47,7 +47,8 @@ def run_reference(
         left = torch.cat([units_left, windows_left])[batch.unit_of_piece]  # (wordpieces,)
         gone = torch.zeros_like(cells)
         gone[cells] = left
-        new = _sums(network, number, hidden, cells)
+        attended = cells & ~gone if batch.kv == "drop" else cells
+        new = _sums(network, number, hidden, attended)
         sums = torch.where(gone[:, :, None], sums, new)
         norm = network.encoder.layer(number).output_norm
         if network.encoder.kept_state == "pre_norm":
@@ -78,13 +79,13 @@ def run_reference(
     return Exits(logits, exit_layer, costs, costs, 0, hidden[cells])
 
 
-def _sums(network: Tagger, number: int, hidden: Tensor, cells: Tensor) -> Tensor:
+def _sums(network: Tagger, number: int, hidden: Tensor, attended: Tensor) -> Tensor:
     layer = network.encoder.layer(number)
     windows, longest, width = hidden.shape
     shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
     query, key, value = (part.view(shape) for part in layer.qkv(hidden))
     scores = torch.einsum("wqhd,wkhd->whqk", query, key) / shape[-1] ** 0.5
-    scores = scores.masked_fill(~cells[:, None, None, :], float("-inf"))
+    scores = scores.masked_fill(~attended[:, None, None, :], float("-inf"))
     mixed = torch.einsum("whqk,wkhd->wqhd", scores.softmax(-1), value)
     mixed = mixed.reshape(windows, longest, width)
     hidden = layer.attention_norm(layer.attention_output(mixed) + hidden)

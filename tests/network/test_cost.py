@@ -44,11 +44,17 @@ def test_cost_equals_torchs_own_count_on_the_real_encoder(threshold, minilm, en)
     assert_counted(trained, en, texts, TokenExit(1, "ignore"), threshold)
 
 
-def assert_counted(trained, nlp, texts, criterion, threshold):
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_cost_equals_torchs_own_count_where_what_left_is_dropped(family, encoders, en):
+    trained = network_of(encoders[family], spread=0.3)
+    assert_counted(trained, en, TEXTS, TokenExit(1, "ignore"), 0.2, kv="drop")
+
+
+def assert_counted(trained, nlp, texts, criterion, threshold, kv="copy"):
     length = trained.network.spec.max_wordpieces
     for text in texts:
         for window in windows_of([nlp.make_doc(text)], trained.tokenizer, length, 8):
-            batch = Batch.of([window], CPU)
+            batch = Batch.of([window], CPU, kv)
             exits, macs = counted(
                 trained.network, batch, criterion if threshold else None, threshold
             )

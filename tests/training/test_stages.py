@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import spacy
@@ -69,6 +70,17 @@ def test_training_with_halting_sees_what_prediction_will_see(network, batch, cri
     torch.testing.assert_close(at_exit, predicted.logits, rtol=1e-4, atol=1e-4)
     if threshold == 0.2 and isinstance(criterion, TokenExit):
         assert len(exit_layer.unique()) > 1
+
+
+def test_training_sees_what_prediction_will_see_where_what_left_is_dropped(network, batch):
+    dropping, criterion = replace(batch, kv="drop"), TokenExit(0, "ignore")
+    with torch.no_grad():
+        halting = fixed(dropping, criterion, 0.2)
+        logits, exit_layer = run_all_heads_halting(network, dropping, halting)
+        predicted = run_with_exits(network, dropping, criterion, 0.2)
+    assert torch.equal(exit_layer, predicted.exit_layer) and len(exit_layer.unique()) > 1
+    at_exit = logits[exit_layer - 1, torch.arange(batch.words)]
+    torch.testing.assert_close(at_exit, predicted.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_without_halting_it_is_joint_training(trained, batch):
