@@ -173,7 +173,7 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
 
 
 def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[DocExits]:
-    """Tag docs, leaving early. Touches nothing that another thread could see.
+    """Tag docs, leaving early. Touches nothing of the network that another thread could see.
 
     trained (Trained): Network and tokenizer.
     docs (List[Doc]): The docs.
@@ -192,8 +192,14 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
             )
         return list(_by_window(batch, exits))
 
-    cut = _batches(network, _windows(trained, docs, settings), settings)
-    done = run_side_by_side(run, cut) if network.device.type == "cpu" else map(run, cut)
+    windows = _windows(trained, docs, settings)
+    if network.device.type == "cpu":
+        at_once, least = worker_count(), LEAST_WORDPIECES
+        cut = list(batches(windows, settings.batch_wordpieces, at_once, least))
+        done = run_side_by_side(run, cut)
+    else:
+        cut = list(batches(windows, settings.batch_wordpieces))
+        done = [run(batch) for batch in cut]
     parts: List[List[DocExits]] = [[] for _ in docs]
     for batch, found in zip(cut, done):
         for window, part in zip(batch, found):
@@ -305,18 +311,6 @@ def _windows(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[W
     specials = len(tokenizer.prefix) + len(tokenizer.suffix)
     overlap = min(settings.window_overlap, (length - specials) // 2)
     return windows_of(docs, tokenizer, length, overlap)
-
-
-def _batches(network: Tagger, windows: List[Window], settings: RunSettings) -> List[List[Window]]:
-    """RETURNS (List[List[Window]]): Batches, on a CPU one for each worker if that does not make
-    them too small.
-    """
-    most = settings.batch_wordpieces
-    if network.device.type == "cpu" and windows:
-        lengths = [len(window.ids) for window in windows]
-        parts = min(worker_count(), sum(lengths) // LEAST_WORDPIECES) or 1
-        most = min(most, sum(lengths) // parts + max(lengths))
-    return list(batches(windows, most))
 
 
 def check_settings(trained: Trained, settings: RunSettings) -> None:

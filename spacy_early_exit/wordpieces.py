@@ -5,6 +5,7 @@ words by character offsets. Nothing is truncated: a longer text is cut into over
 windows, and each word is tagged in the one that shows most of its surroundings.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterator, List, Sequence, Tuple
@@ -256,20 +257,30 @@ def windows_of(
     return windows
 
 
-def batches(windows: Sequence[Window], wordpieces: int) -> Iterator[List[Window]]:
+def batches(
+    windows: Sequence[Window], wordpieces: int, at_once: int = 1, least: int = 1
+) -> Iterator[List[Window]]:
     """Group windows of like length.
 
     windows (Sequence[Window]): The windows, in any order.
     wordpieces (int): A batch holds at most this many; a longer window is a batch of its own.
+    at_once (int): How many batches run beside one another: as many, or twice as many ..., of
+        about the same size are made.
+    least (int): But none smaller than this only for that.
     YIELDS (List[Window]): Batches, longest windows first.
     """
+    left = sum(len(window.ids) for window in windows)
+    parts = math.ceil(left / wordpieces)
+    parts = max(parts, min(math.ceil(parts / at_once) * at_once, left // least))
     batch: List[Window] = []
     size = 0
     for window in sorted(windows, key=lambda window: -len(window.ids)):
-        if batch and size + len(window.ids) > wordpieces:
+        length = len(window.ids)
+        if batch and (size + length > wordpieces or size + length / 2 > left / parts):
             yield batch
+            left, parts = left - size, max(parts - 1, 1)
             batch, size = [], 0
         batch.append(window)
-        size += len(window.ids)
+        size += length
     if batch:
         yield batch

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacy_early_exit.encoders import HFEncoder
+from spacy_early_exit.network.window import Window
 from spacy_early_exit.wordpieces import (
     WordpieceTokenizer,
     align,
@@ -244,3 +245,29 @@ def test_ordinary_text_gives_no_warning(tokenizer_of, en):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         windows_of([en.make_doc(text) for text in TEXTS], tokenizer_of("bert"), 48, 8)
+
+
+@pytest.mark.parametrize(
+    "lengths, at_once, expected",
+    [
+        ([512] * 2, 2, [512, 512]),
+        ([512] * 4, 2, [1024, 1024]),
+        ([512] * 4, 4, [512] * 4),
+        ([512] + [20] * 60, 2, [852, 860]),
+        ([25] * 200, 2, [1250] * 4),
+        ([25] * 410, 1, [1708] * 6),
+        ([25] * 20, 4, [250, 250]),  # four would be smaller than need be
+        ([25] * 12, 4, [300]),
+        ([3000, 30], 2, [3000, 30]),
+        ([], 2, []),
+    ],
+)
+def test_batches_that_run_at_once_are_of_one_size(lengths, at_once, expected):
+    none = np.zeros(0, dtype=np.int64)
+    windows = [
+        Window(0, np.zeros(length, dtype=np.int64), none, 0, none, none, none, none)
+        for length in lengths
+    ]
+    found = [sum(len(w.ids) for w in b) for b in batches(windows, 2048, at_once, 250)]
+    assert sum(found) == sum(lengths) and len(found) == len(expected)
+    assert found == pytest.approx(expected, abs=25)

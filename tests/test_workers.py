@@ -1,12 +1,22 @@
+"""Batches beside one another, whatever the number of threads."""
+
+import gc
+import os
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 import torch
 
+from spacy_early_exit import workers
 from spacy_early_exit.model import LEAST_WORDPIECES
-from spacy_early_exit.workers import run_side_by_side, worker_count
+from spacy_early_exit.workers import Helpers, run_side_by_side, worker_count
 
-from .factories import texts_of_all_lengths
+from .factories import ROOT, texts_of_all_lengths
+
+NAME = "early_exit_ner"
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -17,46 +27,221 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-def test_results_come_in_order_and_torch_has_the_threads_it_had(threads):
-    seen = run_side_by_side(lambda i: (i, torch.get_num_threads()), list(range(20)))
-    assert [i for i, _ in seen] == list(range(20))
-    assert {own for _, own in seen} == {1}
-    assert torch.get_num_threads() == threads
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def in_a_thread(function):
     found = []
-    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread = threading.Thread(target=lambda: found.append(function()))
     thread.start()
     thread.join()
-    assert found == [threads]  # as a thread that others start
+    return found[0]
 
 
-def test_several_run_at_once(threads):
-    meeting = threading.Barrier(worker_count(), timeout=60)
-    run_side_by_side(lambda i: meeting.wait(), list(range(2 * worker_count())))
+def helpers_there_are():
+    gc.collect()
+    for _ in range(100):  # they need a moment to end
+        time.sleep(0.01)
+    return sum("_help" in thread.name for thread in threading.enumerate())
 
 
-def test_what_one_raises_is_raised(threads):
-    with pytest.raises(ZeroDivisionError):
-        run_side_by_side(lambda i: 1 / (i - 3), list(range(9)))
-    assert run_side_by_side(abs, [-1, -2]) == [1, 2]
+class TestResults:
+    def test_they_come_in_order_from_threads_with_one_of_torchs_each(self, threads):
+        seen = run_side_by_side(lambda i: (i, torch.get_num_threads()), list(range(20)))
+        assert [i for i, _ in seen] == list(range(20))
+        assert {own for _, own in seen} == {1}
+
+    def test_several_run_at_once(self, threads):
+        meeting = threading.Barrier(worker_count(), timeout=60)
+        run_side_by_side(lambda i: meeting.wait(), list(range(2 * worker_count())))
+
+    def test_one_thing_alone_has_all_threads(self, threads):
+        assert run_side_by_side(lambda i: torch.get_num_threads(), [0]) == [threads]
+
+    def test_what_one_raises_is_raised_and_the_next_call_works(self, threads):
+        with pytest.raises(ZeroDivisionError):
+            run_side_by_side(lambda i: 1 / (i - 3), list(range(9)))
+        assert run_side_by_side(abs, [-1, -2]) == [1, 2]
+
+    def test_nothing_more_is_begun_after_a_failure(self, two_threads):
+        begun = []
+
+        def fail(i):
+            begun.append(i)
+            time.sleep(0.01)
+            raise ValueError(i)
+
+        with pytest.raises(ValueError, match="0"):
+            run_side_by_side(fail, list(range(50)))
+        assert len(begun) <= 2
+
+    @pytest.mark.parametrize("number", [5, 6, 7, 9])
+    def test_many_threads_are_shared_out_without_a_rest(self, number):
+        helpers = Helpers(number)
+        seen, meeting = [], threading.Barrier(helpers.count + 1, timeout=60)
+
+        def note():
+            seen.append(torch.get_num_threads())
+            meeting.wait()
+
+        helpers.all_do(note)
+        meeting.wait()
+        assert len(seen) == workers.MOST and sum(seen) == number
 
 
-def test_one_thing_alone_has_all_threads(threads):
-    assert run_side_by_side(lambda i: torch.get_num_threads(), [0]) == [threads]
+class TestTorchsThreads:
+    def test_the_caller_and_new_threads_have_as_many_as_before(self, threads):
+        default = in_a_thread(torch.get_num_threads)
+        run_side_by_side(abs, [1, 2, 3])
+        assert torch.get_num_threads() == threads
+        assert in_a_thread(torch.get_num_threads) == default
+
+    def test_each_thread_has_helpers_of_its_own(self, two_threads):
+        # All four can only meet if none waits for helpers that another one has.
+        meeting = threading.Barrier(4, timeout=60)
+
+        def call():
+            torch.set_num_threads(2)
+            run_side_by_side(lambda i: meeting.wait(), [0, 1])
+
+        callers = [threading.Thread(target=call) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert not meeting.broken and meeting.n_waiting == 0
+
+    def test_helpers_end_with_the_thread_that_they_help(self, two_threads):
+        before = helpers_there_are()
+
+        def call():
+            torch.set_num_threads(2)
+            run_side_by_side(abs, [1, 2])
+            return sum("_help" in thread.name for thread in threading.enumerate())
+
+        assert in_a_thread(call) == before + 2
+        assert helpers_there_are() == before
+
+    def test_where_no_thread_can_be_started_it_goes_on_without(self, two_threads, monkeypatch):
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(workers._own, "helpers", None, raising=False)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert run_side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
+
+    def test_where_only_one_more_can_be_started_it_goes_on_without(self, two_threads, monkeypatch):
+        start, started = threading.Thread.start, []
+
+        def some(thread):
+            if len(started) == 2:  # the one that starts others, and one of those
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+            start(thread)
+
+        monkeypatch.setattr(workers._own, "helpers", None, raising=False)
+        monkeypatch.setattr(threading.Thread, "start", some)
+        assert run_side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
 
 
-def test_the_same_entities_with_any_number_of_threads(nlp, threads):
+def answers(docs):
+    docs = list(docs)
+    records = [doc._.early_exit[NAME] for doc in docs]
+    return [
+        ([(ent.text, ent.label_) for ent in doc.ents], record.layers, record.spent)
+        for doc, record in zip(docs, records)
+    ]
+
+
+@pytest.fixture
+def tagger(nlp):
+    nlp.get_pipe(NAME).store_exits = True
+    return nlp
+
+
+@pytest.fixture(scope="module")
+def texts():
     texts = texts_of_all_lengths(count=150)
     assert sum(map(len, texts)) > 12 * LEAST_WORDPIECES
-    nlp.get_pipe("early_exit_ner").store_exits = True
+    return texts
 
-    def found():
-        docs = list(nlp.pipe(texts, batch_size=1000))
-        records = [doc._.early_exit["early_exit_ner"] for doc in docs]
-        return [
-            ([(ent.text, ent.label_) for ent in doc.ents], record.layers, record.spent)
-            for doc, record in zip(docs, records)
-        ]
 
-    several = found()
-    torch.set_num_threads(1)
-    assert several == found()
+class TestPipelines:
+    def test_the_same_entities_with_any_number_of_threads(self, tagger, texts, threads):
+        several = answers(tagger.pipe(texts, batch_size=1000))
+        torch.set_num_threads(1)
+        assert several == answers(tagger.pipe(texts, batch_size=1000))
+
+    def test_processes_that_fork_afterwards_give_the_same(self, tagger, texts, two_threads):
+        expected = answers(tagger.pipe(texts, batch_size=1000))
+        assert workers._own.helpers is not None
+        assert answers(tagger.pipe(texts, batch_size=50, n_process=2)) == expected
+
+    def test_a_process_that_forks_itself_afterwards_does_not_hang(self, tagger, texts, two_threads):
+        expected = answers(tagger.pipe(texts, batch_size=1000))
+        child = os.fork()
+        if child == 0:
+            same = False
+            try:
+                same = answers(tagger.pipe(texts, batch_size=1000)) == expected
+                torch.set_num_threads(2)  # as a user might
+                same = same and run_side_by_side(abs, [-1, -2]) == [1, 2]
+            finally:
+                os._exit(0 if same else 1)
+        for _ in range(600):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, 9)
+            pytest.fail("the child hangs")
+        assert os.waitstatus_to_exitcode(status) == 0
+
+    def test_threads_that_share_a_pipeline_give_the_same(self, tagger, texts, two_threads):
+        expected = answers(tagger.pipe(texts, batch_size=1000))
+        found = []
+
+        def call():
+            torch.set_num_threads(2)
+            found.append(answers(tagger.pipe(texts, batch_size=1000)))
+
+        callers = [threading.Thread(target=call) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert found == [expected] * 3
+
+
+AFTERWARDS = """
+import sys, threading, time, atexit
+import torch
+from spacy_early_exit.workers import run_side_by_side
+torch.set_num_threads(2)
+def late():
+    threading.main_thread().join()
+    torch.set_num_threads(2)
+    print("thread", run_side_by_side(abs, [-1, -2, -3]), flush=True)
+atexit.register(lambda: print("atexit", run_side_by_side(abs, [-4, -5]), flush=True))
+threading.Thread(target=late).start()
+run_side_by_side(abs, [1, 2])
+threading.Thread(
+    target=lambda: run_side_by_side(lambda i: time.sleep(0.5), list(range(40))), daemon=True
+).start()
+"""
+
+
+def test_it_works_and_holds_nothing_up_while_a_process_ends():
+    start = time.monotonic()
+    found = subprocess.run(
+        [sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "thread [1, 2, 3]\natexit [4, 5]\n" and not found.stderr
+    assert time.monotonic() - start < 60

@@ -18,6 +18,7 @@ from ..tags import OUTSIDE
 from .neighbours import Neighbourhoods, largest_by_window
 
 Level = Literal["word", "sentence"]
+NEVER = 2**31  # comparisons
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class PatienceExit:
     level (Level): ``"word"``: a word leaves when it and its neighbours may; ``"sentence"``: a
         window leaves when all its words may, and disagrees when one of them does.
     window (int): How many words to each side are neighbours.
-    outside_patience (int): As ``patience``, for words that are in no entity.
+    outside_patience (int): As ``patience``, for words that are in no entity; 0: those never leave.
     min_layer (int): The first layer at which anybody leaves.
     """
 
@@ -69,7 +70,8 @@ class PatienceExit:
         state.tags[step.words], state.lengths[step.words] = tags, lengths
         if not self.patience or step.layer < self.min_layer:
             return torch.zeros_like(changed)
-        needed = torch.where(tags == OUTSIDE, self.outside_patience, self.patience)
+        outside = self.outside_patience or NEVER
+        needed = torch.where(tags == OUTSIDE, outside, self.patience)
         # A threshold of 1 leaves it to patience: even a uniform distribution will do.
         unsure = (uncertainty(step.logits) >= step.threshold) & (step.threshold < 1.0)
         return ~self._any_around(step, state, (lengths < needed) | unsure)
@@ -95,12 +97,13 @@ def make_patience_exit(
     as for ``TokenExit.v1``: savings between those of two patiences are reached that way.
 
     patience (int): How many comparisons of neighbouring layers in a row must agree. So nobody
-        leaves before layer ``patience + 1``; 0, and as many as the encoder has layers or more:
-        nobody leaves at all.
+        leaves before layer ``patience + 1``: where there are no more layers than that, and with
+        0, nobody leaves at all.
     level (Level): ``"word"`` or ``"sentence"``: who leaves.
     window (int): How many words to each side must be ready, too, or have left. For ``"word"``.
     outside_patience (Optional[int]): Another patience for words that are in no entity, which
-        agree from the first layer on even where an entity is found later; None: the same.
+        agree from the first layer on even where an entity is found later; 0: those never leave;
+        None: the same.
     min_layer (int): The first layer at which anybody leaves, counted from 1.
     RETURNS (Criterion): The criterion.
     RAISES (ValueError): If an argument makes no sense.

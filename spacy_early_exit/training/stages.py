@@ -61,8 +61,9 @@ class JointTraining:
 
     distillation (float): Weight of what the earlier heads learn from the deepest.
     layer_weights (LayerWeights): How the heads' losses are weighed: see ``layer_weighted``.
-    detach_early_heads (bool): Whether the encoder learns from the deepest head alone, as a plain
-        tagger does, and the others from its states as they are.
+    detach_early_heads (bool): Whether the encoder learns from the deepest head alone, as that of a
+        plain tagger does, and the other heads from its states as they are. (All gradients are
+        still clipped together.)
     """
 
     distillation: float = 0.0

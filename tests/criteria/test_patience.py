@@ -32,8 +32,8 @@ class TestWords:
         criterion = make_patience_exit(patience, window=0)
         assert exits(criterion, batch_of(2), [[0, 1]] * 5) == [patience + 1] * 2
 
-    @pytest.mark.parametrize("patience", [0, 5, 99])
-    def test_patience_of_0_or_as_many_as_layers_is_full_depth(self, patience):
+    @pytest.mark.parametrize("patience", [0, 5, 6, 99])
+    def test_patience_of_0_or_from_one_less_than_layers_on_is_full_depth(self, patience):
         assert exits(make_patience_exit(patience), batch_of(2), [[0, 1]] * 5) == [6, 6]
 
     def test_a_change_starts_the_count_again(self):
@@ -53,6 +53,10 @@ class TestWords:
     def test_words_outside_entities_may_need_more(self):
         criterion = make_patience_exit(1, window=0, outside_patience=3)
         assert exits(criterion, batch_of(3), [[0, 1, 2]] * 5) == [4, 2, 2]
+
+    def test_a_patience_of_0_is_for_ever_for_words_outside_entities_too(self):
+        criterion = make_patience_exit(2, window=0, outside_patience=0)
+        assert exits(criterion, batch_of(3), [[0, 1, 2]] * 5) == [6, 3, 3]
 
     def test_nobody_leaves_before_the_first_layer_allowed(self):
         criterion = make_patience_exit(1, window=0, min_layer=4)
