@@ -55,23 +55,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if not args.corpus.is_file():
         raise SystemExit(f"There is no file {args.corpus}.")
-    criterion = {}
-    if args.window is not None:
-        criterion = {
-            "@misc": "spacy-early-exit.TokenExit.v1",
-            "window": args.window,
-            "left_words": args.left_words,
-        }
-    if args.sentences:
-        criterion = {"@misc": "spacy-early-exit.SentenceExit.v1"}
-    if args.criterion:
-        name, *given = args.criterion
-        pairs = Config().from_str("[criterion]\n" + "\n".join(given))["criterion"]
-        criterion = {"@misc": f"spacy-early-exit.{name}", **pairs}
-    settings = {"criterion": criterion} if criterion else {}
-    if args.kv:
-        settings["kv"] = args.kv
-    nlp = spacy.load(args.model, config={"components": {"early_exit_ner": settings}})
+    settings = {"components": {"early_exit_ner": settings_of(args)}}
+    nlp = spacy.load(args.model, config=settings)
     gold = list(DocBin().from_disk(args.corpus).get_docs(nlp.vocab))
     thresholds = [float(threshold) for threshold in args.thresholds.split(",")]
     bar = tqdm(thresholds, desc="scores", leave=False)
@@ -96,6 +81,27 @@ def main() -> None:
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(rows, indent=2))
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, object]:
+    """RETURNS (dict[str, object]): What the arguments change in the component's config."""
+    criterion: dict[str, object] = {}
+    if args.window is not None:
+        criterion = {
+            "@misc": "spacy-early-exit.TokenExit.v1",
+            "window": args.window,
+            "left_words": args.left_words,
+        }
+    if args.sentences:
+        criterion = {"@misc": "spacy-early-exit.SentenceExit.v1"}
+    if args.criterion:
+        name, *given = args.criterion
+        pairs = Config().from_str("[criterion]\n" + "\n".join(given))["criterion"]
+        criterion = {"@misc": f"spacy-early-exit.{name}", **pairs}
+    settings: dict[str, object] = {"criterion": criterion} if criterion else {}
+    if args.kv:
+        settings["kv"] = args.kv
+    return settings
 
 
 def measure(nlp: spacy.Language, gold: list[Doc], threshold: float) -> dict[str, float]:

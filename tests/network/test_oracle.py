@@ -133,7 +133,7 @@ def compare(network, windows, criterion, threshold, kv="copy") -> set:
     RETURNS (set): The layers at which words left.
     """
     shuffled = random.Random(3).sample(windows, len(windows))
-    layers, ties, words = set(), 0, 0
+    layers, ties, words, tied_labels = set(), 0, 0, 0
     with torch.inference_mode():
         for size in (1, 2, 7, 64):
             for start in range(0, len(shuffled), size):
@@ -147,12 +147,15 @@ def compare(network, windows, criterion, threshold, kv="copy") -> set:
                 torch.testing.assert_close(fast.states, plain.states, rtol=0, atol=2e-5)
                 torch.testing.assert_close(fast.logits, plain.logits, rtol=1e-4, atol=1e-4)
                 first, second = plain.logits.topk(2).values.unbind(1)
-                clear = first - second > 1e-3  # nearer labels may trade places by rounding
-                assert torch.equal(fast.logits.argmax(1)[clear], plain.logits.argmax(1)[clear])
+                other = fast.logits.argmax(1) != plain.logits.argmax(1)
+                assert (first - second)[other].le(1e-4).all(), "another label, and no tie"
+                tied_labels += int(other.sum())
                 layers |= set(fast.exit_layer.tolist())
                 words += batch.words
-    print(f"{words} words compared, {ties} batches left out for a tie")
-    assert ties <= 2
+    print(
+        f"{words} words compared, {tied_labels} with tied labels, {ties} batches left out for a tie"
+    )
+    assert ties <= 2 and tied_labels <= 4  # a word is compared four times
     return layers
 
 
