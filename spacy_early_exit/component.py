@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .decoders import Decoder
     from .model import DocExits, JointLogits, RunSettings
     from .network.criterion import Criterion
-    from .training.stages import Stage
+    from .training.stages import Gradient, Stage
 
 register_extensions()
 
@@ -527,7 +527,8 @@ class EarlyExitNER(TrainablePipe):
 
     def _predict(self, docs: List[Doc], settings: "RunSettings") -> List[Prediction]:
         exits: List[DocExits] = self.model.predict((docs, settings))
-        tags = self.decoder([logits_around_presets(doc, seen) for doc, seen in zip(docs, exits)])
+        logits = [logits_around_presets(doc, seen) for doc, seen in zip(docs, exits)]
+        tags = self.decoder(logits, self._shim.trained.network.learned)
         return [Prediction(seen, tagged) for seen, tagged in zip(exits, tags)]
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Prediction]) -> None:
@@ -575,6 +576,7 @@ class EarlyExitNER(TrainablePipe):
         self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
         if start_from is None:
             self.model.initialize()
+        self._shim.set_decoder(self.decoder.parameters(tag_count(len(self._labels))))
         self._ready(Knob())
 
     def _start_from(self, pipeline: Path) -> None:
@@ -614,6 +616,7 @@ class EarlyExitNER(TrainablePipe):
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
         validate_examples(examples, "EarlyExitNER.update")
+        self._check_learned()
         settings = replace(
             self._ready(Knob(speedup=1.0)), criterion=self.criterion, stage=self.training
         )
@@ -627,22 +630,26 @@ class EarlyExitNER(TrainablePipe):
         losses[self.name] += loss
         return losses
 
-    def get_loss(self, examples: Iterable[Example], scores: "JointLogits") -> Tuple[float, Any]:
+    def get_loss(
+        self, examples: Iterable[Example], scores: "JointLogits"
+    ) -> Tuple[float, "Gradient"]:
         """Compare what all heads say with the annotation.
 
         examples (Iterable[Example]): The batch.
         scores (JointLogits): What the heads say.
-        RETURNS (Tuple[float, Any]): The loss, summed over words, and its gradient by the
-            logits, of the same shape.
+        RETURNS (Tuple[float, Gradient]): The loss, summed over words, and its gradient.
         """
         from .training.stages import loss_and_gradient
 
         return loss_and_gradient(
             self.training,
+            self.decoder,
             scores.logits,
             scores.exit_layer,
             scores.teacher,
             self._targets(examples, scores),
+            scores.window,
+            scores.learned,
         )
 
     def _targets(self, examples: Iterable[Example], scores: "JointLogits") -> "NDArray[np.int64]":
@@ -807,6 +814,7 @@ class EarlyExitNER(TrainablePipe):
         fault of single docs.
         """
         settings = self._ready(call)
+        self._check_learned()
         self._shim.at(settings.precision)
         return settings
 
@@ -822,6 +830,21 @@ class EarlyExitNER(TrainablePipe):
         settings = self._settings(self._knob(call))
         check_settings(self._shim.trained, settings)
         return settings
+
+    def _check_learned(self) -> None:
+        known = self._shim.trained.network.learned if self._is_trained else {}
+        for kind, block, names in (
+            ("decoder", self.decoder, list(self.decoder.parameters(1))),
+            ("criterion", self.criterion, getattr(self.criterion, "learned_names", ())),
+        ):
+            missing = [name for name in names if name not in known]
+            if missing and self._is_trained:
+                raise ValueError(
+                    f"The {kind} {type(block).__name__} of '{self.name}' needs "
+                    f"{', '.join(missing)}, and the weights have no such thing: they were trained "
+                    f"with another decoder. Train with the one it needs, from this pipeline on if "
+                    f"you like: [initialize.components.{self.name}] start_from."
+                )
 
 
 def _read_state(path: Path) -> Dict[str, Any]:

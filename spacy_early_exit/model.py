@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import (
     Any,
     Callable,
+    Dict,
     Iterator,
     List,
     Optional,
@@ -35,7 +36,7 @@ from .network.window import Bools, Ints, Window
 from .shim import TaggerShim
 from .storage import Trained
 from .training.memory import release_freed_memory
-from .training.stages import Answers, JointTraining, Stage
+from .training.stages import Answers, Gradient, JointTraining, Stage
 from .wordpieces import WordpieceTokenizer, batches, windows_of
 from .workers import run_side_by_side, worker_count
 
@@ -100,6 +101,8 @@ class JointLogits:
     owned (Bools): Whether it counts, or is but the context of an overlapping window.
         *Shape:* ``(words,)``
     exit_layer (Ints): The layer at which it left. *Shape:* ``(words,)``
+    window (Ints): The window it was seen in. *Shape:* ``(words,)``
+    learned (Dict[str, Any]): What the decoder has learnt, numpy or cupy.
     teacher (Any): What the network said before this stage of training, if the stage asks for
         it. *Shape:* ``(layers, words, tags)``, numpy or cupy
     """
@@ -109,6 +112,8 @@ class JointLogits:
     word: Ints
     owned: Bools
     exit_layer: Ints
+    window: Ints
+    learned: Dict[str, Any]
     teacher: Any = None
 
 
@@ -161,7 +166,8 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     X (Any): Docs, or a pair of Docs and RunSettings.
     is_train (bool): Whether all heads and a gradient are wanted.
     RETURNS (Tuple[Any, Callable]): A DocExits for each Doc, or JointLogits when training; and
-        the callback that takes the gradient of the latter's logits.
+        the callback that takes their gradient, of the latter's logits and of what the decoder has
+        learnt.
     """
     docs, settings = X if isinstance(X, tuple) else (X, RunSettings())
     docs = list(docs)
@@ -225,7 +231,7 @@ def simulate(
         for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
             ragged = Batch.of(batch, network.device, settings.kv)
             answers.append((ragged, run_all_heads(network, ragged)))
-    return functools.partial(simulated_saving, network.spec, answers)
+    return functools.partial(simulated_saving, network, answers)
 
 
 def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
@@ -281,10 +287,14 @@ def _begin_update(
     taught = [answer.teacher for answer in answers if answer.teacher is not None]
     nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
 
-    def backprop(d_logits: Any) -> List[Doc]:
-        gradient = xp2torch(d_logits, device=network.device)
-        parts = gradient.split([output.shape[1] for output in outputs], dim=1)
+    def backprop(gradient: Gradient) -> List[Doc]:
+        of_logits = xp2torch(gradient.logits, device=network.device)
+        parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
         torch.autograd.backward(outputs, list(parts))
+        for name, of_learned in gradient.learned.items():
+            torch.autograd.backward(
+                network.learned[name], xp2torch(of_learned, device=network.device)
+            )
         release_freed_memory()
         return docs
 
@@ -295,6 +305,8 @@ def _begin_update(
             word=_join([window.words for window in windows], np.int64),
             owned=_join([window.owned for window in windows], np.bool_),
             exit_layer=_join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
+            window=np.repeat(np.arange(len(windows)), [len(window.words) for window in windows]),
+            learned={name: torch2xp(known.detach()) for name, known in network.learned.items()},
             teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,
         ),
         backprop,

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple, cast
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, cast
 
 import srsly
 import torch
@@ -12,6 +12,7 @@ from thinc.api import Optimizer, torch2xp, xp2torch
 from thinc.shims.shim import Shim
 from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
+from torch import Tensor
 
 from . import storage
 from .budget.fingerprint import fingerprint_of_weights
@@ -76,6 +77,15 @@ class TaggerShim(Shim):
         self._teacher = None
         self.weights_changed()
 
+    def set_decoder(self, parameters: Mapping[str, Tensor]) -> None:
+        """Make room for what a decoder learns. See ``Tagger.set_decoder``.
+
+        parameters (Mapping[str, Tensor]): As it is before training.
+        """
+        self.trained.network.set_decoder(parameters)
+        self._teacher = None
+        self.weights_changed()
+
     def weights_changed(self) -> None:
         """Drop what was derived from the weights."""
         self._fingerprint = None
@@ -113,14 +123,14 @@ class TaggerShim(Shim):
         return self._teacher
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        """Take an optimizer step; the heads take a larger one.
+        """Take an optimizer step; the heads, and the decoder, take a larger one.
 
         optimizer (Optimizer): thinc's optimizer.
         """
         for name, parameter in self.trained.network.named_parameters():
             if parameter.grad is None:
                 continue
-            is_head = name.startswith("heads.")
+            is_head = name.startswith(("heads.", "decoder."))
             value, _ = optimizer(
                 self._key(name, parameter),
                 cast(FloatsXd, torch2xp(parameter.data)),

@@ -18,6 +18,7 @@ from .network.tagger import Tagger
 from .wordpieces import WordpieceTokenizer
 
 FORMAT_VERSION = 1
+DECODER = "decoder."  # begins the names of what the decoder learnt
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 
 
@@ -65,6 +66,13 @@ def from_files(read: Callable[[str], bytes], place: str, device: torch.device) -
     weights = _part(read, place, WEIGHTS, _read_weights)
     with torch.device("meta"):  # no memory, no random numbers: the weights follow
         network = Tagger(about["encoder"], about["tags"])
+        network.set_decoder(
+            {
+                name.removeprefix(DECODER): torch.empty([about["tags"]] * weight.dim())
+                for name, weight in weights.items()
+                if name.startswith(DECODER)
+            }
+        )
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wanted != found:

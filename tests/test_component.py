@@ -374,7 +374,7 @@ class TestLabels:
         eg = Example.from_dict(nlp.make_doc("Ann ran"), {"entities": [(0, 3, "ALIEN")]})
         with pytest.warns(UserWarning, match="ALIEN"):
             scores, _ = nlp.get_pipe(NAME).model.begin_update([eg.predicted])
-            _, gradient = nlp.get_pipe(NAME).get_loss([eg], scores)
+            _, (gradient, _) = nlp.get_pipe(NAME).get_loss([eg], scores)
         assert (gradient[:, 0] == 0).all() and (gradient[:, 1] != 0).any()
 
 
@@ -393,7 +393,7 @@ class TestTraining:
         ner = nlp.get_pipe(NAME)
         examples = examples_of(nlp)
         scores, _ = ner.model.begin_update([eg.predicted for eg in examples])
-        loss, gradient = ner.get_loss(examples, scores)
+        loss, (gradient, _) = ner.get_loss(examples, scores)
         logits = torch.from_numpy(scores.logits)
         names = ["O"] + [f"{bi}-{label}" for label in ner.labels for bi in "BI"]
         tags = [
@@ -418,7 +418,7 @@ class TestTraining:
         doc = Doc(nlp.vocab, words=words)
         eg = Example.from_dict(doc, {"words": words, "entities": ["U-PER", "-", "B-PER", "L-PER"]})
         scores, _ = ner.model.begin_update([doc])
-        _, gradient = ner.get_loss([eg], scores)
+        _, (gradient, _) = ner.get_loss([eg], scores)
         assert (gradient[:, 1] == 0).all() and (gradient[:, [0, 2, 3]] != 0).any(axis=(0, 2)).all()
         nothing = Example.from_dict(nlp.make_doc("Ann met Bob"), {})
         assert nlp.update([nothing])[NAME] == 0.0
@@ -428,7 +428,7 @@ class TestTraining:
         text = " ".join(TEXTS * 2)
         eg = Example.from_dict(nlp.make_doc(text), {"entities": []})
         scores, _ = ner.model.begin_update([eg.predicted])
-        _, gradient = ner.get_loss([eg], scores)
+        _, (gradient, _) = ner.get_loss([eg], scores)
         counted = scores.word[(gradient != 0).any(axis=(0, 2))]
         assert sorted(counted.tolist()) == list(range(len(eg.predicted)))
         assert len(scores.word) > len(counted)

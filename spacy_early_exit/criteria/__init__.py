@@ -1,12 +1,15 @@
 """Exit criteria: who may leave after a layer. One file a criterion."""
 
+from .belief import BeliefExit, make_belief_exit
 from .entropy import SentenceExit, TokenExit, make_sentence_exit, make_token_exit
 from .patience import PatienceExit, make_patience_exit
 
 __all__ = [
+    "BeliefExit",
     "PatienceExit",
     "SentenceExit",
     "TokenExit",
+    "make_belief_exit",
     "make_patience_exit",
     "make_sentence_exit",
     "make_token_exit",

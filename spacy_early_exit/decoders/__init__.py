@@ -1,6 +1,18 @@
 """Decoders: from the words' exit logits to tags. One file a decoder."""
 
-from .base import Decoder, Floats
+from .base import Decoder, Floats, Learned
+from .crf import CRFDecoder, make_crf_decoder
+from .mean_field import AINDecoder, make_ain_decoder
 from .viterbi import BIOViterbi, make_bio_viterbi
 
-__all__ = ["BIOViterbi", "Decoder", "Floats", "make_bio_viterbi"]
+__all__ = [
+    "AINDecoder",
+    "BIOViterbi",
+    "CRFDecoder",
+    "Decoder",
+    "Floats",
+    "Learned",
+    "make_ain_decoder",
+    "make_bio_viterbi",
+    "make_crf_decoder",
+]

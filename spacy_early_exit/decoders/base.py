@@ -1,21 +1,44 @@
 """What a decoder is."""
 
-from typing import List, Protocol, Sequence
+from typing import Dict, List, Mapping, Protocol, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..network.window import Ints
 
 Floats = NDArray[np.float32]
+Learned = Mapping[str, Tensor]
 
 
 class Decoder(Protocol):
-    """Chooses the tags of texts. Each text's answer depends on nothing else."""
+    """Chooses the tags of texts. Each text's answer depends on nothing else.
 
-    def __call__(self, logits: Sequence[Floats]) -> List[Ints]:
+    What it learns is kept with the weights of the network, and handed to it on every call.
+    """
+
+    def parameters(self, tags: int) -> Dict[str, Tensor]:
+        """RETURNS (Dict[str, Tensor]): What it learns, by name, as it is before training. Every
+        axis is as long as there are tags. Empty: nothing.
+        """
+
+    def __call__(self, logits: Sequence[Floats], learned: Learned) -> List[Ints]:
         """Decode texts.
 
         logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
+        learned (Learned): What it has learnt.
         RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        """
+
+    def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
+        """Say how wrong it is. Asked only if there is something to learn.
+
+        logits (Tensor): The exit logits. *Shape:* ``(words, tags)``
+        tags (Tensor): The right tag of each word, ``MISSING`` where it is not known.
+            *Shape:* ``(words,)``
+        texts (Tensor): The text of each word: those of one are behind one another.
+            *Shape:* ``(words,)``
+        learned (Learned): What it has learnt, with gradients.
+        RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``
         """

@@ -3,13 +3,14 @@
 """
 
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..network.window import Ints
-from .base import Decoder, Floats
+from .base import Decoder, Floats, Learned
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,19 @@ class BIOViterbi:
     an ``I-X``, which needs the run before, the two are searched as one.
     """
 
-    def __call__(self, logits: Sequence[Floats]) -> List[Ints]:
+    def parameters(self, tags: int) -> Dict[str, Tensor]:
+        """RETURNS (Dict[str, Tensor]): It learns nothing."""
+        return {}
+
+    def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
+        """RETURNS (Tensor): Nothing to learn from. *Shape:* ``()``"""
+        return logits.new_zeros(())
+
+    def __call__(self, logits: Sequence[Floats], learned: Learned) -> List[Ints]:
         """Decode texts.
 
         logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
+        learned (Learned): Nothing.
         RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
         """
         if not logits:

@@ -1,7 +1,7 @@
 """What an exit criterion is."""
 
-from dataclasses import dataclass
-from typing import Any, Protocol, Union
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Protocol, Union
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ class Step:
     batch (Batch): The batch that ``words`` are indices into.
     threshold (Union[float, Tensor]): The dial, in (0, 1]; in training each word may have one of
         its own. *Shape:* ``(words,)``
+    learned (Mapping[str, Tensor]): What the decoder has learnt, by name.
     """
 
     layer: int
@@ -27,6 +28,7 @@ class Step:
     logits: Tensor
     batch: Batch
     threshold: Union[float, Tensor]
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Criterion(Protocol):

@@ -76,7 +76,8 @@ def run_with_exits(
         meter.head(words)
         leaving = None
         if criterion is not None and not is_last:
-            leaving = criterion.leave(Step(number, words, answer, batch, threshold), state)
+            step = Step(number, words, answer, batch, threshold, network.learned)
+            leaving = criterion.leave(step, state)
         if watches_all and leaving is not None:
             mine = torch.searchsorted(words, running.words)
             answer, leaving = answer.index_select(0, mine), leaving[mine]

@@ -66,7 +66,7 @@ def run_reference(
         if criterion.watches_left_words:
             watched = ~windows_left[batch.window_of_word]
         words = watched.nonzero().squeeze(1)
-        step = Step(number, words, answer[words], batch, threshold)
+        step = Step(number, words, answer[words], batch, threshold, network.learned)
         may_leave = torch.zeros_like(active)
         may_leave[words] = criterion.leave(step, state)
         staying_units = batch.unit_of_word[active & ~may_leave]

@@ -13,15 +13,15 @@ from torch import Tensor
 from .batch import Batch, Running
 from .cost import Meter
 from .criterion import Criterion, Step
-from .families import EncoderSpec
+from .tagger import Tagger
 
 
 def simulate_exits(
-    spec: EncoderSpec, batch: Batch, logits: Tensor, criterion: Criterion, threshold: float
+    network: Tagger, batch: Batch, logits: Tensor, criterion: Criterion, threshold: float
 ) -> Tuple[Tensor, Meter]:
     """Let words leave by what the heads say at full depth.
 
-    spec (EncoderSpec): The sizes of the encoder.
+    network (Tagger): The network.
     batch (Batch): The batch.
     logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
     criterion (Criterion): Who may leave.
@@ -29,7 +29,7 @@ def simulate_exits(
     RETURNS (Tuple[Tensor, Meter]): The layer at which each word leaves, and the costs.
         *Shape:* ``(words,)``
     """
-    running = Running.all_of(batch)
+    spec, running = network.spec, Running.all_of(batch)
     meter = Meter(spec, logits.shape[2], batch)
     state = criterion.start(batch)
     exit_layer = torch.full_like(batch.piece_of_word, spec.layers)
@@ -41,7 +41,7 @@ def simulate_exits(
         meter.head(words)
         if is_last:
             break
-        step = Step(number, words, logits[number - 1, words], batch, threshold)
+        step = Step(number, words, logits[number - 1, words], batch, threshold, network.learned)
         leaving = criterion.leave(step, state)
         if watches_all:
             leaving = leaving[torch.searchsorted(words, running.words)]
@@ -58,7 +58,7 @@ def simulate_exits(
 
 
 def simulated_saving(
-    spec: EncoderSpec,
+    network: Tagger,
     answers: Sequence[Tuple[Batch, Tensor]],
     criterion: Criterion,
     threshold: float,
@@ -66,6 +66,6 @@ def simulated_saving(
     """RETURNS (float): Full-depth cost / simulated cost, over batches with their logits."""
     spent = full = 0
     for batch, logits in answers:
-        _, meter = simulate_exits(spec, batch, logits, criterion, threshold)
+        _, meter = simulate_exits(network, batch, logits, criterion, threshold)
         spent, full = spent + int(meter.spent.sum()), full + int(meter.full.sum())
     return full / spent if spent else 1.0

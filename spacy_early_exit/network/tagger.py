@@ -1,6 +1,8 @@
-"""The network: an encoder with an exit head, a dropout and one linear map, at every layer."""
+"""The network: an encoder with an exit head, a dropout and one linear map, at every layer; and what
+the decoder behind it learns.
+"""
 
-from typing import Sequence, cast
+from typing import Dict, Mapping, Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ class Tagger(nn.Module):
         super().__init__()
         self.encoder = Encoder(spec)
         self.heads = nn.ModuleList(nn.Linear(spec.hidden_size, tags) for _ in range(spec.layers))
+        self.decoder = nn.ParameterDict()
 
     @property
     def spec(self) -> EncoderSpec:
@@ -61,6 +64,20 @@ class Tagger(nn.Module):
             nn.init.normal_(self.head(layer).weight, std=0.02)
             nn.init.zeros_(self.head(layer).bias)
 
+    @property
+    def learned(self) -> Dict[str, Tensor]:
+        """RETURNS (Dict[str, Tensor]): What the decoder learns, by name."""
+        return dict(self.decoder.items())
+
+    def set_decoder(self, parameters: Mapping[str, Tensor]) -> None:
+        """Make room for what a decoder learns, and for nothing else.
+
+        parameters (Mapping[str, Tensor]): As it is before training. What is there under the same
+            name stays.
+        """
+        known = {name: self.decoder[name] for name in parameters if name in self.decoder}
+        self.decoder = nn.ParameterDict({**parameters, **known}).to(self.device)
+
     def scale_heads(self, temperatures: Sequence[float]) -> None:
         """Divide what each head says by a temperature.
 
@@ -72,7 +89,8 @@ class Tagger(nn.Module):
                 self.head(layer).bias.div_(temperature)
 
     def add_tags(self, tags: int) -> None:
-        """Append tags to every head. What the heads know of the others stays.
+        """Append tags to every head, and to what the decoder learns. What is known of the others
+        stays.
 
         tags (int): The new number of tags.
         """
@@ -85,6 +103,10 @@ class Tagger(nn.Module):
                 new.weight[: old.out_features] = old.weight
                 new.bias[: old.out_features] = old.bias
             self.heads[layer - 1] = new
+        for name, known in self.decoder.items():
+            grown = known.new_zeros([tags] * known.dim())
+            grown[tuple(slice(length) for length in known.shape)] = known.detach()
+            self.decoder[name] = nn.Parameter(grown)
 
 
 def uncertainty(logits: Tensor) -> Tensor:

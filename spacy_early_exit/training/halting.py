@@ -1,12 +1,12 @@
 """Who leaves while training: drawn for every batch, so that no one budget is learnt by heart."""
 
-from dataclasses import dataclass, replace
-from typing import Any, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from ..criteria import PatienceExit, TokenExit
+from ..criteria import BeliefExit, PatienceExit, TokenExit
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
 
@@ -21,6 +21,7 @@ class SampledHalting:
     choice (Tensor): Which of them each window drew. *Shape:* ``(windows,)``
     logits (Optional[Tensor]): What to judge by in place of the running pass, such as what a
         frozen network said (off-policy). *Shape:* ``(layers, words, tags)``
+    learned (Mapping[str, Tensor]): What the decoder has learnt, by name.
     """
 
     batch: Batch
@@ -28,13 +29,14 @@ class SampledHalting:
     criteria: Sequence[Tuple[Criterion, Any]]
     choice: Tensor
     logits: Optional[Tensor] = None
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
 
     def leave(self, layer: int, words: Tensor, logits: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
         if self.logits is not None:
             logits = self.logits[layer - 1, words]
         window = self.batch.window_of_word[words]
-        step = Step(layer, words, logits, self.batch, self.thresholds[window])
+        step = Step(layer, words, logits, self.batch, self.thresholds[window], self.learned)
         leaving = torch.zeros_like(words, dtype=torch.bool)
         for number, (criterion, state) in enumerate(self.criteria):
             mine = self.choice[window] == number
@@ -85,6 +87,6 @@ def neighbourhoods(criterion: Criterion, windows: Sequence[int]) -> List[Criteri
     if isinstance(criterion, TokenExit):
         # Heads judge words that have not left: those that left hold nobody back here.
         criterion = replace(criterion, left_words="ignore")
-    if isinstance(criterion, (TokenExit, PatienceExit)) and windows:
+    if isinstance(criterion, (TokenExit, PatienceExit, BeliefExit)) and windows:
         return [replace(criterion, window=window) for window in windows]
     return [criterion]

@@ -4,12 +4,25 @@ Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-E
 """
 
 from dataclasses import dataclass
-from typing import Any, List, Literal, NamedTuple, Optional, Protocol, Sequence, Tuple, get_args
+from typing import (
+    Any,
+    Dict,
+    List,
+    Literal,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    get_args,
+)
 
 import torch
 from thinc.api import torch2xp, xp2torch
 from torch import Tensor
 
+from ..decoders import Decoder
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.loop import Halting, run_all_heads, run_all_heads_halting
@@ -32,6 +45,17 @@ class Answers(NamedTuple):
     logits: Tensor
     exit_layer: Tensor
     teacher: Optional[Tensor]
+
+
+class Gradient(NamedTuple):
+    """The gradient of a loss.
+
+    logits (Any): By what the heads say, numpy or cupy. *Shape:* ``(layers, words, tags)``
+    learned (Dict[str, Any]): By what the decoder has learnt, by name.
+    """
+
+    logits: Any
+    learned: Dict[str, Any]
 
 
 class Stage(Protocol):
@@ -162,6 +186,7 @@ class SelfSampling:
             criteria=[(drawn, drawn.start(batch)) for drawn in criteria],
             choice=torch.randint(len(criteria), (batch.windows,)).to(device),
             logits=taught if self.pattern == "off_policy" else None,
+            learned=network.learned,
         )
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
@@ -179,16 +204,27 @@ class SelfSampling:
 
 
 def loss_and_gradient(
-    stage: Stage, logits: Any, exit_layer: Any, teacher: Any, tags: Any
-) -> Tuple[float, Any]:
-    """Compute a stage's loss and its gradient, arrays in and out as thinc wants it.
+    stage: Stage,
+    decoder: Decoder,
+    logits: Any,
+    exit_layer: Any,
+    teacher: Any,
+    tags: Any,
+    texts: Any,
+    learned: Mapping[str, Any],
+) -> Tuple[float, Gradient]:
+    """Compute the loss of a stage and a decoder and its gradient, arrays in and out as thinc wants
+    it. The decoder sees what every word said where it left, as when predicting.
 
     stage (Stage): The stage.
+    decoder (Decoder): The decoder.
     logits (Any): numpy or cupy. *Shape:* ``(layers, words, tags)``
     exit_layer (Any): numpy. *Shape:* ``(words,)``
     teacher (Any): Like ``logits``, or None.
     tags (Any): numpy. *Shape:* ``(words,)``
-    RETURNS (Tuple[float, Any]): The loss, and its gradient by the logits, of their shape.
+    texts (Any): The text of each word, numpy. *Shape:* ``(words,)``
+    learned (Mapping[str, Any]): What the decoder has learnt, numpy or cupy.
+    RETURNS (Tuple[float, Gradient]): The loss and its gradient.
     """
     variable = xp2torch(logits).detach().requires_grad_(True)
     device = variable.device
@@ -197,9 +233,18 @@ def loss_and_gradient(
         torch.from_numpy(exit_layer).to(device),
         None if teacher is None else xp2torch(teacher),
     )
-    value = stage.loss(answers, torch.from_numpy(tags).to(device))
-    (gradient,) = torch.autograd.grad(value, variable)
-    return float(value.detach()), torch2xp(gradient)
+    right = torch.from_numpy(tags).to(device)
+    value = stage.loss(answers, right)
+    known = {name: xp2torch(array).detach().requires_grad_(True) for name, array in learned.items()}
+    if known:
+        words = torch.arange(len(right), device=device)
+        of_exits = variable[answers.exit_layer - 1, words]
+        value = value + decoder.loss(of_exits, right, torch.from_numpy(texts).to(device), known)
+    of_logits, *of_known = torch.autograd.grad(
+        value, [variable, *known.values()], materialize_grads=True
+    )
+    of_learned = {name: torch2xp(gradient) for name, gradient in zip(known, of_known)}
+    return float(value.detach()), Gradient(torch2xp(of_logits), of_learned)
 
 
 def make_joint_training(

@@ -58,8 +58,7 @@ def test_the_simulation_is_exact_where_texts_leave_as_a_whole(threshold, encoder
     with torch.inference_mode():
         logits = run_all_heads(trained.network, batch)
         for criterion in (SentenceExit(), TokenExit(1, "ignore"), TokenExit(1, "hold")):
-            spec = trained.network.spec
-            exit_layer, meter = simulate_exits(spec, batch, logits, criterion, threshold)
+            exit_layer, meter = simulate_exits(trained.network, batch, logits, criterion, threshold)
             real = run_with_exits(trained.network, batch, criterion, threshold)
             assert torch.equal(meter.full, real.full)
             if isinstance(criterion, SentenceExit):

@@ -35,7 +35,7 @@ def random_texts(lengths, labels, seed):
 @given(st.lists(st.integers(0, 5), max_size=5), st.integers(0, 2), st.integers(0, 10**6))
 def test_finds_the_best_valid_sequence_of_every_text(lengths, labels, seed):
     texts = random_texts(lengths, labels, seed)
-    for logits, tags in zip(texts, BIOViterbi()(texts), strict=True):
+    for logits, tags in zip(texts, BIOViterbi()(texts, {}), strict=True):
         assert len(tags) == len(logits) and is_valid(tags)
         if len(logits):
             found = sum(logits[word, tag] for word, tag in enumerate(tags))
@@ -46,7 +46,7 @@ def test_finds_the_best_valid_sequence_of_every_text(lengths, labels, seed):
 @given(st.lists(st.integers(0, 40), max_size=6), st.integers(1, 3), st.integers(0, 10**6))
 def test_searching_broken_runs_equals_searching_whole_texts(lengths, labels, seed):
     texts = random_texts(lengths, labels, seed)
-    for logits, tags in zip(texts, BIOViterbi()(texts), strict=True):
+    for logits, tags in zip(texts, BIOViterbi()(texts, {}), strict=True):
         if len(logits):
             assert search([logits], [False])[0].tolist() == tags.tolist()
 
@@ -54,15 +54,15 @@ def test_searching_broken_runs_equals_searching_whole_texts(lengths, labels, see
 def test_a_text_gets_the_same_tags_in_any_batch():
     draw = np.random.default_rng(0)
     texts = [draw.normal(size=(n, 7)).astype(np.float32) for n in (3, 0, 40, 1, 12, 40)]
-    together = BIOViterbi()(texts)
+    together = BIOViterbi()(texts, {})
     for logits, tags in zip(texts, together):
-        assert BIOViterbi()([logits])[0].tolist() == tags.tolist()
-    assert BIOViterbi()([]) == []
+        assert BIOViterbi()([logits], {})[0].tolist() == tags.tolist()
+    assert BIOViterbi()([], {}) == []
 
 
 def test_long_texts_lose_no_precision():
     logits = np.tile(np.array([[0.0, 5.0, 5.01]], dtype=np.float32), (20_000, 1))
-    tags = BIOViterbi()([logits])[0]
+    tags = BIOViterbi()([logits], {})[0]
     assert tags[0] == 1 and (tags[1:] == 2).all()
 
 
@@ -70,6 +70,6 @@ def test_is_fast_enough_not_to_be_seen():
     draw = np.random.default_rng(0)
     texts = [draw.normal(size=(16, 13)).astype(np.float32) for _ in range(1000)]
     start = time.perf_counter()
-    BIOViterbi()(texts)
+    BIOViterbi()(texts, {})
     # The encoder takes seconds for these 16,000 words.
     assert time.perf_counter() - start < 0.25

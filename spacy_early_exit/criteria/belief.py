@@ -1,0 +1,77 @@
+"""Leave where mean-field inference is certain: neighbours are heard before a word is judged.
+
+Source of the inference: EMNLP 2020, "AIN: Fast and Accurate Sequence Labeling with Approximate
+Inference Network", which decodes with it. As an exit criterion it is ours.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+from torch import Tensor
+
+from ..decoders.mean_field import Links
+from ..network.batch import Batch
+from ..network.criterion import Criterion, Step
+from ..network.tagger import uncertainty
+from .neighbours import Neighbourhoods
+
+
+@dataclass
+class Beliefs:
+    """What the words of a batch believe. Written over after every layer.
+
+    neighbourhoods (Neighbourhoods): Who is next to whom.
+    by_word (Optional[Tensor]): A distribution for each word; of one that left, its last. None:
+        nothing is believed so far. *Shape:* ``(words, tags)``
+    """
+
+    neighbourhoods: Neighbourhoods
+    by_word: Optional[Tensor] = None
+
+
+@dataclass(frozen=True)
+class BeliefExit:
+    """A word leaves when its belief and those of its neighbours are below the threshold.
+
+    iterations (int): How often words tell one another what they believe. Those that left go on
+        telling what they believed last.
+    window (int): How many words to each side are neighbours.
+    """
+
+    iterations: int
+    window: int
+    has_threshold = True
+    watches_left_words = False
+    learned_names = ("transitions_1", "start_1", "end_1")
+
+    def start(self, batch: Batch) -> Beliefs:
+        """RETURNS (Beliefs): Nothing is believed so far."""
+        return Beliefs(Neighbourhoods.of(batch, self.window))
+
+    def leave(self, step: Step, state: Beliefs) -> Tensor:
+        """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
+        if state.by_word is None:
+            state.by_word = step.logits.new_zeros(step.batch.words, step.logits.shape[1])
+        links = Links(step.batch.window_of_word, step.learned)
+        scores = step.logits
+        for _ in range(self.iterations):
+            state.by_word[step.words] = scores.softmax(1)
+            scores = step.logits + links.messages(state.by_word)[step.words]
+        state.by_word[step.words] = scores.softmax(1)
+        return state.neighbourhoods.largest(step.words, uncertainty(scores)) < step.threshold
+
+
+def make_belief_exit(iterations: int = 3, window: int = 0) -> Criterion:
+    """Make the criterion ``spacy-early-exit.BeliefExit.v1``. It needs a pipeline that was trained
+    with ``AINDecoder.v1``, whose transitions it uses.
+
+    iterations (int): How often words tell one another what they believe; 0: never, as
+        ``TokenExit.v1``.
+    window (int): How many words to each side must be certain, too, or have left.
+    RETURNS (Criterion): The criterion.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    for name, value in (("iterations", iterations), ("window", window)):
+        if value < 0:
+            raise ValueError(f"BeliefExit: {name} must be 0 or more, not {value}.")
+    return BeliefExit(iterations, window)

@@ -1,0 +1,145 @@
+"""AIN: mean-field inference in a conditional random field, unrolled for some iterations.
+
+Words tell those beside them what they believe, all at once, a few times over: no step has to wait
+for the word before. Source: EMNLP 2020, "AIN: Fast and Accurate Sequence Labeling with Approximate
+Inference Network".
+"""
+
+from dataclasses import dataclass
+from typing import Dict, List, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..network.window import Ints
+from ..tags import MISSING
+from .base import Decoder, Floats, Learned
+from .viterbi import BIOViterbi
+
+
+@dataclass(frozen=True)
+class Links:
+    """Who tells whom, among words that are behind one another.
+
+    texts (Tensor): The text of each word, ascending. *Shape:* ``(words,)``
+    learned (Learned): ``transitions_j`` between words that are j apart; ``start_j`` and ``end_j``
+        of the j-th word from either end of a text; for j from 1 on.
+    """
+
+    texts: Tensor
+    learned: Learned
+
+    def messages(self, beliefs: Tensor) -> Tensor:
+        """Sum what words hear.
+
+        beliefs (Tensor): A distribution for each word. *Shape:* ``(words, tags)``
+        RETURNS (Tensor): *Shape:* ``(words, tags)``
+        """
+        heard = torch.zeros_like(beliefs)
+        distance = 1
+        while f"transitions_{distance}" in self.learned:
+            transitions = self.learned[f"transitions_{distance}"]
+            left, right = beliefs[:-distance], beliefs[distance:]
+            linked = (self.texts[:-distance] == self.texts[distance:])[:, None]
+            heard[distance:] += linked * (left @ transitions)
+            heard[:-distance] += linked * (right @ transitions.T)
+            first, last = self._ends(distance)
+            heard += first[:, None] * self.learned[f"start_{distance}"]
+            heard += last[:, None] * self.learned[f"end_{distance}"]
+            distance += 1
+        return heard
+
+    def _ends(self, number: int) -> Tuple[Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor]): Whether a word is the one of this number, from 1, from
+        the front and from the back of its text. *Shapes:* ``(words,)``, bool
+        """
+        lengths = torch.unique_consecutive(self.texts, return_counts=True)[1]
+        ends = lengths.cumsum(0)
+        words = torch.arange(len(self.texts), device=self.texts.device)
+        behind = torch.repeat_interleave(ends, lengths)
+        before = torch.repeat_interleave(ends - lengths, lengths)
+        return words - before == number - 1, behind - words == number
+
+
+def mean_field(logits: Tensor, links: Links, iterations: int) -> Tensor:
+    """Let words tell one another what they believe.
+
+    logits (Tensor): What each word thinks by itself. *Shape:* ``(words, tags)``
+    links (Links): Who tells whom.
+    iterations (int): How many times; 0: the logits as they are.
+    RETURNS (Tensor): Beliefs, as logits. *Shape:* ``(words, tags)``
+    """
+    beliefs = logits
+    for _ in range(iterations):
+        beliefs = logits + links.messages(beliefs.softmax(1))
+    return beliefs
+
+
+@dataclass(frozen=True)
+class AINDecoder:
+    """Each word's best tag after some iterations of mean-field inference, as valid BIO.
+
+    iterations (int): How many.
+    order (int): How far apart words may be that tell one another.
+    """
+
+    iterations: int
+    order: int
+
+    def parameters(self, tags: int) -> Dict[str, Tensor]:
+        """RETURNS (Dict[str, Tensor]): What ``Links`` has, all 0. *Shapes:* ``(tags, tags)`` or
+        ``(tags,)``
+        """
+        found = {}
+        for distance in range(1, self.order + 1):
+            found[f"transitions_{distance}"] = torch.zeros(tags, tags)
+            found[f"start_{distance}"] = torch.zeros(tags)
+            found[f"end_{distance}"] = torch.zeros(tags)
+        return found
+
+    def __call__(self, logits: Sequence[Floats], learned: Learned) -> List[Ints]:
+        """Decode texts.
+
+        logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
+        learned (Learned): What it has learnt.
+        RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        """
+        lengths = [len(text) for text in logits]
+        if not sum(lengths):
+            return [np.zeros(0, dtype=np.int64) for _ in logits]
+        texts = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
+        known = {name: parameter.detach().cpu() for name, parameter in learned.items()}
+        own = torch.from_numpy(np.concatenate(logits))
+        beliefs = mean_field(own, Links(texts, known), self.iterations).numpy()
+        return BIOViterbi()(np.split(beliefs, np.cumsum(lengths)[:-1]), {})
+
+    def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
+        """Compute the cross-entropy of the beliefs, through all iterations.
+
+        logits (Tensor): The exit logits. *Shape:* ``(words, tags)``
+        tags (Tensor): The right tag of each word, ``MISSING`` where it is not known.
+            *Shape:* ``(words,)``
+        texts (Tensor): The text of each word. *Shape:* ``(words,)``
+        learned (Learned): What it has learnt, with gradients.
+        RETURNS (Tensor): Summed over words. *Shape:* ``()``
+        """
+        beliefs = mean_field(logits, Links(texts, learned), self.iterations)
+        return F.cross_entropy(beliefs, tags, ignore_index=MISSING, reduction="sum")
+
+
+def make_ain_decoder(iterations: int = 3, order: int = 1) -> Decoder:
+    """Make the decoder ``spacy-early-exit.AINDecoder.v1``. It has to be trained: its transitions
+    are part of the pipeline's weights.
+
+    iterations (int): How often words tell one another what they believe; 0: never.
+    order (int): 1: words side by side do; 2: those two apart, too.
+    RETURNS (Decoder): The decoder.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    if iterations < 0:
+        raise ValueError(f"AINDecoder: iterations must be 0 or more, not {iterations}.")
+    if order < 1:
+        raise ValueError(f"AINDecoder: order must be 1 or more, not {order}.")
+    return AINDecoder(iterations, order)
