@@ -52,7 +52,7 @@ class BeliefExit:
         """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
         if state.by_word is None:
             state.by_word = step.logits.new_zeros(step.batch.words, step.logits.shape[1])
-        links = Links(step.batch.window_of_word, step.learned)
+        links = Links.of(step.batch.window_of_word, step.learned)
         scores = step.logits
         for _ in range(self.iterations):
             state.by_word[step.words] = scores.softmax(1)

@@ -23,13 +23,38 @@ from .viterbi import BIOViterbi
 class Links:
     """Who tells whom, among words that are behind one another.
 
-    texts (Tensor): The text of each word, ascending. *Shape:* ``(words,)``
-    learned (Learned): ``transitions_j`` between words that are j apart; ``start_j`` and ``end_j``
-        of the j-th word from either end of a text; for j from 1 on.
+    transitions (List[Tuple[Tensor, Tensor]]): From words 1, 2, ... before a word; and whether those
+        are of its text. *Shapes:* ``(tags, tags)``, ``(words - distance, 1)``
+    ends (Tensor): What the ends of a text tell the words beside them. *Shape:* ``(words, tags)``
     """
 
-    texts: Tensor
-    learned: Learned
+    transitions: List[Tuple[Tensor, Tensor]]
+    ends: Tensor
+
+    @classmethod
+    def of(cls, texts: Tensor, learned: Learned) -> "Links":
+        """Find out who is beside whom.
+
+        texts (Tensor): The text of each word: those of one are behind one another.
+            *Shape:* ``(words,)``
+        learned (Learned): ``transitions_j`` between words that are j apart; ``start_j`` and
+            ``end_j`` of the j-th word from either end of a text; for j from 1 on.
+        RETURNS (Links): The links.
+        """
+        lengths = torch.unique_consecutive(texts, return_counts=True)[1]
+        number = torch.arange(len(lengths), device=texts.device).repeat_interleave(lengths)
+        behind = lengths.cumsum(0)[number]
+        words = torch.arange(len(texts), device=texts.device)
+        from_start, from_end = words - (behind - lengths[number]), behind - 1 - words
+        transitions: List[Tuple[Tensor, Tensor]] = []
+        ends = learned["start_1"].new_zeros(len(texts), len(learned["start_1"]))
+        while f"transitions_{len(transitions) + 1}" in learned:
+            apart = len(transitions) + 1
+            beside = (from_start[apart:] >= apart).to(ends.dtype)[:, None]
+            transitions.append((learned[f"transitions_{apart}"], beside))
+            ends = ends + (from_start == apart - 1)[:, None] * learned[f"start_{apart}"]
+            ends = ends + (from_end == apart - 1)[:, None] * learned[f"end_{apart}"]
+        return cls(transitions, ends)
 
     def messages(self, beliefs: Tensor) -> Tensor:
         """Sum what words hear.
@@ -37,30 +62,11 @@ class Links:
         beliefs (Tensor): A distribution for each word. *Shape:* ``(words, tags)``
         RETURNS (Tensor): *Shape:* ``(words, tags)``
         """
-        heard = torch.zeros_like(beliefs)
-        distance = 1
-        while f"transitions_{distance}" in self.learned:
-            transitions = self.learned[f"transitions_{distance}"]
-            left, right = beliefs[:-distance], beliefs[distance:]
-            linked = (self.texts[:-distance] == self.texts[distance:])[:, None]
-            heard[distance:] += linked * (left @ transitions)
-            heard[:-distance] += linked * (right @ transitions.T)
-            first, last = self._ends(distance)
-            heard += first[:, None] * self.learned[f"start_{distance}"]
-            heard += last[:, None] * self.learned[f"end_{distance}"]
-            distance += 1
+        heard = self.ends.clone()
+        for apart, (transitions, beside) in enumerate(self.transitions, start=1):
+            heard[apart:] += beside * (beliefs[:-apart] @ transitions)
+            heard[:-apart] += beside * (beliefs[apart:] @ transitions.T)
         return heard
-
-    def _ends(self, number: int) -> Tuple[Tensor, Tensor]:
-        """RETURNS (Tuple[Tensor, Tensor]): Whether a word is the one of this number, from 1, from
-        the front and from the back of its text. *Shapes:* ``(words,)``, bool
-        """
-        lengths = torch.unique_consecutive(self.texts, return_counts=True)[1]
-        ends = lengths.cumsum(0)
-        words = torch.arange(len(self.texts), device=self.texts.device)
-        behind = torch.repeat_interleave(ends, lengths)
-        before = torch.repeat_interleave(ends - lengths, lengths)
-        return words - before == number - 1, behind - words == number
 
 
 def mean_field(logits: Tensor, links: Links, iterations: int) -> Tensor:
@@ -89,8 +95,8 @@ class AINDecoder:
     order: int
 
     def parameters(self, tags: int) -> Dict[str, Tensor]:
-        """RETURNS (Dict[str, Tensor]): What ``Links`` has, all 0. *Shapes:* ``(tags, tags)`` or
-        ``(tags,)``
+        """RETURNS (Dict[str, Tensor]): What ``Links.of`` takes, all 0. *Shapes:*
+        ``(tags, tags)`` or ``(tags,)``
         """
         found = {}
         for distance in range(1, self.order + 1):
@@ -112,7 +118,7 @@ class AINDecoder:
         texts = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
         known = {name: parameter.detach().cpu() for name, parameter in learned.items()}
         own = torch.from_numpy(np.concatenate(logits))
-        beliefs = mean_field(own, Links(texts, known), self.iterations).numpy()
+        beliefs = mean_field(own, Links.of(texts, known), self.iterations).numpy()
         return BIOViterbi()(np.split(beliefs, np.cumsum(lengths)[:-1]), {})
 
     def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
@@ -125,7 +131,7 @@ class AINDecoder:
         learned (Learned): What it has learnt, with gradients.
         RETURNS (Tensor): Summed over words. *Shape:* ``()``
         """
-        beliefs = mean_field(logits, Links(texts, learned), self.iterations)
+        beliefs = mean_field(logits, Links.of(texts, learned), self.iterations)
         return F.cross_entropy(beliefs, tags, ignore_index=MISSING, reduction="sum")
 
 

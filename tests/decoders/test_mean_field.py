@@ -42,7 +42,7 @@ def together(texts, learned, iterations):
     lengths = [len(text) for text in texts]
     number = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
     logits = torch.from_numpy(np.concatenate(texts))
-    return mean_field(logits, Links(number, learned), iterations).split(lengths)
+    return mean_field(logits, Links.of(number, learned), iterations).split(lengths)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -72,8 +72,8 @@ def test_backwards_with_everything_turned_around_is_the_same_backwards():
     for j in (1, 2):
         turned[f"start_{j}"], turned[f"end_{j}"] = learned[f"end_{j}"], learned[f"start_{j}"]
     text = torch.zeros(7, dtype=torch.long)
-    forth = mean_field(logits, Links(text, learned), 3)
-    back = mean_field(logits.flip(0), Links(text, turned), 3)
+    forth = mean_field(logits, Links.of(text, learned), 3)
+    back = mean_field(logits.flip(0), Links.of(text, turned), 3)
     torch.testing.assert_close(forth, back.flip(0), atol=1e-4, rtol=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_with_weak_transitions_it_is_nearly_the_marginals_of_the_exact_crf():
     unary = logits.clone().requires_grad_(True)
     crf = log_partition(unary, text, learned["transitions_1"], learned["start_1"], learned["end_1"])
     (exact,) = torch.autograd.grad(crf.sum(), unary)
-    found = mean_field(logits, Links(text, learned), 5).softmax(1)
+    found = mean_field(logits, Links.of(text, learned), 5).softmax(1)
     alone = logits.softmax(1)
     assert (found - exact).abs().max() < 1e-4 < (alone - exact).abs().max()
 
