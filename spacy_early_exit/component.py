@@ -41,9 +41,9 @@ from .tags import MISSING, encode, tag_count
 
 if TYPE_CHECKING:
     from .decoders import Decoder
-    from .model import DocExits, JointLogits, RunSettings
+    from .model import DocExits, RunSettings
     from .network.criterion import Criterion
-    from .training.stages import Gradient, Stage
+    from .training.stages import Gradient, JointLogits, Stage
 
 register_extensions()
 
@@ -396,7 +396,9 @@ class EarlyExitNER(TrainablePipe):
         from .model import simulate
 
         settings = self._ready_to_predict(Knob(speedup=1.0))
-        saving_at = simulate(self._shim.at(settings.precision), list(docs), settings)
+        saving_at = simulate(
+            self._shim.at(settings.precision), list(docs), settings, self.criterion.judges_by_states
+        )
         return lambda threshold: saving_at(self.criterion, threshold)
 
     # --------------------------------------------------------------- prediction
@@ -576,7 +578,7 @@ class EarlyExitNER(TrainablePipe):
         self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
         if start_from is None:
             self.model.initialize()
-        self._shim.set_decoder(self.decoder.parameters(tag_count(len(self._labels))))
+        self._shim.set_learned(self.decoder, self.criterion)
         self._ready(Knob())
 
     def _start_from(self, pipeline: Path) -> None:
@@ -641,16 +643,8 @@ class EarlyExitNER(TrainablePipe):
         """
         from .training.stages import loss_and_gradient
 
-        return loss_and_gradient(
-            self.training,
-            self.decoder,
-            scores.logits,
-            scores.exit_layer,
-            scores.teacher,
-            self._targets(examples, scores),
-            scores.window,
-            scores.learned,
-        )
+        targets = self._targets(examples, scores)
+        return loss_and_gradient(self.training, self.decoder, scores, targets)
 
     def _targets(self, examples: Iterable[Example], scores: "JointLogits") -> "NDArray[np.int64]":
         """RETURNS (NDArray[np.int64]): The right tag of each word that was scored, ``MISSING``
@@ -832,18 +826,20 @@ class EarlyExitNER(TrainablePipe):
         return settings
 
     def _check_learned(self) -> None:
-        known = self._shim.trained.network.learned if self._is_trained else {}
+        network = self._shim.trained.network
+        own = self.criterion.parameters(network.spec)
         for kind, block, names in (
-            ("decoder", self.decoder, list(self.decoder.parameters(1))),
-            ("criterion", self.criterion, getattr(self.criterion, "learned_names", ())),
+            ("decoder", self.decoder, [*self.decoder.parameters(network.tags)]),
+            ("criterion", self.criterion, [*own, *self.criterion.needs_learned]),
         ):
-            missing = [name for name in names if name not in known]
-            if missing and self._is_trained:
+            missing = [name for name in names if name not in network.learned]
+            if missing:
                 raise ValueError(
                     f"The {kind} {type(block).__name__} of '{self.name}' needs "
                     f"{', '.join(missing)}, and the weights have no such thing: they were trained "
-                    f"with another decoder. Train with the one it needs, from this pipeline on if "
-                    f"you like: [initialize.components.{self.name}] start_from."
+                    f"with another {kind if own or kind == 'decoder' else 'decoder'}. Train with "
+                    f"what it needs, from this pipeline on if you like: "
+                    f"[initialize.components.{self.name}] start_from."
                 )
 
 

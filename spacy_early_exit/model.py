@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import (
     Any,
     Callable,
-    Dict,
     Iterator,
     List,
     Optional,
@@ -28,15 +27,15 @@ from .forks import ready_for_torch
 from .network.batch import KV, Batch
 from .network.criterion import Criterion
 from .network.encoder import KeptState
-from .network.loop import Exits, run_all_heads, run_with_exits
+from .network.loop import Exits, run_all_layers, run_with_exits
 from .network.quantize import Precision
 from .network.simulate import simulated_saving
 from .network.tagger import Tagger
-from .network.window import Bools, Ints, Window
+from .network.window import Ints, Window
 from .shim import TaggerShim
 from .storage import Trained
 from .training.memory import release_freed_memory
-from .training.stages import Answers, Gradient, JointTraining, Stage
+from .training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining, Stage
 from .wordpieces import WordpieceTokenizer, batches, windows_of
 from .workers import run_side_by_side, worker_count
 
@@ -89,32 +88,6 @@ class DocExits:
     spent: int
     full: int
     waste: float
-
-
-@dataclass(frozen=True)
-class JointLogits:
-    """What all heads say of all words of some docs, for training.
-
-    logits (Any): *Shape:* ``(layers, words, tags)``, numpy or cupy
-    doc (Ints): The doc of each word. *Shape:* ``(words,)``
-    word (Ints): Its index in that doc. *Shape:* ``(words,)``
-    owned (Bools): Whether it counts, or is but the context of an overlapping window.
-        *Shape:* ``(words,)``
-    exit_layer (Ints): The layer at which it left. *Shape:* ``(words,)``
-    window (Ints): The window it was seen in. *Shape:* ``(words,)``
-    learned (Dict[str, Any]): What the decoder has learnt, numpy or cupy.
-    teacher (Any): What the network said before this stage of training, if the stage asks for
-        it. *Shape:* ``(layers, words, tags)``, numpy or cupy
-    """
-
-    logits: Any
-    doc: Ints
-    word: Ints
-    owned: Bools
-    exit_layer: Ints
-    window: Ints
-    learned: Dict[str, Any]
-    teacher: Any = None
 
 
 Input = Tuple[Sequence[Doc], RunSettings]
@@ -214,13 +187,14 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
 
 
 def simulate(
-    trained: Trained, docs: List[Doc], settings: RunSettings
+    trained: Trained, docs: List[Doc], settings: RunSettings, keep_states: bool
 ) -> Callable[[Criterion, float], float]:
     """Run docs once at full depth, and say what leaving early would save.
 
     trained (Trained): Network and tokenizer.
     docs (List[Doc]): The docs.
     settings (RunSettings): How to run.
+    keep_states (bool): Whether the criterion judges by states.
     RETURNS (Callable[[Criterion, float], float]): The simulated saving of a criterion at a
         threshold: see ``network.simulate``.
     """
@@ -230,7 +204,10 @@ def simulate(
     with torch.inference_mode():
         for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
             ragged = Batch.of(batch, network.device, settings.kv)
-            answers.append((ragged, run_all_heads(network, ragged)))
+            states = list(run_all_layers(network, ragged))
+            logits = [network.logits(n, of_words) for n, of_words in enumerate(states, start=1)]
+            kept = torch.stack([state if keep_states else state[:, :0] for state in states])
+            answers.append((ragged, torch.stack(logits), kept))
     return functools.partial(simulated_saving, network, answers)
 
 
@@ -278,23 +255,29 @@ def _begin_update(
     criterion = settings.criterion or TokenExit(window=0, left_words="ignore")
     teacher = shim.teacher() if stage.needs_teacher else None
     windows: List[Window] = []
+    originals: List[int] = []  # of each window, where windows are run several times
     answers: List[Answers] = []
     for batch in batches(_windows(shim.trained, docs, settings), settings.batch_wordpieces):
-        windows.extend(batch)
+        originals.extend([*range(len(windows), len(windows) + len(batch))] * stage.copies)
+        windows.extend(batch * stage.copies)
         ragged = Batch.of(batch, network.device, settings.kv)
         answers.append(stage.run(network, ragged, dropout, criterion, teacher))
     outputs = [answer.logits for answer in answers]
+    decisions = Decisions.join([answer.decisions for answer in answers if answer.decisions])
     taught = [answer.teacher for answer in answers if answer.teacher is not None]
     nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
 
     def backprop(gradient: Gradient) -> List[Doc]:
         of_logits = xp2torch(gradient.logits, device=network.device)
         parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
-        torch.autograd.backward(outputs, list(parts))
+        pairs = list(zip(outputs, parts))
         for name, of_learned in gradient.learned.items():
-            torch.autograd.backward(
-                network.learned[name], xp2torch(of_learned, device=network.device)
-            )
+            pairs.append((network.learned[name], xp2torch(of_learned, device=network.device)))
+        if decisions is not None:
+            pairs.append((decisions.log_odds, xp2torch(gradient.log_odds, device=network.device)))
+        pairs = [pair for pair in pairs if pair[0].requires_grad]
+        if pairs:
+            torch.autograd.backward([of for of, _ in pairs], [slope for _, slope in pairs])
         release_freed_memory()
         return docs
 
@@ -306,7 +289,9 @@ def _begin_update(
             owned=_join([window.owned for window in windows], np.bool_),
             exit_layer=_join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
             window=np.repeat(np.arange(len(windows)), [len(window.words) for window in windows]),
-            learned={name: torch2xp(known.detach()) for name, known in network.learned.items()},
+            original=np.array(originals, dtype=np.int64),
+            learned={name: torch2xp(known.detach()) for name, known in network.decoder.items()},
+            decisions=None if decisions is None else decisions.detached(),
             teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,
         ),
         backprop,

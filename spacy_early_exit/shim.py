@@ -4,7 +4,7 @@ import contextlib
 import copy
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple, cast
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple, cast
 
 import srsly
 import torch
@@ -12,7 +12,6 @@ from thinc.api import Optimizer, torch2xp, xp2torch
 from thinc.shims.shim import Shim
 from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
-from torch import Tensor
 
 from . import storage
 from .budget.fingerprint import fingerprint_of_weights
@@ -21,6 +20,10 @@ from .network.encoder import KeptState
 from .network.quantize import Precision, quantized
 from .network.tagger import Tagger
 from .storage import Trained
+
+if TYPE_CHECKING:
+    from .decoders import Decoder
+    from .network.criterion import Criterion
 
 _BUILDING = threading.Lock()
 
@@ -77,12 +80,14 @@ class TaggerShim(Shim):
         self._teacher = None
         self.weights_changed()
 
-    def set_decoder(self, parameters: Mapping[str, Tensor]) -> None:
-        """Make room for what a decoder learns. See ``Tagger.set_decoder``.
+    def set_learned(self, decoder: "Decoder", criterion: "Criterion") -> None:
+        """Make room for what a decoder and a criterion learn. See ``Tagger.set_learned``.
 
-        parameters (Mapping[str, Tensor]): As it is before training.
+        decoder (Decoder): The decoder.
+        criterion (Criterion): The criterion.
         """
-        self.trained.network.set_decoder(parameters)
+        network = self.trained.network
+        network.set_learned(decoder.parameters(network.tags), criterion.parameters(network.spec))
         self._teacher = None
         self.weights_changed()
 
@@ -123,19 +128,19 @@ class TaggerShim(Shim):
         return self._teacher
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        """Take an optimizer step; the heads, and the decoder, take a larger one.
+        """Take an optimizer step; all but the encoder takes a larger one.
 
         optimizer (Optimizer): thinc's optimizer.
         """
         for name, parameter in self.trained.network.named_parameters():
             if parameter.grad is None:
                 continue
-            is_head = name.startswith(("heads.", "decoder."))
+            is_small = not name.startswith("encoder.")
             value, _ = optimizer(
                 self._key(name, parameter),
                 cast(FloatsXd, torch2xp(parameter.data)),
                 cast(FloatsXd, torch2xp(parameter.grad)),
-                lr_scale=self.head_lr_factor if is_head else 1.0,
+                lr_scale=self.head_lr_factor if is_small else 1.0,
             )
             parameter.data = xp2torch(value, device=parameter.device)
             parameter.grad = None

@@ -18,7 +18,6 @@ from .network.tagger import Tagger
 from .wordpieces import WordpieceTokenizer
 
 FORMAT_VERSION = 1
-DECODER = "decoder."  # begins the names of what the decoder learnt
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 
 
@@ -66,12 +65,15 @@ def from_files(read: Callable[[str], bytes], place: str, device: torch.device) -
     weights = _part(read, place, WEIGHTS, _read_weights)
     with torch.device("meta"):  # no memory, no random numbers: the weights follow
         network = Tagger(about["encoder"], about["tags"])
-        network.set_decoder(
-            {
-                name.removeprefix(DECODER): torch.empty([about["tags"]] * weight.dim())
-                for name, weight in weights.items()
-                if name.startswith(DECODER)
-            }
+        network.set_learned(
+            decoder={
+                name: torch.empty([about["tags"]] * weight.dim())
+                for name, weight in _below("decoder.", weights).items()
+            },
+            criterion={
+                name: torch.empty(weight.shape)
+                for name, weight in _below("criterion.", weights).items()
+            },
         )
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -86,6 +88,14 @@ def from_files(read: Callable[[str], bytes], place: str, device: torch.device) -
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     return Trained(network.to(device), tokenizer)
+
+
+def _below(prefix: str, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): weight
+        for name, weight in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 def write(trained: Trained, folder: Path) -> None:

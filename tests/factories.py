@@ -205,6 +205,15 @@ def network_of(folder: str, tags: int = 7, spread: float = 0.6):
     return Trained(network, WordpieceTokenizer(loaded.tokenizer))
 
 
+def step_of(layer, words, logits, batch, threshold, learned=None, states=None):
+    """What a criterion sees."""
+    from spacy_early_exit.network.criterion import Step
+
+    logits = torch.as_tensor(logits)
+    states = logits[:, :0] if states is None else states
+    return Step(layer, torch.as_tensor(words), logits, batch, threshold, learned or {}, states)
+
+
 def texts_of_all_lengths(seed: int = 0, count: int = 64) -> list:
     """Texts from one word to hundreds, of words that the small tokenizers know."""
     draw = random.Random(seed)

@@ -129,6 +129,8 @@ def check(command, checkout):
             run("-m", "spacy", "train", *rest, *short, cwd=checkout)
         case ["python", "-m", "spacy", *rest]:
             run("-m", "spacy", *rest, cwd=checkout)
+        case ["python", "scripts/create_config.py", *rest]:
+            run("scripts/create_config.py", *rest, cwd=checkout)
         case ["python", script, *rest] if script.startswith("benchmarks/"):
             once = ["--rounds", "1"] if "--rounds" in rest else []
             run(script, *rest, *once, cwd=checkout)

@@ -90,7 +90,7 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders)
     assert parts[1] == cut_tune.read_sentences(tmp_path / "corpus" / "tune.tsv")
     assert counts == {"train": 36, "tune": 4, "dev": 10}
     first = []
-    for stage in ("joint", "self_sampling"):
+    for stage in ("joint", "self_sampling", "reduction"):
         config = tmp_path / f"{stage}.cfg"
         run(
             ROOT / "scripts" / "create_config.py",

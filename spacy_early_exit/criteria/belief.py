@@ -12,7 +12,9 @@ from torch import Tensor
 from ..decoders.mean_field import Links
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
+from ..network.families import EncoderSpec
 from ..network.tagger import uncertainty
+from .base import Plain
 from .neighbours import Neighbourhoods
 
 
@@ -30,7 +32,7 @@ class Beliefs:
 
 
 @dataclass(frozen=True)
-class BeliefExit:
+class BeliefExit(Plain):
     """A word leaves when its belief and those of its neighbours are below the threshold.
 
     iterations (int): How often words tell one another what they believe. Those that left go on
@@ -40,9 +42,11 @@ class BeliefExit:
 
     iterations: int
     window: int
-    has_threshold = True
-    watches_left_words = False
-    learned_names = ("transitions_1", "start_1", "end_1")
+    needs_learned = ("transitions_1", "start_1", "end_1")
+
+    def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
+        """RETURNS (int): Of a word that hears one to each side."""
+        return 2 * self.iterations * tags * tags
 
     def start(self, batch: Batch) -> Beliefs:
         """RETURNS (Beliefs): Nothing is believed so far."""

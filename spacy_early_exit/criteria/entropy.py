@@ -11,20 +11,15 @@ from torch import Tensor
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
 from ..network.tagger import uncertainty
+from .base import Plain
 from .neighbours import Neighbourhoods, largest_by_window
 
 LeftWords = Literal["ignore", "hold"]
 
 
 @dataclass(frozen=True)
-class SentenceExit:
+class SentenceExit(Plain):
     """SENTEE: a window leaves when its most uncertain word is below the threshold."""
-
-    has_threshold = True
-    watches_left_words = False
-
-    def start(self, batch: Batch) -> None:
-        """It remembers nothing."""
 
     def leave(self, step: Step, state: None) -> Tensor:
         """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
@@ -33,7 +28,7 @@ class SentenceExit:
 
 
 @dataclass(frozen=True)
-class TokenExit:
+class TokenExit(Plain):
     """TOKEE: a word leaves when it and its neighbours are below the threshold.
 
     window (int): How many words to each side are its neighbours, within its window of
@@ -45,10 +40,9 @@ class TokenExit:
 
     window: int
     left_words: LeftWords
-    has_threshold = True
 
     @property
-    def watches_left_words(self) -> bool:
+    def watches_left_words(self) -> bool:  # type: ignore[override]
         """RETURNS (bool): Whether heads are run on words that already left, too."""
         return self.left_words == "hold"
 

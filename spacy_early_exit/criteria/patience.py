@@ -15,6 +15,7 @@ from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
 from ..network.tagger import uncertainty
 from ..tags import OUTSIDE
+from .base import Plain
 from .neighbours import Neighbourhoods, largest_by_window
 
 Level = Literal["word", "sentence"]
@@ -36,7 +37,7 @@ class Streaks:
 
 
 @dataclass(frozen=True)
-class PatienceExit:
+class PatienceExit(Plain):
     """Leave where neighbouring layers agreed often enough, and the last one is certain, too.
 
     patience (int): How many comparisons in a row must agree; 0: nobody leaves.
@@ -52,8 +53,6 @@ class PatienceExit:
     window: int
     outside_patience: int
     min_layer: int
-    has_threshold = True
-    watches_left_words = False
 
     def start(self, batch: Batch) -> Streaks:
         """RETURNS (Streaks): Nothing predicted so far."""

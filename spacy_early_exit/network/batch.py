@@ -6,7 +6,7 @@ of a unit leave together. Special tokens form one more unit a window, which leav
 window's last word has left.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Literal, Optional, Sequence
 
 import numpy as np
@@ -99,6 +99,37 @@ class Batch:
             kv=kv,
         )
 
+    def repeated(self, copies: int) -> "Batch":
+        """RETURNS (Batch): All windows several times over: the whole batch, and again.
+
+        copies (int): How often.
+        """
+        device = self.ids.device
+
+        def behind(values: Tensor, step: int) -> Tensor:
+            shift = step * torch.arange(copies, device=device)
+            return (values + shift[:, None]).flatten()
+
+        # The units of special tokens stand behind those of all words.
+        special = self.unit_of_piece >= self.units
+        units = torch.where(
+            special.repeat(copies),
+            behind(self.unit_of_piece + (copies - 1) * self.units, self.windows),
+            behind(self.unit_of_piece, self.units),
+        )
+        return replace(
+            self,
+            ids=self.ids.repeat(copies),
+            offsets=self.offsets.repeat(copies),
+            window_of_piece=behind(self.window_of_piece, self.windows),
+            unit_of_piece=units,
+            piece_of_word=behind(self.piece_of_word, len(self.ids)),
+            window_of_word=behind(self.window_of_word, self.windows),
+            unit_of_word=behind(self.unit_of_word, self.units),
+            lengths=self.lengths * copies,
+            units=self.units * copies,
+        )
+
 
 @dataclass(frozen=True)
 class Running:
@@ -176,6 +207,13 @@ class Running:
             context_lengths=[(batch.lengths if batch.kv == "copy" else counts)[i] for i in running],
             windows=windows,
         )
+
+    def left(self, after: "Running") -> Tensor:
+        """RETURNS (Tensor): Which of ``words`` a later state is without. *Shape:* ``(words,)``
+
+        after (Running): The later state.
+        """
+        return ~torch.isin(self.words, after.words, assume_unique=True)
 
     def rows_of(self, batch: Batch, words: Tensor) -> Tensor:
         """RETURNS (Tensor): Row of each word's wordpiece in the context. *Shape:* ``(words,)``"""

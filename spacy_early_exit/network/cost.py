@@ -98,5 +98,12 @@ class Meter:
         by_window = torch.bincount(self.batch.window_of_word[words], minlength=self.batch.windows)
         self.spent += head_macs(self.spec, self.tags, by_window)
 
+    def judging(self, words: Tensor, macs: int) -> None:
+        """Count what a criterion multiplies itself, at some words of the batch."""
+        if macs:
+            self.spent += macs * torch.bincount(
+                self.batch.window_of_word[words], minlength=self.batch.windows
+            )
+
     def _counts(self, lengths: Sequence[int]) -> Tensor:
         return torch.tensor(lengths, dtype=torch.int64, device=self.batch.ids.device)

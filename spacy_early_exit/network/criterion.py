@@ -1,11 +1,12 @@
 """What an exit criterion is."""
 
-from dataclasses import dataclass, field
-from typing import Any, Mapping, Protocol, Union
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Protocol, Sequence, Union
 
 from torch import Tensor
 
 from .batch import Batch
+from .families import EncoderSpec
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,13 @@ class Step:
     words (Tensor): The words at hand: those that have not left, or, where the criterion
         ``watches_left_words``, all words of the windows that have not ended. Ascending.
         *Shape:* ``(words,)``
-    logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
+    logits (Tensor): What this layer's head says of them; meaningless where the criterion
+        ``judges_by_states``. *Shape:* ``(words, tags)``
     batch (Batch): The batch that ``words`` are indices into.
     threshold (Union[float, Tensor]): The dial, in (0, 1]; in training each word may have one of
         its own. *Shape:* ``(words,)``
-    learned (Mapping[str, Tensor]): What the decoder has learnt, by name.
+    learned (Mapping[str, Tensor]): What criterion and decoder have learnt, by name.
+    states (Tensor): What this layer made of the words. *Shape:* ``(words, hidden_size)``
     """
 
     layer: int
@@ -28,7 +31,8 @@ class Step:
     logits: Tensor
     batch: Batch
     threshold: Union[float, Tensor]
-    learned: Mapping[str, Tensor] = field(default_factory=dict)
+    learned: Mapping[str, Tensor]
+    states: Tensor
 
 
 class Criterion(Protocol):
@@ -46,6 +50,20 @@ class Criterion(Protocol):
     @property
     def has_threshold(self) -> bool:
         """RETURNS (bool): Whether the ``threshold`` means anything to it."""
+
+    @property
+    def judges_by_states(self) -> bool:
+        """RETURNS (bool): Whether it needs no logits: heads are run only where words leave."""
+
+    @property
+    def needs_learned(self) -> Sequence[str]:
+        """RETURNS (Sequence[str]): What it needs of what the decoder has learnt."""
+
+    def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
+        """RETURNS (Dict[str, Tensor]): What it learns itself, by name, as it is before training."""
+
+    def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
+        """RETURNS (int): What judging a word after a layer costs, beside the head."""
 
     def start(self, batch: Batch) -> Any:
         """RETURNS (Any): A fresh state for a batch."""

@@ -7,7 +7,7 @@ Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-E
 """
 
 from dataclasses import dataclass
-from typing import List, Optional, Protocol, Tuple
+from typing import Iterator, List, Optional, Protocol, Tuple
 
 import torch
 from torch import Tensor
@@ -65,28 +65,41 @@ def run_with_exits(
 
     for number in range(1, network.spec.layers + 1):
         is_last = number == network.spec.layers
-        kept = _run_layer(network, number, kept, running)
+        kept = run_layer(network, number, kept, running)
         meter.layer(running)
         if criterion is None and not is_last:
             continue
         watches_all = criterion is not None and criterion.watches_left_words and not is_last
         words = running.words_of_windows(batch) if watches_all else running.words
-        of_words = kept.index_select(0, running.rows_of(batch, words))
-        answer = network.logits(number, network.encoder.states(number, of_words))
-        meter.head(words)
+        of_words = network.encoder.states(
+            number, kept.index_select(0, running.rows_of(batch, words))
+        )
+        by_states = criterion is not None and criterion.judges_by_states and not is_last
+        answer = logits[:0]
+        if not by_states:
+            answer = network.logits(number, of_words)
+            meter.head(words)
         leaving = None
         if criterion is not None and not is_last:
-            step = Step(number, words, answer, batch, threshold, network.learned)
+            step = Step(number, words, answer, batch, threshold, network.learned, of_words)
             leaving = criterion.leave(step, state)
+            meter.judging(words, criterion.macs(number, network.spec, network.tags))
         if watches_all and leaving is not None:
             mine = torch.searchsorted(words, running.words)
             answer, leaving = answer.index_select(0, mine), leaving[mine]
-        # Who stays is written again after a later layer.
-        logits.index_copy_(0, running.words, answer)
-        exit_layer.index_fill_(0, running.words, number)
+        if not by_states:
+            # Who stays is written again after a later layer.
+            logits.index_copy_(0, running.words, answer)
+            exit_layer.index_fill_(0, running.words, number)
         if leaving is None or not leaving.any():
             continue
         after = running.without(batch, leaving)
+        if by_states:
+            left = running.left(after)
+            gone = running.words[left]
+            logits.index_copy_(0, gone, network.logits(number, of_words[left]))
+            exit_layer.index_fill_(0, gone, number)
+            meter.head(gone)
         if states is not None:
             states.index_copy_(0, running.pieces, network.encoder.states(number, kept))
         if not len(after.words):
@@ -111,32 +124,49 @@ def run_all_heads(
     detach_early_heads (bool): Whether only the deepest head's gradient reaches the encoder.
     RETURNS (Tensor): *Shape:* ``(layers, words, tags)``
     """
-    running = Running.all_of(batch)
-    kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
     answers: List[Tensor] = []
-    for number in range(1, network.spec.layers + 1):
-        kept = _run_layer(network, number, kept, running, dropout)
-        of_words = network.encoder.states(number, kept.index_select(0, batch.piece_of_word))
+    for number, of_words in enumerate(run_all_layers(network, batch, dropout), start=1):
         if detach_early_heads and number < network.spec.layers:
             of_words = of_words.detach()
         answers.append(network.logits(number, of_words, dropout))
     return torch.stack(answers)
 
 
+def run_all_layers(network: Tagger, batch: Batch, dropout: float = 0.0) -> Iterator[Tensor]:
+    """Run all layers on everything.
+
+    network (Tagger): The network.
+    batch (Batch): The batch.
+    dropout (float): Dropout rate.
+    YIELDS (Tensor): What each layer makes of the words. *Shape:* ``(words, hidden_size)``
+    """
+    running = Running.all_of(batch)
+    kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
+    for number in range(1, network.spec.layers + 1):
+        kept = run_layer(network, number, kept, running, dropout)
+        yield network.encoder.states(number, kept.index_select(0, batch.piece_of_word))
+
+
 class Halting(Protocol):
     """Says who leaves after a layer while training."""
 
-    def leave(self, layer: int, words: Tensor, logits: Tensor) -> Tensor:
+    def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool
 
         layer (int): The layer, counted from 1.
         words (Tensor): The words that have not left. *Shape:* ``(words,)``
         logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
+        states (Tensor): What it made of them. *Shape:* ``(words, hidden_size)``
         """
 
 
 def run_all_heads_halting(
-    network: Tagger, batch: Batch, halting: Halting, dropout: float = 0.0
+    network: Tagger,
+    batch: Batch,
+    halting: Halting,
+    dropout: float = 0.0,
+    copies: int = 1,
+    branch_after: int = 1,
 ) -> Tuple[Tensor, Tensor]:
     """Train as prediction will run: words leave, keep their state, and are attended to.
 
@@ -147,8 +177,10 @@ def run_all_heads_halting(
     batch (Batch): The batch.
     halting (Halting): Who leaves.
     dropout (float): Dropout rate. What ``halting`` sees is without the heads' own dropout.
-    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word left.
-        *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    copies (int): How often every window is run, with words leaving on their own in each.
+    branch_after (int): The layer until which the copies are one, and nobody leaves before it.
+    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word left, of all
+        words of ``batch.repeated(copies)``. *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
     running = Running.all_of(batch)
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
@@ -157,32 +189,45 @@ def run_all_heads_halting(
     answers: List[Tensor] = []
     for number in range(1, network.spec.layers + 1):
         if len(running.words):
-            kept = _run_layer(network, number, kept, running, dropout)
+            kept = run_layer(network, number, kept, running, dropout)
             whole = len(running.pieces) == len(batch.ids)
             everything = kept if whole else everything.index_copy(0, running.pieces, kept)
         of_words = everything.index_select(0, batch.piece_of_word)
         of_words = network.encoder.states(number, of_words)
         answers.append(network.logits(number, of_words, dropout))
+        if copies > 1 and number < branch_after:
+            continue
+        if copies > 1 and number == branch_after:
+            batch = batch.repeated(copies)
+            running, exit_layer = Running.all_of(batch), exit_layer.repeat(copies)
+            kept, of_words = kept.repeat(copies, 1), of_words.repeat(copies, 1)
+            everything, answers = kept, [answer.repeat(copies, 1) for answer in answers]
         if number == network.spec.layers or not len(running.words):
             continue
         with torch.no_grad():
-            seen = network.logits(number, of_words[running.words])
-            leaving = halting.leave(number, running.words, seen)
+            states = of_words[running.words]
+            seen = network.logits(number, states)
+            leaving = halting.leave(number, running.words, seen, states)
         if not leaving.any():
             continue
         after = running.without(batch, leaving)
-        stays = torch.zeros_like(exit_layer, dtype=torch.bool)
-        stays[after.words] = True
-        exit_layer[running.words[~stays[running.words]]] = number
+        exit_layer[running.words[running.left(after)]] = number
         kept = kept.index_select(0, running.row_of_piece[after.pieces])
         running = after
     return torch.stack(answers), exit_layer
 
 
-def _run_layer(
+def run_layer(
     network: Tagger, number: int, kept: Tensor, running: Running, dropout: float = 0.0
 ) -> Tensor:
-    """RETURNS (Tensor): What the context keeps after a layer."""
+    """RETURNS (Tensor): What the context keeps after a layer. *Shape:* ``(context, hidden_size)``
+
+    network (Tagger): The network.
+    number (int): The layer, counted from 1.
+    kept (Tensor): What the context kept before. *Shape:* ``(context, hidden_size)``
+    running (Running): Who is still computed.
+    dropout (float): Dropout rate.
+    """
     return network.encoder.run_layer(
         number, kept, running.queries, running.query_lengths, running.context_lengths, dropout
     )

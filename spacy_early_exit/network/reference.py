@@ -57,7 +57,8 @@ def run_reference(
             hidden = torch.where(ended, hidden, norm(sums))
         else:
             hidden = torch.where(gone[:, :, None], hidden, norm(new))
-        answer = network.logits(number, hidden[cells][batch.piece_of_word])
+        states = hidden[cells][batch.piece_of_word]
+        answer = network.logits(number, states)
         active = ~units_left[batch.unit_of_word]
         logits[active] = answer[active]
         if criterion is None or number == last:
@@ -66,7 +67,7 @@ def run_reference(
         if criterion.watches_left_words:
             watched = ~windows_left[batch.window_of_word]
         words = watched.nonzero().squeeze(1)
-        step = Step(number, words, answer[words], batch, threshold, network.learned)
+        step = Step(number, words, answer[words], batch, threshold, network.learned, states[words])
         may_leave = torch.zeros_like(active)
         may_leave[words] = criterion.leave(step, state)
         staying_units = batch.unit_of_word[active & ~may_leave]

@@ -17,13 +17,20 @@ from .tagger import Tagger
 
 
 def simulate_exits(
-    network: Tagger, batch: Batch, logits: Tensor, criterion: Criterion, threshold: float
+    network: Tagger,
+    batch: Batch,
+    logits: Tensor,
+    states: Tensor,
+    criterion: Criterion,
+    threshold: float,
 ) -> Tuple[Tensor, Meter]:
     """Let words leave by what the heads say at full depth.
 
     network (Tagger): The network.
     batch (Batch): The batch.
     logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
+    states (Tensor): Of every layer; empty if the criterion does not judge by them.
+        *Shape:* ``(layers, words, hidden_size)``
     criterion (Criterion): Who may leave.
     threshold (float): The criterion's dial, above 0.
     RETURNS (Tuple[Tensor, Meter]): The layer at which each word leaves, and the costs.
@@ -38,19 +45,23 @@ def simulate_exits(
         meter.layer(running)
         watches_all = criterion.watches_left_words and not is_last
         words = running.words_of_windows(batch) if watches_all else running.words
-        meter.head(words)
+        if is_last or not criterion.judges_by_states:
+            meter.head(words)
         if is_last:
             break
-        step = Step(number, words, logits[number - 1, words], batch, threshold, network.learned)
+        seen = logits[number - 1, words], states[number - 1, words]
+        step = Step(number, words, seen[0], batch, threshold, network.learned, seen[1])
         leaving = criterion.leave(step, state)
+        meter.judging(words, criterion.macs(number, spec, logits.shape[2]))
         if watches_all:
             leaving = leaving[torch.searchsorted(words, running.words)]
         if not leaving.any():
             continue
         after = running.without(batch, leaving)
-        stays = torch.zeros_like(exit_layer, dtype=torch.bool)
-        stays[after.words] = True
-        exit_layer[running.words[~stays[running.words]]] = number
+        gone = running.words[running.left(after)]
+        if criterion.judges_by_states:
+            meter.head(gone)
+        exit_layer[gone] = number
         running = after
         if not len(running.words):
             break
@@ -59,13 +70,13 @@ def simulate_exits(
 
 def simulated_saving(
     network: Tagger,
-    answers: Sequence[Tuple[Batch, Tensor]],
+    answers: Sequence[Tuple[Batch, Tensor, Tensor]],
     criterion: Criterion,
     threshold: float,
 ) -> float:
     """RETURNS (float): Full-depth cost / simulated cost, over batches with their logits."""
     spent = full = 0
-    for batch, logits in answers:
-        _, meter = simulate_exits(network, batch, logits, criterion, threshold)
+    for batch, logits, states in answers:
+        _, meter = simulate_exits(network, batch, logits, states, criterion, threshold)
         spent, full = spent + int(meter.spent.sum()), full + int(meter.full.sum())
     return full / spent if spent else 1.0

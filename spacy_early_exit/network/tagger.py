@@ -1,5 +1,5 @@
 """The network: an encoder with an exit head, a dropout and one linear map, at every layer; and what
-the decoder behind it learns.
+the decoder behind it and the criterion beside it learn.
 """
 
 from typing import Dict, Mapping, Sequence, cast
@@ -27,6 +27,7 @@ class Tagger(nn.Module):
         self.encoder = Encoder(spec)
         self.heads = nn.ModuleList(nn.Linear(spec.hidden_size, tags) for _ in range(spec.layers))
         self.decoder = nn.ParameterDict()
+        self.criterion = nn.ParameterDict()
 
     @property
     def spec(self) -> EncoderSpec:
@@ -66,17 +67,21 @@ class Tagger(nn.Module):
 
     @property
     def learned(self) -> Dict[str, Tensor]:
-        """RETURNS (Dict[str, Tensor]): What the decoder learns, by name."""
-        return dict(self.decoder.items())
+        """RETURNS (Dict[str, Tensor]): What decoder and criterion learn, by name."""
+        return {**self.decoder, **self.criterion}
 
-    def set_decoder(self, parameters: Mapping[str, Tensor]) -> None:
-        """Make room for what a decoder learns, and for nothing else.
+    def set_learned(self, decoder: Mapping[str, Tensor], criterion: Mapping[str, Tensor]) -> None:
+        """Make room for what a decoder and a criterion learn, and for nothing else. What is there
+        under the same name stays.
 
-        parameters (Mapping[str, Tensor]): As it is before training. What is there under the same
-            name stays.
+        decoder (Mapping[str, Tensor]): As it is before training, every axis as long as there are
+            tags.
+        criterion (Mapping[str, Tensor]): Likewise, of any shape.
         """
-        known = {name: self.decoder[name] for name in parameters if name in self.decoder}
-        self.decoder = nn.ParameterDict({**parameters, **known}).to(self.device)
+        known = self.learned
+        for name, fresh in (("decoder", decoder), ("criterion", criterion)):
+            kept = {key: known[key] for key in fresh if key in known}
+            setattr(self, name, nn.ParameterDict({**fresh, **kept}).to(self.device))
 
     def scale_heads(self, temperatures: Sequence[float]) -> None:
         """Divide what each head says by a temperature.

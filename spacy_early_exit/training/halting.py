@@ -1,6 +1,6 @@
 """Who leaves while training: drawn for every batch, so that no one budget is learnt by heart."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import torch
@@ -19,24 +19,25 @@ class SampledHalting:
     thresholds (Tensor): Of each window; 0: full depth. *Shape:* ``(windows,)``
     criteria (Sequence[Tuple[Criterion, Any]]): What was drawn among, each with its state.
     choice (Tensor): Which of them each window drew. *Shape:* ``(windows,)``
+    learned (Mapping[str, Tensor]): What criterion and decoder have learnt, by name.
     logits (Optional[Tensor]): What to judge by in place of the running pass, such as what a
         frozen network said (off-policy). *Shape:* ``(layers, words, tags)``
-    learned (Mapping[str, Tensor]): What the decoder has learnt, by name.
     """
 
     batch: Batch
     thresholds: Tensor
     criteria: Sequence[Tuple[Criterion, Any]]
     choice: Tensor
+    learned: Mapping[str, Tensor]
     logits: Optional[Tensor] = None
-    learned: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def leave(self, layer: int, words: Tensor, logits: Tensor) -> Tensor:
+    def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
         if self.logits is not None:
             logits = self.logits[layer - 1, words]
         window = self.batch.window_of_word[words]
-        step = Step(layer, words, logits, self.batch, self.thresholds[window], self.learned)
+        thresholds = self.thresholds[window]
+        step = Step(layer, words, logits, self.batch, thresholds, self.learned, states)
         leaving = torch.zeros_like(words, dtype=torch.bool)
         for number, (criterion, state) in enumerate(self.criteria):
             mine = self.choice[window] == number
@@ -54,7 +55,7 @@ class RandomHalting:
 
     layers: Tensor
 
-    def leave(self, layer: int, words: Tensor, logits: Tensor) -> Tensor:
+    def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
         return self.layers[words] <= layer
 

@@ -9,7 +9,6 @@ from typing import (
     Dict,
     List,
     Literal,
-    Mapping,
     NamedTuple,
     Optional,
     Protocol,
@@ -27,10 +26,38 @@ from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.loop import Halting, run_all_heads, run_all_heads_halting
 from ..network.tagger import Tagger
+from ..network.window import Bools, Ints
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
 from .losses import LayerWeights, distillation_loss, flooded, layer_weighted, word_losses
 
 Pattern = Literal["on_policy", "off_policy", "random"]
+
+
+class Decisions(NamedTuple):
+    """Who went on, where that is learnt.
+
+    log_odds (Any): Of going on, as a torch tensor or numpy or cupy. *Shape:* ``(layers, words)``
+    goes_on (Any): Who did. *Shape:* ``(layers, words)``, bool
+    asked (Any): Who was there to be asked. *Shape:* ``(layers, words)``, bool
+    """
+
+    log_odds: Any
+    goes_on: Any
+    asked: Any
+
+    @classmethod
+    def join(cls, parts: Sequence["Decisions"]) -> Optional["Decisions"]:
+        """RETURNS (Optional[Decisions]): Those of all batches, one behind the other."""
+        return cls(*(torch.cat(some, dim=1) for some in zip(*parts))) if parts else None
+
+    def detached(self) -> "Decisions":
+        """RETURNS (Decisions): As numpy or cupy, without gradients."""
+        return Decisions(*(torch2xp(tensor.detach()) for tensor in self))
+
+    def on(self, device: torch.device) -> "Decisions":
+        """RETURNS (Decisions): As torch tensors, whose log-odds are a new variable."""
+        tensors = [xp2torch(array).to(device).detach() for array in self]
+        return Decisions(tensors[0].requires_grad_(True), tensors[1].bool(), tensors[2].bool())
 
 
 class Answers(NamedTuple):
@@ -40,11 +67,18 @@ class Answers(NamedTuple):
     exit_layer (Tensor): The layer at which each word left. *Shape:* ``(words,)``
     teacher (Optional[Tensor]): What the network said before this stage, at full depth, if the
         stage asks for it. *Shape:* ``(layers, words, tags)``
+    decisions (Optional[Decisions]): Who went on, if the stage learns that.
+    window (Optional[Tensor]): The window of each word, for the loss. *Shape:* ``(words,)``
+    original (Optional[Tensor]): Of each window the one that it is a copy of, for the loss.
+        *Shape:* ``(windows,)``
     """
 
     logits: Tensor
     exit_layer: Tensor
     teacher: Optional[Tensor]
+    decisions: Optional[Decisions] = None
+    window: Optional[Tensor] = None
+    original: Optional[Tensor] = None
 
 
 class Gradient(NamedTuple):
@@ -52,10 +86,43 @@ class Gradient(NamedTuple):
 
     logits (Any): By what the heads say, numpy or cupy. *Shape:* ``(layers, words, tags)``
     learned (Dict[str, Any]): By what the decoder has learnt, by name.
+    log_odds (Any): By those of going on, where that is learnt. *Shape:* ``(layers, words)``
     """
 
     logits: Any
     learned: Dict[str, Any]
+    log_odds: Any = None
+
+
+@dataclass(frozen=True)
+class JointLogits:
+    """What all heads say of all words of some docs, for training.
+
+    logits (Any): *Shape:* ``(layers, words, tags)``, numpy or cupy
+    doc (Ints): The doc of each word. *Shape:* ``(words,)``
+    word (Ints): Its index in that doc. *Shape:* ``(words,)``
+    owned (Bools): Whether it counts, or is but the context of an overlapping window.
+        *Shape:* ``(words,)``
+    exit_layer (Ints): The layer at which it left. *Shape:* ``(words,)``
+    window (Ints): The window it was seen in. *Shape:* ``(words,)``
+    original (Ints): Of each window the one it is a copy of: itself, unless the stage runs windows
+        several times. *Shape:* ``(windows,)``
+    learned (Dict[str, Any]): What the decoder has learnt, numpy or cupy.
+    decisions (Optional[Decisions]): Who went on, where that is learnt.
+    teacher (Any): What the network said before this stage of training, if the stage asks for
+        it. *Shape:* ``(layers, words, tags)``, numpy or cupy
+    """
+
+    logits: Any
+    doc: Ints
+    word: Ints
+    owned: Bools
+    exit_layer: Ints
+    window: Ints
+    original: Ints
+    learned: Dict[str, Any]
+    decisions: Optional[Decisions] = None
+    teacher: Any = None
 
 
 class Stage(Protocol):
@@ -64,6 +131,10 @@ class Stage(Protocol):
     @property
     def needs_teacher(self) -> bool:
         """RETURNS (bool): Whether it needs the network as it was before this stage."""
+
+    @property
+    def copies(self) -> int:
+        """RETURNS (int): How many times it runs every window."""
 
     def run(
         self,
@@ -94,6 +165,7 @@ class JointTraining:
     layer_weights: LayerWeights = "linear"
     detach_early_heads: bool = False
     needs_teacher = False
+    copies = 1
 
     def run(
         self,
@@ -144,6 +216,7 @@ class SelfSampling:
     flooding: bool
     distillation: float
     layer_weights: LayerWeights = "linear"
+    copies = 1
 
     @property
     def needs_teacher(self) -> bool:
@@ -204,47 +277,41 @@ class SelfSampling:
 
 
 def loss_and_gradient(
-    stage: Stage,
-    decoder: Decoder,
-    logits: Any,
-    exit_layer: Any,
-    teacher: Any,
-    tags: Any,
-    texts: Any,
-    learned: Mapping[str, Any],
+    stage: Stage, decoder: Decoder, scores: JointLogits, tags: Any
 ) -> Tuple[float, Gradient]:
     """Compute the loss of a stage and a decoder and its gradient, arrays in and out as thinc wants
     it. The decoder sees what every word said where it left, as when predicting.
 
     stage (Stage): The stage.
     decoder (Decoder): The decoder.
-    logits (Any): numpy or cupy. *Shape:* ``(layers, words, tags)``
-    exit_layer (Any): numpy. *Shape:* ``(words,)``
-    teacher (Any): Like ``logits``, or None.
+    scores (JointLogits): What the heads say.
     tags (Any): numpy. *Shape:* ``(words,)``
-    texts (Any): The text of each word, numpy. *Shape:* ``(words,)``
-    learned (Mapping[str, Any]): What the decoder has learnt, numpy or cupy.
     RETURNS (Tuple[float, Gradient]): The loss and its gradient.
     """
-    variable = xp2torch(logits).detach().requires_grad_(True)
-    device = variable.device
-    answers = Answers(
-        variable,
-        torch.from_numpy(exit_layer).to(device),
-        None if teacher is None else xp2torch(teacher),
+    logits = xp2torch(scores.logits).detach().requires_grad_(True)
+    right, exit_layer, window, original = (
+        torch.from_numpy(array).to(logits.device)
+        for array in (tags, scores.exit_layer, scores.window, scores.original)
     )
-    right = torch.from_numpy(tags).to(device)
-    value = stage.loss(answers, right)
-    known = {name: xp2torch(array).detach().requires_grad_(True) for name, array in learned.items()}
-    if known:
-        words = torch.arange(len(right), device=device)
-        of_exits = variable[answers.exit_layer - 1, words]
-        value = value + decoder.loss(of_exits, right, torch.from_numpy(texts).to(device), known)
-    of_logits, *of_known = torch.autograd.grad(
-        value, [variable, *known.values()], materialize_grads=True
+    teacher = None if scores.teacher is None else xp2torch(scores.teacher)
+    decisions = None if scores.decisions is None else scores.decisions.on(logits.device)
+    value = stage.loss(Answers(logits, exit_layer, teacher, decisions, window, original), right)
+    learned = {
+        name: xp2torch(array).detach().requires_grad_(True)
+        for name, array in scores.learned.items()
+    }
+    if learned:
+        words = torch.arange(len(right), device=logits.device)
+        of_exits = logits[exit_layer - 1, words]
+        value = value + decoder.loss(of_exits, right, window, learned) / stage.copies
+    variables = [logits, *learned.values(), *([] if decisions is None else [decisions.log_odds])]
+    gradients = torch.autograd.grad(value, variables, materialize_grads=True)
+    found = [torch2xp(gradient) for gradient in gradients]
+    return float(value.detach()), Gradient(
+        logits=found[0],
+        learned=dict(zip(learned, found[1:])),
+        log_odds=None if decisions is None else found[-1],
     )
-    of_learned = {name: torch2xp(gradient) for name, gradient in zip(known, of_known)}
-    return float(value.detach()), Gradient(torch2xp(of_logits), of_learned)
 
 
 def make_joint_training(

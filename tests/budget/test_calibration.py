@@ -57,8 +57,11 @@ def test_the_simulation_is_exact_where_texts_leave_as_a_whole(threshold, encoder
     batch = Batch.of(windows_of(docs, trained.tokenizer, 48, 8), torch.device("cpu"))
     with torch.inference_mode():
         logits = run_all_heads(trained.network, batch)
+        states = logits[:, :, :0]
         for criterion in (SentenceExit(), TokenExit(1, "ignore"), TokenExit(1, "hold")):
-            exit_layer, meter = simulate_exits(trained.network, batch, logits, criterion, threshold)
+            exit_layer, meter = simulate_exits(
+                trained.network, batch, logits, states, criterion, threshold
+            )
             real = run_with_exits(trained.network, batch, criterion, threshold)
             assert torch.equal(meter.full, real.full)
             if isinstance(criterion, SentenceExit):

@@ -4,12 +4,11 @@ import torch
 from spacy_early_exit.criteria import make_belief_exit, make_token_exit
 from spacy_early_exit.decoders import make_ain_decoder
 from spacy_early_exit.network.batch import Batch
-from spacy_early_exit.network.criterion import Step
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.wordpieces import windows_of
 
-from ..factories import network_of, texts_of_all_lengths
+from ..factories import network_of, step_of, texts_of_all_lengths
 from .test_entropy import CPU, batch_of
 
 SURE, UNSURE = [9.0, 0.0, 0.0], [0.1, 0.0, 0.0]
@@ -24,7 +23,7 @@ def links(scale):
 
 def leaving(criterion, batch, logits, state=None, words=None, scale=9.0):
     words = torch.arange(batch.words) if words is None else torch.tensor(words)
-    step = Step(1, words, torch.tensor(logits), batch, 0.3, links(scale))
+    step = step_of(1, words, logits, batch, 0.3, links(scale))
     return criterion.leave(step, criterion.start(batch) if state is None else state).tolist()
 
 
@@ -87,11 +86,12 @@ def batch_and_network(encoders, en):
     trained = network_of(encoders["bert"], spread=1.5)
     network = trained.network
     draw = torch.Generator().manual_seed(0)
-    network.set_decoder(
-        {
+    network.set_learned(
+        decoder={
             name: torch.randn(zeros.shape, generator=draw)
             for name, zeros in make_ain_decoder().parameters(network.tags).items()
-        }
+        },
+        criterion={},
     )
     docs = [en.make_doc(text) for text in texts_of_all_lengths(count=24)]
     windows = windows_of(docs, trained.tokenizer, network.spec.max_wordpieces, 8)

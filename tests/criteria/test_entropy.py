@@ -6,9 +6,10 @@ import torch
 from spacy_early_exit.criteria import make_token_exit
 from spacy_early_exit.criteria.entropy import SentenceExit, TokenExit
 from spacy_early_exit.network.batch import Batch
-from spacy_early_exit.network.criterion import Step
 from spacy_early_exit.network.tagger import uncertainty
 from spacy_early_exit.network.window import Window
+
+from ..factories import step_of
 
 CPU = torch.device("cpu")
 SURE, UNSURE = [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]
@@ -25,7 +26,7 @@ def batch_of(*word_counts):
 
 
 def leave(criterion, batch, words, logits, threshold=0.5):
-    step = Step(1, torch.tensor(words), torch.tensor(logits), batch, threshold)
+    step = step_of(1, words, logits, batch, threshold)
     return criterion.leave(step, criterion.start(batch)).tolist()
 
 

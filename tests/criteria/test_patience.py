@@ -3,11 +3,10 @@ import torch
 
 from spacy_early_exit.criteria import make_patience_exit
 from spacy_early_exit.network.batch import Batch
-from spacy_early_exit.network.criterion import Step
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.wordpieces import windows_of
 
-from ..factories import network_of, texts_of_all_lengths
+from ..factories import network_of, step_of, texts_of_all_lengths
 from .test_entropy import CPU, batch_of
 
 UNSURE = [0.1, 0.0, 0.0]
@@ -21,7 +20,7 @@ def exits(criterion, batch, tags_by_layer, threshold=1.0, sure=9.0):
         words = (layers == last).nonzero().squeeze(1)
         if len(words):
             logits = sure * torch.eye(3)[torch.tensor(tags)][words]
-            leaving = criterion.leave(Step(number, words, logits, batch, threshold), state)
+            leaving = criterion.leave(step_of(number, words, logits, batch, threshold), state)
             layers[words[leaving]] = number
     return layers.tolist()
 
@@ -95,7 +94,7 @@ class TestConfidence:
         thresholds = torch.tensor([0.0, 0.5, 1.0])
         state, words = criterion.start(batch), torch.arange(3)
         leaving = [
-            criterion.leave(Step(n, words, torch.tensor([UNSURE] * 3), batch, thresholds), state)
+            criterion.leave(step_of(n, words, [UNSURE] * 3, batch, thresholds), state)
             for n in (1, 2)
         ]
         assert leaving[0].tolist() == [False] * 3

@@ -53,6 +53,7 @@ def fixed(batch, criterion, threshold):
         thresholds=torch.full((batch.windows,), threshold),
         criteria=[(criterion, criterion.start(batch))],
         choice=torch.zeros(batch.windows, dtype=torch.int64),
+        learned={},
     )
 
 
@@ -108,7 +109,7 @@ def test_windows_that_drew_differently_do_not_mix(trained, batch):
     criteria = [TokenExit(0, "ignore"), TokenExit(2, "ignore")]
     choice = torch.arange(batch.windows) % 2
     thresholds = torch.linspace(0.0, 0.3, batch.windows)
-    mixed = SampledHalting(batch, thresholds, [(c, c.start(batch)) for c in criteria], choice)
+    mixed = SampledHalting(batch, thresholds, [(c, c.start(batch)) for c in criteria], choice, {})
     with torch.no_grad():
         _, found = run_all_heads_halting(trained.network, batch, mixed)
         for window in range(batch.windows):
