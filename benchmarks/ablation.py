@@ -21,8 +21,8 @@ from pathlib import Path
 from wasabi import table
 
 FIRST: dict[str, dict[str, object]] = {
-    "all heads": {},
-    "deepest head": {"training.detach_early_heads": "true"},
+    "all heads": {"training.detach_early_heads": "false"},
+    "deepest head": {},
 }
 PLAIN = {"training.distillation": 0.0}
 VARIANTS: dict[str, dict[str, object] | None] = {
@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, object] | None] = {
     "off-policy": {**PLAIN, "training.pattern": "off_policy"},
     "random": {**PLAIN, "training.pattern": "random"},
     "on-policy, distilled": {},
+    "on-policy, distilled less": {"training.distillation": 1.0},
     "on-policy, distilled, uniform": {"training.layer_weights": "uniform"},
     "on-policy, flooded": {**PLAIN, "training.flooding": "true"},
     "on-policy, pre-norm": {**PLAIN, "model.kept_state": "pre_norm"},
@@ -58,10 +59,10 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS).replace(", ", "; "))
     parser.add_argument("--criteria", default="0,1", help="neighbourhoods, or sentences")
     parser.add_argument(
-        "--first", default="all heads", choices=FIRST, help="what the first stage trains"
+        "--first", default="deepest head", choices=FIRST, help="what the encoder learns from first"
     )
-    parser.add_argument("--epochs", type=int, default=5, help="of the first stage")
-    parser.add_argument("--epochs-two", type=int, default=3, help="of the second stage")
+    parser.add_argument("--epochs", type=int, default=4, help="of the first stage")
+    parser.add_argument("--epochs-two", type=int, default=4, help="of the second stage")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -129,8 +130,8 @@ def train(args: argparse.Namespace, name: str, seed: str) -> Path:
 
 
 def titled(args: argparse.Namespace, name: str) -> str:
-    """RETURNS (str): A variant's name, with what its first stage trained unless all heads."""
-    return name if args.first == "all heads" else f"{name}, {args.first} first"
+    """RETURNS (str): A variant's name, with what its first stage trained unless that is usual."""
+    return name if args.first == "deepest head" else f"{name}, {args.first} first"
 
 
 def curve(model: Path, args: argparse.Namespace, part: str, criterion: str) -> Rows:
