@@ -193,7 +193,10 @@ def scores(found: dict[str, dict[str, Rows]]) -> dict[float, float]:
     """RETURNS (dict): F on dev by saving, with the setting that tune prefers at each."""
     # Where the dial is but on or off, the settings are one curve together.
     if all(len(rows) == 2 for rows in found["tune"].values()):
-        found = {part: {"": sum(curves.values(), [])} for part, curves in found.items()}
+        found = {
+            part: {"": [row for rows in curves.values() for row in rows]}
+            for part, curves in found.items()
+        }
     by_saving = {1.0: next(iter(found["dev"].values()))[0]["ents_f"]}
     for saving in SAVINGS:
         best = max(found["tune"], key=lambda setting: f_at(found["tune"][setting], saving))
