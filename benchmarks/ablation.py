@@ -139,7 +139,7 @@ def curve(model: Path, args: argparse.Namespace, part: str, criterion: str) -> R
     output = model / f"{part}-{criterion}.json"
     script = ["benchmarks/thresholds.py", model, args.corpus / f"{part}.spacy"]
     how = ["--sentences"] if criterion == "sentences" else ["--window", criterion]
-    options = ["--threads", 1, "--thresholds", THRESHOLDS, "--output", output]
+    options = ["--halt-special", "--threads", 1, "--thresholds", THRESHOLDS, "--output", output]
     run(*script, *how, *options)
     rows: Rows = json.loads(output.read_text())
     return rows

@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--left-words", choices=["ignore", "hold"], default="ignore")
     parser.add_argument("--kv", choices=["copy", "drop"], help="whether what left is attended to")
     parser.add_argument(
+        "--halt-special", action="store_true", help="special tokens leave with the first word"
+    )
+    parser.add_argument(
         "--criterion",
         nargs="+",
         metavar=("NAME", "SETTING=VALUE"),
@@ -101,6 +104,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, object]:
     settings: dict[str, object] = {"criterion": criterion} if criterion else {}
     if args.kv:
         settings["kv"] = args.kv
+    if args.halt_special:
+        settings["halt_special"] = True
     return settings
 
 

@@ -58,6 +58,7 @@ DEFAULT_CONFIG = Config().from_str(
     window_length = null
     window_overlap = 64
     kv = "copy"
+    halt_special = false
     quantize = null
 
     [early_exit_ner.criterion]
@@ -118,6 +119,7 @@ def make_early_exit_ner(
     window_length: Optional[int],
     window_overlap: int,
     kv: Literal["copy", "drop"],
+    halt_special: bool,
     quantize: Optional[Literal["int8"]],
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitNER":
@@ -137,6 +139,7 @@ def make_early_exit_ner(
         window_length=window_length,
         window_overlap=window_overlap,
         kv=kv,
+        halt_special=halt_special,
         quantize=quantize,
         scorer=scorer,
     )
@@ -165,6 +168,8 @@ class EarlyExitNER(TrainablePipe):
     window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
     kv (str): Whether words that left stay part of the context that others attend to, with the state
         they kept (``"copy"``), or not (``"drop"``), which saves their keys and values as well.
+    halt_special (bool): Whether the encoder's special tokens leave with the first word of their
+        window, though the others still attend to them, or stay until its last one has left.
     quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: in fp32. What is trained
         and saved is fp32.
     scorer (Optional[Callable]): The scorer.
@@ -188,6 +193,7 @@ class EarlyExitNER(TrainablePipe):
         window_length: Optional[int] = None,
         window_overlap: int = 64,
         kv: Literal["copy", "drop"] = "copy",
+        halt_special: bool = False,
         quantize: Optional[Literal["int8"]] = None,
         scorer: Optional[Callable[..., Any]] = ner_score,
     ):
@@ -232,6 +238,7 @@ class EarlyExitNER(TrainablePipe):
         self.window_length = window_length
         self.window_overlap = window_overlap
         self.kv = kv
+        self.halt_special = halt_special
         self.quantize = quantize
         # The knobs are read from here on every call, and stored in config.cfg alone.
         self.cfg: Dict[str, Any] = {"threshold": threshold, "speedup": speedup}
@@ -338,6 +345,7 @@ class EarlyExitNER(TrainablePipe):
             window_overlap=self.window_overlap,
             batch_wordpieces=self.batch_wordpieces,
             kv=self.kv,
+            halt_special=self.halt_special,
             precision=self.quantize or "fp32",
         )
 
@@ -383,7 +391,11 @@ class EarlyExitNER(TrainablePipe):
             "decoder": describe(self.decoder),
             "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}",
             "precision": self.quantize or "fp32",
-            "special tokens": "stay until their window ends",
+            "special tokens": (
+                "leave with the first word of their window"
+                if self.halt_special
+                else "stay until their window ends"
+            ),
         }
 
     def simulate(self, docs: Iterable[Doc]) -> Callable[[float], float]:

@@ -55,6 +55,7 @@ class RunSettings:
     batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
         another, on as many threads as torch may use.
     kv (KV): Whether the others attend to what left.
+    halt_special (bool): Whether special tokens leave with the first word of their window.
     precision (Precision): Of the products, when predicting.
     stage (Optional[Stage]): How to train, where it is called for training; None: jointly.
     """
@@ -65,6 +66,7 @@ class RunSettings:
     window_overlap: int = 64
     batch_wordpieces: int = 2048
     kv: KV = "copy"
+    halt_special: bool = False
     precision: Precision = "fp32"
     stage: Optional[Stage] = None
 
@@ -165,7 +167,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
         with torch.inference_mode():
             exits = run_with_exits(
                 network,
-                Batch.of(batch, network.device, settings.kv),
+                Batch.of(batch, network.device, settings.kv, settings.halt_special),
                 settings.criterion,
                 settings.threshold,
             )
@@ -203,7 +205,7 @@ def simulate(
     answers = []
     with torch.inference_mode():
         for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
-            ragged = Batch.of(batch, network.device, settings.kv)
+            ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             states = list(run_all_layers(network, ragged))
             logits = [network.logits(n, of_words) for n, of_words in enumerate(states, start=1)]
             kept = torch.stack([state if keep_states else state[:, :0] for state in states])
@@ -260,7 +262,7 @@ def _begin_update(
     for batch in batches(_windows(shim.trained, docs, settings), settings.batch_wordpieces):
         originals.extend([*range(len(windows), len(windows) + len(batch))] * stage.copies)
         windows.extend(batch * stage.copies)
-        ragged = Batch.of(batch, network.device, settings.kv)
+        ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
         answers.append(stage.run(network, ragged, dropout, criterion, teacher))
     outputs = [answer.logits for answer in answers]
     decisions = Decisions.join([answer.decisions for answer in answers if answer.decisions])

@@ -79,6 +79,19 @@ class TestPredicting:
         assert spent["drop"] < spent["copy"]
         assert ner.fingerprint()["kept_state"] == "dropped"
 
+    def test_special_tokens_that_leave_with_the_first_word_save_more(self, nlp):
+        ner, texts = nlp.get_pipe(NAME), texts_of_all_lengths(count=20)
+        spent, before = {}, ner.fingerprint()
+        for ner.halt_special in (False, True):
+            alone = [nlp(text, component_cfg=at(threshold=0.15)) for text in texts]
+            together = nlp.pipe(texts, component_cfg=at(threshold=0.15))
+            assert [answers(doc) for doc in together] == [answers(doc) for doc in alone]
+            spent[ner.halt_special] = sum(doc._.early_exit[NAME].spent for doc in alone)
+        assert spent[True] < spent[False]
+        assert [name for name, of in ner.fingerprint().items() if of != before[name]] == [
+            "special tokens"
+        ]
+
     @pytest.mark.parametrize(
         "wrong",
         [

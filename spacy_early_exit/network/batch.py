@@ -2,8 +2,8 @@
 
 A batch is made of *windows* (sequences of wordpieces, special tokens included), *words* (what
 is tagged) and *units*: the words that share a wordpiece, with all their wordpieces. The words
-of a unit leave together. Special tokens form one more unit a window, which leaves when the
-window's last word has left.
+of a unit leave together. Special tokens form one more unit a window, which leaves with the
+window's last word, or with its first.
 """
 
 from dataclasses import dataclass, replace
@@ -35,6 +35,8 @@ class Batch:
         of window ``i`` is ``units + i``.
     kv (KV): Whether what left stays part of the context that others attend to, with the state it
         kept (``"copy"``), or not (``"drop"``).
+    halt_special (bool): Whether special tokens leave with the first word of their window, or stay
+        until its last one has left. Either way others attend to them.
     """
 
     ids: Tensor
@@ -47,6 +49,7 @@ class Batch:
     lengths: List[int]
     units: int
     kv: KV = "copy"
+    halt_special: bool = False
 
     @property
     def windows(self) -> int:
@@ -59,12 +62,19 @@ class Batch:
         return len(self.piece_of_word)
 
     @classmethod
-    def of(cls, windows: Sequence[Window], device: torch.device, kv: KV = "copy") -> "Batch":
+    def of(
+        cls,
+        windows: Sequence[Window],
+        device: torch.device,
+        kv: KV = "copy",
+        halt_special: bool = False,
+    ) -> "Batch":
         """Put windows behind one another.
 
         windows (Sequence[Window]): At least one; each has at least one word.
         device (torch.device): Where the tensors shall lie.
         kv (KV): Whether others attend to what left.
+        halt_special (bool): Whether special tokens leave with the first word of their window.
         RETURNS (Batch): The batch.
         """
         lengths = [len(window.ids) for window in windows]
@@ -97,6 +107,7 @@ class Batch:
             lengths=lengths,
             units=units,
             kv=kv,
+            halt_special=halt_special,
         )
 
     def repeated(self, copies: int) -> "Batch":
@@ -184,11 +195,16 @@ class Running:
         alive = torch.zeros(batch.units + batch.windows, dtype=torch.bool, device=device)
         alive[batch.unit_of_word[self.words[~leaving]]] = True
         words = self.words[alive[batch.unit_of_word[self.words]]]
-        alive[batch.units + batch.window_of_word[words]] = True
-        window_runs = alive[batch.units :]
-        stays = alive[batch.unit_of_piece[self.pieces]]
-        if batch.kv == "copy":
-            stays = window_runs[batch.window_of_piece[self.pieces]]
+        left = torch.bincount(batch.window_of_word[words], minlength=batch.windows)
+        window_runs = left > 0
+        alive[batch.units :] = window_runs
+        if batch.halt_special:
+            all_of_them = torch.bincount(batch.window_of_word, minlength=batch.windows)
+            alive[batch.units :] = window_runs & (left == all_of_them)
+        stays = window_runs[batch.window_of_piece[self.pieces]]
+        if batch.kv == "drop":
+            unit = batch.unit_of_piece[self.pieces]
+            stays &= alive[unit] | (unit >= batch.units)
         pieces = self.pieces[stays]
         queries = alive[batch.unit_of_piece[pieces]].nonzero().squeeze(1)
         row_of_piece = self.row_of_piece
@@ -196,7 +212,11 @@ class Running:
             row_of_piece = torch.zeros_like(row_of_piece)
             row_of_piece[pieces] = torch.arange(len(pieces), device=device)
         windows = window_runs.nonzero().squeeze(1)
-        counts = lengths_of(batch.window_of_piece[pieces[queries]], batch.windows)
+        window_of_piece = batch.window_of_piece[pieces]
+        counts = lengths_of(window_of_piece[queries], batch.windows)
+        context = batch.lengths
+        if batch.kv == "drop":
+            context = lengths_of(window_of_piece, batch.windows)
         running: List[int] = windows.tolist()
         return Running(
             words=words,
@@ -204,7 +224,7 @@ class Running:
             queries=queries if len(queries) < len(pieces) else None,
             row_of_piece=row_of_piece,
             query_lengths=[counts[i] for i in running],
-            context_lengths=[(batch.lengths if batch.kv == "copy" else counts)[i] for i in running],
+            context_lengths=[context[i] for i in running],
             windows=windows,
         )
 

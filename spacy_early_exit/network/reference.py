@@ -44,10 +44,17 @@ def run_reference(
     state = None if criterion is None else criterion.start(batch)
 
     for number in range(1, last + 1):
-        left = torch.cat([units_left, windows_left])[batch.unit_of_piece]  # (wordpieces,)
+        specials_left = windows_left
+        if batch.halt_special:
+            touched = batch.window_of_word[units_left[batch.unit_of_word]]
+            specials_left = torch.isin(torch.arange(batch.windows), touched)
+        left = torch.cat([units_left, specials_left])[batch.unit_of_piece]  # (wordpieces,)
         gone = torch.zeros_like(cells)
         gone[cells] = left
-        attended = cells & ~gone if batch.kv == "drop" else cells
+        attended = cells.clone()
+        if batch.kv == "drop":
+            dropped = torch.cat([units_left, windows_left])[batch.unit_of_piece]
+            attended[cells] = ~dropped
         new = _sums(network, number, hidden, attended)
         sums = torch.where(gone[:, :, None], sums, new)
         norm = network.encoder.layer(number).output_norm

@@ -44,17 +44,22 @@ def test_cost_equals_torchs_own_count_on_the_real_encoder(threshold, minilm, en)
     assert_counted(trained, en, texts, TokenExit(1, "ignore"), threshold)
 
 
+@pytest.mark.parametrize("kv", ["copy", "drop"])
+@pytest.mark.parametrize("halt_special", [False, True])
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
-def test_cost_equals_torchs_own_count_where_what_left_is_dropped(family, encoders, en):
+def test_cost_equals_torchs_own_count_whatever_becomes_of_what_left(
+    family, halt_special, kv, encoders, en
+):
     trained = network_of(encoders[family], spread=0.3)
-    assert_counted(trained, en, TEXTS, TokenExit(1, "ignore"), 0.2, kv="drop")
+    how = {"kv": kv, "halt_special": halt_special}
+    assert_counted(trained, en, TEXTS, TokenExit(1, "ignore"), 0.2, **how)
 
 
-def assert_counted(trained, nlp, texts, criterion, threshold, kv="copy"):
+def assert_counted(trained, nlp, texts, criterion, threshold, **how):
     length = trained.network.spec.max_wordpieces
     for text in texts:
         for window in windows_of([nlp.make_doc(text)], trained.tokenizer, length, 8):
-            batch = Batch.of([window], CPU, kv)
+            batch = Batch.of([window], CPU, **how)
             exits, macs = counted(
                 trained.network, batch, criterion if threshold else None, threshold
             )

@@ -83,19 +83,26 @@ def test_fast_loop_equals_reference(family, threshold, criterion, networks, en):
 
 
 @pytest.mark.parametrize("criterion", ["sentence", "token", "token, window of 2", "patience"])
+@pytest.mark.parametrize(
+    "how",
+    [{"kv": "drop"}, {"halt_special": True}, {"kv": "drop", "halt_special": True}],
+    ids=["drop", "halt special", "both"],
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fast_loop_equals_reference_where_what_left_is_dropped(family, criterion, networks, en):
+def test_fast_loop_equals_reference_whatever_becomes_of_what_left(
+    family, how, criterion, networks, en
+):
     network = networks[family].network
     windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
-    exits = compare(network, windows, CRITERIA[criterion], 0.2, kv="drop")
-    dropped, copied = (
-        exits_of(network, windows, CRITERIA[criterion], 0.2, kv) for kv in ("drop", "copy")
+    exits = compare(network, windows, CRITERIA[criterion], 0.2, **how)
+    found, plain = (
+        exits_of(network, windows, CRITERIA[criterion], 0.2, **some) for some in (how, {})
     )
     if criterion == "token":
         assert len(exits) > 1, "the test must see words leave at several layers"
-        assert (dropped - copied).abs().max() > 1e-4
+        assert (found - plain).abs().max() > 1e-4
     if criterion == "sentence":  # nobody attends to a window that left
-        torch.testing.assert_close(dropped, copied, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("criterion", ["sentence", "token", "token, window of 2, left words hold"])
@@ -113,9 +120,9 @@ def test_fast_loop_equals_reference_where_sums_are_kept(family, criterion, netwo
         assert (exits_of(network, windows, CRITERIA[criterion], 0.2) - plain).abs().max() > 1e-3
 
 
-def exits_of(network, windows, criterion, threshold, kv="copy"):
+def exits_of(network, windows, criterion, threshold, **how):
     with torch.inference_mode():
-        return run_with_exits(network, Batch.of(windows, CPU, kv), criterion, threshold).logits
+        return run_with_exits(network, Batch.of(windows, CPU, **how), criterion, threshold).logits
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])
@@ -127,7 +134,7 @@ def test_fast_loop_equals_reference_on_the_real_encoder(threshold, criterion, mi
     compare(trained.network, windows, CRITERIA[criterion] if threshold else None, threshold)
 
 
-def compare(network, windows, criterion, threshold, kv="copy") -> set:
+def compare(network, windows, criterion, threshold, **how) -> set:
     """Compare the fast loop with the reference in several cuts of shuffled windows.
 
     RETURNS (set): The layers at which words left.
@@ -137,7 +144,7 @@ def compare(network, windows, criterion, threshold, kv="copy") -> set:
     with torch.inference_mode():
         for size in (1, 2, 7, 64):
             for start in range(0, len(shuffled), size):
-                batch = Batch.of(shuffled[start : start + size], CPU, kv)
+                batch = Batch.of(shuffled[start : start + size], CPU, **how)
                 fast = run_with_exits(network, batch, criterion, threshold, keep_states=True)
                 plain = run_reference(network, batch, criterion, threshold)
                 if not torch.equal(fast.exit_layer, plain.exit_layer):

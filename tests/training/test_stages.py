@@ -73,8 +73,9 @@ def test_training_with_halting_sees_what_prediction_will_see(network, batch, cri
         assert len(exit_layer.unique()) > 1
 
 
-def test_training_sees_what_prediction_will_see_where_what_left_is_dropped(network, batch):
-    dropping, criterion = replace(batch, kv="drop"), TokenExit(0, "ignore")
+@pytest.mark.parametrize("how", [{"kv": "drop"}, {"halt_special": True}], ids=str)
+def test_training_sees_what_prediction_will_see_whatever_becomes_of_what_left(network, batch, how):
+    dropping, criterion = replace(batch, **how), TokenExit(0, "ignore")
     with torch.no_grad():
         halting = fixed(dropping, criterion, 0.2)
         logits, exit_layer = run_all_heads_halting(network, dropping, halting)
