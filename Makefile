@@ -1,5 +1,6 @@
 # make demo    train and try it, on a synthetic corpus, in an environment of its own
 # make test    quick tests in an environment of their own
+# make bench   everything a user would run instead beside it, on the clock; hours
 # make check   these, the slow ones, types and style
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
@@ -8,12 +9,17 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test check lint build clean
+.PHONY: demo test bench check lint build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
 test: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m pytest -rs -n 2 --dist loadscope
+
+# What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install onnx onnxruntime
+	$(BIN)/python benchmarks/everything.py corpus training/final $(ENCODER) training/bench training/bench.json
 
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
 	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadscope

@@ -1,7 +1,7 @@
 """Early exits beside what a user would run instead, on the clock.
 
 Each pipeline is given as NAME=FOLDER, early-exit ones run at every speedup that they are
-calibrated for. --checkpoint is a folder that peers.py wrote: the same network in Hugging Face's
+calibrated for. --checkpoints are folders that peers.py wrote: the same networks in Hugging Face's
 pipeline and in ONNX Runtime. Every contender runs in a process of its own, in alternating
 rounds; results that are in the output file already are not measured again.
 """
@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, help="annotated docs, .spacy")
     parser.add_argument("pipelines", nargs="+", help="NAME=FOLDER")
     parser.add_argument("--speedups", default="1,2,3,4")
-    parser.add_argument("--checkpoint", type=Path, help="what peers.py wrote")
+    parser.add_argument(
+        "--checkpoints", nargs="*", default=[], metavar="NAME=FOLDER", help="what peers.py wrote"
+    )
     parser.add_argument("--batch-sizes", default="1,32,128", help="of the others")
     parser.add_argument("--one-by-one", action="store_true", help="nlp(text), too")
     parser.add_argument("--texts", type=int, help="at most so many")
@@ -42,14 +44,15 @@ def main() -> None:
         name, _, folder = given.partition("=")
         mine = contenders_of(folder, speedups, [size for size in sizes if size > 1], name)
         contenders += mine
-        if args.one_by_one:
+        if args.one_by_one and "component_cfg" in mine[0].arguments:
             arguments = {**mine[-1].arguments, "batch_size": 0}
             last = mine[-1]
             contenders.append(
                 Contender(f"{last.name}, one by one", make_spacy, arguments, last.version)
             )
-    if args.checkpoint:
-        contenders += others(str(args.checkpoint), sizes, args.threads)
+    for given in args.checkpoints:
+        name, _, folder = given.partition("=")
+        contenders += others(name, folder, sizes, args.threads)
     about = {
         "corpus": "/".join(args.corpus.parts[-2:]),
         "texts": len(docs),
@@ -81,16 +84,20 @@ def main() -> None:
     show(results)
 
 
-def others(checkpoint: str, sizes: list[int], threads: int) -> list[Contender]:
-    """RETURNS (list[Contender]): Hugging Face's pipeline and ONNX Runtime, at some batch sizes."""
+def others(name: str, checkpoint: str, sizes: list[int], threads: int) -> list[Contender]:
+    """RETURNS (list[Contender]): Hugging Face's pipeline and ONNX Runtime, at some batch sizes.
+
+    name (str): What is behind theirs.
+    """
     found = []
     for size in sizes:
         arguments = {"checkpoint": checkpoint, "batch_size": size}
-        found.append(Contender(f"Hugging Face pipeline, batches of {size}", make_hf, arguments))
-        for name, file in (("fp32", "model.onnx"), ("int8", "model-int8.onnx")):
+        title = f"Hugging Face pipeline{name}, batches of {size}"
+        found.append(Contender(title, make_hf, arguments))
+        for precision, file in (("fp32", "model.onnx"), ("int8", "model-int8.onnx")):
             found.append(
                 Contender(
-                    f"ONNX Runtime {name}, batches of {size}",
+                    f"ONNX Runtime {precision}{name}, batches of {size}",
                     make_onnx,
                     {**arguments, "file": file, "threads": threads},
                 )
