@@ -76,7 +76,7 @@ METHODS = {
         criterion("PatienceExit", patience=1, level="word"),
         [f"PatienceExit.v1 patience={p} window={w}" for p in (1, 2) for w in (0, 1)],
     ),
-    "patience and confidence, from layer 2": Method(
+    "patience and confidence, from layer 3": Method(
         criterion("PatienceExit", patience=1, level="word"),
         ["PatienceExit.v1 patience=1 min_layer=3"],
     ),
@@ -108,7 +108,10 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     results = json.loads(args.output.read_text()) if args.output.exists() else {}
-    for template, epochs in (("self_sampling", args.epochs), ("reduction", args.epochs // 2)):
+    for template, epochs in (
+        ("self_sampling", args.epochs),
+        ("reduction", max(1, args.epochs // 2)),
+    ):
         script = ["scripts/create_config.py", f"configs/{template}.cfg"]
         options = ["--epochs", epochs, "--evaluate-every", 1]
         run(*script, args.corpus / "train.spacy", args.work / f"{template}.cfg", *options)

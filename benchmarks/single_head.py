@@ -31,6 +31,9 @@ class SingleHead:
     teacher: Optional[str]
     distillation: float
     needs_teacher = False
+    trains_decoder = True
+    trains_criterion = False
+    copies = 1
     loaded: List[Any] = field(default_factory=list, compare=False)
 
     def run(

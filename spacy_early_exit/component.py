@@ -280,8 +280,7 @@ class EarlyExitNER(TrainablePipe):
         self._labels.append(label)
         self.vocab.strings.add(label)
         if self._is_trained:
-            self._shim.trained.network.add_tags(tag_count(len(self._labels)))
-            self._shim.weights_changed()
+            self._shim.add_tags(tag_count(len(self._labels)))
             self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
         return 1
 
@@ -590,7 +589,13 @@ class EarlyExitNER(TrainablePipe):
         self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
         if start_from is None:
             self.model.initialize()
-        self._shim.set_learned(self.decoder, self.criterion)
+        made = self._shim.set_learned(self.decoder, self.criterion)
+        if made and not self.training.trains_criterion:
+            raise ValueError(
+                f"The criterion {type(self.criterion).__name__} of '{self.name}' learns who may "
+                f"leave, and {type(self.training).__name__} does not teach it that. Train with "
+                f"ReductionTraining.v1 (configs/reduction.cfg), or start_from a pipeline that was."
+            )
         self._ready(Knob())
 
     def _start_from(self, pipeline: Path) -> None:
@@ -698,7 +703,14 @@ class EarlyExitNER(TrainablePipe):
         a calibration no longer holds.
 
         temperatures (Sequence[float]): Of the head of each layer, all above 0.
+        RAISES (ValueError): If the decoder learns: its transitions weigh what the heads say.
         """
+        if self._needed_of_weights()["decoder"]:
+            raise ValueError(
+                f"The heads of '{self.name}' can't be divided by temperatures: its decoder "
+                f"{type(self.decoder).__name__} has learnt transitions to go with what they say, "
+                f"and other tags would come out. Temperatures are for BIOViterbi.v1."
+            )
         self._shim.trained.network.scale_heads(temperatures)
         self._shim.weights_changed()
 
@@ -838,21 +850,27 @@ class EarlyExitNER(TrainablePipe):
         return settings
 
     def _check_learned(self) -> None:
-        network = self._shim.trained.network
-        own = self.criterion.parameters(network.spec)
-        for kind, block, names in (
-            ("decoder", self.decoder, [*self.decoder.parameters(network.tags)]),
-            ("criterion", self.criterion, [*own, *self.criterion.needs_learned]),
-        ):
-            missing = [name for name in names if name not in network.learned]
+        known = self._shim.trained.network.learned
+        for kind, names in self._needed_of_weights().items():
+            missing = [name for name in names if name not in known]
             if missing:
+                block = getattr(self, kind)
                 raise ValueError(
                     f"The {kind} {type(block).__name__} of '{self.name}' needs "
                     f"{', '.join(missing)}, and the weights have no such thing: they were trained "
-                    f"with another {kind if own or kind == 'decoder' else 'decoder'}. Train with "
-                    f"what it needs, from this pipeline on if you like: "
-                    f"[initialize.components.{self.name}] start_from."
+                    f"with another criterion or decoder. Train with what it needs, from this "
+                    f"pipeline on if you like: [initialize.components.{self.name}] start_from."
                 )
+
+    def _needed_of_weights(self) -> Dict[str, List[str]]:
+        """RETURNS (Dict[str, List[str]]): What decoder and criterion must have learnt, by name."""
+        from .shim import fresh
+
+        decoder, criterion = fresh(self._shim.trained.network, self.decoder, self.criterion, "meta")
+        return {
+            "decoder": [*decoder],
+            "criterion": [*criterion, *self.criterion.needs_learned],
+        }
 
 
 def _read_state(path: Path) -> Dict[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple, cast
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple, cast
 
 import srsly
 import torch
@@ -12,6 +12,7 @@ from thinc.api import Optimizer, torch2xp, xp2torch
 from thinc.shims.shim import Shim
 from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
+from torch import Tensor
 
 from . import storage
 from .budget.fingerprint import fingerprint_of_weights
@@ -80,15 +81,28 @@ class TaggerShim(Shim):
         self._teacher = None
         self.weights_changed()
 
-    def set_learned(self, decoder: "Decoder", criterion: "Criterion") -> None:
+    def set_learned(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
         """Make room for what a decoder and a criterion learn. See ``Tagger.set_learned``.
 
         decoder (Decoder): The decoder.
         criterion (Criterion): The criterion.
+        RETURNS (List[str]): What of the criterion was not there before, by name.
         """
         network = self.trained.network
-        network.set_learned(decoder.parameters(network.tags), criterion.parameters(network.spec))
+        known = network.learned
+        of_decoder, of_criterion = fresh(network, decoder, criterion, "cpu")
+        network.set_learned(of_decoder, of_criterion)
         self._teacher = None
+        self.weights_changed()
+        return [name for name in of_criterion if name not in known]
+
+    def add_tags(self, tags: int) -> None:
+        """Append tags. See ``Tagger.add_tags``.
+
+        tags (int): The new number of tags.
+        """
+        self.trained.network.add_tags(tags)
+        self._teacher = None  # it knows nothing of them
         self.weights_changed()
 
     def weights_changed(self) -> None:
@@ -226,3 +240,18 @@ class TaggerShim(Shim):
 
         self.set(storage.from_files(read, str(folder), get_torch_default_device()))
         return self
+
+
+def fresh(
+    network: Tagger, decoder: "Decoder", criterion: "Criterion", device: str
+) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+    """Make what a decoder and a criterion learn, as it is before training.
+
+    network (Tagger): The network it is for.
+    decoder (Decoder): The decoder.
+    criterion (Criterion): The criterion.
+    device (str): Where it shall lie; on ``"meta"`` it costs nothing and draws no random numbers.
+    RETURNS (Tuple[Dict[str, Tensor], Dict[str, Tensor]]): What each learns, by name.
+    """
+    with torch.device(device):
+        return decoder.parameters(network.tags), criterion.parameters(network.spec)

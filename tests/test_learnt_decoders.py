@@ -5,6 +5,8 @@ import pytest
 import spacy
 import torch
 
+from spacy_early_exit.decoders import make_bio_viterbi
+
 from .factories import SENTENCES, TEXTS, answers, examples_of, texts_of_all_lengths, train_small
 
 NAME = "early_exit_ner"
@@ -125,7 +127,26 @@ def test_the_gradient_is_that_of_the_loss(encoders):
     np.testing.assert_array_equal(parameter.grad.numpy(), gradient.learned["transitions"])
 
 
+def test_a_label_that_is_added_between_updates_is_no_problem_for_the_teacher(encoders):
+    block = {"@misc": "spacy-early-exit.SelfSampling.v1", "distillation": 4.0}
+    nlp = train_small(encoders["bert"], steps=1, training=block)
+    nlp.get_pipe(NAME).add_label("NEW")
+    assert nlp.update(examples_of(nlp), sgd=nlp.resume_training())[NAME] > 0
+
+
+def test_what_another_decoder_has_learnt_stays_as_it_is(nlp):
+    other = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+    other.get_pipe(NAME).decoder = make_bio_viterbi()
+    before = learned(other)
+    other.update(examples_of(other), sgd=other.resume_training())
+    assert all(torch.equal(known, before[name]) for name, known in learned(other).items())
+
+
 class TestRefused:
+    def test_temperatures(self, nlp):
+        with pytest.raises(ValueError, match="temperatures.*Decoder.*BIOViterbi"):
+            nlp.get_pipe(NAME).scale_heads([2.0] * 4)
+
     def test_a_decoder_that_nothing_was_learnt_for(self, encoders, tmp_path):
         train_small(encoders["bert"], steps=1).to_disk(tmp_path)
         config = {"components": {NAME: {"decoder": DECODERS["crf"]}}}

@@ -35,8 +35,8 @@ class Beliefs:
 class BeliefExit(Plain):
     """A word leaves when its belief and those of its neighbours are below the threshold.
 
-    iterations (int): How often words tell one another what they believe. Those that left go on
-        telling what they believed last.
+    iterations (int): How often words side by side tell one another what they believe. Those that
+        left go on telling what they believed last.
     window (int): How many words to each side are neighbours.
     """
 
@@ -56,7 +56,7 @@ class BeliefExit(Plain):
         """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
         if state.by_word is None:
             state.by_word = step.logits.new_zeros(step.batch.words, step.logits.shape[1])
-        links = Links.of(step.batch.window_of_word, step.learned)
+        links = Links.of(step.batch.window_of_word, step.learned, order=1)
         scores = step.logits
         for _ in range(self.iterations):
             state.by_word[step.words] = scores.softmax(1)

@@ -31,7 +31,16 @@ class TokenReduction(Plain):
     judges_by_states = True
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
-        """RETURNS (Dict[str, Tensor]): Selectors before training."""
+        """RETURNS (Dict[str, Tensor]): Selectors before training.
+
+        RAISES (ValueError): If the encoder has no layer behind one of them.
+        """
+        if self.layers[-1] >= spec.layers:
+            raise ValueError(
+                f"TokenReduction: selectors decide who goes on to the next layer, so layers must "
+                f"be at most {spec.layers - 1} for this encoder of {spec.layers}, not "
+                f"{self.layers[-1]}."
+            )
         found = {}
         for layer in self.layers:
             found[f"selector_{layer}_in"] = 0.02 * torch.randn(INNER, spec.hidden_size)
@@ -68,8 +77,8 @@ def make_token_reduction(layers: Sequence[int] = (1, 3)) -> Criterion:
     """Make the criterion ``spacy-early-exit.TokenReduction.v1``: TR-BERT. Its selectors are part of
     the pipeline's weights, and have to be trained: ``ReductionTraining.v1``.
 
-    layers (Sequence[int]): After which layers they decide, counted from 1. As published: after the
-        first, and after half of them.
+    layers (Sequence[int]): After which layers they decide, counted from 1. As published, it would
+        be after the first and after half of them.
     RETURNS (Criterion): The criterion.
     RAISES (ValueError): If an argument makes no sense.
     """

@@ -22,7 +22,8 @@ FORBIDDEN = -1e4  # finite: a forbidden transition in the annotation must not ma
 class CRFDecoder:
     """The sequence of tags with the largest sum of logits and learnt transitions.
 
-    Transitions that are no valid BIO are forbidden, in training as in decoding.
+    Transitions that are no valid BIO are forbidden, in training as in decoding. Only that a text
+    can't begin with ``I-X`` is for decoding alone: in training a window may begin within an entity.
 
     loss_weight (float): Weight of the likelihood in training, beside the heads' own losses.
     """

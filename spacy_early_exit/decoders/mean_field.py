@@ -32,13 +32,14 @@ class Links:
     ends: Tensor
 
     @classmethod
-    def of(cls, texts: Tensor, learned: Learned) -> "Links":
+    def of(cls, texts: Tensor, learned: Learned, order: int) -> "Links":
         """Find out who is beside whom.
 
         texts (Tensor): The text of each word: those of one are behind one another.
             *Shape:* ``(words,)``
         learned (Learned): ``transitions_j`` between words that are j apart; ``start_j`` and
             ``end_j`` of the j-th word from either end of a text; for j from 1 on.
+        order (int): How far apart words may be that tell one another.
         RETURNS (Links): The links.
         """
         lengths = torch.unique_consecutive(texts, return_counts=True)[1]
@@ -48,8 +49,7 @@ class Links:
         from_start, from_end = words - (behind - lengths[number]), behind - 1 - words
         transitions: List[Tuple[Tensor, Tensor]] = []
         ends = learned["start_1"].new_zeros(len(texts), len(learned["start_1"]))
-        while f"transitions_{len(transitions) + 1}" in learned:
-            apart = len(transitions) + 1
+        for apart in range(1, order + 1):
             beside = (from_start[apart:] >= apart).to(ends.dtype)[:, None]
             transitions.append((learned[f"transitions_{apart}"], beside))
             ends = ends + (from_start == apart - 1)[:, None] * learned[f"start_{apart}"]
@@ -118,7 +118,7 @@ class AINDecoder:
         texts = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
         known = {name: parameter.detach().cpu() for name, parameter in learned.items()}
         own = torch.from_numpy(np.concatenate(logits))
-        beliefs = mean_field(own, Links.of(texts, known), self.iterations).numpy()
+        beliefs = mean_field(own, Links.of(texts, known, self.order), self.iterations).numpy()
         return BIOViterbi()(np.split(beliefs, np.cumsum(lengths)[:-1]), {})
 
     def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
@@ -131,7 +131,7 @@ class AINDecoder:
         learned (Learned): What it has learnt, with gradients.
         RETURNS (Tensor): Summed over words. *Shape:* ``()``
         """
-        beliefs = mean_field(logits, Links.of(texts, learned), self.iterations)
+        beliefs = mean_field(logits, Links.of(texts, learned, self.order), self.iterations)
         return F.cross_entropy(beliefs, tags, ignore_index=MISSING, reduction="sum")
 
 

@@ -86,7 +86,8 @@ def run_with_exits(
             meter.judging(words, criterion.macs(number, network.spec, network.tags))
         if watches_all and leaving is not None:
             mine = torch.searchsorted(words, running.words)
-            answer, leaving = answer.index_select(0, mine), leaving[mine]
+            of_words, leaving = of_words.index_select(0, mine), leaving[mine]
+            answer = answer if by_states else answer.index_select(0, mine)
         if not by_states:
             # Who stays is written again after a later layer.
             logits.index_copy_(0, running.words, answer)

@@ -103,6 +103,13 @@ class ReductionTraining:
         """RETURNS (bool): Whether it needs the network as it was before this stage."""
         return self.joint
 
+    trains_criterion = True
+
+    @property
+    def trains_decoder(self) -> bool:
+        """RETURNS (bool): Whether what the decoder learns is learnt."""
+        return self.joint
+
     @property
     def copies(self) -> int:
         """RETURNS (int): How often each window is run."""
@@ -147,7 +154,8 @@ class ReductionTraining:
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words, a mean over tries. *Shape:* ``()``"""
-        assert answers.decisions is not None
+        if answers.decisions is None:  # no words
+            return answers.logits.sum()
         assert answers.window is not None and answers.original is not None
         words = torch.arange(len(tags), device=tags.device)
         of_exits = answers.logits[answers.exit_layer - 1, words][None]
@@ -182,26 +190,26 @@ def policy_loss(
     window (Tensor): The window of each word: every try has its own. *Shape:* ``(words,)``
     original (Tensor): Of each window the number that all its tries share. *Shape:* ``(windows,)``
     cost_weight (float): What a share of words that go on costs.
-    RETURNS (Tensor): Summed over windows, each as heavy as it has words. *Shape:* ``()``
+    RETURNS (Tensor): Summed over windows, each as heavy as it has words with a tag.
+        *Shape:* ``()``
     """
-    if not len(window):
-        return torch.as_tensor(decisions.log_odds.sum())
 
     def by_window(values: Tensor) -> Tensor:
         return values.new_zeros(len(original)).index_add(0, window, values)
 
-    sizes = torch.bincount(window, minlength=len(original)).clamp(min=1)
-    loss = by_window(losses) / by_window(known.float()).clamp(min=1.0)
-    share = by_window(decisions.goes_on.float().mean(0)) / sizes
+    # What has no tag neither loses by leaving nor costs by going on: it teaches nothing.
+    sizes = by_window(known.float())
+    loss = by_window(losses) / sizes.clamp(min=1.0)
+    share = by_window(decisions.goes_on.float().mean(0) * known) / sizes.clamp(min=1.0)
     reward = -loss - cost_weight * share
-    tries = torch.bincount(original, minlength=1).clamp(min=1)
+    tries = torch.bincount(original).clamp(min=1)
     mean = reward.new_zeros(len(tries)).index_add(0, original, reward) / tries
     advantage = reward - mean[original]
     surprise = F.binary_cross_entropy_with_logits(
         decisions.log_odds, decisions.goes_on.float(), reduction="none"
     )
     of_window = torch.zeros_like(reward)
-    for asked, row in zip(decisions.asked.float(), surprise):
+    for asked, row in zip((decisions.asked & known).float(), surprise):
         of_window = of_window + by_window(row * asked) / by_window(asked).clamp(min=1.0)
     return (advantage * of_window * sizes).sum()
 

@@ -52,7 +52,8 @@ class Decisions(NamedTuple):
 
     def detached(self) -> "Decisions":
         """RETURNS (Decisions): As numpy or cupy, without gradients."""
-        return Decisions(*(torch2xp(tensor.detach()) for tensor in self))
+        goes_on, asked = (flags.to(torch.uint8) for flags in self[1:])  # not all know bool
+        return Decisions(*map(torch2xp, (self.log_odds.detach(), goes_on, asked)))
 
     def on(self, device: torch.device) -> "Decisions":
         """RETURNS (Decisions): As torch tensors, whose log-odds are a new variable."""
@@ -133,6 +134,14 @@ class Stage(Protocol):
         """RETURNS (bool): Whether it needs the network as it was before this stage."""
 
     @property
+    def trains_decoder(self) -> bool:
+        """RETURNS (bool): Whether what the decoder learns is learnt."""
+
+    @property
+    def trains_criterion(self) -> bool:
+        """RETURNS (bool): Whether what the criterion learns is learnt."""
+
+    @property
     def copies(self) -> int:
         """RETURNS (int): How many times it runs every window."""
 
@@ -165,6 +174,8 @@ class JointTraining:
     layer_weights: LayerWeights = "linear"
     detach_early_heads: bool = False
     needs_teacher = False
+    trains_decoder = True
+    trains_criterion = False
     copies = 1
 
     def run(
@@ -216,6 +227,8 @@ class SelfSampling:
     flooding: bool
     distillation: float
     layer_weights: LayerWeights = "linear"
+    trains_decoder = True
+    trains_criterion = False
     copies = 1
 
     @property
@@ -296,9 +309,13 @@ def loss_and_gradient(
     teacher = None if scores.teacher is None else xp2torch(scores.teacher)
     decisions = None if scores.decisions is None else scores.decisions.on(logits.device)
     value = stage.loss(Answers(logits, exit_layer, teacher, decisions, window, original), right)
+    # A pipeline may hold what another decoder has learnt.
+    with torch.device("meta"):
+        names = decoder.parameters(logits.shape[2]) if stage.trains_decoder else {}
     learned = {
         name: xp2torch(array).detach().requires_grad_(True)
         for name, array in scores.learned.items()
+        if name in names
     }
     if learned:
         words = torch.arange(len(right), device=logits.device)

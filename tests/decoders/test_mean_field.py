@@ -38,18 +38,18 @@ def by_hand(logits, learned, iterations, order):
     return beliefs
 
 
-def together(texts, learned, iterations):
+def together(texts, learned, iterations, order=1):
     lengths = [len(text) for text in texts]
     number = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
     logits = torch.from_numpy(np.concatenate(texts))
-    return mean_field(logits, Links.of(number, learned), iterations).split(lengths)
+    return mean_field(logits, Links.of(number, learned, order), iterations).split(lengths)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("iterations", [0, 1, 3])
 def test_words_hear_those_beside_them_and_nobody_else(order, iterations):
     texts, learned = random_texts([5, 1, 2, 9, 3], 2, 0), random_links(order, 5, 0)
-    for logits, found in zip(texts, together(texts, learned, iterations)):
+    for logits, found in zip(texts, together(texts, learned, iterations, order)):
         expected = by_hand(torch.from_numpy(logits), learned, iterations, order)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -72,8 +72,8 @@ def test_backwards_with_everything_turned_around_is_the_same_backwards():
     for j in (1, 2):
         turned[f"start_{j}"], turned[f"end_{j}"] = learned[f"end_{j}"], learned[f"start_{j}"]
     text = torch.zeros(7, dtype=torch.long)
-    forth = mean_field(logits, Links.of(text, learned), 3)
-    back = mean_field(logits.flip(0), Links.of(text, turned), 3)
+    forth = mean_field(logits, Links.of(text, learned, 2), 3)
+    back = mean_field(logits.flip(0), Links.of(text, turned, 2), 3)
     torch.testing.assert_close(forth, back.flip(0), atol=1e-4, rtol=1e-4)
 
 
@@ -83,9 +83,19 @@ def test_with_weak_transitions_it_is_nearly_the_marginals_of_the_exact_crf():
     unary = logits.clone().requires_grad_(True)
     crf = log_partition(unary, text, learned["transitions_1"], learned["start_1"], learned["end_1"])
     (exact,) = torch.autograd.grad(crf.sum(), unary)
-    found = mean_field(logits, Links.of(text, learned), 5).softmax(1)
+    found = mean_field(logits, Links.of(text, learned, 1), 5).softmax(1)
     alone = logits.softmax(1)
     assert (found - exact).abs().max() < 1e-4 < (alone - exact).abs().max()
+
+
+def test_it_uses_no_more_of_what_was_learnt_than_its_order():
+    texts, learned = random_texts([6, 3], 2, 0), random_links(2, 5, 0)
+    nearest = {name: known for name, known in learned.items() if name.endswith("_1")}
+    found, expected = (make_ain_decoder(3, 1)(texts, known) for known in (learned, nearest))
+    assert [tags.tolist() for tags in found] == [tags.tolist() for tags in expected]
+    assert [tags.tolist() for tags in make_ain_decoder(3, 2)(texts, learned)] != [
+        tags.tolist() for tags in found
+    ]
 
 
 def test_decodes_valid_sequences_the_same_in_any_batch():

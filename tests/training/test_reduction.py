@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import spacy
 import torch
 import torch.nn.functional as F
+from spacy.tokens import Doc
+from spacy.training import Example
 
 from spacy_early_exit.criteria import TokenExit, make_token_reduction
+from spacy_early_exit.knobs import Knob
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads_halting, run_layer
@@ -176,13 +181,19 @@ def first(encoders, tmp_path_factory):
     return folder
 
 
-def second(folder, steps, **options):
+def second(
+    folder, steps, stage="ReductionTraining", decoder="BIOViterbi", layers=(1, 3), **options
+):
     spacy.util.fix_random_seed(0)
     nlp = spacy.blank("en")
-    block = {"@misc": "spacy-early-exit.ReductionTraining.v1", "guided_steps": 5, **options}
-    nlp.add_pipe(
-        NAME, config={"criterion": BLOCK, "training": block, "threshold": 0.5, "store_exits": True}
-    )
+    if stage == "ReductionTraining":
+        options = {"guided_steps": 5, **options}
+    config = {
+        "criterion": {**BLOCK, "layers": list(layers)},
+        "training": {"@misc": f"spacy-early-exit.{stage}.v1", **options},
+        "decoder": {"@misc": f"spacy-early-exit.{decoder}.v1"},
+    }
+    nlp.add_pipe(NAME, config={**config, "threshold": 0.5, "store_exits": True})
     nlp.config["initialize"]["components"] = {NAME: {"start_from": str(folder)}}
     examples = examples_of(nlp)
     optimizer = nlp.initialize(lambda: examples)
@@ -205,11 +216,10 @@ def share_that_goes_on(nlp):
 
 
 def test_the_selectors_alone_learn_what_may_leave(first):
-    nlp, changed = second(first, 60, cost_weight=0.05)
-    assert changed == {"criterion"}
-    with_cost = share_that_goes_on(nlp)
-    dear, _ = second(first, 60, cost_weight=50.0)
-    assert share_that_goes_on(dear) < with_cost
+    untrained, changed = second(first, 0)
+    assert changed == set() and share_that_goes_on(untrained) == 1.0
+    dear, changed = second(first, 60, cost_weight=50.0)
+    assert changed == {"criterion"} and share_that_goes_on(dear) < 0.5
 
 
 def test_jointly_all_learn_and_tags_stay_right_where_words_leave(first):
@@ -239,7 +249,51 @@ def test_at_threshold_0_it_is_full_depth(first):
     assert [answers(doc) for doc in docs] == [answers(doc) for doc in plain]
 
 
+def test_texts_without_annotation_teach_nothing(first):
+    nlp, _ = second(first, 3)
+    words = ["Ann", "met", "Bob"]
+    eg = Example.from_dict(Doc(nlp.vocab, words=words), {"words": words, "entities": ["-"] * 3})
+    ner = nlp.get_pipe(NAME)
+    scores, _ = ner.model.begin_update(([eg.predicted], settings_of(ner)))
+    loss, gradient = ner.get_loss([eg], scores)
+    assert loss == 0.0 and (gradient.log_odds == 0).all() and (gradient.logits == 0).all()
+
+
+def settings_of(ner):
+    return replace(ner._ready(Knob(speedup=1.0)), criterion=ner.criterion, stage=ner.training)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_batch_without_words_is_no_problem(first, joint):
+    nlp, _ = second(first, 1, joint=joint)
+    empty = [Example.from_dict(nlp.make_doc(text), {}) for text in ("", "  ")]
+    assert nlp.update(empty, sgd=nlp.resume_training())[NAME] == 0.0
+
+
+def test_a_decoder_learns_only_when_all_do(first):
+    for joint in (False, True):
+        _, changed = second(first, 2, joint=joint, decoder="CRFDecoder")
+        assert ("decoder" in changed) == joint and "criterion" in changed
+
+
+def test_predicting_draws_no_random_numbers(first):
+    nlp, _ = second(first, 1)
+    before = torch.get_rng_state()
+    list(nlp.pipe(TEXTS))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 class TestRefused:
+    @pytest.mark.parametrize("layers", [[4], [1, 6]])
+    def test_layers_that_nobody_goes_on_from(self, first, layers):
+        with pytest.raises(ValueError, match=f"at most 3 .* of 4, not {layers[-1]}"):
+            second(first, 1, layers=layers)
+
+    @pytest.mark.parametrize("stage", ["JointTraining", "SelfSampling"])
+    def test_stages_that_do_not_teach_selectors(self, first, stage):
+        with pytest.raises(ValueError, match=f"{stage} does not teach.*ReductionTraining"):
+            second(first, 1, stage=stage)
+
     def test_selectors_that_were_never_trained(self, first):
         config = {"components": {NAME: {"criterion": BLOCK}}}
         nlp = spacy.load(first, config=config)
