@@ -17,6 +17,7 @@ from spacy.training import Example
 from thinc.api import Adam
 
 import spacy_early_exit
+from spacy_early_exit.criteria.base import Plain
 
 from .factories import (
     SENTENCES,
@@ -315,7 +316,7 @@ class TestKnobs:
             nlp(TEXTS[0], component_cfg=at(speedup=3.0))
 
     def test_a_criterion_without_a_dial_refuses_it_by_name(self, nlp):
-        class Whim:
+        class Whim(Plain):
             has_threshold = False
 
         ner = nlp.get_pipe(NAME)
@@ -387,7 +388,7 @@ class TestLabels:
         eg = Example.from_dict(nlp.make_doc("Ann ran"), {"entities": [(0, 3, "ALIEN")]})
         with pytest.warns(UserWarning, match="ALIEN"):
             scores, _ = nlp.get_pipe(NAME).model.begin_update([eg.predicted])
-            _, (gradient, _) = nlp.get_pipe(NAME).get_loss([eg], scores)
+            gradient = nlp.get_pipe(NAME).get_loss([eg], scores)[1].logits
         assert (gradient[:, 0] == 0).all() and (gradient[:, 1] != 0).any()
 
 
@@ -406,7 +407,8 @@ class TestTraining:
         ner = nlp.get_pipe(NAME)
         examples = examples_of(nlp)
         scores, _ = ner.model.begin_update([eg.predicted for eg in examples])
-        loss, (gradient, _) = ner.get_loss(examples, scores)
+        loss, gradients = ner.get_loss(examples, scores)
+        gradient = gradients.logits
         logits = torch.from_numpy(scores.logits)
         names = ["O"] + [f"{bi}-{label}" for label in ner.labels for bi in "BI"]
         tags = [
@@ -431,7 +433,7 @@ class TestTraining:
         doc = Doc(nlp.vocab, words=words)
         eg = Example.from_dict(doc, {"words": words, "entities": ["U-PER", "-", "B-PER", "L-PER"]})
         scores, _ = ner.model.begin_update([doc])
-        _, (gradient, _) = ner.get_loss([eg], scores)
+        gradient = ner.get_loss([eg], scores)[1].logits
         assert (gradient[:, 1] == 0).all() and (gradient[:, [0, 2, 3]] != 0).any(axis=(0, 2)).all()
         nothing = Example.from_dict(nlp.make_doc("Ann met Bob"), {})
         assert nlp.update([nothing])[NAME] == 0.0
@@ -441,7 +443,7 @@ class TestTraining:
         text = " ".join(TEXTS * 2)
         eg = Example.from_dict(nlp.make_doc(text), {"entities": []})
         scores, _ = ner.model.begin_update([eg.predicted])
-        _, (gradient, _) = ner.get_loss([eg], scores)
+        gradient = ner.get_loss([eg], scores)[1].logits
         counted = scores.word[(gradient != 0).any(axis=(0, 2))]
         assert sorted(counted.tolist()) == list(range(len(eg.predicted)))
         assert len(scores.word) > len(counted)
