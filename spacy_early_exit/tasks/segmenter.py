@@ -129,7 +129,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         for i, token in enumerate(example.predicted):
             tag = MISSING
             if len(words[i]) == 1 and not token.is_space:
-                inside = characters[words[i][0]]
+                inside = characters[int(words[i][0])]
                 first, last = i == inside[0], i == inside[-1]
                 tag = (SINGLE if last else BEGIN) if first else END if last else MIDDLE
             tags.append(tag)
