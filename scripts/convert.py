@@ -12,7 +12,7 @@ import spacy
 from cut_tune import TAGS, read_sentences
 from spacy.parts_of_speech import IDS
 from spacy.tokens import Doc, DocBin
-from spacy.training import iob_to_biluo
+from spacy.training.converters import conll_ner_to_docs
 from spacy.vocab import Vocab
 
 
@@ -29,25 +29,15 @@ def main() -> None:
     pairs = [[line.split("\t") for line in sentence.split("\n")] for sentence in sentences]
     texts = [([word for word, _ in text], [tag.strip() for _, tag in text]) for text in pairs]
     is_pos = all(tag in IDS for _, tags in texts for tag in tags)
-    make = {"ner": entities, "tagger": tagged, "segmenter": segmented}[args.task]
-    docs = [make(vocab, words, tags) for words, tags in texts]
-    if args.task == "tagger" and is_pos:
-        for doc in docs:
-            for token in doc:
-                token.pos_ = token.tag_
+    if args.task == "ner":
+        docs = list(conll_ner_to_docs(args.corpus.read_text(encoding="utf8"), 1, no_print=True))
+    elif args.task == "tagger":
+        docs = [Doc(vocab, words, tags=tags, pos=tags if is_pos else None) for words, tags in texts]
+    else:
+        docs = [segmented(vocab, characters, tags) for characters, tags in texts]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     DocBin(docs=docs, store_user_data=True).to_disk(args.output)
     print(f"{len(docs)} sentences -> {args.output}")
-
-
-def entities(vocab: Vocab, words: list[str], tags: list[str]) -> Doc:
-    """RETURNS (Doc): A sentence with entities."""
-    return Doc(vocab, words=words, ents=iob_to_biluo(tags))
-
-
-def tagged(vocab: Vocab, words: list[str], tags: list[str]) -> Doc:
-    """RETURNS (Doc): A sentence with a tag on each word."""
-    return Doc(vocab, words=words, tags=tags)
 
 
 def segmented(vocab: Vocab, characters: list[str], tags: list[str]) -> Doc:
