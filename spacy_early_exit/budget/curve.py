@@ -12,12 +12,12 @@ class Point:
 
     threshold (float): The criterion's dial.
     saving (float): Full-depth cost / spent cost.
-    ents_f (Optional[float]): The F-score, where the texts were annotated.
+    score (Optional[float]): The task's main score, where the texts were annotated.
     """
 
     threshold: float
     saving: float
-    ents_f: Optional[float] = None
+    score: Optional[float] = None
 
 
 @dataclass(frozen=True)
