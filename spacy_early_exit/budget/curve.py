@@ -77,7 +77,11 @@ class Calibration:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Calibration":
         """RETURNS (Calibration): What ``to_dict`` gave."""
-        points = tuple(Point(**point) for point in data["points"])
+        points = tuple(
+            # "ents_f" is what it was called before there were other tasks.
+            Point(point["threshold"], point["saving"], point.get("score", point.get("ents_f")))
+            for point in data["points"]
+        )
         return cls(points, dict(data["fingerprint"]), int(data["words"]))
 
 
