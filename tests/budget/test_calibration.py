@@ -31,6 +31,12 @@ class TestTheCurve:
         assert calibration.threshold_for(2.25) == pytest.approx(0.15)
         assert calibration.threshold_for(3.0) == pytest.approx(0.3)
 
+    def test_what_was_saved_under_an_earlier_name_is_read(self):
+        data = Calibration(CURVE, {}, 10).to_dict()
+        for point in data["points"]:
+            point["ents_f"] = point.pop("score")
+        assert Calibration.from_dict(data) == Calibration(CURVE, {}, 10)
+
     def test_beyond_it_there_is_an_error_that_says_what_can_be_reached(self):
         with pytest.raises(ValueError, match=r"speedup = 3\.5 is out of reach.*3\.00"):
             Calibration(CURVE, {}, 10).threshold_for(3.5)
