@@ -52,7 +52,9 @@ def test_pickling(nlp):
     assert everything(pickle.loads(pickle.dumps(nlp))) == everything(nlp)
 
 
-@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "electra", "distilbert"])
+@pytest.mark.parametrize(
+    "family", ["roberta", "xlm-roberta", "electra", "distilbert", "albert", "modernbert", "mpnet"]
+)
 def test_every_family_loads_offline_with_its_source_deleted(family, encoders, tmp_path):
     source = shutil.copytree(encoders[family], tmp_path / "source")
     nlp = train_small(str(source), steps=3)

@@ -6,7 +6,7 @@ words that were looked at. So it does not depend on batch, machine or threads.
 """
 
 import operator
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from .attention import groups
 from .batch import Batch, Running
 from .families import EncoderSpec
+from .rotary import near_pairs, near_pairs_of_all
 
 
 def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
@@ -23,22 +24,26 @@ def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
     wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
-    projected = spec.embedding_size != spec.hidden_size
-    return wordpieces * (spec.embedding_size * spec.hidden_size if projected else 0)
+    return wordpieces * (spec.embedding_size * spec.hidden_size if spec.projects else 0)
 
 
-def layer_macs(spec: EncoderSpec, queries: Tensor, context: Tensor) -> Tensor:
+def layer_macs(
+    spec: EncoderSpec, queries: Tensor, context: Tensor, pairs: Optional[Tensor] = None
+) -> Tensor:
     """Count one layer.
 
     spec (EncoderSpec): The sizes of the encoder.
     queries (Tensor): Wordpieces computed, by window. *Shape:* ``(windows,)``
     context (Tensor): Wordpieces attended to, by window. *Shape:* ``(windows,)``
+    pairs (Optional[Tensor]): How often one attends to another, by window; None: all queries attend
+        to all wordpieces. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
     width = spec.hidden_size
     projections = 2 * width * width * (queries + context)  # query, output; key, value
-    attention = 2 * width * queries * context  # scores, weighted sum
-    feed_forward = 2 * width * spec.intermediate_size * queries
+    attention = 2 * width * (queries * context if pairs is None else pairs)  # scores, weighted sum
+    maps = 3 if spec.table.gated else 2
+    feed_forward = maps * width * spec.intermediate_size * queries
     return projections + attention + feed_forward
 
 
@@ -62,7 +67,11 @@ def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -
     words (Tensor): Words of each window. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
-    layers = spec.layers * layer_macs(spec, wordpieces, wordpieces)
+    near = spec.local_layers
+    layers = (spec.layers - near) * layer_macs(spec, wordpieces, wordpieces)
+    if near:
+        pairs = near_pairs_of_all(wordpieces, spec.local_reach)
+        layers += near * layer_macs(spec, wordpieces, wordpieces, pairs)
     return embedding_macs(spec, wordpieces) + layers + head_macs(spec, tags, words)
 
 
@@ -82,12 +91,19 @@ class Meter:
         self.spent = embedding_macs(spec, wordpieces)  # (windows,)
         self.padding = 0
 
-    def layer(self, running: Running) -> None:
-        """Count a layer, and apart from it what attention really computed for padding."""
+    def layer(self, number: int, running: Running) -> None:
+        """Count a layer, and apart from it what attention really computed for padding, and for what
+        is too far away to be attended to.
+
+        number (int): The layer, counted from 1.
+        running (Running): Who was computed.
+        """
         queries, context = running.query_lengths, running.context_lengths
-        self.spent[running.windows] += layer_macs(
-            self.spec, self._counts(queries), self._counts(context)
-        )
+        q_counts, k_counts, pairs = self._counts(queries), self._counts(context), None
+        if self.spec.is_local(number):
+            pairs = near_pairs(running, self.spec.local_reach)
+            self.padding += 2 * self.spec.hidden_size * int((q_counts * k_counts - pairs).sum())
+        self.spent[running.windows] += layer_macs(self.spec, q_counts, k_counts, pairs)
         for start, end in groups(queries, context):
             q, k = queries[start:end], context[start:end]
             padded = len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
