@@ -115,6 +115,15 @@ def albert_tokenizer(folder: Path):
     return AlbertTokenizerFast(vocab_file=str(folder / "spm.model"))
 
 
+def deberta_tokenizer(folder: Path):
+    """A sentencepiece tokenizer as DeBERTa-v3 has it."""
+    from transformers import DebertaV2TokenizerFast
+
+    pieces = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]"}
+    train_sentencepiece(folder, pad_id=0, bos_id=1, eos_id=2, unk_id=3, unk_piece="[UNK]", **pieces)
+    return DebertaV2TokenizerFast(vocab_file=str(folder / "spm.model"))
+
+
 def mpnet_tokenizer(folder: Path):
     """A WordPiece tokenizer as MPNet has it: with RoBERTa's special tokens."""
     from transformers import MPNetTokenizerFast
@@ -124,6 +133,17 @@ def mpnet_tokenizer(folder: Path):
     vocab = folder / "vocab.txt"
     vocab.write_text("\n".join(["<s>", "<pad>", "</s>", "[UNK]", *others, "<mask>"]))
     return MPNetTokenizerFast(vocab_file=str(vocab))
+
+
+# As published.
+_DISENTANGLED = {
+    "relative_attention": True,
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "max_relative_positions": -1,
+}
 
 
 def _configs():
@@ -168,6 +188,8 @@ def _configs():
             norm_bias=True,
         ),
         "mpnet": t.MPNetConfig(**shifted),
+        "deberta-v2": t.DebertaV2Config(**plain, **_DISENTANGLED, position_buckets=8),
+        "deberta-v2-unbucketed": t.DebertaV2Config(**plain, **_DISENTANGLED),
     }
 
 
@@ -184,6 +206,8 @@ FAMILIES = [
     "modernbert",
     "modernbert-with-biases",
     "mpnet",
+    "deberta-v2",
+    "deberta-v2-unbucketed",
 ]
 
 
@@ -208,6 +232,8 @@ class Encoders:
             tokenizer = sentencepiece_tokenizer(folder)
         elif config.model_type == "albert":
             tokenizer = albert_tokenizer(folder)
+        elif config.model_type == "deberta-v2":
+            tokenizer = deberta_tokenizer(folder)
         elif family == "mpnet":
             tokenizer = mpnet_tokenizer(folder)
         elif family == "roberta":

@@ -181,6 +181,14 @@ class Running:
         queries = self.queries
         return self.offsets if queries is None else self.offsets.index_select(0, queries)
 
+    @cached_property
+    def lengths(self) -> Tensor:
+        """RETURNS (Tensor): Wordpieces of each running window, with those that are dropped.
+        *Shape:* ``(running windows,)``
+        """
+        lengths = torch.tensor(self.batch.lengths, device=self.windows.device)
+        return lengths.index_select(0, self.windows)
+
     def once(self, make: Callable[["Running"], Any]) -> Any:
         """RETURNS (Any): What was made of this when it was first asked for: the encoder keeps here
         what its layers need of the positions, for as long as nobody leaves.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .attention import groups
 from .batch import Batch, Running
+from .disentangled import place_counts
 from .families import EncoderSpec
 from .rotary import near_pairs, near_pairs_of_all
 
@@ -28,7 +29,11 @@ def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
 
 
 def layer_macs(
-    spec: EncoderSpec, queries: Tensor, context: Tensor, pairs: Optional[Tensor] = None
+    spec: EncoderSpec,
+    queries: Tensor,
+    context: Tensor,
+    pairs: Optional[Tensor] = None,
+    places: Optional[Tensor] = None,
 ) -> Tensor:
     """Count one layer.
 
@@ -37,6 +42,8 @@ def layer_macs(
     context (Tensor): Wordpieces attended to, by window. *Shape:* ``(windows,)``
     pairs (Optional[Tensor]): How often one attends to another, by window; None: all queries attend
         to all wordpieces. *Shape:* ``(windows,)``
+    places (Optional[Tensor]): How many relative positions are told apart, by window; None: they
+        have no scores. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
     width = spec.hidden_size
@@ -44,7 +51,8 @@ def layer_macs(
     attention = 2 * width * (queries * context if pairs is None else pairs)  # scores, weighted sum
     maps = 3 if spec.table.gated else 2
     feed_forward = maps * width * spec.intermediate_size * queries
-    return projections + attention + feed_forward
+    macs = projections + attention + feed_forward
+    return macs if places is None else macs + width * places * (queries + context)
 
 
 def head_macs(spec: EncoderSpec, tags: int, words: Tensor) -> Tensor:
@@ -68,7 +76,8 @@ def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
     near = spec.local_layers
-    layers = (spec.layers - near) * layer_macs(spec, wordpieces, wordpieces)
+    places = place_counts(spec, wordpieces) if spec.place_span else None
+    layers = (spec.layers - near) * layer_macs(spec, wordpieces, wordpieces, places=places)
     if near:
         pairs = near_pairs_of_all(wordpieces, spec.local_reach)
         layers += near * layer_macs(spec, wordpieces, wordpieces, pairs)
@@ -92,8 +101,8 @@ class Meter:
         self.padding = 0
 
     def layer(self, number: int, running: Running) -> None:
-        """Count a layer, and apart from it what attention really computed for padding, and for what
-        is too far away to be attended to.
+        """Count a layer, and apart from it what attention really computed for padding, for what is
+        too far away to be attended to, and for relative positions as such, which depend on no text.
 
         number (int): The layer, counted from 1.
         running (Running): Who was computed.
@@ -103,11 +112,24 @@ class Meter:
         if self.spec.is_local(number):
             pairs = near_pairs(running, self.spec.local_reach)
             self.padding += 2 * self.spec.hidden_size * int((q_counts * k_counts - pairs).sum())
-        self.spent[running.windows] += layer_macs(self.spec, q_counts, k_counts, pairs)
+        places = place_counts(self.spec, running.lengths) if self.spec.place_span else None
+        self.spent[running.windows] += layer_macs(self.spec, q_counts, k_counts, pairs, places)
+        if places is not None:
+            self._pad_places(places, q_counts, k_counts, running)
         for start, end in groups(queries, context):
             q, k = queries[start:end], context[start:end]
             padded = len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
             self.padding += 2 * self.spec.hidden_size * padded
+
+    def _pad_places(
+        self, places: Tensor, queries: Tensor, context: Tensor, running: Running
+    ) -> None:
+        width, most = self.spec.hidden_size, int(places.max())
+        done = 2 * width * most  # each as a query and as a key
+        for start, end in groups(running.query_lengths, running.context_lengths):
+            longest = int(queries[start:end].max() + context[start:end].max())
+            done += (end - start) * longest * most
+        self.padding += width * (done - int((places * (queries + context)).sum()))
 
     def head(self, words: Tensor) -> None:
         """Count an exit head at some words of the batch."""

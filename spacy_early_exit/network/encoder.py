@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .batch import Running
+from .disentangled import DisentangledLayer, PlaceTable
 from .families import Attention, EncoderSpec
 from .layer import Layer
 from .relative import DistanceBias
@@ -35,6 +36,7 @@ SHAPES: Dict[Attention, Shape] = {
     "absolute": Shape(Layer),
     "biased": Shape(Layer, DistanceBias),
     "rotary": Shape(RotaryLayer, Rotary),
+    "disentangled": Shape(DisentangledLayer, PlaceTable),
 }
 
 

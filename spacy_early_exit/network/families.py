@@ -15,8 +15,8 @@ from torch import Tensor
 # rows: queries, keys and values are one matrix here.
 Names = Mapping[str, Tuple[str, ...]]
 # How layers know of positions: from the embeddings alone; by what is added to the scores; by
-# turning queries and keys.
-Attention = Literal["absolute", "biased", "rotary"]
+# turning queries and keys; by scores of relative positions.
+Attention = Literal["absolute", "biased", "rotary", "disentangled"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class EncoderSpec:
     intermediate_bias (bool): Whether those of the feed-forward layer have one.
     norm_bias (bool): Whether layer norms have one.
     distance_buckets (int): Rows of the table of biases by distance, 0 if there is none.
+    place_span (int): Half the rows of the table of relative positions, 0 if there is none.
+    place_farthest (int): The distance from which on all share a row; 0: none do.
     rope_theta (float): Where queries and keys are turned, the base of the wave lengths.
     local_rope_theta (float): The same, in layers that attend nearby.
     local_reach (int): How far to either side those attend.
@@ -65,6 +67,8 @@ class EncoderSpec:
     intermediate_bias: bool = True
     norm_bias: bool = True
     distance_buckets: int = 0
+    place_span: int = 0
+    place_farthest: int = 0
     rope_theta: float = 0.0
     local_rope_theta: float = 0.0
     local_reach: int = 0
@@ -232,6 +236,27 @@ _MPNET = Family(
     # Hugging Face's forward takes these two for granted.
     required={"pad_token_id": (1,), "relative_attention_num_buckets": (32,)},
 )
+_DEBERTA = Family(
+    {"word": _EMBEDDINGS["word"], "norm": _EMBEDDINGS["norm"]},
+    {
+        **_BERT_LAYER,
+        "qkv": tuple(f"attention.self.{name}_proj" for name in ("query", "key", "value")),
+    },
+    "encoder.layer.{i}.",
+    {},
+    whole={"shared.table": ("encoder.rel_embeddings",), "shared.norm": ("encoder.LayerNorm",)},
+    attention="disentangled",
+    # What DeBERTa-v2 and v3 were published with, but for the convolution of the largest v2.
+    required={
+        "relative_attention": (True,),
+        "share_att_key": (True,),
+        "pos_att_type": (["p2c", "c2p"], ["c2p", "p2c"]),
+        "norm_rel_ebd": ("layer_norm",),
+        "position_biased_input": (False,),
+        "type_vocab_size": (0,),
+        "conv_kernel_size": (None, 0),
+    },
+)
 
 FAMILIES: Dict[str, Family] = {
     "bert": _BERT,
@@ -243,6 +268,7 @@ FAMILIES: Dict[str, Family] = {
     "albert": _ALBERT,
     "modernbert": _MODERNBERT,
     "mpnet": _MPNET,
+    "deberta-v2": _DEBERTA,
 }
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
@@ -288,10 +314,17 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
     after_padding = family.first_position == "after_padding"
     typed = "token_type" in family.embeddings
     rope_theta = float(read("rope_theta", 0))
+    place_span, place_farthest = _places(config, family)
+    embedding_size = int(read("embedding_size", hidden_size))
+    if embedding_size != hidden_size and "project" not in family.embeddings:
+        raise ValueError(
+            f"The encoder's config.json has embedding_size={embedding_size}, which is not "
+            f"supported in the family '{model_type}': it must be the hidden_size, {hidden_size}."
+        )
     return EncoderSpec(
         family=model_type,
         hidden_size=hidden_size,
-        embedding_size=int(read("embedding_size", hidden_size)),
+        embedding_size=embedding_size,
         intermediate_size=int(read("intermediate_size")),
         layers=int(read("num_hidden_layers")),
         attention_heads=int(read("num_attention_heads")),
@@ -306,11 +339,23 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         intermediate_bias=bool(read("intermediate_bias", True)),
         norm_bias=bool(read("norm_bias", True)),
         distance_buckets=int(read("distance_buckets", 0)),
+        place_span=place_span,
+        place_farthest=place_farthest,
         rope_theta=rope_theta,
         local_rope_theta=float(config.get("local_rope_theta") or rope_theta),
         local_reach=int(read("local_attention", 0)) // 2,
         global_every=int(read("global_every", 1)),
     )
+
+
+def _places(config: Mapping[str, Any], family: Family) -> Tuple[int, int]:
+    """RETURNS (Tuple[int, int]): ``place_span`` and ``place_farthest`` of a spec."""
+    if family.attention != "disentangled":
+        return 0, 0
+    farthest = int(config.get("max_relative_positions") or 0)
+    farthest = farthest if farthest > 0 else int(config["max_position_embeddings"])
+    buckets = int(config.get("position_buckets") or 0)
+    return (buckets, farthest) if buckets > 0 else (farthest, 0)
 
 
 def _refuse(config: Mapping[str, Any], name: str, supported: Tuple[Any, ...]) -> None:

@@ -43,6 +43,12 @@ class QKV(nn.Linear):
         bias = None if self.bias is None else self.bias[:width]
         return F.linear(states, self.weight[:width], bias)
 
+    def key(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
+        width = self.in_features
+        bias = None if self.bias is None else self.bias[width : 2 * width]
+        return F.linear(states, self.weight[width : 2 * width], bias)
+
     def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
         """RETURNS (Tuple[Tensor, Tensor]): Keys and values. *Shapes:* ``(rows, width)``"""
         width = self.in_features

@@ -92,6 +92,10 @@ class Int8QKV(nn.Module):
         key, value = self._key_value.of(rows).chunk(2, dim=1)
         return self.query.of(rows), key, value
 
+    def key(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
+        return self.key_value(states)[0]
+
     def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
         """RETURNS (Tuple[Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
         key, value = self._key_value(states).chunk(2, dim=1)

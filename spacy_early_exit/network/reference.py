@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .batch import Batch
 from .criterion import Criterion, Step
+from .disentangled import place_of
 from .loop import Exits
 from .relative import bucket_of
 from .tagger import Tagger
@@ -126,9 +127,24 @@ def _attention(network: Tagger, number: int, states: Tensor, attended: Tensor) -
     if spec.table.attention == "biased":
         table = encoder.shared.table.weight
         scores = scores + table[bucket_of(distance, len(table))].permute(2, 0, 1)
+    if spec.table.attention == "disentangled":
+        scores = scores + _of_places(layer, encoder.shared, query, key, place_of(spec, distance))
+        scores = scores / 3**0.5
     scores = scores.masked_fill(~attended, torch.finfo(scores.dtype).min)
     mixed = torch.einsum("whqk,wkhd->wqhd", scores.softmax(-1), value)
     return mixed.reshape(windows, longest, width)
+
+
+def _of_places(layer: Any, shared: Any, query: Tensor, key: Tensor, place: Tensor) -> Tensor:
+    """RETURNS (Tensor): Scores by relative position, pair by pair. *Shape:* that of the scores"""
+    table = shared.norm(shared.table.weight)
+    of_place, to_place, _ = (
+        part.view(len(table), *query.shape[2:])[place] for part in layer.qkv(table)
+    )  # (longest, longest, heads, width / heads)
+    scores = torch.einsum("wqhd,qkhd->whqk", query, to_place)
+    scores = scores + torch.einsum("wkhd,qkhd->whqk", key, of_place)
+    scaled: Tensor = scores / query.shape[-1] ** 0.5
+    return scaled
 
 
 def _turned(states: Tensor, theta: float) -> Tensor:
