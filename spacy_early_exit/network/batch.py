@@ -8,7 +8,7 @@ window's last word, or with its first.
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Callable, List, Literal, Optional, Sequence
+from typing import Any, Callable, Dict, List, Literal, Optional, Sequence
 
 import numpy as np
 import torch
@@ -168,7 +168,7 @@ class Running:
     query_lengths: List[int]
     context_lengths: List[int]
     windows: Tensor
-    _known: List[Any] = field(default_factory=list, compare=False)
+    _known: Dict[Any, Any] = field(default_factory=dict, compare=False)
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -189,15 +189,17 @@ class Running:
         lengths = torch.tensor(self.batch.lengths, device=self.windows.device)
         return lengths.index_select(0, self.windows)
 
-    def once(self, make: Callable[["Running"], Any]) -> Any:
+    def once(self, make: Callable[..., Any], *settings: Any) -> Any:
         """RETURNS (Any): What was made of this when it was first asked for: the encoder keeps here
         what its layers need of the positions, for as long as nobody leaves.
 
-        make (Callable[[Running], Any]): Makes it.
+        make (Callable[..., Any]): Makes it, of this and the settings.
+        *settings (Any): The settings.
         """
-        if not self._known:
-            self._known.append(make(self))
-        return self._known[0]
+        known = (make, *settings)
+        if known not in self._known:
+            self._known[known] = make(self, *settings)
+        return self._known[known]
 
     @classmethod
     def all_of(cls, batch: Batch) -> "Running":

@@ -15,7 +15,7 @@ from .attention import groups
 from .batch import Batch, Running
 from .disentangled import place_counts
 from .families import EncoderSpec
-from .rotary import near_pairs, near_pairs_of_all
+from .neighbourhood import Neighbourhood, near_pairs, near_pairs_of_all, neighbourhood
 
 
 def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
@@ -107,19 +107,23 @@ class Meter:
         number (int): The layer, counted from 1.
         running (Running): Who was computed.
         """
-        queries, context = running.query_lengths, running.context_lengths
-        q_counts, k_counts, pairs = self._counts(queries), self._counts(context), None
-        if self.spec.is_local(number):
-            pairs = near_pairs(running, self.spec.local_reach)
-            self.padding += 2 * self.spec.hidden_size * int((q_counts * k_counts - pairs).sum())
-        places = place_counts(self.spec, running.lengths) if self.spec.place_span else None
-        self.spent[running.windows] += layer_macs(self.spec, q_counts, k_counts, pairs, places)
-        if places is not None:
+        spec, queries, context = self.spec, running.query_lengths, running.context_lengths
+        q_counts, k_counts = self._counts(queries), self._counts(context)
+        pairs = places = None
+        if spec.is_local(number):
+            near: Neighbourhood = running.once(neighbourhood, spec.local_reach)
+            queries, context = near.query_lengths, near.context_lengths
+            pairs = running.once(near_pairs, spec.local_reach)
+            more = sum(map(operator.mul, queries, context)) - int(pairs.sum())
+            self.padding += 2 * spec.hidden_size * more
+        if spec.place_span:
+            places = place_counts(spec, running.lengths)
             self._pad_places(places, q_counts, k_counts, running)
+        self.spent[running.windows] += layer_macs(spec, q_counts, k_counts, pairs, places)
         for start, end in groups(queries, context):
             q, k = queries[start:end], context[start:end]
             padded = len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
-            self.padding += 2 * self.spec.hidden_size * padded
+            self.padding += 2 * spec.hidden_size * padded
 
     def _pad_places(
         self, places: Tensor, queries: Tensor, context: Tensor, running: Running

@@ -16,7 +16,7 @@ from .attention import Bias
 from .batch import Running
 from .families import EncoderSpec
 from .layer import Layer
-from .relative import distances
+from .relative import distances_of
 
 KINDS = 3  # of scores that are added: their variances are, too
 
@@ -82,7 +82,7 @@ class PlaceTable(nn.Module):
         first, behind = places_within(self.spec, running.lengths.max()).tolist()
         away = torch.arange(-farthest, farthest + 1, device=device)
         row_of = place_of(self.spec, away) - first
-        pairs = distances(running)
+        pairs = distances_of(running)
         return Places(
             states=self.norm(self.table(torch.arange(first, behind, device=device))),
             of_group=[(row_of[distance + farthest], valid) for distance, valid in pairs],

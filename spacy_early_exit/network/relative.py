@@ -28,26 +28,38 @@ class Fixed:
         return self.of_group[group]
 
 
-def distances(running: Running) -> List[Tuple[Tensor, Tensor]]:
+def distances(
+    of_queries: Tensor,
+    of_context: Tensor,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+) -> List[Tuple[Tensor, Tensor]]:
     """Say how far behind each wordpiece of its context each query stands.
 
-    running (Running): Who is computed.
+    of_queries (Tensor): Positions of the queries. *Shape:* ``(queries,)``
+    of_context (Tensor): Positions of the context. *Shape:* ``(context,)``
+    query_lengths (Sequence[int]): Queries of each sequence.
+    context_lengths (Sequence[int]): Wordpieces of each sequence.
     RETURNS (List[Tuple[Tensor, Tensor]]): For each group of ``attention.groups``, the position of
         the query without that of the other, and whether there is such another.
         *Shapes:* ``(group, longest queries, longest context)``, ``(group, 1, longest context)``
     """
     found = []
-    q_lengths, k_lengths = running.query_lengths, running.context_lengths
     q_start = k_start = 0
-    for start, end in groups(q_lengths, k_lengths):
-        q_index, _ = padding(q_lengths[start:end], running.offsets.device)
-        k_index, k_valid = padding(k_lengths[start:end], running.offsets.device)
-        of_queries = running.query_offsets[q_start + q_index]  # (group, longest queries)
-        of_context = running.offsets[k_start + k_index]  # (group, longest context)
-        found.append((of_queries[:, :, None] - of_context[:, None, :], k_valid[:, None, :]))
-        q_start += sum(q_lengths[start:end])
-        k_start += sum(k_lengths[start:end])
+    for start, end in groups(query_lengths, context_lengths):
+        q_lengths, k_lengths = query_lengths[start:end], context_lengths[start:end]
+        q_index, _ = padding(q_lengths, of_queries.device)
+        k_index, k_valid = padding(k_lengths, of_context.device)
+        q_place, k_place = of_queries[q_start + q_index], of_context[k_start + k_index]
+        found.append((q_place[:, :, None] - k_place[:, None, :], k_valid[:, None, :]))
+        q_start, k_start = q_start + sum(q_lengths), k_start + sum(k_lengths)
     return found
+
+
+def distances_of(running: Running) -> List[Tuple[Tensor, Tensor]]:
+    """RETURNS (List[Tuple[Tensor, Tensor]]): ``distances`` of the queries in their windows."""
+    lengths = running.query_lengths, running.context_lengths
+    return distances(running.query_offsets, running.offsets, *lengths)
 
 
 class DistanceBias(nn.Module):
@@ -68,7 +80,7 @@ class DistanceBias(nn.Module):
         """
         by_distance = self.by_distance().T.contiguous()  # (heads, distances)
         found = []
-        for distance, valid in distances(running):
+        for distance, valid in distances_of(running):
             bias = by_distance[:, distance + self.longest - 1].transpose(0, 1)
             found.append(bias.masked_fill(~valid[:, None], float("-inf")))
         return Fixed(found)

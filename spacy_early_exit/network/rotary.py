@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend
 from .batch import Running
 from .families import EncoderSpec
 from .layer import QKV, Layer, activation_function
-from .relative import Fixed, distances
+from .neighbourhood import Neighbourhood, neighbourhood
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class Scope:
 
     of_queries (Turn): The queries' angles.
     of_context (Turn): The context's angles.
-    near (Optional[Fixed]): Who attends to whom; None: everybody to everybody.
+    near (Optional[Neighbourhood]): Who attends to whom; None: everybody to everybody.
     """
 
     of_queries: Turn
     of_context: Turn
-    near: Optional[Fixed] = None
+    near: Optional[Neighbourhood] = None
 
 
 class Rotary(nn.Module):
@@ -93,10 +94,7 @@ class Rotary(nn.Module):
 
         running (Running): Who is computed.
         """
-        near = None
-        if int(running.offsets.max()) > self.reach:
-            masks = [(away.abs() <= self.reach) & valid for away, valid in distances(running)]
-            near = Fixed([mask[:, None] for mask in masks])
+        near: Neighbourhood = running.once(neighbourhood, self.reach)
         everywhere, nearby = (Turn.of(running.offsets, self.width, theta) for theta in self.thetas)
         return (
             Scope(everywhere.at(running.queries), everywhere),
@@ -152,7 +150,14 @@ class RotaryLayer(Layer):
             query = self.qkv.query(normed.index_select(0, rows))
             key, value = self.qkv.key_value(normed)
         query, key = scope.of_queries(query), scope.of_context(key)
-        mixed = self._attend(query, key, value, running, scope.near, dropout)
+        near = scope.near
+        if near is None:
+            mixed = self._attend(query, key, value, running, None, dropout)
+        else:
+            key, value = near.of_context(key), near.of_context(value)
+            lengths = near.query_lengths, near.context_lengths
+            heads = self.attention_heads
+            mixed = attend(query, key, value, *lengths, heads, dropout, near.mask)
         return self._behind_attention(mixed, states, dropout)
 
     def _feed_forward(self, mixed: Tensor, states: Tensor, dropout: float) -> Tensor:
@@ -162,34 +167,3 @@ class RotaryLayer(Layer):
         gated = F.dropout(self.activation(wide) * gate, dropout, training=dropout > 0)
         sums: Tensor = self.output(gated) + states
         return sums
-
-
-def near_pairs(running: Running, reach: int) -> Tensor:
-    """Count the pairs of a query and a wordpiece that it attends to where it attends nearby.
-
-    running (Running): Who is computed.
-    reach (int): How far a query attends to either side.
-    RETURNS (Tensor): Pairs of each running window. *Shape:* ``(running windows,)``
-    """
-    device = running.offsets.device
-    q_lengths = torch.tensor(running.query_lengths, device=device)
-    k_lengths = torch.tensor(running.context_lengths, device=device)
-    # Positions, with the windows so far apart that none reaches another.
-    apart = (running.batch.offsets.max() + reach + 1) * torch.arange(len(k_lengths), device=device)
-    context = running.offsets + apart.repeat_interleave(k_lengths)
-    queries = running.query_offsets + apart.repeat_interleave(q_lengths)
-    first = torch.searchsorted(context, queries - reach)
-    behind = torch.searchsorted(context, queries + reach, right=True)
-    of_queries = behind - first  # (queries,)
-    owners = torch.arange(len(q_lengths), device=device).repeat_interleave(q_lengths)
-    return torch.zeros_like(q_lengths).index_add_(0, owners, of_queries)
-
-
-def near_pairs_of_all(lengths: Tensor, reach: int) -> Tensor:
-    """RETURNS (Tensor): The same where nobody has left. *Shape:* ``(windows,)``
-
-    lengths (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
-    reach (int): How far a query attends to either side.
-    """
-    side = (lengths - 1).clamp_max(reach)
-    return lengths + 2 * side * lengths - side * (side + 1)
