@@ -9,8 +9,8 @@ from torch import Tensor
 from .batch import Running
 from .relative import Fixed, distances
 
-# Windows that reach so many times as far as a query does are cut into blocks of queries, each with
-# its own context: less is computed than is masked otherwise.
+# Windows longer than so many times a query's reach are cut into blocks of queries, each with its
+# own context. Measured: see benchmarks/NOTES.md.
 LONG = 4
 
 

@@ -12,7 +12,7 @@ from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.wordpieces import batches, windows_of
 
-from ..factories import FAMILIES, TEXTS, network_of, texts_of_all_lengths
+from ..factories import FAMILIES, TEXTS, VARIANTS, network_of, texts_of_all_lengths
 
 CPU = torch.device("cpu")
 CRITERIA = {
@@ -28,7 +28,7 @@ TIE = 1e-5  # floating point differs with the shape of a batch: see the design's
 
 @pytest.fixture(scope="module")
 def networks(encoders):
-    return {family: network_of(encoders[family]) for family in FAMILIES}
+    return {family: network_of(encoders[family]) for family in FAMILIES + VARIANTS}
 
 
 def windows_for(nlp, trained, texts):
@@ -36,7 +36,7 @@ def windows_for(nlp, trained, texts):
     return windows_of(docs, trained.tokenizer, trained.network.spec.max_wordpieces, 8)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + VARIANTS)
 def test_full_depth_gives_hugging_faces_own_states(family, networks, encoders, en):
     spelled_out = ["Ann <pad> met <pad><pad> Bob", "[PAD] ok [SEP] [CLS]", "<s> </s> <mask>"]
     assert_states_equal_hf(networks[family], encoders[family], en, TEXTS + spelled_out)
@@ -119,8 +119,15 @@ def test_fast_loop_equals_reference_whatever_becomes_of_what_left(
         torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", VARIANTS)
+def test_fast_loop_equals_reference_whatever_the_options(family, networks, en):
+    windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
+    for threshold in (0.05, 0.2):
+        compare(networks[family].network, windows, CRITERIA["token"], threshold)
+
+
 @pytest.mark.parametrize("criterion", ["sentence", "token", "token, window of 2, left words hold"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "albert-in-groups"])
 def test_fast_loop_equals_reference_where_sums_are_kept(family, criterion, networks, en):
     network = copy.deepcopy(networks[family].network)
     if network.encoder.final_norm is not None:
@@ -195,7 +202,7 @@ def is_tie(network, batch, criterion, threshold) -> bool:
     return not torch.equal(*exits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + VARIANTS)
 def test_gradients_of_the_ragged_batch_equal_those_of_the_padded_one(family, networks, en):
     network = networks[family].network
     batch = Batch.of(windows_for(en, networks[family], TEXTS), CPU)
