@@ -190,6 +190,9 @@ def _configs():
         "mpnet": t.MPNetConfig(**shifted),
         "deberta-v2": t.DebertaV2Config(**plain, **_DISENTANGLED, position_buckets=8),
         "deberta-v2-unbucketed": t.DebertaV2Config(**plain, **_DISENTANGLED),
+        "deberta-v2-with-convolution": t.DebertaV2Config(
+            **plain, **_DISENTANGLED, position_buckets=8, conv_kernel_size=3, conv_act="gelu"
+        ),
     }
 
 
@@ -207,7 +210,12 @@ FAMILIES = [
     "deberta-v2",
 ]
 # Other options of these: for tests of the arithmetic.
-VARIANTS = ["albert-in-groups", "modernbert-with-biases", "deberta-v2-unbucketed"]
+VARIANTS = [
+    "albert-in-groups",
+    "modernbert-with-biases",
+    "deberta-v2-unbucketed",
+    "deberta-v2-with-convolution",
+]
 
 
 class Encoders:

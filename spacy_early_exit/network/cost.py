@@ -55,6 +55,19 @@ def layer_macs(
     return macs if places is None else macs + width * places * (queries + context)
 
 
+def convolution_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
+    """Count the convolution behind the first layer, without what would lie beyond the ends.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
+    RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
+    """
+    seen = wordpieces.clone()
+    for step in range(1, spec.convolution // 2 + 1):
+        seen += 2 * (wordpieces - step).clamp_min(0)
+    return spec.hidden_size * spec.hidden_size * seen
+
+
 def head_macs(spec: EncoderSpec, tags: int, words: Tensor) -> Tensor:
     """Count one exit head.
 
@@ -81,6 +94,8 @@ def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -
     if near:
         pairs = near_pairs_of_all(wordpieces, spec.local_reach)
         layers += near * layer_macs(spec, wordpieces, wordpieces, pairs)
+    if spec.convolution:
+        layers += convolution_macs(spec, wordpieces)
     return embedding_macs(spec, wordpieces) + layers + head_macs(spec, tags, words)
 
 
@@ -119,6 +134,8 @@ class Meter:
         if spec.place_span:
             places = place_counts(spec, running.lengths)
             self._pad_places(places, q_counts, k_counts, running)
+        if spec.convolution and number == 1:
+            self.spent += convolution_macs(spec, k_counts)
         self.spent[running.windows] += layer_macs(spec, q_counts, k_counts, pairs, places)
         for start, end in groups(queries, context):
             q, k = queries[start:end], context[start:end]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .attention import Bias
 from .batch import Running
 from .families import EncoderSpec
-from .layer import Layer
+from .layer import Layer, activation_function
 from .relative import distances_of
 
 KINDS = 3  # of scores that are added: their variances are, too
@@ -89,12 +89,68 @@ class PlaceTable(nn.Module):
         )
 
 
+class Convolution(nn.Conv1d):
+    """A convolution over the wordpieces of each window, with zeros beyond its ends.
+
+    width (int): Of the states.
+    seen (int): How many wordpieces it sees, an odd number.
+    """
+
+    def __init__(self, width: int, seen: int):
+        super().__init__(width, width, seen)
+
+    def forward(self, states: Tensor, running: Running) -> Tensor:  # type: ignore[override]
+        """RETURNS (Tensor): *Shape:* ``(context, width)``
+
+        states (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
+        running (Running): Which window each is of. Nobody has left.
+        """
+        side = self.kernel_size[0] // 2
+        window = running.batch.window_of_piece
+        found = F.linear(states, self.weight[:, :, side], self.bias)
+        for step in range(1, side + 1):
+            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # has one step behind it
+            ahead, behind = self.weight[:, :, side + step], self.weight[:, :, side - step]
+            found = found.index_add(0, first, F.linear(states[first + step], ahead))
+            found = found.index_add(0, first + step, F.linear(states[first], behind))
+        return found
+
+
 class DisentangledLayer(Layer):
     """One layer of DeBERTa.
+
+    Behind the first there may be a convolution of what it read, added to what it made of that.
+    There all wordpieces still run.
 
     spec (EncoderSpec): The sizes.
     number (int): Of the layer, counted from 1.
     """
+
+    def __init__(self, spec: EncoderSpec, number: int = 1):
+        super().__init__(spec, number)
+        self.convolution = None
+        if number == 1 and spec.convolution:
+            self.convolution = Convolution(spec.hidden_size, spec.convolution)
+            self.convolution_activation = activation_function(spec.convolution_activation)
+            self.inner_norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
+
+    def forward(
+        self, context: Tensor, running: Running, shared: Any = None, dropout: float = 0.0
+    ) -> Tensor:
+        """Compute the next states of some wordpieces: see ``Layer``.
+
+        context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
+        running (Running): Which of them are queries, and of which sequence each is.
+        shared (Places): What ``PlaceTable`` gives.
+        dropout (float): Dropout rate, of attention weights too.
+        RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
+            *Shape:* ``(queries, width)``
+        """
+        sums = super().forward(context, running, shared, dropout)
+        if self.convolution is None:
+            return sums
+        mixed = F.dropout(self.convolution(context, running), dropout, training=dropout > 0)
+        return self.inner_norm(sums) + self.convolution_activation(mixed)
 
     def _attend(
         self,

@@ -44,6 +44,9 @@ class EncoderSpec:
     distance_buckets (int): Rows of the table of biases by distance, 0 if there is none.
     place_span (int): Half the rows of the table of relative positions, 0 if there is none.
     place_farthest (int): The distance from which on all share a row; 0: none do.
+    convolution (int): How many wordpieces the convolution behind the first layer sees, 0 if there
+        is none.
+    convolution_activation (str): Name of its activation.
     rope_theta (float): Where queries and keys are turned, the base of the wave lengths.
     local_rope_theta (float): The same, in layers that attend nearby.
     local_reach (int): How far to either side those attend.
@@ -69,6 +72,8 @@ class EncoderSpec:
     distance_buckets: int = 0
     place_span: int = 0
     place_farthest: int = 0
+    convolution: int = 0
+    convolution_activation: str = ""
     rope_theta: float = 0.0
     local_rope_theta: float = 0.0
     local_reach: int = 0
@@ -114,6 +119,7 @@ class Family:
     config (Mapping[str, str]): Where the config's field has not the name that BERT gives it.
     first_position (str): ``"zero"`` or ``"after_padding"``.
     whole (Names): Our modules that all layers share -> theirs.
+    convolution (Names): Our modules of the convolution -> theirs, where there is one.
     absent (Tuple[str, ...]): Our modules that have no weights, though others of their kind have.
     attention (Attention): How layers know of positions.
     gated (bool): Whether the feed-forward layer multiplies half of its wide states by the others.
@@ -128,6 +134,7 @@ class Family:
     config: Mapping[str, str]
     first_position: str = "zero"
     whole: Names = field(default_factory=dict)
+    convolution: Names = field(default_factory=dict)
     absent: Tuple[str, ...] = ()
     attention: Attention = "absolute"
     gated: bool = False
@@ -245,8 +252,13 @@ _DEBERTA = Family(
     "encoder.layer.{i}.",
     {},
     whole={"shared.table": ("encoder.rel_embeddings",), "shared.norm": ("encoder.LayerNorm",)},
+    convolution={
+        "layers.0.inner_norm": ("encoder.layer.0.output.LayerNorm",),
+        "layers.0.convolution": ("encoder.conv.conv",),
+        "layers.0.output_norm": ("encoder.conv.LayerNorm",),
+    },
     attention="disentangled",
-    # What DeBERTa-v2 and v3 were published with, but for the convolution of the largest v2.
+    # What DeBERTa-v2 and v3 were published with.
     required={
         "relative_attention": (True,),
         "share_att_key": (True,),
@@ -254,7 +266,8 @@ _DEBERTA = Family(
         "norm_rel_ebd": ("layer_norm",),
         "position_biased_input": (False,),
         "type_vocab_size": (0,),
-        "conv_kernel_size": (None, 0),
+        "conv_kernel_size": (None, 0, 3, 5),
+        "conv_groups": (1, None),
     },
 )
 
@@ -310,6 +323,14 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
             f"The encoder's activation '{activation}' is not supported. "
             f"Supported: {', '.join(ACTIVATIONS)}."
         )
+    # The default is Hugging Face's.
+    convolution = int(config.get("conv_kernel_size") or 0) if family.convolution else 0
+    convolution_activation = str(config.get("conv_act", "tanh")) if convolution else ""
+    if convolution and convolution_activation not in ACTIVATIONS:
+        raise ValueError(
+            f"The encoder's config.json has conv_act={convolution_activation!r}, which is not "
+            f"supported. Supported: {', '.join(ACTIVATIONS)}."
+        )
     hidden_size = int(read("hidden_size"))
     after_padding = family.first_position == "after_padding"
     typed = "token_type" in family.embeddings
@@ -341,6 +362,8 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         distance_buckets=int(read("distance_buckets", 0)),
         place_span=place_span,
         place_farthest=place_farthest,
+        convolution=convolution,
+        convolution_activation=convolution_activation,
         rope_theta=rope_theta,
         local_rope_theta=float(config.get("local_rope_theta") or rope_theta),
         local_reach=int(read("local_attention", 0)) // 2,
@@ -383,6 +406,8 @@ def read_weights(spec: EncoderSpec, checkpoint: Mapping[str, Tensor]) -> Dict[st
             modules[f"layers.{i}.{ours}"] = tuple(prefix + name for name in theirs)
     if not spec.projects:
         modules.pop("embeddings.project", None)
+    if spec.convolution:
+        modules.update(family.convolution)
     for ours in family.absent:
         del modules[ours]
     weights: Dict[str, Tensor] = {}
@@ -406,6 +431,7 @@ _BIAS = {
     "intermediate": "intermediate_bias",
     "output": "intermediate_bias",
     "project": None,
+    "convolution": None,
 }
 
 

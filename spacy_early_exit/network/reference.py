@@ -7,6 +7,7 @@ every wordpiece of the padded rectangle, then the new states of what had left ar
 from typing import Any, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import Batch
@@ -103,9 +104,14 @@ def _sums(network: Tagger, number: int, hidden: Tensor, attended: Tensor) -> Ten
         sums: Tensor = hidden + layer.output(layer.activation(wide) * gate)
         return sums
     mixed = _attention(network, number, hidden, attended)
-    hidden = layer.attention_norm(layer.attention_output(mixed) + hidden)
-    wide = layer.activation(layer.intermediate(hidden))
-    sums = layer.output(wide) + hidden
+    middle = layer.attention_norm(layer.attention_output(mixed) + hidden)
+    wide = layer.activation(layer.intermediate(middle))
+    sums = layer.output(wide) + middle
+    if network.spec.convolution and number == 1:
+        weight, bias = layer.convolution.weight, layer.convolution.bias
+        columns = (hidden * attended[:, :, None]).transpose(1, 2)  # (windows, width, longest)
+        seen = F.conv1d(columns, weight, bias, padding=weight.shape[2] // 2).transpose(1, 2)
+        sums = layer.inner_norm(sums) + layer.convolution_activation(seen)
     return sums
 
 

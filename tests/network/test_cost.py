@@ -15,6 +15,7 @@ from ..factories import TEXTS, network_of, texts_of_all_lengths
 CPU = torch.device("cpu")
 COUNTED = ["bert", "electra", "distilbert", "xlm-roberta", "albert", "albert-in-groups"]
 COUNTED += ["modernbert", "modernbert-with-biases", "mpnet", "deberta-v2"]
+COUNTED += ["deberta-v2-with-convolution"]
 
 
 def counted(network, batch, criterion, threshold):

@@ -127,7 +127,7 @@ def test_fast_loop_equals_reference_whatever_the_options(family, networks, en):
 
 
 @pytest.mark.parametrize("criterion", ["sentence", "token", "token, window of 2, left words hold"])
-@pytest.mark.parametrize("family", [*FAMILIES, "albert-in-groups"])
+@pytest.mark.parametrize("family", [*FAMILIES, "albert-in-groups", "deberta-v2-with-convolution"])
 def test_fast_loop_equals_reference_where_sums_are_kept(family, criterion, networks, en):
     network = copy.deepcopy(networks[family].network)
     if network.encoder.final_norm is not None:
