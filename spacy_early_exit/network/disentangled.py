@@ -150,7 +150,8 @@ class DisentangledLayer(Layer):
         if self.convolution is None:
             return sums
         mixed = F.dropout(self.convolution(context, running), dropout, training=dropout > 0)
-        return self.inner_norm(sums) + self.convolution_activation(mixed)
+        added: Tensor = self.inner_norm(sums) + self.convolution_activation(mixed)
+        return added
 
     def _attend(
         self,
