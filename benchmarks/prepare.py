@@ -12,11 +12,14 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, help="folder with train.tsv and dev.tsv")
     parser.add_argument("output", type=Path)
     parser.add_argument("--most", type=int, default=0, help="training sentences, drawn; 0: all")
+    parser.add_argument("--task", default="ner", choices=("ner", "tagger", "segmenter"))
+    parser.add_argument("--lang", default="en")
     args = parser.parse_args()
-    run("scripts/cut_tune.py", args.corpus, args.output, "--most", args.most)
+    how = ["--task", args.task]
+    run("scripts/cut_tune.py", args.corpus, args.output, "--most", args.most, *how)
     for part in ("train", "tune", "dev"):
         file = args.output / f"{part}.tsv"
-        run("-m", "spacy", "convert", file, args.output, "-c", "ner", "-n", 1, "-l", "en")
+        run("scripts/convert.py", file, args.output / f"{part}.spacy", "--lang", args.lang, *how)
 
 
 if __name__ == "__main__":

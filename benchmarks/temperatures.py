@@ -47,7 +47,7 @@ def main() -> None:
         if kind == "with temperatures":
             temperatures = fit_temperatures(ner, tune)
             ner.scale_heads(temperatures)
-        calibrate(ner, tune, speedups, with_f=False)
+        calibrate(ner, tune, speedups, with_score=False)
         rows = evaluate(nlp, ner, dev, speedups, rounds=0)
         gold = [eg.reference for eg in dev]
         curve = [measure(nlp, gold, t) for t in tqdm(THRESHOLDS, leave=False, file=sys.stderr)]

@@ -8,6 +8,14 @@ import spacy
 from spacy.cli.init_config import fill_config
 from spacy.tokens import DocBin
 from spacy.util import load_config
+from thinc.api import Config
+
+NER = "early_exit_ner"
+TASKS = ("ner", "tagger", "segmenter")
+SCORES = {
+    "early_exit_tagger": {"tag_acc": 0.5, "pos_acc": 0.5, "exit_cost": 0.0},
+    "early_exit_segmenter": {"token_f": 1.0, "token_p": 0.0, "token_r": 0.0, "exit_cost": 0.0},
+}
 
 
 def main() -> None:
@@ -19,10 +27,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
     parser.add_argument("--lang", default="en")
+    parser.add_argument("--task", choices=TASKS, default="ner")
+    parser.add_argument("--attribute", choices=("tag", "pos"), default="tag", help="of the tagger")
     args = parser.parse_args()
     config = load_config(args.template, interpolate=False)
     docs = DocBin().from_disk(args.train).get_docs(spacy.blank(args.lang).vocab)
-    words = sum(len(doc) for doc in docs)
+    if args.task == "segmenter":  # it tags characters
+        words = sum(len("".join(doc.text.split())) for doc in docs)
+    else:
+        words = sum(len(doc) for doc in docs)
+    if args.task != "ner":
+        adapt(config, f"early_exit_{args.task}")
+    if args.task == "tagger":
+        config["components"]["early_exit_tagger"]["attribute"] = args.attribute
     steps_an_epoch = math.ceil(words / config["training"]["batcher"]["size"])
     steps = args.epochs * steps_an_epoch
     config["nlp"]["lang"] = args.lang
@@ -35,6 +52,26 @@ def main() -> None:
     config.to_disk(args.output)
     fill_config(args.output, args.output, silent=True)
     print(f"{words} words, {args.epochs} epochs of {steps_an_epoch} steps -> {args.output}")
+
+
+def adapt(config: Config, component: str) -> None:
+    """Turn a config for entities into one for another task.
+
+    config (Config): The config, changed in place.
+    component (str): The factory, which is the component's name, too.
+    """
+    settings = config["components"].pop(NER)
+    settings["factory"] = component
+    settings["decoder"] = {"@misc": "spacy-early-exit.Viterbi.v1"}
+    config["components"][component] = settings
+    config["nlp"]["pipeline"] = [component]
+    config["training"]["score_weights"] = SCORES[component]
+    callback = config["training"].get("before_update")
+    if callback:
+        callback["component"] = component
+    start = config["initialize"].get("components", {})
+    if NER in start:
+        start[component] = start.pop(NER)
 
 
 if __name__ == "__main__":

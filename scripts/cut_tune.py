@@ -12,13 +12,18 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-TAG = re.compile(r"O|[BI]-\S+")
+TAGS = {
+    "ner": (re.compile(r"O|[BI]-\S+"), "O, B-LABEL or I-LABEL"),
+    "tagger": (re.compile(r"\S+"), "a tag"),
+    "segmenter": (re.compile(r"[BMES]"), "B, M, E or S"),
+}
 
 
-def read_sentences(path: Path) -> list[str]:
+def read_sentences(path: Path, task: str = "ner") -> list[str]:
     """Read a corpus file.
 
     path (Path): A line `token<TAB>tag` a word, a blank line between sentences.
+    task (str): What the tags are for: `ner`, `tagger` or `segmenter`.
     RETURNS (list[str]): The sentences, each with its lines.
     """
     text = path.read_text(encoding="utf8").replace("\r\n", "\n")
@@ -27,8 +32,9 @@ def read_sentences(path: Path) -> list[str]:
         if line.strip(" \t"):
             if len(line.split("\t")) != 2:
                 raise SystemExit(f"{path}, line {number}: not `token<TAB>tag`, but {line!r}")
-            if not TAG.fullmatch(line.split("\t")[1].strip()):
-                raise SystemExit(f"{path}, line {number}: not O, B-LABEL or I-LABEL in {line!r}")
+            pattern, what = TAGS[task]
+            if not pattern.fullmatch(line.split("\t")[1].strip()):
+                raise SystemExit(f"{path}, line {number}: not {what} in {line!r}")
             lines.append(line)
         elif lines:
             sentences.append("\n".join(lines))
@@ -78,14 +84,15 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1, help="how much of train to cut")
     parser.add_argument("--most", type=int, default=0, help="training sentences to keep; 0: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--task", choices=TAGS, default="ner", help="what the tags are for")
     args = parser.parse_args()
     for name in ("train.tsv", "dev.tsv"):
         if not (args.corpus / name).is_file():
             raise SystemExit(f"{args.corpus} has no {name}. Set --vars.corpus.")
-    dev = read_sentences(args.corpus / "dev.tsv")
-    train = read_sentences(args.corpus / "train.tsv")
+    dev = read_sentences(args.corpus / "dev.tsv", args.task)
+    train = read_sentences(args.corpus / "train.tsv", args.task)
     if (args.corpus / "tune.tsv").is_file():
-        tune = read_sentences(args.corpus / "tune.tsv")
+        tune = read_sentences(args.corpus / "tune.tsv", args.task)
     else:
         train, tune = cut(train, dev, args.share, args.seed)
     if 0 < args.most < len(train):

@@ -1,6 +1,9 @@
-"""Transformer NER for spaCy that stops computing, word by word, as soon as it is sure."""
+"""Transformer tagging for spaCy that stops computing, word by word, as soon as it is sure."""
 
-from .component import EarlyExitNER, configure
+from .component import EarlyExitPipe, configure
+from .tasks.ner import EarlyExitNER
+from .tasks.segmenter import EarlyExitSegmenter
+from .tasks.tagger import EarlyExitTagger
 
-__all__ = ["EarlyExitNER", "configure"]
+__all__ = ["EarlyExitNER", "EarlyExitPipe", "EarlyExitSegmenter", "EarlyExitTagger", "configure"]
 __version__ = "0.1.0.dev0"

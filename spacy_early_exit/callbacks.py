@@ -8,7 +8,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
 from .budget.search import saving, threshold_for
-from .component import EarlyExitNER, configure
+from .component import EarlyExitPipe, configure
 
 
 def make_hold_saving(
@@ -55,9 +55,10 @@ def make_hold_saving(
         if not texts:
             texts.extend(_first_texts(nlp, path, most_words))
         ner = nlp.get_pipe(component)
-        if not isinstance(ner, EarlyExitNER):
+        if not isinstance(ner, EarlyExitPipe):
             raise ValueError(
-                f"hold_saving: '{component}' is no early_exit_ner, but a {type(ner).__name__}."
+                f"hold_saving: '{component}' is no early-exit component, but a "
+                f"{type(ner).__name__}."
             )
         if info["step"] == 0 and not score_start:
             scorers.append(ner.scorer)

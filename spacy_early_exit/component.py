@@ -1,12 +1,14 @@
-"""The pipeline component ``early_exit_ner``: spaCy's side, no torch."""
+"""The pipeline component, whatever its task: spaCy's side, no torch."""
 
 import warnings
+from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
+    ClassVar,
     Dict,
     Iterable,
     Iterator,
@@ -14,6 +16,7 @@ from typing import (
     Literal,
     Optional,
     Sequence,
+    Set,
     Tuple,
     Union,
 )
@@ -25,130 +28,31 @@ from spacy import util
 from spacy.errors import Errors
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Token
 from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
-from thinc.api import Config, Model, Optimizer, set_dropout_rate
+from thinc.api import Model, Optimizer, set_dropout_rate
 
-from .annotations import Prediction, annotate, logits_around_presets
+from .annotations import Prediction, same_words
 from .budget.controller import Controller, in_spacy_worker
 from .budget.curve import Calibration
 from .budget.fingerprint import describe
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
-from .scoring import ner_score
-from .tags import MISSING, encode, tag_count
+from .tags import MISSING, tag_count
 
 if TYPE_CHECKING:
-    from .decoders import Decoder
+    from .decoders import Decoder, Floats
     from .model import DocExits, RunSettings
     from .network.criterion import Criterion
     from .training.stages import Gradient, JointLogits, Stage
 
 register_extensions()
 
-DEFAULT_CONFIG = Config().from_str(
-    f"""
-    [early_exit_ner]
-    threshold = {DEFAULT_THRESHOLD}
-    speedup = null
-    adaptive = false
-    store_exits = false
-    batch_wordpieces = 2048
-    window_length = null
-    window_overlap = 64
-    kv = "copy"
-    halt_special = false
-    quantize = null
 
-    [early_exit_ner.criterion]
-    @misc = "spacy-early-exit.TokenExit.v1"
-    window = 1
-    left_words = "ignore"
-
-    [early_exit_ner.decoder]
-    @misc = "spacy-early-exit.BIOViterbi.v1"
-
-    [early_exit_ner.training]
-    @misc = "spacy-early-exit.JointTraining.v1"
-    distillation = 0.0
-    layer_weights = "linear"
-    detach_early_heads = false
-
-    [early_exit_ner.model]
-    @architectures = "spacy-early-exit.EarlyExitTagger.v1"
-    head_lr_factor = 5.0
-    freeze_encoder = false
-    kept_state = "post_norm"
-
-    [early_exit_ner.model.encoder]
-    @misc = "spacy-early-exit.HFEncoder.v1"
-    name = "sentence-transformers/all-MiniLM-L6-v2"
-    revision = null
-
-    [early_exit_ner.scorer]
-    @scorers = "spacy-early-exit.ner_scorer.v1"
-    """
-)["early_exit_ner"]
-
-
-@Language.factory(
-    "early_exit_ner",
-    assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
-    default_config=DEFAULT_CONFIG,
-    default_score_weights={
-        "ents_f": 1.0,
-        "ents_p": 0.0,
-        "ents_r": 0.0,
-        "ents_per_type": None,
-        "exit_cost": 0.0,
-    },
-)
-def make_early_exit_ner(
-    nlp: Language,
-    name: str,
-    model: Model,
-    criterion: Any,
-    decoder: Any,
-    training: Any,
-    threshold: Optional[float],
-    speedup: Optional[float],
-    adaptive: bool,
-    store_exits: bool,
-    batch_wordpieces: int,
-    window_length: Optional[int],
-    window_overlap: int,
-    kv: Literal["copy", "drop"],
-    halt_special: bool,
-    quantize: Optional[Literal["int8"]],
-    scorer: Optional[Callable[..., Any]],
-) -> "EarlyExitNER":
-    """Make the component. See ``EarlyExitNER`` for the arguments."""
-    return EarlyExitNER(
-        nlp.vocab,
-        model,
-        name,
-        criterion=criterion,
-        decoder=decoder,
-        training=training,
-        threshold=threshold,
-        speedup=speedup,
-        adaptive=adaptive,
-        store_exits=store_exits,
-        batch_wordpieces=batch_wordpieces,
-        window_length=window_length,
-        window_overlap=window_overlap,
-        kv=kv,
-        halt_special=halt_special,
-        quantize=quantize,
-        scorer=scorer,
-    )
-
-
-class EarlyExitNER(TrainablePipe):
-    """Named entity recognition with a transformer that stops, word by word, when it is sure.
-
-    It sets ``doc.ents`` and keeps preset entities and blocked words, as spaCy's ``ner`` does.
+class EarlyExitPipe(TrainablePipe):
+    """What all tasks have in common: a transformer tags words and stops, word by word, when it is
+    sure. What the tags are, and what becomes of them, is a subclass's: see ``tasks/``.
 
     vocab (Vocab): The shared vocabulary.
     model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
@@ -176,11 +80,71 @@ class EarlyExitNER(TrainablePipe):
     RAISES (ValueError): If a setting makes no sense.
     """
 
+    kind: ClassVar[str]  # the factory's name
+    scheme: ClassVar[str]  # see tags.py
+    main_score: str  # what a checkpoint is best in
+    scores: Tuple[str, ...]  # what is shown of a score, main_score among them
+
+    # ------------------------------------------------------------- what a task is
+
+    @abstractmethod
+    def labels_in(self, examples: Iterable[Example]) -> List[str]:
+        """RETURNS (List[str]): The labels that examples are annotated with, in order."""
+
+    @abstractmethod
+    def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
+        """RETURNS (Tuple[List[int], Set[str]]): The right tag of each word of the predicted Doc,
+        ``MISSING`` where it is not known; and annotated labels that the component does not have.
+        """
+
+    @abstractmethod
+    def annotate(self, doc: Doc, prediction: Prediction) -> None:
+        """Write the answer for a Doc into it, and its record.
+
+        doc (Doc): The Doc, changed in place.
+        prediction (Prediction): The answer.
+        """
+
+    @abstractmethod
+    def answers(self, doc: Doc) -> List[Any]:
+        """RETURNS (List[Any]): What was said of an annotated Doc, one by one, to be compared with
+        what another setting says of the same text.
+        """
+
+    @abstractmethod
+    def describe(self, token: Token) -> Tuple[str, str]:
+        """RETURNS (Tuple[str, str]): What an annotated word is, for reports: the group that it is
+        counted in, and what to write beside it.
+        """
+
+    def to_decode(self, doc: Doc, exits: "DocExits") -> "Floats":
+        """Prepare what the network says for the decoder.
+
+        doc (Doc): The Doc.
+        exits (DocExits): What the network says of it.
+        RETURNS (Floats): The logits to decode. *Shape:* ``(words, tags)``
+        """
+        return exits.logits
+
+    def unannotated(self, doc: Doc) -> Doc:
+        """RETURNS (Doc): A Doc's text as the component is to meet it: the same words, without
+        annotation.
+        """
+        return same_words(doc)
+
+    def confidences(self, doc: Doc, reference: Doc) -> List[Tuple[float, bool]]:
+        """RETURNS (List[Tuple[float, bool]]): How sure it was of each thing that it said of a Doc,
+        and whether that is right. Empty where confidences are not kept.
+        """
+        return []
+
+    # -------------------------------------------------------------- the component
+
     def __init__(
         self,
         vocab: Vocab,
         model: Model,
-        name: str = "early_exit_ner",
+        name: str,
         *,
         criterion: "Criterion",
         decoder: "Decoder",
@@ -195,7 +159,7 @@ class EarlyExitNER(TrainablePipe):
         kv: Literal["copy", "drop"] = "copy",
         halt_special: bool = False,
         quantize: Optional[Literal["int8"]] = None,
-        scorer: Optional[Callable[..., Any]] = ner_score,
+        scorer: Optional[Callable[..., Any]] = None,
     ):
         if quantize not in (None, "int8"):
             raise ValueError(f"quantize of '{name}' must be null or 'int8', not {quantize!r}.")
@@ -229,7 +193,7 @@ class EarlyExitNER(TrainablePipe):
         self.model = model
         self.name = name
         self.criterion = criterion
-        self.decoder = decoder
+        self.decoder = decoder.for_scheme(self.scheme)
         self.training = training
         self.scorer = scorer
         self.adaptive = adaptive
@@ -257,16 +221,16 @@ class EarlyExitNER(TrainablePipe):
 
     @property
     def labels(self) -> Tuple[str, ...]:
-        """RETURNS (Tuple[str, ...]): The entity labels."""
+        """RETURNS (Tuple[str, ...]): The labels."""
         return tuple(self._labels)
 
     @property
     def label_data(self) -> List[str]:
-        """RETURNS (List[str]): The entity labels, as ``initialize(labels=...)`` takes them."""
+        """RETURNS (List[str]): The labels, as ``initialize(labels=...)`` takes them."""
         return list(self._labels)
 
     def add_label(self, label: str) -> int:
-        """Add an entity label. After training, the heads grow by rows of random weights: train on
+        """Add a label. After training, the heads grow by rows of random weights: train on
         before using it.
 
         label (str): The label.
@@ -280,8 +244,8 @@ class EarlyExitNER(TrainablePipe):
         self._labels.append(label)
         self.vocab.strings.add(label)
         if self._is_trained:
-            self._shim.add_tags(tag_count(len(self._labels)))
-            self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
+            self._shim.add_tags(tag_count(self.scheme, len(self._labels)))
+            self.model.set_dim("nO", tag_count(self.scheme, len(self._labels)), force=True)
         return 1
 
     # ---------------------------------------------------------------- the knob
@@ -519,15 +483,21 @@ class EarlyExitNER(TrainablePipe):
         YIELDS (Doc): The docs, annotated, in order, without those that failed.
         """
         try:
-            self.set_annotations(docs, self._predict(docs, settings))
+            predictions = self._predict(docs, settings)
         except Exception as e:
             if len(docs) == 1:
                 self.get_error_handler()(self.name, self, docs, e)
                 return
             for doc in docs:
                 yield from self._annotate([doc], settings)
-        else:
-            yield from docs
+            return
+        for doc, prediction in zip(docs, predictions):
+            try:
+                self.set_annotations([doc], [prediction])
+            except Exception as e:
+                self.get_error_handler()(self.name, self, [doc], e)
+            else:
+                yield doc
 
     def predict(self, docs: Iterable[Doc]) -> List[Prediction]:
         """Tag Docs, without changing them, at the knob of the property or the config.
@@ -540,18 +510,18 @@ class EarlyExitNER(TrainablePipe):
 
     def _predict(self, docs: List[Doc], settings: "RunSettings") -> List[Prediction]:
         exits: List[DocExits] = self.model.predict((docs, settings))
-        logits = [logits_around_presets(doc, seen) for doc, seen in zip(docs, exits)]
+        logits = [self.to_decode(doc, seen) for doc, seen in zip(docs, exits)]
         tags = self.decoder(logits, self._shim.trained.network.learned)
         return [Prediction(seen, tagged) for seen, tagged in zip(exits, tags)]
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Prediction]) -> None:
-        """Write entities and records into Docs.
+        """Write answers and records into Docs.
 
         docs (Iterable[Doc]): The Docs.
         scores (Sequence[Prediction]): What ``predict`` said of them.
         """
         for doc, prediction in zip(docs, scores):
-            annotate(doc, prediction, self._labels, self.name, self.store_exits)
+            self.annotate(doc, prediction)
 
     # ----------------------------------------------------------------- training
 
@@ -572,21 +542,20 @@ class EarlyExitNER(TrainablePipe):
             weights and labels, for another stage of training.
         RAISES (ValueError): If there are no labels, or the encoder or pipeline can't be loaded.
         """
-        validate_get_examples(get_examples, "EarlyExitNER.initialize")
+        validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
         if start_from is not None:
             self._start_from(Path(start_from))
         if labels is None:
-            found = {ent.label_ for eg in get_examples() for ent in eg.reference.ents}
-            labels = sorted(found)
+            labels = self.labels_in(get_examples())
         for label in labels:
             self.add_label(label)
         if not self._labels:
             raise ValueError(
-                f"'{self.name}' has no labels to learn: no entity in the training examples. "
+                f"'{self.name}' has no labels to learn: there are none in the training examples. "
                 f"Are they annotated? Else give labels in [initialize.components.{self.name}], "
                 f"or call add_label before initialize."
             )
-        self.model.set_dim("nO", tag_count(len(self._labels)), force=True)
+        self.model.set_dim("nO", tag_count(self.scheme, len(self._labels)), force=True)
         if start_from is None:
             self.model.initialize()
         made = self._shim.set_learned(self.decoder, self.criterion)
@@ -634,7 +603,7 @@ class EarlyExitNER(TrainablePipe):
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
-        validate_examples(examples, "EarlyExitNER.update")
+        validate_examples(examples, f"{type(self).__name__}.update")
         self._check_learned()
         settings = replace(
             self._ready(Knob(speedup=1.0)), criterion=self.criterion, stage=self.training
@@ -667,10 +636,9 @@ class EarlyExitNER(TrainablePipe):
         """RETURNS (NDArray[np.int64]): The right tag of each word that was scored, ``MISSING``
         where it is not known, or where another window's answer counts. *Shape:* ``(words,)``
         """
-        label_ids = {label: number for number, label in enumerate(self._labels)}
         gold, unknown = [np.zeros(0, dtype=np.int64)], set()
         for eg in examples:
-            tags, new = encode(eg.get_aligned_ner(), label_ids)
+            tags, new = self.gold_tags(eg)
             gold.append(np.array(tags, dtype=np.int64))
             unknown |= new
         if unknown:
@@ -727,7 +695,7 @@ class EarlyExitNER(TrainablePipe):
         """Score annotated examples.
 
         examples (Iterable[Example]): The examples.
-        RETURNS (Dict[str, Any]): See ``ner_score``.
+        RETURNS (Dict[str, Any]): Those of the scorer.
         """
         scores: Dict[str, Any] = super().score(examples, **{"name": self.name, **kwargs})
         return scores
@@ -748,12 +716,12 @@ class EarlyExitNER(TrainablePipe):
             serialize["model"] = self._shim.to_disk
         util.to_disk(path, serialize, exclude)
 
-    def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> "EarlyExitNER":
+    def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> "EarlyExitPipe":
         """Load what ``to_disk`` saved. Needs no network, and runs no code from it.
 
         path (Union[str, Path]): The folder.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
-        RETURNS (EarlyExitNER): Itself.
+        RETURNS (EarlyExitPipe): Itself.
         RAISES (ValueError): If a file is missing or damaged; the message names it.
         """
         state: Dict[str, Any] = {}
@@ -776,12 +744,12 @@ class EarlyExitNER(TrainablePipe):
         data: bytes = util.to_bytes(serialize, exclude)
         return data
 
-    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "EarlyExitNER":
+    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "EarlyExitPipe":
         """Load what ``to_bytes`` gave.
 
         bytes_data (bytes): The bytes.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
-        RETURNS (EarlyExitNER): Itself.
+        RETURNS (EarlyExitPipe): Itself.
         """
         state: Dict[str, Any] = {}
         deserialize = {
@@ -807,7 +775,7 @@ class EarlyExitNER(TrainablePipe):
             self.calibration = Calibration.from_dict(state["calibration"])
         if self._is_trained:
             tags = self._shim.trained.network.tags
-            if tags != tag_count(len(self._labels)):
+            if tags != tag_count(self.scheme, len(self._labels)):
                 raise ValueError(
                     f"'{self.name}' was saved with {len(self._labels)} labels in its cfg file, "
                     f"but its weights have {tags} tags: the files are not of one pipeline."
@@ -898,8 +866,8 @@ def configure(
     RAISES (ValueError): If not exactly one of the two is given, or it makes no sense.
     """
     pipe = nlp.get_pipe(name)
-    if not isinstance(pipe, EarlyExitNER):
-        raise ValueError(f"'{name}' is no early_exit_ner, but a {type(pipe).__name__}.")
+    if not isinstance(pipe, EarlyExitPipe):
+        raise ValueError(f"'{name}' is no early-exit component, but a {type(pipe).__name__}.")
     pipe.configure(threshold=threshold, speedup=speedup)
     config = nlp.get_pipe_config(name)  # the live object
     config["threshold"], config["speedup"] = pipe.cfg["threshold"], pipe.cfg["speedup"]

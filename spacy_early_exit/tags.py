@@ -1,21 +1,74 @@
-"""BIO tags as numbers: 0 is ``O``, label ``k`` begins with ``1 + 2k`` and goes on with ``2 + 2k``.
+"""What tags there are, as numbers, and which may follow which: a scheme for each kind of task.
+
+- ``"bio"``: spans with labels. 0 is ``O``, label ``k`` begins with ``1 + 2k`` and goes on with
+  ``2 + 2k``, behind its own beginning alone.
+- ``"free"``: a label for each word. Label ``k`` is ``k``, behind anything.
+- ``"bmes"``: where words begin and end, of characters. ``B`` begins a word, ``M`` and ``E`` go on
+  with it, ``E`` ends it, ``S`` is one by itself.
 
 ``-1`` stands for a missing annotation.
 """
 
-from typing import Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .network.window import Ints
 
 OUTSIDE = 0
 MISSING = -1
+BMES = ("B", "M", "E", "S")
+
+Bools = NDArray[np.bool_]
 
 
-def tag_count(labels: int) -> int:
-    """RETURNS (int): Number of tags for a number of entity labels."""
-    return 1 + 2 * labels
+@dataclass(frozen=True)
+class Grammar:
+    """Which sequences of tags are valid.
+
+    begins (Bools): Whether a text may begin with a tag. *Shape:* ``(tags,)``
+    follows (Bools): Whether ``[a, b]`` may be behind one another. *Shape:* ``(tags, tags)``
+    ends (Bools): Whether a text may end with a tag. *Shape:* ``(tags,)``
+    """
+
+    begins: Bools
+    follows: Bools
+    ends: Bools
+
+
+def _bio(tags: int) -> Grammar:
+    outside_or_begin = np.arange(tags) % 2 == 1
+    outside_or_begin[OUTSIDE] = True
+    follows = np.tile(outside_or_begin, (tags, 1))
+    for inside in range(2, tags, 2):
+        follows[[inside - 1, inside], inside] = True
+    return Grammar(outside_or_begin, follows, np.ones(tags, dtype=bool))
+
+
+def _free(tags: int) -> Grammar:
+    anything = np.ones(tags, dtype=bool)
+    return Grammar(anything, np.tile(anything, (tags, 1)), anything)
+
+
+def _bmes(tags: int) -> Grammar:
+    new = np.array([name in "BS" for name in BMES])
+    done = np.array([name in "ES" for name in BMES])
+    return Grammar(new, np.where(done[:, None], new, ~new), done)
+
+
+GRAMMARS: Dict[str, Callable[[int], Grammar]] = {"bio": _bio, "free": _free, "bmes": _bmes}
+
+
+def grammar(scheme: str, tags: int) -> Grammar:
+    """RETURNS (Grammar): Which sequences of a number of tags are valid in a scheme."""
+    return GRAMMARS[scheme](tags)
+
+
+def tag_count(scheme: str, labels: int) -> int:
+    """RETURNS (int): Number of tags for a number of labels."""
+    return 1 + 2 * labels if scheme == "bio" else labels
 
 
 def encode(

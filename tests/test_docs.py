@@ -13,8 +13,8 @@ from spacy.tokens import DocBin
 from spacy.util import Config
 
 import spacy_early_exit
-from spacy_early_exit.component import DEFAULT_CONFIG
 from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.tasks.ner import DEFAULT_CONFIG
 
 from .factories import ROOT, TEXTS, examples_of, run, texts_of_all_lengths
 

@@ -5,8 +5,8 @@ import pytest
 from spacy.training import Example
 from spacy.util import Config, load_model_from_config
 
+from spacy_early_exit.annotations import same_words
 from spacy_early_exit.measure.calibrate import calibrate
-from spacy_early_exit.measure.docs import unannotated
 from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.temperature import confidence_error, fit_temperatures
 
@@ -43,7 +43,7 @@ def test_heads_that_are_too_sure_get_a_temperature_above_1_and_then_fit(nlp):
 
 def log_loss(ner, examples):
     """Mean of the negative log probability of the right tag, by layer."""
-    fresh = [Example(unannotated(eg.reference), eg.reference) for eg in examples]
+    fresh = [Example(same_words(eg.reference), eg.reference) for eg in examples]
     logits, tags = ner.heads_on(fresh)
     shifted = logits - logits.max(2, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(2, keepdims=True))
@@ -63,7 +63,7 @@ def test_the_fit_lowers_the_log_loss_of_every_head_and_changes_no_entity(nlp):
 
 def test_a_calibration_does_not_survive_it(nlp):
     ner = nlp.get_pipe(NAME)
-    calibrate(ner, examples_of(nlp), [1.5], with_f=False)
+    calibrate(ner, examples_of(nlp), [1.5], with_score=False)
     ner.scale_heads([2.0] * 4)
     with pytest.raises(ValueError, match="calibrated with other weights"):
         ner.calibrated()

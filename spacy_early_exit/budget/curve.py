@@ -12,12 +12,12 @@ class Point:
 
     threshold (float): The criterion's dial.
     saving (float): Full-depth cost / spent cost.
-    ents_f (Optional[float]): The F-score, where the texts were annotated.
+    score (Optional[float]): The task's main score, where the texts were annotated.
     """
 
     threshold: float
     saving: float
-    ents_f: Optional[float] = None
+    score: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,11 @@ class Calibration:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Calibration":
         """RETURNS (Calibration): What ``to_dict`` gave."""
-        points = tuple(Point(**point) for point in data["points"])
+        points = tuple(
+            # "ents_f" is what it was called before there were other tasks.
+            Point(point["threshold"], point["saving"], point.get("score", point.get("ents_f")))
+            for point in data["points"]
+        )
         return cls(points, dict(data["fingerprint"]), int(data["words"]))
 
 

@@ -11,8 +11,8 @@ from spacy.training import Example
 from spacy.util import load_model
 from wasabi import msg
 
-from ..component import EarlyExitNER
-from ..measure.docs import unannotated
+from ..annotations import same_words
+from ..component import EarlyExitPipe
 
 DEFAULT = "1,1.5,2,3,4"
 
@@ -24,19 +24,24 @@ early_exit = typer.Typer(
 app.add_typer(early_exit)
 
 
-def load(model: str, component: str) -> Tuple[Language, EarlyExitNER]:
+def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]:
     """Load a pipeline, or say what is wrong and end.
 
     model (str): Folder or name of the pipeline.
-    component (str): Name of its early-exit component.
-    RETURNS (Tuple[Language, EarlyExitNER]): Pipeline and component.
+    component (Optional[str]): Name of its early-exit component; None: the only one.
+    RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component.
     """
     nlp = load_model(model)
-    pipe = nlp.get_pipe(component) if component in nlp.pipe_names else None
-    if not isinstance(pipe, EarlyExitNER):
-        mine = [name for name, p in nlp.pipeline if isinstance(p, EarlyExitNER)]
+    mine = {name: pipe for name, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe)}
+    if component is None and len(mine) == 1:
+        component = next(iter(mine))
+    pipe = mine.get(component or "")
+    if pipe is None:
+        wrong = f"'{component}' is no early-exit component of {model}."
+        if component is None:
+            wrong = f"{model} has not one early-exit component, but {len(mine)}."
         msg.fail(
-            f"'{component}' is no early_exit_ner of {model}.",
+            wrong,
             f"It has: {', '.join(mine) or 'none'}. Choose one with --component.",
             exits=1,
         )
@@ -65,13 +70,13 @@ def read_corpus(nlp: Language, path: Path) -> List[Example]:
         docs = list(DocBin().from_disk(path).get_docs(nlp.vocab))
     except Exception as e:
         msg.fail(f"{path} can't be read as a .spacy file.", f"{type(e).__name__}: {e}", exits=1)
-    return [Example(unannotated(doc), doc) for doc in docs]
+    return [Example(same_words(doc), doc) for doc in docs]
 
 
-def asked_or_reachable(ner: EarlyExitNER, speedups: Optional[str]) -> List[float]:
+def asked_or_reachable(ner: EarlyExitPipe, speedups: Optional[str]) -> List[float]:
     """RETURNS (List[float]): The speedups that were asked for, or usual ones within reach.
 
-    ner (EarlyExitNER): The component.
+    ner (EarlyExitPipe): The component.
     speedups (Optional[str]): A comma-separated list; None: not said.
     """
     asked = read_speedups(speedups or DEFAULT)

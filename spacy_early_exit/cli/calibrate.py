@@ -42,7 +42,9 @@ def calibrate_cli(
     held_out: Optional[Path] = typer.Option(
         None, "--held-out", help="Texts for it that nothing else was trained or chosen on"
     ),
-    component: str = typer.Option("early_exit_ner", "--component", "-c", help="Its name"),
+    component: Optional[str] = typer.Option(
+        None, "--component", "-c", help="Its early-exit component, if it has several"
+    ),
 ) -> None:
     """Measure which threshold saves how much, and save the pipeline with that.
 
@@ -71,14 +73,14 @@ def calibrate_cli(
         if temperature:
             if unlabelled:
                 raise ValueError("--temperature needs annotated texts.")
-            saved = run(ner, examples, ner.threshold or 0.0, with_f=False).saving
+            saved = run(ner, examples, ner.threshold or 0.0, with_score=False).saving
             asked = sorted({*asked, saved})
             temperatures = fit_temperatures(ner, examples)
             ner.scale_heads(temperatures)
             msg.info(f"Temperatures, by layer: {', '.join(f'{t:.2f}' for t in temperatures)}")
-        found = calibrate(ner, examples, asked, with_f=not unlabelled, progress=progress)
+        found = calibrate(ner, examples, asked, with_score=not unlabelled, progress=progress)
         if temperature and ner.threshold:
-            configure(nlp, threshold=found.threshold_for(min(saved, found.most)), name=component)
+            configure(nlp, threshold=found.threshold_for(min(saved, found.most)), name=ner.name)
             msg.info(f"To save {saved:.2f}X as before, threshold is now {ner.threshold:.4f}.")
         verdict = None
         if max_disagreement is not None:
@@ -86,33 +88,34 @@ def calibrate_cli(
     except ValueError as e:
         msg.fail(str(e), exits=1)
         return
-    show_curve(found)
+    show_curve(found, ner.main_score)
     if asked[-1] > found.most:
         msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
     if verdict is not None and max_disagreement is not None:
         show_guarantee(verdict, max_disagreement, confidence)
-        configure(nlp, threshold=verdict.threshold, name=component)
+        configure(nlp, threshold=verdict.threshold, name=ner.name)
     nlp.to_disk(output)
     msg.good(f"Saved the calibrated pipeline to {output}, measured on {found.words} words.")
 
 
-def show_curve(found: "Calibration") -> None:
+def show_curve(found: "Calibration", score: str) -> None:
     """Print a calibration.
 
     found (Calibration): The calibration.
+    score (str): Which score its points have.
     """
     rows = [
         [
             f"{point.saving:.2f}",
             f"{point.threshold:.4f}",
-            "-" if point.ents_f is None else f"{100 * point.ents_f:.2f}",
+            "-" if point.score is None else f"{100 * point.score:.2f}",
         ]
         for point in found.points
     ]
-    print(table(rows, header=["speedup", "threshold", "ENTS_F"], aligns=["r", "r", "r"]))
-    full = found.points[0].ents_f
+    print(table(rows, header=["speedup", "threshold", score.upper()], aligns=["r", "r", "r"]))
+    full = found.points[0].score
     if full is not None and full < NEXT_TO_NOTHING:
-        msg.warn("Its F-score is next to nothing: it needs more training data, or more epochs.")
+        msg.warn("Its score is next to nothing: it needs more training data, or more epochs.")
 
 
 def show_guarantee(found: "Guarantee", bound: float, confidence: float) -> None:

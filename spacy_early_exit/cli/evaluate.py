@@ -11,10 +11,6 @@ from wasabi.tables import table
 from .app import DEFAULT, asked_or_reachable, early_exit, load, progress, read_corpus
 
 COLUMNS = {
-    "speedup": "{:g}",
-    "ents_p": "{:.4f}",
-    "ents_r": "{:.4f}",
-    "ents_f": "{:.4f}",
     "mac_speedup": "{:.2f}",
     "words_per_second": "{:.0f}",
     "mean_exit_layer": "{:.2f}",
@@ -32,7 +28,9 @@ def evaluate_cli(
     ),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="JSON file for the results"),
     rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Rounds of the clock; 0: none"),
-    component: str = typer.Option("early_exit_ner", "--component", "-c", help="Its name"),
+    component: Optional[str] = typer.Option(
+        None, "--component", "-c", help="Its early-exit component, if it has several"
+    ),
 ) -> None:
     """Measure scores, real savings and words per second at several speedups."""
     from ..measure.evaluate import evaluate
@@ -46,8 +44,9 @@ def evaluate_cli(
     except ValueError as e:
         msg.fail(str(e), exits=1)
         return
-    columns = [name for name in COLUMNS if name in rows[0]]
-    shown = [[COLUMNS[name].format(row[name]) for name in columns] for row in rows]
+    forms = {"speedup": "{:g}", **dict.fromkeys(ner.scores, "{:.4f}"), **COLUMNS}
+    columns = [name for name in forms if name in rows[0]]
+    shown = [[forms[name].format(row[name]) for name in columns] for row in rows]
     print(table(shown, header=columns, aligns=["r"] * len(columns)))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,9 @@ def report_cli(
         None, "--speedups", "-s", help="The speedups to compare. Without: as far as calibrated"
     ),
     rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Rounds of the clock; 0: none"),
-    component: str = typer.Option("early_exit_ner", "--component", "-c", help="Its name"),
+    component: Optional[str] = typer.Option(
+        None, "--component", "-c", help="Its early-exit component, if it has several"
+    ),
 ) -> None:
     """Write a page with what speedups save and cost, and which words leave where.
 

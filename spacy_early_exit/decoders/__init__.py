@@ -3,7 +3,7 @@
 from .base import Decoder, Floats, Learned
 from .crf import CRFDecoder, make_crf_decoder
 from .mean_field import AINDecoder, make_ain_decoder
-from .viterbi import BIOViterbi, make_bio_viterbi
+from .viterbi import BIOViterbi, Viterbi, make_bio_viterbi, make_viterbi
 
 __all__ = [
     "AINDecoder",
@@ -12,7 +12,9 @@ __all__ = [
     "Decoder",
     "Floats",
     "Learned",
+    "Viterbi",
     "make_ain_decoder",
     "make_bio_viterbi",
     "make_crf_decoder",
+    "make_viterbi",
 ]

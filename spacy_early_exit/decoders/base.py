@@ -11,12 +11,22 @@ from ..network.window import Ints
 Floats = NDArray[np.float32]
 Learned = Mapping[str, Tensor]
 
+FORBIDDEN = -1e4  # finite: a forbidden transition in the annotation must not make losses infinite
+
 
 class Decoder(Protocol):
     """Chooses the tags of texts. Each text's answer depends on nothing else.
 
     What it learns is kept with the weights of the network, and handed to it on every call.
     """
+
+    def for_scheme(self, scheme: str) -> "Decoder":
+        """Adapt it to the tags of a task.
+
+        scheme (str): Which tags may follow which: see ``tags``.
+        RETURNS (Decoder): The same for these tags.
+        RAISES (ValueError): If it is for others alone.
+        """
 
     def parameters(self, tags: int) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): What it learns, by name, as it is before training. Every

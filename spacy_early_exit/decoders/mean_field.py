@@ -5,7 +5,7 @@ for the word before. Source: EMNLP 2020, "AIN: Fast and Accurate Sequence Labeli
 Inference Network".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..network.window import Ints
 from ..tags import MISSING
 from .base import Decoder, Floats, Learned
-from .viterbi import BIOViterbi
+from .viterbi import Viterbi
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,20 @@ def mean_field(logits: Tensor, links: Links, iterations: int) -> Tensor:
 
 @dataclass(frozen=True)
 class AINDecoder:
-    """Each word's best tag after some iterations of mean-field inference, as valid BIO.
+    """Each word's best tag after some iterations of mean-field inference, as a valid sequence.
 
     iterations (int): How many.
     order (int): How far apart words may be that tell one another.
+    scheme (str): Which tags may follow which: see ``tags``.
     """
 
     iterations: int
     order: int
+    scheme: str = "bio"
+
+    def for_scheme(self, scheme: str) -> "AINDecoder":
+        """RETURNS (AINDecoder): The same for tags of another scheme."""
+        return replace(self, scheme=scheme)
 
     def parameters(self, tags: int) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): What ``Links.of`` takes, all 0. *Shapes:*
@@ -119,7 +125,7 @@ class AINDecoder:
         known = {name: parameter.detach().cpu() for name, parameter in learned.items()}
         own = torch.from_numpy(np.concatenate(logits))
         beliefs = mean_field(own, Links.of(texts, known, self.order), self.iterations).numpy()
-        return BIOViterbi()(np.split(beliefs, np.cumsum(lengths)[:-1]), {})
+        return Viterbi(self.scheme)(np.split(beliefs, np.cumsum(lengths)[:-1]), {})
 
     def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
         """Compute the cross-entropy of the beliefs, through all iterations.

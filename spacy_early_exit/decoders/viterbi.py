@@ -1,5 +1,5 @@
-"""Viterbi under hard BIO constraints: the best sequence in which every ``I-X`` follows
-``B-X`` or ``I-X``.
+"""Viterbi under hard constraints: the best valid sequence of tags. For BIO, where every ``I-X``
+follows ``B-X`` or ``I-X``, there is a quicker one.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..network.window import Ints
-from .base import Decoder, Floats, Learned
+from ..tags import grammar
+from .base import FORBIDDEN, Decoder, Floats, Learned
+from .paths import best_paths
 
 
-@dataclass(frozen=True)
-class BIOViterbi:
-    """Exact, and quick where the network is sure of itself.
-
-    A word whose best tag is not ``I-X`` fits behind anything. So texts fall into runs, such a
-    word and the ``I-X`` behind it, and only runs that are not valid as they stand are
-    searched, all of them together. A search may begin with any tag; should the best one be
-    an ``I-X``, which needs the run before, the two are searched as one.
-    """
+class Unlearnt:
+    """A decoder that learns nothing."""
 
     def parameters(self, tags: int) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): It learns nothing."""
@@ -30,6 +25,29 @@ class BIOViterbi:
     def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
         """RETURNS (Tensor): Nothing to learn from. *Shape:* ``()``"""
         return logits.new_zeros(())
+
+
+@dataclass(frozen=True)
+class BIOViterbi(Unlearnt):
+    """Exact, and quick where the network is sure of itself.
+
+    A word whose best tag is not ``I-X`` fits behind anything. So texts fall into runs, such a
+    word and the ``I-X`` behind it, and only runs that are not valid as they stand are
+    searched, all of them together. A search may begin with any tag; should the best one be
+    an ``I-X``, which needs the run before, the two are searched as one.
+    """
+
+    def for_scheme(self, scheme: str) -> "BIOViterbi":
+        """RETURNS (BIOViterbi): Itself, if it can.
+
+        RAISES (ValueError): If the tags are not BIO.
+        """
+        if scheme != "bio":
+            raise ValueError(
+                "The decoder BIOViterbi.v1 is for entities, whose tags are BIO. Viterbi.v1 is for "
+                "any tags."
+            )
+        return self
 
     def __call__(self, logits: Sequence[Floats], learned: Learned) -> List[Ints]:
         """Decode texts.
@@ -67,6 +85,40 @@ class BIOViterbi:
             segments = joined(segments + wider)
             todo = [segment for segment in segments if segment not in known]
         return np.split(tags, bounds[:-1])
+
+
+@dataclass(frozen=True)
+class Viterbi(Unlearnt):
+    """The valid sequence of tags with the largest sum of logits.
+
+    scheme (str): Which tags may follow which: see ``tags``.
+    """
+
+    scheme: str = "bio"
+
+    def for_scheme(self, scheme: str) -> "Viterbi":
+        """RETURNS (Viterbi): The same for tags of another scheme."""
+        return Viterbi(scheme)
+
+    def __call__(self, logits: Sequence[Floats], learned: Learned) -> List[Ints]:
+        """Decode texts.
+
+        logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
+        learned (Learned): Nothing.
+        RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        """
+        if not logits:
+            return []
+        if self.scheme == "bio":
+            return BIOViterbi()(logits, learned)
+        if self.scheme == "free":
+            return [text.argmax(1).astype(np.int64) for text in logits]
+        valid = grammar(self.scheme, logits[0].shape[1])
+        start, transitions, end = (
+            np.where(allowed, 0.0, FORBIDDEN)
+            for allowed in (valid.begins, valid.follows, valid.ends)
+        )
+        return best_paths(logits, start, transitions, end)
 
 
 def joined(segments: Sequence[Tuple[int, int]]) -> List[Tuple[int, int]]:
@@ -147,3 +199,12 @@ def make_bio_viterbi() -> Decoder:
     RETURNS (Decoder): The decoder.
     """
     return BIOViterbi()
+
+
+def make_viterbi() -> Decoder:
+    """Make the decoder ``spacy-early-exit.Viterbi.v1``: the best sequence that is valid for the
+    component's tags, whatever they are.
+
+    RETURNS (Decoder): The decoder.
+    """
+    return Viterbi()

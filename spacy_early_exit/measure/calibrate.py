@@ -6,29 +6,29 @@ from spacy.training import Example
 
 from ..budget.curve import CLOSE, Calibration, Point, make_curve
 from ..budget.search import saving, threshold_for
-from ..component import EarlyExitNER
+from ..component import EarlyExitPipe
 from ..records import get_records
-from .docs import annotated, unannotated
+from .docs import annotated
 
 ROUNDS = 4  # real runs for each saving, at most
 
 
 def calibrate(
-    ner: EarlyExitNER,
+    ner: EarlyExitPipe,
     examples: Sequence[Example],
     speedups: Iterable[float],
     *,
-    with_f: bool = True,
+    with_score: bool = True,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Calibration:
     """Measure at which thresholds a component saves what is asked for.
 
     One pass at full depth says about where to look; every point is then a real run.
 
-    ner (EarlyExitNER): The component. Its calibration is replaced.
+    ner (EarlyExitPipe): The component. Its calibration is replaced.
     examples (Sequence[Example]): Texts that were not trained on.
     speedups (Iterable[float]): Savings to measure. Ones out of reach are left out.
-    with_f (bool): Whether the entities of the texts are known, so that F-scores are, too.
+    with_score (bool): Whether the texts are annotated, so that they can be scored.
     progress (Callable): Wraps the savings while they are measured, such as a bar.
     RETURNS (Calibration): The calibration.
     RAISES (ValueError): If there are no words, or the criterion has no threshold.
@@ -42,20 +42,20 @@ def calibrate(
             f"The criterion {type(ner.criterion).__name__} of '{ner.name}' has no threshold that "
             f"could be calibrated."
         )
-    simulated = ner.simulate([unannotated(doc) for doc in docs])
-    points = [Point(0.0, 1.0, run(ner, examples, 0.0, with_f).ents_f)]
+    simulated = ner.simulate([ner.unannotated(doc) for doc in docs])
+    points = [Point(0.0, 1.0, run(ner, examples, 0.0, with_score).score)]
     for speedup in progress(sorted({float(s) for s in speedups if s > 1})):
-        points.extend(_approach(ner, examples, speedup, with_f, simulated))
+        points.extend(_approach(ner, examples, speedup, with_score, simulated))
     calibration = Calibration(make_curve(points), ner.fingerprint(), words)
     ner.calibration = calibration
     return calibration
 
 
 def _approach(
-    ner: EarlyExitNER,
+    ner: EarlyExitPipe,
     examples: Sequence[Example],
     speedup: float,
-    with_f: bool,
+    with_score: bool,
     simulated: Callable[[float], float],
 ) -> List[Point]:
     """RETURNS (List[Point]): Real runs ever closer to a saving; the last one is closest."""
@@ -63,7 +63,7 @@ def _approach(
     aim = speedup
     for _ in range(ROUNDS):
         threshold = threshold_for(aim, simulated, steps=14)
-        points.append(run(ner, examples, threshold, with_f))
+        points.append(run(ner, examples, threshold, with_score))
         found = points[-1].saving
         if speedup <= found <= speedup * (1 + CLOSE) or (threshold >= 1.0 and found < speedup):
             break
@@ -71,19 +71,21 @@ def _approach(
     return points
 
 
-def run(ner: EarlyExitNER, examples: Sequence[Example], threshold: float, with_f: bool) -> Point:
+def run(
+    ner: EarlyExitPipe, examples: Sequence[Example], threshold: float, with_score: bool
+) -> Point:
     """Run a component at a threshold.
 
-    ner (EarlyExitNER): The component.
+    ner (EarlyExitPipe): The component.
     examples (Sequence[Example]): The texts.
     threshold (float): The threshold.
-    with_f (bool): Whether the entities of the texts are known.
-    RETURNS (Point): What was saved, and the F-score.
+    with_score (bool): Whether the texts are annotated.
+    RETURNS (Point): What was saved, and the score.
     """
     docs = annotated(ner, [eg.reference for eg in examples], threshold=threshold)
     records = [get_records(doc)[ner.name] for doc in docs]
-    ents_f = None
-    if with_f:
+    score = None
+    if with_score:
         scored = [Example(doc, eg.reference) for doc, eg in zip(docs, examples)]
-        ents_f = ner.score(scored)["ents_f"]
-    return Point(threshold, saving((r.spent, r.full) for r in records), ents_f)
+        score = ner.score(scored)[ner.main_score]
+    return Point(threshold, saving((r.spent, r.full) for r in records), score)

@@ -67,12 +67,12 @@ def contenders_of(
     RAISES (OSError): If there is no such pipeline.
     RAISES (ValueError): If none of the speedups is within reach. The message says what is.
     """
-    from ..component import EarlyExitNER
+    from ..component import EarlyExitPipe
 
     nlp = spacy.load(model)
     version = _version_of(nlp)
     name = name or model.rstrip("/").rpartition("/")[2]
-    mine = {part: pipe for part, pipe in nlp.pipeline if isinstance(pipe, EarlyExitNER)}
+    mine = {part: pipe for part, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe)}
     if not mine:
         return [
             Contender(

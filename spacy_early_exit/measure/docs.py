@@ -5,17 +5,11 @@ from typing import List, Optional, Sequence
 from spacy.tokens import Doc
 from spacy.util import raise_error
 
-from ..component import EarlyExitNER
-
-
-def unannotated(doc: Doc) -> Doc:
-    """RETURNS (Doc): The same words, without annotation."""
-    spaces = [bool(token.whitespace_) for token in doc]
-    return Doc(doc.vocab, words=[token.text for token in doc], spaces=spaces)
+from ..component import EarlyExitPipe
 
 
 def annotated(
-    ner: EarlyExitNER,
+    ner: EarlyExitPipe,
     docs: Sequence[Doc],
     *,
     threshold: Optional[float] = None,
@@ -24,7 +18,7 @@ def annotated(
 ) -> List[Doc]:
     """Let a component annotate the words of some docs, whatever else is annotated on them.
 
-    ner (EarlyExitNER): The component.
+    ner (EarlyExitPipe): The component.
     docs (Sequence[Doc]): The docs, which stay as they are.
     threshold (Optional[float]): At this threshold,
     speedup (Optional[float]): or at this speedup; without either at what the component is set to.
@@ -36,7 +30,7 @@ def annotated(
     ner.store_exits = store_exits
     ner.set_error_handler(raise_error)
     try:
-        copies = [unannotated(doc) for doc in docs]
+        copies = [ner.unannotated(doc) for doc in docs]
         return list(
             ner.pipe(copies, threshold=threshold, speedup=speedup, adaptive=False, batch_size=1000)
         )

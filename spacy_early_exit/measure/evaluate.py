@@ -2,14 +2,13 @@
 
 import statistics
 import time
-from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Sequence
 
 from spacy.language import Language
-from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..budget.search import saving
-from ..component import EarlyExitNER
+from ..component import EarlyExitPipe
 from ..records import get_records
 from .docs import annotated
 from .temperature import confidence_error
@@ -17,7 +16,7 @@ from .temperature import confidence_error
 
 def evaluate(
     nlp: Language,
-    ner: EarlyExitNER,
+    ner: EarlyExitPipe,
     examples: Sequence[Example],
     speedups: Sequence[float],
     *,
@@ -27,15 +26,16 @@ def evaluate(
     """Measure a pipeline at several speedups.
 
     nlp (Language): The pipeline.
-    ner (EarlyExitNER): Its early-exit component.
+    ner (EarlyExitPipe): Its early-exit component.
     examples (Sequence[Example]): Annotated texts.
     speedups (Sequence[float]): The speedups.
     rounds (int): How often the clock runs, all speedups in turns; 0: not at all.
     progress (Callable): Wraps what is done one by one, such as a bar.
-    RETURNS (List[Dict[str, float]]): For each speedup: ``speedup``, ``ents_p``, ``ents_r``,
-        ``ents_f``, ``mac_speedup`` (what was saved), ``mean_exit_layer``, ``agreement`` (share of
-        words with the tag that full depth gives them), ``confidence_error`` (expected calibration
-        error of the entities' confidences), and with rounds ``words_per_second``
+    RETURNS (List[Dict[str, float]]): For each speedup: ``speedup``, the task's scores (``ents_p``,
+        ``ents_r`` and ``ents_f`` of entities), ``mac_speedup`` (what was saved),
+        ``mean_exit_layer``, ``agreement`` (share of words with the tag that full depth gives
+        them), ``confidence_error`` (expected calibration error of the entities' confidences; 0
+        where none are kept), and with rounds ``words_per_second``
         (median), ``words_per_second_min`` and ``words_per_second_max``, of ``nlp.pipe`` on the
         raw texts.
     RAISES (ValueError): If a speedup is not calibrated.
@@ -49,33 +49,23 @@ def evaluate(
         layers = [layer for record in records for layer in record.layers or () if layer]
         scores = ner.score([Example(doc, eg.reference) for doc, eg in zip(docs, examples)])
         pairs = [
-            (a.ent_iob_, a.ent_type_) == (b.ent_iob_, b.ent_type_)
+            a == b
             for doc, other in zip(docs, full)
-            for a, b in zip(doc, other)
+            for a, b in zip(ner.answers(doc), ner.answers(other))
         ]
+        sure = [c for doc, text in zip(docs, texts) for c in ner.confidences(doc, text)]
         rows.append(
             {
                 "speedup": speedup,
-                **{name: scores[name] or 0.0 for name in ("ents_p", "ents_r", "ents_f")},
+                **{name: scores[name] or 0.0 for name in ner.scores},
                 "mac_speedup": saving((r.spent, r.full) for r in records),
                 "mean_exit_layer": statistics.fmean(layers) if layers else 0.0,
                 "agreement": statistics.fmean(pairs) if pairs else 1.0,
-                "confidence_error": confidence_error(_confidences(docs, examples)),
+                "confidence_error": confidence_error(sure),
             }
         )
     _clock(nlp, ner.name, [doc.text for doc in texts], rows, rounds, progress)
     return rows
-
-
-def _confidences(docs: Sequence[Doc], examples: Sequence[Example]) -> List[Tuple[float, bool]]:
-    """RETURNS (List): Confidence of each entity, and whether it is right, boundaries and label."""
-    found = []
-    for doc, eg in zip(docs, examples):
-        right = {(ent.start_char, ent.end_char, ent.label_) for ent in eg.reference.ents}
-        for ent in doc.ents:
-            is_right = (ent.start_char, ent.end_char, ent.label_) in right
-            found.append((ent._.confidence, is_right))
-    return found
 
 
 def _clock(

@@ -19,27 +19,28 @@ def layer_colors(layers: int) -> List[str]:
     return [matplotlib.colors.to_hex(shades(position)) for position in positions]
 
 
-def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point]) -> str:
-    """Draw F-score against saving.
+def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point], score: str) -> str:
+    """Draw the score against saving.
 
     rows (Sequence[Dict[str, float]]): What ``evaluate`` gives, full depth first.
     points (Sequence[Point]): The calibrated curve.
+    score (str): Which score.
     RETURNS (str): SVG.
     """
     figure, axes = _figure()
-    f = [100 * row["ents_f"] for row in rows]
+    f = [100 * row[score] for row in rows]
     axes.plot([r["mac_speedup"] for r in rows], f, "o-", color="#3b82c4", label="operations")
     if "words_per_second" in rows[0]:
         slowest = rows[0]["words_per_second"]
         clock = [row["words_per_second"] / slowest for row in rows]
         axes.plot(clock, f, "s--", color="#d97706", label="words per second")
-    measured = [(p.saving, 100 * p.ents_f) for p in points if p.ents_f is not None]
+    measured = [(p.saving, 100 * p.score) for p in points if p.score is not None]
     if measured:
         axes.plot(*zip(*measured), "x", color="#7c8796", label="calibration's texts, operations")
     axes.set_xlabel("times as fast as full depth")
-    axes.set_ylabel("F-score")
+    axes.set_ylabel(score.upper())
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-    return _svg(figure, "F-score against saving, in operations and on the clock")
+    return _svg(figure, "Score against saving, in operations and on the clock")
 
 
 def exits_by_tag(exits: Dict[str, List[int]]) -> str:

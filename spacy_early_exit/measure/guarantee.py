@@ -5,7 +5,7 @@ from typing import Any, Callable, Iterable, List, NamedTuple, Sequence, Tuple
 from spacy.tokens import Doc
 
 from ..budget.guarantee import Verdict, accept_in_order, documents_needed
-from ..component import EarlyExitNER
+from ..component import EarlyExitPipe
 from .docs import annotated
 
 STEP = 1.05  # each candidate saves so many times what the one before does
@@ -30,7 +30,7 @@ class Guarantee(NamedTuple):
 
 
 def guarantee(
-    ner: EarlyExitNER,
+    ner: EarlyExitPipe,
     texts: Sequence[Doc],
     max_disagreement: float,
     confidence: float = 0.95,
@@ -43,7 +43,7 @@ def guarantee(
     For documents that are drawn independently from the same source as ``texts``. These must not
     have been trained on, and nothing may have been chosen on them: no checkpoint, no curve.
 
-    ner (EarlyExitNER): A calibrated component. Its curve gives the candidates and their order.
+    ner (EarlyExitPipe): A calibrated component. Its curve gives the candidates and their order.
     texts (Sequence[Doc]): The documents. They need no annotation.
     max_disagreement (float): The bound, in (0, 1).
     confidence (float): Probability that the chosen setting is within it.
@@ -101,6 +101,5 @@ def check_documents(documents: int, max_disagreement: float, confidence: float) 
         )
 
 
-def _tags(ner: EarlyExitNER, docs: Sequence[Doc], threshold: float) -> List[List[Tuple[str, str]]]:
-    tagged = annotated(ner, docs, threshold=threshold)
-    return [[(t.ent_iob_, t.ent_type_) for t in doc] for doc in tagged]
+def _tags(ner: EarlyExitPipe, docs: Sequence[Doc], threshold: float) -> List[List[Any]]:
+    return [ner.answers(doc) for doc in annotated(ner, docs, threshold=threshold)]

@@ -13,12 +13,12 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from spacy import displacy
 from spacy.language import Language
-from spacy.tokens import Doc, Token
+from spacy.tokens import Doc
 from spacy.training import Example
 
 from .. import __version__
 from ..budget.curve import Point
-from ..component import EarlyExitNER
+from ..component import EarlyExitPipe
 from ..records import get_records
 from . import figures
 from .docs import annotated
@@ -29,7 +29,7 @@ SENTENCES = 5  # of the least and of the most costly ones
 LEAST_WORDS = 5  # a single word says little
 MOST_CHARACTERS = 300
 
-# A word, its entity label if it has one, and its layer.
+# A word, its layer, and its caption if it has one.
 WORD = '<mark class="word" style="background: {bg}">{text}<span class="layer">{label}</span></mark>'
 
 
@@ -40,26 +40,30 @@ class Report:
     name (str): The pipeline.
     setting (str): The setting that texts were run at.
     layers (int): Layers of the encoder.
+    scores (Tuple[str, ...]): Names of the task's scores in ``rows``, the main one last.
     rows (List[Dict[str, float]]): What ``evaluate`` gives, for each speedup.
     points (Sequence[Point]): The calibrated curve.
     docs (List[Doc]): The texts, annotated at the setting.
+    captions (List[List[str]]): What stands behind each of their words' layers.
     costs (List[Tuple[int, float]]): Words, and spent / full-depth cost, of each text with words.
-    exits_by_tag (Dict[str, List[int]]): How many words left at each layer, by label, or ``O``.
+    exits_by_tag (Dict[str, List[int]]): How many words left at each layer, by what they are.
     """
 
     name: str
     setting: str
     layers: int
+    scores: Tuple[str, ...]
     rows: List[Dict[str, float]]
     points: Sequence[Point]
     docs: List[Doc]
+    captions: List[List[str]]
     costs: List[Tuple[int, float]]
     exits_by_tag: Dict[str, List[int]]
 
 
 def collect(
     nlp: Language,
-    ner: EarlyExitNER,
+    ner: EarlyExitPipe,
     examples: Sequence[Example],
     speedups: Sequence[float],
     *,
@@ -69,7 +73,7 @@ def collect(
     """Run a pipeline for a page.
 
     nlp (Language): The pipeline.
-    ner (EarlyExitNER): Its early-exit component.
+    ner (EarlyExitPipe): Its early-exit component.
     examples (Sequence[Example]): Annotated texts.
     speedups (Sequence[float]): Speedups to compare with full depth.
     rounds (int): Rounds of the clock; 0: none.
@@ -91,7 +95,7 @@ def collect(
         costs.append((len(doc), record.spent / record.full if record.full else 0.0))
         for token in doc:
             if token._.exit_layer:
-                counts = by_tag.setdefault(token.ent_type_ or "O", [0] * layers)
+                counts = by_tag.setdefault(ner.describe(token)[0], [0] * layers)
                 counts[token._.exit_layer - 1] += 1
     if not by_tag:
         raise ValueError("There is nothing to report on: no word of the texts has wordpieces.")
@@ -100,9 +104,11 @@ def collect(
         name="_".join(filter(None, (nlp.lang, nlp.meta.get("name", "pipeline")))),
         setting=f"{knob} = {getattr(ner, knob):.4g}",
         layers=layers,
+        scores=ner.scores,
         rows=rows,
         points=[] if ner.calibration is None else ner.calibration.points,
         docs=docs,
+        captions=[[ner.describe(token)[1] for token in doc] for doc in docs],
         costs=costs,
         exits_by_tag=dict(sorted(by_tag.items(), key=lambda tag: -sum(tag[1]))[:MOST_TAGS]),
     )
@@ -119,7 +125,7 @@ def to_html(report: Report) -> str:
         (i for i, (words, _) in enumerate(report.costs) if words >= LEAST_WORDS),
         key=lambda i: report.costs[i][1],
     )
-    shown = [i for i in order if report.docs[i].ents] or order
+    shown = [i for i in order if any(report.captions[i])] or order
     step = max(1, len(shown) // 10)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.jinja").render(
@@ -127,14 +133,14 @@ def to_html(report: Report) -> str:
         version=__version__,
         words=sum(words for words, _ in report.costs),
         colors=[(layer, colors[layer - 1]) for layer in range(1, report.layers + 1)],
-        trade_off=Markup(figures.trade_off(report.rows, report.points)),
+        trade_off=Markup(figures.trade_off(report.rows, report.points, report.scores[-1])),
         exits_by_tag=Markup(figures.exits_by_tag(report.exits_by_tag)),
         cost_by_length=Markup(figures.cost_by_length(report.costs)),
         sentences=[
             ("Least costly", [_sentence(report, i) for i in order[:SENTENCES]]),
             ("Most costly", [_sentence(report, i) for i in order[::-1][:SENTENCES]]),
         ],
-        examples=[_shaded(report.docs[i], colors) for i in shown[::step][:12]],
+        examples=[_shaded(report.docs[i], report.captions[i], colors) for i in shown[::step][:12]],
     )
     return page
 
@@ -144,13 +150,13 @@ def _sentence(report: Report, number: int) -> Tuple[str, str]:
     return f"{100 * report.costs[number][1]:.0f} %", text
 
 
-def _shaded(doc: Doc, colors: Sequence[str]) -> Markup:
+def _shaded(doc: Doc, captions: Sequence[str], colors: Sequence[str]) -> Markup:
     """RETURNS (Markup): A text whose words are marked, by displaCy."""
     words, by_label = [], {}
-    for token in doc:
+    for token, caption in zip(doc, captions):
         layer: Optional[int] = token._.exit_layer
         if layer:
-            label = _label(token, layer)
+            label = f"{layer} {escape(caption)}".rstrip()
             by_label[label.upper()] = colors[layer - 1]  # displaCy looks colours up so
             end = token.idx + len(token)
             words.append({"start": token.idx, "end": end, "label": label})
@@ -162,10 +168,3 @@ def _shaded(doc: Doc, colors: Sequence[str]) -> Markup:
         options={"colors": by_label, "template": WORD},
     )
     return Markup(found)
-
-
-def _label(token: Token, layer: int) -> str:
-    if not token.ent_type_:
-        return str(layer)
-    begins = token.ent_iob_ == "B"
-    return f"{layer} {escape(token.ent_type_) if begins else '·'}"

@@ -11,21 +11,20 @@ from spacy.training import Example
 from thinc.api import xp2torch
 from torch import Tensor
 
-from ..component import EarlyExitNER
+from ..component import EarlyExitPipe
 from ..tags import MISSING
 from ..training.losses import word_losses
-from .docs import unannotated
 
 COLDEST, HOTTEST = 0.05, 20.0
 
 
-def fit_temperatures(ner: EarlyExitNER, examples: Sequence[Example]) -> List[float]:
+def fit_temperatures(ner: EarlyExitPipe, examples: Sequence[Example]) -> List[float]:
     """Find what to divide each head's logits by, so that its probabilities fit best.
 
     Heads grow too sure of what they were trained on. A temperature above 1 takes that back; it
     changes no head's best tag.
 
-    ner (EarlyExitNER): The component.
+    ner (EarlyExitPipe): The component.
     examples (Sequence[Example]): Annotated texts that were not trained on.
     RETURNS (List[float]): The temperature of each layer's head, by least cross-entropy over all
         words, at full depth.
@@ -69,7 +68,7 @@ def confidence_error(found: Sequence[Tuple[float, bool]], bins: int = 10) -> flo
     return distance / len(found) if found else 0.0
 
 
-def _heads_on(ner: EarlyExitNER, examples: Sequence[Example]) -> Tuple[Tensor, Tensor]:
+def _heads_on(ner: EarlyExitPipe, examples: Sequence[Example]) -> Tuple[Tensor, Tensor]:
     """RETURNS (Tuple[Tensor, Tensor]): What every head says of every word at full depth, and the
     right tags. *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
@@ -77,7 +76,7 @@ def _heads_on(ner: EarlyExitNER, examples: Sequence[Example]) -> Tuple[Tensor, T
     for batch in util.minibatch(examples, size=64):
         with torch.no_grad():
             heads, targets = ner.heads_on(
-                [Example(unannotated(e.reference), e.reference) for e in batch]
+                [Example(ner.unannotated(e.reference), e.reference) for e in batch]
             )
         logits.append(xp2torch(heads).cpu())
         tags.append(torch.from_numpy(targets))

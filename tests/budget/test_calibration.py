@@ -99,7 +99,7 @@ class TestCalibrating:
             cfg = {NAME: {"threshold": point.threshold}}
             scores = calibrated.evaluate(examples_of(calibrated), component_cfg=cfg)
             assert 1 / scores["exit_cost"] == pytest.approx(point.saving)
-            assert scores["ents_f"] == pytest.approx(point.ents_f)
+            assert scores["ents_f"] == pytest.approx(point.score)
 
     @pytest.mark.parametrize("speedup", [1.2, 1.5, 2.0])
     def test_a_speedup_saves_what_it_says(self, calibrated, speedup):
@@ -122,8 +122,8 @@ class TestCalibrating:
         assert saving_of(nlp, speedup=1.0) == 1.0
 
     def test_texts_need_no_annotation(self, nlp):
-        found = calibrate(nlp.get_pipe(NAME), many(nlp), [1.5], with_f=False)
-        assert all(point.ents_f is None for point in found.points)
+        found = calibrate(nlp.get_pipe(NAME), many(nlp), [1.5], with_score=False)
+        assert all(point.score is None for point in found.points)
         assert saving_of(nlp, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 
     def test_what_is_out_of_reach_is_said(self, calibrated):

@@ -90,7 +90,7 @@ def nlp(trained_bytes):
     nlp = load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
     texts = [*TEXTS, *texts_of_all_lengths(count=60)]
     examples = examples_of(nlp, [(text, []) for text in texts])
-    calibrate(nlp.get_pipe(NAME), examples, [1.2, 1.5, 2], with_f=False)
+    calibrate(nlp.get_pipe(NAME), examples, [1.2, 1.5, 2], with_score=False)
     return nlp
 
 

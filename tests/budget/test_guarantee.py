@@ -87,7 +87,9 @@ def ner(trained_bytes):
     nlp = load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
     ner = nlp.get_pipe(NAME)
     texts = [*TEXTS, *texts_of_all_lengths(count=60)]
-    calibrate(ner, examples_of(nlp, [(text, []) for text in texts]), [1.2, 1.5, 2, 3], with_f=False)
+    calibrate(
+        ner, examples_of(nlp, [(text, []) for text in texts]), [1.2, 1.5, 2, 3], with_score=False
+    )
     return nlp, ner
 
 

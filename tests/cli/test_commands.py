@@ -60,7 +60,7 @@ def test_calibrate_takes_plain_texts(work):
         "calibrate", work / "model", work / "texts.txt", "-o", output, "-s", "1.5", "--unlabelled"
     )
     points = spacy.load(output).get_pipe(NAME).calibration.points
-    assert len(points) >= 2 and all(point.ents_f is None for point in points)
+    assert len(points) >= 2 and all(point.score is None for point in points)
 
 
 @pytest.fixture(scope="module")

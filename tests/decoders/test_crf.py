@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacy_early_exit.decoders import BIOViterbi, make_crf_decoder
-from spacy_early_exit.decoders.crf import best_paths
+from spacy_early_exit.decoders.paths import best_paths
 from spacy_early_exit.tags import MISSING
 
 from .test_viterbi import is_valid, random_texts
@@ -98,7 +98,7 @@ def test_a_text_gets_the_same_tags_in_any_batch():
 def test_long_texts_lose_no_precision():
     logits = np.tile(np.array([[0.0, 5.0, 5.01]], dtype=np.float32), (20_000, 1))
     free = np.zeros((3, 3))
-    assert (best_paths([logits], free, free[0], free[0])[0] == 2).all()
+    assert (best_paths([logits], free[0], free, free[0])[0] == 2).all()
 
 
 @pytest.mark.parametrize("loss_weight", [0.0, -1.0, float("nan"), float("inf")])

@@ -1,0 +1,71 @@
+"""One text at a time, as in a web server: how long a caller waits.
+
+Texts of 18 to 22 words from a corpus, one call after another, in turns: the pipeline at full depth
+and at speedups, and Hugging Face's pipeline with the same network (a folder that peers.py wrote).
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import spacy
+import torch
+from peers import HFRunner
+from spacy.tokens import DocBin
+from tqdm import tqdm
+from wasabi import table
+
+from spacy_early_exit.cli.benchmark import machine
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path, help=".spacy")
+    parser.add_argument("pipeline", type=Path, help="calibrated")
+    parser.add_argument("checkpoint", type=Path, help="what peers.py wrote")
+    parser.add_argument("--speedups", default="1,2,3")
+    parser.add_argument("--calls", type=int, default=500, help="of each")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="the results, as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    nlp = spacy.load(args.pipeline)
+    docs = DocBin().from_disk(args.corpus).get_docs(nlp.vocab)
+    texts = [doc.text for doc in docs if 18 <= len(doc) <= 22]
+    runner = HFRunner(str(args.checkpoint), batch_size=1)
+
+    def at(speedup: float) -> Callable[[str], Any]:
+        cfg = {"early_exit_ner": {"speedup": speedup, "adaptive": False}}
+        # spaCy writes into what it is given.
+        return lambda text: nlp(text, component_cfg={name: {**s} for name, s in cfg.items()})
+
+    contenders: dict[str, Callable[[str], Any]] = {
+        f"early exits, {speedup}X": at(float(speedup)) for speedup in args.speedups.split(",")
+    }
+    contenders["Hugging Face pipeline"] = lambda text: runner([text])
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in tqdm(range(-20, args.calls), leave=False):  # the first are to warm up
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call(texts[number % len(texts)])
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    rows = {}
+    for name, times in seconds.items():
+        cuts = statistics.quantiles(times, n=100)
+        rows[name] = {"p50_ms": 1000 * cuts[49], "p99_ms": 1000 * cuts[98]}
+    shown = [(name, f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}") for name, row in rows.items()]
+    print(table(shown, header=("", "p50 ms", "p99 ms"), aligns=["l", "r", "r"]))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        about = {"calls": args.calls, "threads": args.threads, "texts": len(texts), **machine()}
+        args.output.write_text(json.dumps({"about": about, "latency": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The search for the best sequence of tags, where any tag may be behind any other."""
+
+from typing import List, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..network.window import Ints
+from .base import Floats
+
+Doubles = NDArray[np.float64]
+
+
+def best_paths(
+    logits: Sequence[Floats], start: Doubles, transitions: Doubles, end: Doubles
+) -> List[Ints]:
+    """Viterbi, all texts step by step together.
+
+    logits (Sequence[Floats]): Of each text. *Shape:* ``(words, tags)``
+    start (Doubles): Of first words. *Shape:* ``(tags,)``
+    transitions (Doubles): From a tag to the next. *Shape:* ``(tags, tags)``
+    end (Doubles): Of last words. *Shape:* ``(tags,)``
+    RETURNS (List[Ints]): The best sequence of each. *Shape:* ``(words,)``
+    """
+    found: List[Ints] = [np.zeros(0, dtype=np.int64)] * len(logits)
+    some = [text for text in range(len(logits)) if len(logits[text])]
+    if not some:
+        return found
+    order = sorted(some, key=lambda text: -len(logits[text]))
+    lengths = np.array([len(logits[text]) for text in order], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    scores = np.concatenate([logits[text] for text in order]).astype(np.float64)
+    running = [int(np.searchsorted(-lengths, -step, side="left")) for step in range(lengths[0])]
+    before = np.zeros(scores.shape, dtype=np.int64)  # the best tag of the word before
+    last = np.zeros(len(order), dtype=np.int64)
+    total = start + scores[starts]
+    for step, texts in enumerate(running):
+        rows = starts[:texts] + step
+        if step:
+            steps = total[:texts, :, None] + transitions
+            before[rows] = best = steps.argmax(1)
+            total = np.take_along_axis(steps, best[:, None], axis=1)[:, 0] + scores[rows]
+        total -= total.max(1, keepdims=True)  # long sums stay exact
+        ends = lengths[:texts] == step + 1
+        last[:texts][ends] = (total[ends] + end).argmax(1)
+    tag, answer = last, np.zeros(len(scores), dtype=np.int64)
+    for step, texts in reversed(list(enumerate(running))):
+        rows = starts[:texts] + step
+        answer[rows] = tag[:texts]
+        tag[:texts] = before[rows, tag[:texts]]
+    for text, first, length in zip(order, starts, lengths):
+        found[text] = answer[first : first + length]
+    return found

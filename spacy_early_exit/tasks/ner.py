@@ -1,0 +1,215 @@
+"""``early_exit_ner``: named entities, as BIO tags."""
+
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    List,
+    Literal,
+    Optional,
+    Set,
+    Tuple,
+)
+
+import numpy as np
+from spacy.language import Language
+from spacy.tokens import Doc, Span, Token
+from spacy.training import Example
+from spacy.vocab import Vocab
+from thinc.api import Model
+
+from ..annotations import Floats, Prediction, exit_layers
+from ..component import EarlyExitPipe
+from ..network.window import Ints
+from ..records import write_record
+from ..scoring import ner_score
+from ..tags import Bools, encode, entities
+from .defaults import default_config
+
+if TYPE_CHECKING:
+    from ..model import DocExits
+
+DEFAULT_CONFIG = default_config("spacy-early-exit.BIOViterbi.v1", "spacy-early-exit.ner_scorer.v1")
+
+
+@Language.factory(
+    "early_exit_ner",
+    assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
+    default_config=DEFAULT_CONFIG,
+    default_score_weights={
+        "ents_f": 1.0,
+        "ents_p": 0.0,
+        "ents_r": 0.0,
+        "ents_per_type": None,
+        "exit_cost": 0.0,
+    },
+)
+def make_early_exit_ner(
+    nlp: Language,
+    name: str,
+    model: Model,
+    criterion: Any,
+    decoder: Any,
+    training: Any,
+    threshold: Optional[float],
+    speedup: Optional[float],
+    adaptive: bool,
+    store_exits: bool,
+    batch_wordpieces: int,
+    window_length: Optional[int],
+    window_overlap: int,
+    kv: Literal["copy", "drop"],
+    halt_special: bool,
+    quantize: Optional[Literal["int8"]],
+    scorer: Optional[Callable[..., Any]],
+) -> "EarlyExitNER":
+    """Make the component. See ``EarlyExitNER`` for the arguments."""
+    return EarlyExitNER(
+        nlp.vocab,
+        model,
+        name,
+        criterion=criterion,
+        decoder=decoder,
+        training=training,
+        threshold=threshold,
+        speedup=speedup,
+        adaptive=adaptive,
+        store_exits=store_exits,
+        batch_wordpieces=batch_wordpieces,
+        window_length=window_length,
+        window_overlap=window_overlap,
+        kv=kv,
+        halt_special=halt_special,
+        quantize=quantize,
+        scorer=scorer,
+    )
+
+
+class EarlyExitNER(EarlyExitPipe):
+    """Named entity recognition with a transformer that stops, word by word, when it is sure.
+
+    It sets ``doc.ents`` and keeps preset entities and blocked words, as spaCy's ``ner`` does.
+
+    vocab (Vocab): The shared vocabulary.
+    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
+    name (str): Name of this instance.
+    scorer (Optional[Callable]): The scorer.
+    settings (Any): As ``EarlyExitPipe`` takes them.
+    RAISES (ValueError): If a setting makes no sense.
+    """
+
+    kind = "early_exit_ner"
+    scheme = "bio"
+    main_score = "ents_f"
+    scores = ("ents_p", "ents_r", "ents_f")
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        model: Model,
+        name: str = "early_exit_ner",
+        *,
+        scorer: Optional[Callable[..., Any]] = ner_score,
+        **settings: Any,
+    ):
+        super().__init__(vocab, model, name, scorer=scorer, **settings)
+
+    def labels_in(self, examples: Iterable[Example]) -> List[str]:
+        """RETURNS (List[str]): The labels of the annotated entities, in order."""
+        return sorted({ent.label_ for eg in examples for ent in eg.reference.ents})
+
+    def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
+        """RETURNS (Tuple[List[int], Set[str]]): See ``EarlyExitPipe.gold_tags``."""
+        label_ids = {label: number for number, label in enumerate(self.labels)}
+        return encode(example.get_aligned_ner(), label_ids)
+
+    def to_decode(self, doc: Doc, exits: "DocExits") -> Floats:
+        """Bind the words of preset entities and blocked words to O, so that the decoder finds the
+        best entities around them.
+
+        doc (Doc): The Doc.
+        exits (DocExits): What the network says of it.
+        RETURNS (Floats): The logits to decode. *Shape:* ``(words, tags)``
+        """
+        preset = _presets(doc)[exits.words]
+        if not preset.any():
+            return exits.logits
+        logits = exits.logits.copy()
+        logits[preset, 1:] = np.finfo(np.float32).min
+        return logits
+
+    def annotate(self, doc: Doc, prediction: Prediction) -> None:
+        """Write entities and the record into a Doc. Preset entities and blocked words stay.
+
+        doc (Doc): The Doc, changed in place.
+        prediction (Prediction): What to write.
+        """
+        exits, preset = prediction.exits, _presets(doc)
+        ents: List[Span] = []
+        confidences: List[Tuple[int, int, str, float]] = []
+        for first, behind, label in entities(prediction.tags):
+            sure = _posteriors(exits.logits[first:behind], prediction.tags[first:behind]).min()
+            whole = (int(exits.words[first]), int(exits.words[behind - 1]) + 1)
+            for start, end in _free_parts(doc, preset, *whole):
+                ent = Span(doc, start, end, label=self.labels[label])
+                ents.append(ent)
+                confidences.append((ent.start_char, ent.end_char, ent.label_, float(sure)))
+        doc.set_ents(ents, default="unmodified")
+        # Words that nobody has decided on become O.
+        undecided = np.concatenate([[False], doc.to_array(["ENT_IOB"]).reshape(-1) == 0, [False]])
+        bounds = np.flatnonzero(np.diff(undecided)).tolist()
+        outside = [doc[start:end] for start, end in zip(bounds[::2], bounds[1::2])]
+        if outside:
+            doc.set_ents([], outside=outside, default="unmodified")
+        layers = exit_layers(doc, exits).tolist() if self.store_exits else None
+        write_record(doc, self.name, exits.spent, exits.full, layers, confidences)
+
+    def answers(self, doc: Doc) -> List[Tuple[str, str]]:
+        """RETURNS (List[Tuple[str, str]]): The tag of each word."""
+        return [(token.ent_iob_, token.ent_type_) for token in doc]
+
+    def describe(self, token: Token) -> Tuple[str, str]:
+        """RETURNS (Tuple[str, str]): The label, and behind its first word a dot."""
+        label = token.ent_type_
+        return label or "O", label if token.ent_iob_ == "B" else "·" if label else ""
+
+    def confidences(self, doc: Doc, reference: Doc) -> List[Tuple[float, bool]]:
+        """RETURNS (List[Tuple[float, bool]]): The confidence of each entity, and whether it is
+        right, boundaries and label.
+        """
+        right = {(ent.start_char, ent.end_char, ent.label_) for ent in reference.ents}
+        return [
+            (ent._.confidence, (ent.start_char, ent.end_char, ent.label_) in right)
+            for ent in doc.ents
+        ]
+
+
+def _presets(doc: Doc) -> Bools:
+    """RETURNS (Bools): Whether a word is of a preset entity, or blocked. *Shape:* ``(words,)``"""
+    iob = doc.to_array(["ENT_IOB"]).reshape(-1)
+    preset: Bools = (iob == 1) | (iob == 3)
+    return preset
+
+
+def _free_parts(doc: Doc, preset: Bools, start: int, end: int) -> Iterator[Tuple[int, int]]:
+    """YIELDS (Tuple[int, int]): The parts of a span that are not preset, without white space at
+    their ends. More than one if a preset word without wordpieces lies inside.
+    """
+    bounds = [start - 1, *(start + np.flatnonzero(preset[start:end])).tolist(), end]
+    for before, behind in zip(bounds, bounds[1:]):
+        first, last = before + 1, behind
+        while first < last and doc[first].is_space:
+            first += 1
+        while first < last and doc[last - 1].is_space:
+            last -= 1
+        if first < last:
+            yield first, last
+
+
+def _posteriors(logits: Floats, tags: Ints) -> Floats:
+    """RETURNS (Floats): The softmax at each word's tag. *Shape:* ``(words,)``"""
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    posteriors: Floats = weights[np.arange(len(tags)), tags] / weights.sum(1)
+    return posteriors
