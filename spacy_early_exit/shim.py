@@ -76,7 +76,7 @@ class TaggerShim(Shim):
         trained (Trained): Network and tokenizer.
         """
         trained.network.encoder.requires_grad_(not self.freeze_encoder)
-        trained.network.encoder.kept_state = self.kept_state
+        trained.network.encoder.keep(self.kept_state)
         self._model = trained
         self._teacher = None
         self.weights_changed()

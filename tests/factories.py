@@ -80,10 +80,9 @@ def byte_level_tokenizer():
     return tokenizer
 
 
-def sentencepiece_tokenizer(folder: Path):
-    """A sentencepiece tokenizer as XLM-RoBERTa has it, trained by the sentencepiece library."""
+def train_sentencepiece(folder: Path, **options) -> None:
+    """Write spm.model, by the sentencepiece library."""
     import sentencepiece
-    from transformers import XLMRobertaTokenizerFast
 
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join((CHINESE + TEXTS) * 5), encoding="utf8")
@@ -94,8 +93,57 @@ def sentencepiece_tokenizer(folder: Path):
         minloglevel=2,
         character_coverage=1.0,
         hard_vocab_limit=False,
+        **options,
     )
+
+
+def sentencepiece_tokenizer(folder: Path):
+    """A sentencepiece tokenizer as XLM-RoBERTa has it."""
+    from transformers import XLMRobertaTokenizerFast
+
+    train_sentencepiece(folder)
     return XLMRobertaTokenizerFast(vocab_file=str(folder / "spm.model"))
+
+
+def albert_tokenizer(folder: Path):
+    """A sentencepiece tokenizer as ALBERT has it."""
+    from transformers import AlbertTokenizerFast
+
+    train_sentencepiece(
+        folder, pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols="[CLS],[SEP],[MASK]"
+    )
+    return AlbertTokenizerFast(vocab_file=str(folder / "spm.model"))
+
+
+def deberta_tokenizer(folder: Path):
+    """A sentencepiece tokenizer as DeBERTa-v3 has it."""
+    from transformers import DebertaV2TokenizerFast
+
+    pieces = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]"}
+    train_sentencepiece(folder, pad_id=0, bos_id=1, eos_id=2, unk_id=3, unk_piece="[UNK]", **pieces)
+    return DebertaV2TokenizerFast(vocab_file=str(folder / "spm.model"))
+
+
+def mpnet_tokenizer(folder: Path):
+    """A WordPiece tokenizer as MPNet has it: with RoBERTa's special tokens."""
+    from transformers import MPNetTokenizerFast
+
+    words = wordpiece_tokenizer().get_vocab()
+    others = [word for word in sorted(words, key=words.get) if word not in SPECIALS]
+    vocab = folder / "vocab.txt"
+    vocab.write_text("\n".join(["<s>", "<pad>", "</s>", "[UNK]", *others, "<mask>"]))
+    return MPNetTokenizerFast(vocab_file=str(vocab))
+
+
+# As published.
+_DISENTANGLED = {
+    "relative_attention": True,
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "max_relative_positions": -1,
+}
 
 
 def _configs():
@@ -125,6 +173,26 @@ def _configs():
             pad_token_id=0,
             activation="gelu",
         ),
+        "albert": t.AlbertConfig(**plain, embedding_size=16),
+        "albert-in-groups": t.AlbertConfig(
+            **plain, embedding_size=32, num_hidden_groups=2, hidden_act="gelu"
+        ),
+        "modernbert": t.ModernBertConfig(**plain, global_attn_every_n_layers=3, local_attention=10),
+        "modernbert-with-biases": t.ModernBertConfig(
+            **plain,
+            global_attn_every_n_layers=2,
+            local_attention=128,
+            local_rope_theta=None,
+            attention_bias=True,
+            mlp_bias=True,
+            norm_bias=True,
+        ),
+        "mpnet": t.MPNetConfig(**shifted),
+        "deberta-v2": t.DebertaV2Config(**plain, **_DISENTANGLED, position_buckets=8),
+        "deberta-v2-unbucketed": t.DebertaV2Config(**plain, **_DISENTANGLED),
+        "deberta-v2-with-convolution": t.DebertaV2Config(
+            **plain, **_DISENTANGLED, position_buckets=8, conv_kernel_size=3, conv_act="gelu"
+        ),
     }
 
 
@@ -136,6 +204,17 @@ FAMILIES = [
     "electra",
     "electra-unprojected",
     "distilbert",
+    "albert",
+    "modernbert",
+    "mpnet",
+    "deberta-v2",
+]
+# Other options of these: for tests of the arithmetic.
+VARIANTS = [
+    "albert-in-groups",
+    "modernbert-with-biases",
+    "deberta-v2-unbucketed",
+    "deberta-v2-with-convolution",
 ]
 
 
@@ -158,6 +237,12 @@ class Encoders:
         config = _configs()[family]
         if family in ("xlm-roberta", "camembert"):
             tokenizer = sentencepiece_tokenizer(folder)
+        elif config.model_type == "albert":
+            tokenizer = albert_tokenizer(folder)
+        elif config.model_type == "deberta-v2":
+            tokenizer = deberta_tokenizer(folder)
+        elif family == "mpnet":
+            tokenizer = mpnet_tokenizer(folder)
         elif family == "roberta":
             tokenizer = PreTrainedTokenizerFast(
                 tokenizer_object=byte_level_tokenizer(),

@@ -575,6 +575,24 @@ class TestScoring:
         assert costs[0] == 1.0 > costs[1]
 
 
+class TestOtherLayers:
+    """Encoders whose layers are not BERT's own, from end to end."""
+
+    @pytest.mark.parametrize("family", ["albert", "modernbert", "mpnet", "deberta-v2"])
+    def test_they_learn_and_answer_alike_in_any_batch(self, family, encoders):
+        nlp = train_small(encoders[family])
+        alone = [answers(nlp(text)) for text in TEXTS]
+        assert len({layer for _, layers, *_ in alone for layer in layers}) > 1
+        for other in (nlp, pickle.loads(pickle.dumps(nlp))):
+            docs = other.pipe(TEXTS[::-1] * 3, batch_size=7)
+            assert [answers(doc) for doc in docs] == alone[::-1] * 3
+
+    def test_sums_that_are_kept_are_refused_where_there_are_none(self, encoders):
+        nlp = blank(encoders["modernbert"], model={"kept_state": "pre_norm"})
+        with pytest.raises(ValueError, match="'modernbert' normalise nothing.*'post_norm'"):
+            nlp.initialize(lambda: examples_of(nlp))
+
+
 class TestErrorHandling:
     def test_a_bad_doc_never_takes_its_batch_along(self, nlp, monkeypatch):
         ner = nlp.get_pipe(NAME)

@@ -1,6 +1,6 @@
 """Attention on ragged batches: padded only within groups of sequences of like length."""
 
-from typing import Iterator, List, Sequence, Tuple
+from typing import Iterator, List, Optional, Protocol, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,19 @@ MAX_PADDING = 1.5
 ALONE = 192
 
 
+class Bias(Protocol):
+    """What is added to the scores of a group of sequences: see ``groups``."""
+
+    def __call__(self, group: int, query: Tensor, key: Tensor) -> Tensor:
+        """RETURNS (Tensor): What is added, minus infinity where nobody shall attend; or, as bool,
+        who may. *Shape:* ``(group, heads or 1, longest queries or 1, longest context)``
+
+        group (int): The number of the group.
+        query (Tensor): *Shape:* ``(group, heads, longest queries, width / heads)``
+        key (Tensor): *Shape:* ``(group, heads, longest context, width / heads)``
+        """
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -22,6 +35,8 @@ def attend(
     context_lengths: Sequence[int],
     heads: int,
     dropout: float = 0.0,
+    bias: Optional[Bias] = None,
+    scale: Optional[float] = None,
 ) -> Tensor:
     """Scaled dot-product attention of each sequence's queries to its own context.
 
@@ -32,22 +47,26 @@ def attend(
     context_lengths (Sequence[int]): Wordpieces of each sequence, each at least 1.
     heads (int): Number of attention heads.
     dropout (float): Dropout rate of the attention weights.
+    bias (Optional[Bias]): What is added to the scores; it masks padding itself.
+    scale (Optional[float]): What products are multiplied by; None: 1 / sqrt(width / heads).
     RETURNS (Tensor): *Shape:* ``(queries, width)``
     """
     parts = []
     q_start = k_start = 0
-    for start, end in groups(query_lengths, context_lengths):
+    for group, (start, end) in enumerate(groups(query_lengths, context_lengths)):
         q_lengths, k_lengths = query_lengths[start:end], context_lengths[start:end]
         q_end, k_end = q_start + sum(q_lengths), k_start + sum(k_lengths)
         q_index, q_valid = padding(q_lengths, query.device)
         k_index, k_valid = padding(k_lengths, key.device)
-        mask = None if k_valid.all() else k_valid[:, None, None, :]  # (group, 1, 1, longest)
+        q_heads = _split_heads(query[q_start:q_end], q_index, heads)
+        k_heads = _split_heads(key[k_start:k_end], k_index, heads)
+        v_heads = _split_heads(value[k_start:k_end], k_index, heads)
+        if bias is not None:
+            mask: Optional[Tensor] = bias(group, q_heads, k_heads)
+        else:
+            mask = None if k_valid.all() else k_valid[:, None, None, :]  # (group, 1, 1, longest)
         mixed = F.scaled_dot_product_attention(
-            _split_heads(query[q_start:q_end], q_index, heads),
-            _split_heads(key[k_start:k_end], k_index, heads),
-            _split_heads(value[k_start:k_end], k_index, heads),
-            attn_mask=mask,
-            dropout_p=dropout,
+            q_heads, k_heads, v_heads, attn_mask=mask, dropout_p=dropout, scale=scale
         )  # (group, heads, longest, width / heads)
         mixed = mixed.transpose(1, 2).reshape(-1, query.shape[1])
         if not q_valid.all():

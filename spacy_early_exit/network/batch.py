@@ -6,8 +6,9 @@ of a unit leave together. Special tokens form one more unit a window, which leav
 window's last word, or with its first.
 """
 
-from dataclasses import dataclass, replace
-from typing import List, Literal, Optional, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Callable, Dict, List, Literal, Optional, Sequence
 
 import numpy as np
 import torch
@@ -146,6 +147,7 @@ class Batch:
 class Running:
     """Who is still being computed, between two layers.
 
+    batch (Batch): The batch.
     words (Tensor): Words that have not left. *Shape:* ``(active words,)``
     pieces (Tensor): Wordpieces of the windows that have not ended, without those that left where
         they are dropped: the context, and the rows of the hidden states. *Shape:* ``(context,)``
@@ -158,6 +160,7 @@ class Running:
     windows (Tensor): Windows that have not ended. *Shape:* ``(running windows,)``
     """
 
+    batch: Batch
     words: Tensor
     pieces: Tensor
     queries: Optional[Tensor]
@@ -165,6 +168,38 @@ class Running:
     query_lengths: List[int]
     context_lengths: List[int]
     windows: Tensor
+    _known: Dict[Any, Any] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """RETURNS (Tensor): Position of the context in its windows. *Shape:* ``(context,)``"""
+        return self.batch.offsets.index_select(0, self.pieces)
+
+    @cached_property
+    def query_offsets(self) -> Tensor:
+        """RETURNS (Tensor): Position of the queries in their windows. *Shape:* ``(queries,)``"""
+        queries = self.queries
+        return self.offsets if queries is None else self.offsets.index_select(0, queries)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """RETURNS (Tensor): Wordpieces of each running window, with those that are dropped.
+        *Shape:* ``(running windows,)``
+        """
+        lengths = torch.tensor(self.batch.lengths, device=self.windows.device)
+        return lengths.index_select(0, self.windows)
+
+    def once(self, make: Callable[..., Any], *settings: Any) -> Any:
+        """RETURNS (Any): What was made of this when it was first asked for: the encoder keeps here
+        what its layers need of the positions, for as long as nobody leaves.
+
+        make (Callable[..., Any]): Makes it, of this and the settings.
+        *settings (Any): The settings.
+        """
+        known = (make, *settings)
+        if known not in self._known:
+            self._known[known] = make(self, *settings)
+        return self._known[known]
 
     @classmethod
     def all_of(cls, batch: Batch) -> "Running":
@@ -172,6 +207,7 @@ class Running:
         device = batch.ids.device
         pieces = torch.arange(len(batch.ids), device=device)
         return cls(
+            batch=batch,
             words=torch.arange(batch.words, device=device),
             pieces=pieces,
             queries=None,
@@ -219,6 +255,7 @@ class Running:
             context = lengths_of(window_of_piece, batch.windows)
         running: List[int] = windows.tolist()
         return Running(
+            batch=batch,
             words=words,
             pieces=pieces,
             queries=queries if len(queries) < len(pieces) else None,

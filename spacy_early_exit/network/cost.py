@@ -6,14 +6,16 @@ words that were looked at. So it does not depend on batch, machine or threads.
 """
 
 import operator
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from .attention import groups
 from .batch import Batch, Running
+from .disentangled import place_counts
 from .families import EncoderSpec
+from .neighbourhood import Neighbourhood, near_pairs, near_pairs_of_all, neighbourhood
 
 
 def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
@@ -23,23 +25,47 @@ def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
     wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
-    projected = spec.embedding_size != spec.hidden_size
-    return wordpieces * (spec.embedding_size * spec.hidden_size if projected else 0)
+    return wordpieces * (spec.embedding_size * spec.hidden_size if spec.projects else 0)
 
 
-def layer_macs(spec: EncoderSpec, queries: Tensor, context: Tensor) -> Tensor:
+def layer_macs(
+    spec: EncoderSpec,
+    queries: Tensor,
+    context: Tensor,
+    pairs: Optional[Tensor] = None,
+    places: Optional[Tensor] = None,
+) -> Tensor:
     """Count one layer.
 
     spec (EncoderSpec): The sizes of the encoder.
     queries (Tensor): Wordpieces computed, by window. *Shape:* ``(windows,)``
     context (Tensor): Wordpieces attended to, by window. *Shape:* ``(windows,)``
+    pairs (Optional[Tensor]): How often one attends to another, by window; None: all queries attend
+        to all wordpieces. *Shape:* ``(windows,)``
+    places (Optional[Tensor]): How many relative positions are told apart, by window; None: they
+        have no scores. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
     width = spec.hidden_size
     projections = 2 * width * width * (queries + context)  # query, output; key, value
-    attention = 2 * width * queries * context  # scores, weighted sum
-    feed_forward = 2 * width * spec.intermediate_size * queries
-    return projections + attention + feed_forward
+    attention = 2 * width * (queries * context if pairs is None else pairs)  # scores, weighted sum
+    maps = 3 if spec.table.gated else 2
+    feed_forward = maps * width * spec.intermediate_size * queries
+    macs = projections + attention + feed_forward
+    return macs if places is None else macs + width * places * (queries + context)
+
+
+def convolution_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
+    """Count the convolution behind the first layer, without what would lie beyond the ends.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
+    RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
+    """
+    seen = wordpieces.clone()
+    for step in range(1, spec.convolution // 2 + 1):
+        seen += 2 * (wordpieces - step).clamp_min(0)
+    return spec.hidden_size * spec.hidden_size * seen
 
 
 def head_macs(spec: EncoderSpec, tags: int, words: Tensor) -> Tensor:
@@ -62,7 +88,14 @@ def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -
     words (Tensor): Words of each window. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
-    layers = spec.layers * layer_macs(spec, wordpieces, wordpieces)
+    near = spec.local_layers
+    places = place_counts(spec, wordpieces) if spec.place_span else None
+    layers = (spec.layers - near) * layer_macs(spec, wordpieces, wordpieces, places=places)
+    if near:
+        pairs = near_pairs_of_all(wordpieces, spec.local_reach)
+        layers += near * layer_macs(spec, wordpieces, wordpieces, pairs)
+    if spec.convolution:
+        layers += convolution_macs(spec, wordpieces)
     return embedding_macs(spec, wordpieces) + layers + head_macs(spec, tags, words)
 
 
@@ -82,16 +115,42 @@ class Meter:
         self.spent = embedding_macs(spec, wordpieces)  # (windows,)
         self.padding = 0
 
-    def layer(self, running: Running) -> None:
-        """Count a layer, and apart from it what attention really computed for padding."""
-        queries, context = running.query_lengths, running.context_lengths
-        self.spent[running.windows] += layer_macs(
-            self.spec, self._counts(queries), self._counts(context)
-        )
+    def layer(self, number: int, running: Running) -> None:
+        """Count a layer, and apart from it what attention really computed for padding, for what is
+        too far away to be attended to, and for relative positions as such, which depend on no text.
+
+        number (int): The layer, counted from 1.
+        running (Running): Who was computed.
+        """
+        spec, queries, context = self.spec, running.query_lengths, running.context_lengths
+        q_counts, k_counts = self._counts(queries), self._counts(context)
+        pairs = places = None
+        if spec.is_local(number):
+            near: Neighbourhood = running.once(neighbourhood, spec.local_reach)
+            queries, context = near.query_lengths, near.context_lengths
+            pairs = running.once(near_pairs, spec.local_reach)
+            more = sum(map(operator.mul, queries, context)) - int(pairs.sum())
+            self.padding += 2 * spec.hidden_size * more
+        if spec.place_span:
+            places = place_counts(spec, running.lengths)
+            self._pad_places(places, q_counts, k_counts, running)
+        if spec.convolution and number == 1:
+            self.spent += convolution_macs(spec, k_counts)
+        self.spent[running.windows] += layer_macs(spec, q_counts, k_counts, pairs, places)
         for start, end in groups(queries, context):
             q, k = queries[start:end], context[start:end]
             padded = len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
-            self.padding += 2 * self.spec.hidden_size * padded
+            self.padding += 2 * spec.hidden_size * padded
+
+    def _pad_places(
+        self, places: Tensor, queries: Tensor, context: Tensor, running: Running
+    ) -> None:
+        width, most = self.spec.hidden_size, int(places.max())
+        done = 2 * width * most  # each as a query and as a key
+        for start, end in groups(running.query_lengths, running.context_lengths):
+            longest = int(queries[start:end].max() + context[start:end].max())
+            done += (end - start) * longest * most
+        self.padding += width * (done - int((places * (queries + context)).sum()))
 
     def head(self, words: Tensor) -> None:
         """Count an exit head at some words of the batch."""

@@ -1,23 +1,43 @@
 """A transformer encoder that is run one layer at a time, on ragged batches.
 
 All sequences of a batch lie behind one another in one ``(wordpieces, width)`` tensor: linear
-layers see no padding. A layer takes *queries*, the wordpieces that are still being computed,
-and a *context*, all wordpieces that they may attend to.
+layers see no padding. What the layers of a family do is in a file of its own, see ``SHAPES``.
 """
 
-from typing import Callable, Literal, Optional, Sequence, Tuple, cast
+from typing import Dict, Literal, NamedTuple, Optional, Type, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend
-from .families import EncoderSpec
+from .batch import Running
+from .disentangled import DisentangledLayer, PlaceTable
+from .families import Attention, EncoderSpec
+from .layer import Layer
+from .relative import DistanceBias
+from .rotary import Rotary, RotaryLayer
 
-# Rows of feed-forward that are computed at once when predicting on a CPU: their wide states, 1.5 MB
-# for MiniLM, stay in its cache. Measured: see benchmarks/NOTES.md.
-ROWS = 256
 KeptState = Literal["post_norm", "pre_norm"]
+
+
+class Shape(NamedTuple):
+    """What an encoder is made of.
+
+    layer (Type[Layer]): Its layers.
+    shared (Optional[Type[nn.Module]]): Works out, from who is running, what all layers need of the
+        positions.
+    """
+
+    layer: Type[Layer]
+    shared: Optional[Type[nn.Module]] = None
+
+
+SHAPES: Dict[Attention, Shape] = {
+    "absolute": Shape(Layer),
+    "biased": Shape(Layer, DistanceBias),
+    "rotary": Shape(RotaryLayer, Rotary),
+    "disentangled": Shape(DisentangledLayer, PlaceTable),
+}
 
 
 class Embeddings(nn.Module):
@@ -30,10 +50,11 @@ class Embeddings(nn.Module):
         super().__init__()
         width = spec.embedding_size
         self.word = nn.Embedding(spec.vocab_size, width)
-        self.position = nn.Embedding(spec.positions, width)
+        embedded = "position" in spec.table.embeddings
+        self.position = nn.Embedding(spec.positions, width) if embedded else None
         self.token_type = nn.Embedding(spec.token_types, width) if spec.token_types else None
-        self.norm = nn.LayerNorm(width, eps=spec.layer_norm_eps)
-        self.project = nn.Linear(width, spec.hidden_size) if width != spec.hidden_size else None
+        self.norm = nn.LayerNorm(width, eps=spec.layer_norm_eps, bias=spec.norm_bias)
+        self.project = nn.Linear(width, spec.hidden_size) if spec.projects else None
         self.first_position = spec.first_position
 
     def forward(self, ids: Tensor, offsets: Tensor, dropout: float = 0.0) -> Tensor:
@@ -44,7 +65,9 @@ class Embeddings(nn.Module):
         dropout (float): Dropout rate.
         RETURNS (Tensor): *Shape:* ``(wordpieces, hidden_size)``
         """
-        hidden = self.word(ids) + self.position(self._positions(ids, offsets))
+        hidden = self.word(ids)
+        if self.position is not None:
+            hidden = hidden + self.position(self._positions(ids, offsets))
         if self.token_type is not None:
             hidden = hidden + self.token_type.weight[0]  # one text a sequence: always type 0
         hidden = F.dropout(self.norm(hidden), dropout, training=dropout > 0)
@@ -64,99 +87,6 @@ class Embeddings(nn.Module):
         return torch.where(is_padding.bool(), padding, positions)
 
 
-class QKV(nn.Linear):
-    """Queries, keys and values in one matrix.
-
-    One product gives all of them where every wordpiece is a query, another one keys with values
-    where only some are.
-
-    width (int): Of the states, and of each of the three.
-    """
-
-    def __init__(self, width: int):
-        super().__init__(width, 3 * width)
-
-    def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """RETURNS (Tuple[Tensor, Tensor, Tensor]): Of all rows. *Shapes:* ``(rows, width)``"""
-        query, key, value = super().forward(states).chunk(3, dim=-1)
-        return query, key, value
-
-    def query(self, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): Queries alone. *Shape:* ``(rows, width)``"""
-        width = self.in_features
-        return F.linear(states, self.weight[:width], self.bias[:width])
-
-    def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
-        """RETURNS (Tuple[Tensor, Tensor]): Keys and values. *Shapes:* ``(rows, width)``"""
-        width = self.in_features
-        key, value = F.linear(states, self.weight[width:], self.bias[width:]).chunk(2, dim=1)
-        return key, value
-
-
-class Layer(nn.Module):
-    """One post-norm transformer layer, as in BERT and its relatives.
-
-    spec (EncoderSpec): The sizes.
-    """
-
-    def __init__(self, spec: EncoderSpec):
-        super().__init__()
-        width = spec.hidden_size
-        self.qkv = QKV(width)
-        self.attention_output = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=spec.layer_norm_eps)
-        self.intermediate = nn.Linear(width, spec.intermediate_size)
-        self.output = nn.Linear(spec.intermediate_size, width)
-        self.output_norm = nn.LayerNorm(width, eps=spec.layer_norm_eps)
-        self.attention_heads = spec.attention_heads
-        self.activation = activation_function(spec.activation)
-
-    def forward(
-        self,
-        context: Tensor,
-        rows: Optional[Tensor],
-        query_lengths: Sequence[int],
-        context_lengths: Sequence[int],
-        dropout: float = 0.0,
-    ) -> Tensor:
-        """Compute the next states of some wordpieces, before the layer's last normalisation.
-
-        context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
-        rows (Optional[Tensor]): Rows of ``context`` that are queries, ascending; None: all.
-            *Shape:* ``(queries,)``
-        query_lengths (Sequence[int]): Queries of each sequence.
-        context_lengths (Sequence[int]): Wordpieces of each sequence.
-        dropout (float): Dropout rate, of attention weights too.
-        RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
-            *Shape:* ``(queries, width)``
-        """
-        if rows is None:
-            states = context
-            query, key, value = self.qkv(states)
-        else:
-            states = context.index_select(0, rows)
-            query = self.qkv.query(states)
-            key, value = self.qkv.key_value(context)
-        mixed = attend(
-            query, key, value, query_lengths, context_lengths, self.attention_heads, dropout
-        )
-        if torch.is_grad_enabled() or len(states) <= ROWS or states.device.type != "cpu":
-            return self._feed_forward(mixed, states, dropout)
-        parts = zip(torch.split(mixed, ROWS), torch.split(states, ROWS))
-        return torch.cat([self._feed_forward(*part, dropout) for part in parts])
-
-    def _feed_forward(self, mixed: Tensor, states: Tensor, dropout: float) -> Tensor:
-        """RETURNS (Tensor): What is left to do once attention has mixed values. Each row by itself.
-        *Shape:* ``(queries, width)``
-        """
-        mixed = F.dropout(self.attention_output(mixed), dropout, training=dropout > 0)
-        states = self.attention_norm(mixed + states)
-        wide = self.activation(self.intermediate(states))
-        wide = F.dropout(self.output(wide), dropout, training=dropout > 0)
-        sums: Tensor = wide + states
-        return sums
-
-
 class Encoder(nn.Module):
     """Embeddings and layers. It has no forward of its own: see ``loop.py``.
 
@@ -173,60 +103,65 @@ class Encoder(nn.Module):
         self.spec = spec
         self.kept_state = kept_state
         self.embeddings = Embeddings(spec)
-        self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.layers))
+        shape = SHAPES[spec.table.attention]
+        numbers = range(1, spec.distinct_layers + 1)
+        self.layers = nn.ModuleList(shape.layer(spec, number) for number in numbers)
+        self.shared = None if shape.shared is None else shape.shared(spec)
+        width, eps = spec.hidden_size, spec.layer_norm_eps
+        # Where layers leave their sums as they are, as ModernBERT's do, heads read them through it.
+        has_norm = "final_norm" in spec.table.whole
+        self.final_norm = nn.LayerNorm(width, eps=eps, bias=spec.norm_bias) if has_norm else None
+
+    def keep(self, kept_state: KeptState) -> None:
+        """Choose what is kept.
+
+        kept_state (KeptState): What.
+        RAISES (ValueError): If the family has no such thing.
+        """
+        if kept_state == "pre_norm" and self.final_norm is not None:
+            raise ValueError(
+                f"kept_state = 'pre_norm' keeps sums that each layer normalises at its end. Layers "
+                f"of the family '{self.spec.family}' normalise nothing at their end. Set "
+                f"kept_state = 'post_norm'."
+            )
+        self.kept_state = kept_state
 
     def layer(self, number: int) -> Layer:
         """RETURNS (Layer): A layer, counted from 1."""
-        return cast(Layer, self.layers[number - 1])
+        spec = self.spec
+        return cast(Layer, self.layers[(number - 1) * spec.distinct_layers // spec.layers])
 
     def run_layer(
-        self,
-        number: int,
-        kept: Tensor,
-        rows: Optional[Tensor],
-        query_lengths: Sequence[int],
-        context_lengths: Sequence[int],
-        dropout: float = 0.0,
+        self, number: int, kept: Tensor, running: Running, dropout: float = 0.0
     ) -> Tensor:
         """Run a layer: see ``Layer``.
 
         number (int): The layer, counted from 1.
         kept (Tensor): What each wordpiece keeps. *Shape:* ``(context, width)``
-        rows (Optional[Tensor]): The queries; None: all. *Shape:* ``(queries,)``
-        query_lengths (Sequence[int]): Queries of each sequence.
-        context_lengths (Sequence[int]): Wordpieces of each sequence.
+        running (Running): Who is computed.
         dropout (float): Dropout rate.
         RETURNS (Tensor): What each keeps now, new for the queries. *Shape:* ``(context, width)``
         """
-        layer = self.layer(number)
-        context = self.states(number - 1, kept)
-        new: Tensor = layer(context, rows, query_lengths, context_lengths, dropout)
+        layer, rows = self.layer(number), running.queries
+        context = self._finished(number - 1, kept)
+        shared = None if self.shared is None else running.once(self.shared)
+        new: Tensor = layer(context, running, shared, dropout)
         if self.kept_state == "post_norm":
             new = layer.output_norm(new)
         return new if rows is None else kept.index_copy(0, rows, new)
 
     def states(self, number: int, kept: Tensor) -> Tensor:
-        """RETURNS (Tensor): States behind a layer, 0: the embeddings. *Shape:* ``(any, width)``
+        """RETURNS (Tensor): What exit heads read behind a layer. *Shape:* ``(any, width)``
 
         number (int): The layer.
         kept (Tensor): What wordpieces keep. *Shape:* ``(any, width)``
         """
+        states = self._finished(number, kept)
+        return states if self.final_norm is None else self.final_norm(states)
+
+    def _finished(self, number: int, kept: Tensor) -> Tensor:
+        """RETURNS (Tensor): What the next layer reads. *Shape:* ``(any, width)``"""
         if self.kept_state == "post_norm" or not number:
             return kept
         states: Tensor = self.layer(number).output_norm(kept)
         return states
-
-
-def activation_function(name: str) -> Callable[[Tensor], Tensor]:
-    """RETURNS (Callable[[Tensor], Tensor]): The activation that Hugging Face calls ``name``."""
-    if name == "gelu":
-        return F.gelu
-    if name in ("gelu_new", "gelu_pytorch_tanh"):
-        return _gelu_tanh
-    if name == "relu":
-        return torch.relu
-    return F.silu
-
-
-def _gelu_tanh(states: Tensor) -> Tensor:
-    return F.gelu(states, approximate="tanh")

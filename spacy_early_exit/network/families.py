@@ -1,12 +1,12 @@
 """Which encoders can be run layer by layer, as tables of parameter names.
 
 Checkpoints pin their parameter names, forward signatures change from release to release: so
-an encoder is read by name, and its arithmetic is ours (``encoder.py``). A new family of the
-same post-norm shape is a new row here.
+an encoder is read by name, and its arithmetic is ours (``encoder.py``). A new family of a known
+shape is a new row here.
 """
 
-from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, Literal, Mapping, Tuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 # What our modules call a module of the checkpoint. Several names are concatenated along the
 # rows: queries, keys and values are one matrix here.
 Names = Mapping[str, Tuple[str, ...]]
+# How layers know of positions: from the embeddings alone; by what is added to the scores; by
+# turning queries and keys; by scores of relative positions.
+Attention = Literal["absolute", "biased", "rotary", "disentangled"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,21 @@ class EncoderSpec:
     first_position (int): Position of a sequence's first wordpiece (RoBERTa starts behind its
         padding index).
     token_types (int): Rows of the token type embedding, 0 if there is none.
+    layer_groups (int): How many sets of weights the layers share, each in a row of layers that
+        follow one another; 0: every layer has its own.
+    attention_bias (bool): Whether the linear maps around attention have a bias.
+    intermediate_bias (bool): Whether those of the feed-forward layer have one.
+    norm_bias (bool): Whether layer norms have one.
+    distance_buckets (int): Rows of the table of biases by distance, 0 if there is none.
+    place_span (int): Half the rows of the table of relative positions, 0 if there is none.
+    place_farthest (int): The distance from which on all share a row; 0: none do.
+    convolution (int): How many wordpieces the convolution behind the first layer sees, 0 if there
+        is none.
+    convolution_activation (str): Name of its activation.
+    rope_theta (float): Where queries and keys are turned, the base of the wave lengths.
+    local_rope_theta (float): The same, in layers that attend nearby.
+    local_reach (int): How far to either side those attend.
+    global_every (int): Of so many layers the first attends everywhere, the others nearby.
     """
 
     family: str
@@ -47,6 +65,43 @@ class EncoderSpec:
     positions: int
     first_position: int
     token_types: int
+    layer_groups: int = 0  # from here on: what pipelines that were saved before do not have
+    attention_bias: bool = True
+    intermediate_bias: bool = True
+    norm_bias: bool = True
+    distance_buckets: int = 0
+    place_span: int = 0
+    place_farthest: int = 0
+    convolution: int = 0
+    convolution_activation: str = ""
+    rope_theta: float = 0.0
+    local_rope_theta: float = 0.0
+    local_reach: int = 0
+    global_every: int = 1
+
+    @property
+    def table(self) -> "Family":
+        """RETURNS (Family): The row of its family."""
+        return FAMILIES[self.family]
+
+    @property
+    def distinct_layers(self) -> int:
+        """RETURNS (int): How many layers have weights of their own."""
+        return self.layer_groups or self.layers
+
+    @property
+    def projects(self) -> bool:
+        """RETURNS (bool): Whether a linear map brings embeddings to the hidden width."""
+        return self.embedding_size != self.hidden_size or self.table.always_projects
+
+    def is_local(self, layer: int) -> bool:
+        """RETURNS (bool): Whether a layer, counted from 1, attends nearby only."""
+        return (layer - 1) % self.global_every > 0
+
+    @property
+    def local_layers(self) -> int:
+        """RETURNS (int): How many layers do."""
+        return sum(self.is_local(number) for number in range(1, self.layers + 1))
 
     @property
     def max_wordpieces(self) -> int:
@@ -63,6 +118,14 @@ class Family:
     layer_prefix (str): Prefix of layer ``{i}``, counted from 0.
     config (Mapping[str, str]): Where the config's field has not the name that BERT gives it.
     first_position (str): ``"zero"`` or ``"after_padding"``.
+    whole (Names): Our modules that all layers share -> theirs.
+    convolution (Names): Our modules of the convolution -> theirs, where there is one.
+    absent (Tuple[str, ...]): Our modules that have no weights, though others of their kind have.
+    attention (Attention): How layers know of positions.
+    gated (bool): Whether the feed-forward layer multiplies half of its wide states by the others.
+    always_projects (bool): Whether embeddings are projected even where they are as wide as the
+        hidden states.
+    required (Mapping[str, Tuple]): Options of the config -> the values that are supported.
     """
 
     embeddings: Names
@@ -70,6 +133,13 @@ class Family:
     layer_prefix: str
     config: Mapping[str, str]
     first_position: str = "zero"
+    whole: Names = field(default_factory=dict)
+    convolution: Names = field(default_factory=dict)
+    absent: Tuple[str, ...] = ()
+    attention: Attention = "absolute"
+    gated: bool = False
+    always_projects: bool = False
+    required: Mapping[str, Tuple[Any, ...]] = field(default_factory=dict)
 
 
 _EMBEDDINGS: Names = {
@@ -97,6 +167,14 @@ _DISTILBERT_LAYER: Names = {
     "output": ("ffn.lin2",),
     "output_norm": ("output_layer_norm",),
 }
+_ALBERT_LAYER: Names = {
+    "qkv": ("attention.query", "attention.key", "attention.value"),
+    "attention_output": ("attention.dense",),
+    "attention_norm": ("attention.LayerNorm",),
+    "intermediate": ("ffn",),
+    "output": ("ffn_output",),
+    "output_norm": ("full_layer_layer_norm",),
+}
 _DISTILBERT_CONFIG = {
     "hidden_size": "dim",
     "intermediate_size": "hidden_dim",
@@ -116,6 +194,82 @@ _ELECTRA = Family(
     {},
 )
 _DISTILBERT = Family(_EMBEDDINGS, _DISTILBERT_LAYER, "transformer.layer.{i}.", _DISTILBERT_CONFIG)
+_ALBERT = Family(
+    {**_TYPED_EMBEDDINGS, "project": ("encoder.embedding_hidden_mapping_in",)},
+    _ALBERT_LAYER,
+    "encoder.albert_layer_groups.{i}.albert_layers.0.",
+    {"layer_groups": "num_hidden_groups"},
+    always_projects=True,
+    required={"inner_group_num": (1,)},
+)
+
+_MODERNBERT = Family(
+    {"word": ("embeddings.tok_embeddings",), "norm": ("embeddings.norm",)},
+    {
+        "attention_norm": ("attn_norm",),
+        "qkv": ("attn.Wqkv",),
+        "attention_output": ("attn.Wo",),
+        "intermediate_norm": ("mlp_norm",),
+        "intermediate": ("mlp.Wi",),
+        "output": ("mlp.Wo",),
+    },
+    "layers.{i}.",
+    {
+        "hidden_act": "hidden_activation",
+        "layer_norm_eps": "norm_eps",
+        "intermediate_bias": "mlp_bias",
+        "rope_theta": "global_rope_theta",
+        "global_every": "global_attn_every_n_layers",
+    },
+    whole={"final_norm": ("final_norm",)},
+    absent=("layers.0.attention_norm",),
+    attention="rotary",
+    gated=True,
+    required={"rope_scaling": (None,)},
+)
+_MPNET = Family(
+    _EMBEDDINGS,
+    {
+        **_BERT_LAYER,
+        "qkv": ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        "attention_output": ("attention.attn.o",),
+        "attention_norm": ("attention.LayerNorm",),
+    },
+    "encoder.layer.{i}.",
+    {"distance_buckets": "relative_attention_num_buckets"},
+    first_position="after_padding",
+    whole={"shared.table": ("encoder.relative_attention_bias",)},
+    attention="biased",
+    # Hugging Face's forward takes these two for granted.
+    required={"pad_token_id": (1,), "relative_attention_num_buckets": (32,)},
+)
+_DEBERTA = Family(
+    {"word": _EMBEDDINGS["word"], "norm": _EMBEDDINGS["norm"]},
+    {
+        **_BERT_LAYER,
+        "qkv": tuple(f"attention.self.{name}_proj" for name in ("query", "key", "value")),
+    },
+    "encoder.layer.{i}.",
+    {},
+    whole={"shared.table": ("encoder.rel_embeddings",), "shared.norm": ("encoder.LayerNorm",)},
+    convolution={
+        "layers.0.inner_norm": ("encoder.layer.0.output.LayerNorm",),
+        "layers.0.convolution": ("encoder.conv.conv",),
+        "layers.0.output_norm": ("encoder.conv.LayerNorm",),
+    },
+    attention="disentangled",
+    # What DeBERTa-v2 and v3 were published with.
+    required={
+        "relative_attention": (True,),
+        "share_att_key": (True,),
+        "pos_att_type": (["p2c", "c2p"], ["c2p", "p2c"]),
+        "norm_rel_ebd": ("layer_norm",),
+        "position_biased_input": (False,),
+        "type_vocab_size": (0,),
+        "conv_kernel_size": (None, 0, 3, 5),
+        "conv_groups": (1, None),
+    },
+)
 
 FAMILIES: Dict[str, Family] = {
     "bert": _BERT,
@@ -124,6 +278,10 @@ FAMILIES: Dict[str, Family] = {
     "camembert": _ROBERTA,
     "electra": _ELECTRA,
     "distilbert": _DISTILBERT,
+    "albert": _ALBERT,
+    "modernbert": _MODERNBERT,
+    "mpnet": _MPNET,
+    "deberta-v2": _DEBERTA,
 }
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
@@ -145,7 +303,7 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         )
     family = FAMILIES[model_type]
 
-    def field(name: str, default: Any = None) -> Any:
+    def read(name: str, default: Any = None) -> Any:
         value = config.get(family.config.get(name, name), default)
         if value is None:
             raise ValueError(
@@ -157,35 +315,76 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
     _refuse(config, "position_embedding_type", ("absolute", None))
     _refuse(config, "is_decoder", (False, None))
     _refuse(config, "add_cross_attention", (False, None))
-    activation = str(field("hidden_act"))
+    for option, supported in family.required.items():
+        _refuse(config, option, supported)
+    activation = str(read("hidden_act"))
     if activation not in ACTIVATIONS:
         raise ValueError(
             f"The encoder's activation '{activation}' is not supported. "
             f"Supported: {', '.join(ACTIVATIONS)}."
         )
-    hidden_size = int(field("hidden_size"))
+    # The default is Hugging Face's.
+    convolution = int(config.get("conv_kernel_size") or 0) if family.convolution else 0
+    convolution_activation = str(config.get("conv_act", "tanh")) if convolution else ""
+    if convolution and convolution_activation not in ACTIVATIONS:
+        raise ValueError(
+            f"The encoder's config.json has conv_act={convolution_activation!r}, which is not "
+            f"supported. Supported: {', '.join(ACTIVATIONS)}."
+        )
+    hidden_size = int(read("hidden_size"))
     after_padding = family.first_position == "after_padding"
     typed = "token_type" in family.embeddings
+    rope_theta = float(read("rope_theta", 0))
+    place_span, place_farthest = _places(config, family)
+    embedding_size = int(read("embedding_size", hidden_size))
+    if embedding_size != hidden_size and "project" not in family.embeddings:
+        raise ValueError(
+            f"The encoder's config.json has embedding_size={embedding_size}, which is not "
+            f"supported in the family '{model_type}': it must be the hidden_size, {hidden_size}."
+        )
     return EncoderSpec(
         family=model_type,
         hidden_size=hidden_size,
-        embedding_size=int(field("embedding_size", hidden_size)),
-        intermediate_size=int(field("intermediate_size")),
-        layers=int(field("num_hidden_layers")),
-        attention_heads=int(field("num_attention_heads")),
+        embedding_size=embedding_size,
+        intermediate_size=int(read("intermediate_size")),
+        layers=int(read("num_hidden_layers")),
+        attention_heads=int(read("num_attention_heads")),
         activation=activation,
-        layer_norm_eps=float(field("layer_norm_eps", 1e-12)),
-        vocab_size=int(field("vocab_size")),
-        positions=int(field("max_position_embeddings")),
-        first_position=int(field("pad_token_id")) + 1 if after_padding else 0,
-        token_types=int(field("type_vocab_size")) if typed else 0,
+        layer_norm_eps=float(read("layer_norm_eps", 1e-12)),
+        vocab_size=int(read("vocab_size")),
+        positions=int(read("max_position_embeddings")),
+        first_position=int(read("pad_token_id")) + 1 if after_padding else 0,
+        token_types=int(read("type_vocab_size")) if typed else 0,
+        layer_groups=int(read("layer_groups", 0)),
+        attention_bias=bool(read("attention_bias", True)),
+        intermediate_bias=bool(read("intermediate_bias", True)),
+        norm_bias=bool(read("norm_bias", True)),
+        distance_buckets=int(read("distance_buckets", 0)),
+        place_span=place_span,
+        place_farthest=place_farthest,
+        convolution=convolution,
+        convolution_activation=convolution_activation,
+        rope_theta=rope_theta,
+        local_rope_theta=float(config.get("local_rope_theta") or rope_theta),
+        local_reach=int(read("local_attention", 0)) // 2,
+        global_every=int(read("global_every", 1)),
     )
+
+
+def _places(config: Mapping[str, Any], family: Family) -> Tuple[int, int]:
+    """RETURNS (Tuple[int, int]): ``place_span`` and ``place_farthest`` of a spec."""
+    if family.attention != "disentangled":
+        return 0, 0
+    farthest = int(config.get("max_relative_positions") or 0)
+    farthest = farthest if farthest > 0 else int(config["max_position_embeddings"])
+    buckets = int(config.get("position_buckets") or 0)
+    return (buckets, farthest) if buckets > 0 else (farthest, 0)
 
 
 def _refuse(config: Mapping[str, Any], name: str, supported: Tuple[Any, ...]) -> None:
     if config.get(name) not in supported:
         raise ValueError(
-            f"The encoder's config.json has {name}={config[name]!r}, which is not supported: "
+            f"The encoder's config.json has {name}={config.get(name)!r}, which is not supported: "
             f"it must be {supported[0]!r}."
         )
 
@@ -200,16 +399,20 @@ def read_weights(spec: EncoderSpec, checkpoint: Mapping[str, Tensor]) -> Dict[st
     """
     family = FAMILIES[spec.family]
     modules = {f"embeddings.{ours}": theirs for ours, theirs in family.embeddings.items()}
-    for i in range(spec.layers):
+    modules.update(family.whole)
+    for i in range(spec.distinct_layers):
         prefix = family.layer_prefix.format(i=i)
         for ours, theirs in family.layer.items():
             modules[f"layers.{i}.{ours}"] = tuple(prefix + name for name in theirs)
-    if spec.embedding_size == spec.hidden_size:
+    if not spec.projects:
         modules.pop("embeddings.project", None)
+    if spec.convolution:
+        modules.update(family.convolution)
+    for ours in family.absent:
+        del modules[ours]
     weights: Dict[str, Tensor] = {}
     for ours, theirs in modules.items():
-        embedding = ours in ("embeddings.word", "embeddings.position", "embeddings.token_type")
-        for kind in ("weight",) if embedding else ("weight", "bias"):
+        for kind in ("weight", "bias") if _has_bias(spec, ours) else ("weight",):
             names = [f"{name}.{kind}" for name in theirs]
             missing = [name for name in names if name not in checkpoint]
             if missing:
@@ -219,3 +422,21 @@ def read_weights(spec: EncoderSpec, checkpoint: Mapping[str, Tensor]) -> Dict[st
                 )
             weights[f"{ours}.{kind}"] = torch.cat([checkpoint[name] for name in names])
     return weights
+
+
+_TABLES = ("embeddings.word", "embeddings.position", "embeddings.token_type", "shared.table")
+_BIAS = {
+    "qkv": "attention_bias",
+    "attention_output": "attention_bias",
+    "intermediate": "intermediate_bias",
+    "output": "intermediate_bias",
+    "project": None,
+    "convolution": None,
+}
+
+
+def _has_bias(spec: EncoderSpec, module: str) -> bool:
+    if module in _TABLES:
+        return False
+    option = _BIAS.get(module.rsplit(".", 1)[-1], "norm_bias")
+    return option is None or bool(getattr(spec, option))

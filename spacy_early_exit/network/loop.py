@@ -26,7 +26,8 @@ class Exits:
     exit_layer (Tensor): That layer, counted from 1. *Shape:* ``(words,)``
     spent (Tensor): MACs of the method. *Shape:* ``(windows,)``
     full (Tensor): MACs of full depth with one head. *Shape:* ``(windows,)``
-    padding (int): MACs that this run spent on padding in attention, on top of ``spent``.
+    padding (int): MACs that this run spent in attention, on top of ``spent``, on padding and on
+        what is masked.
     states (Optional[Tensor]): Each wordpiece's last state, if that was asked for.
         *Shape:* ``(wordpieces, hidden_size)``
     """
@@ -66,7 +67,7 @@ def run_with_exits(
     for number in range(1, network.spec.layers + 1):
         is_last = number == network.spec.layers
         kept = run_layer(network, number, kept, running)
-        meter.layer(running)
+        meter.layer(number, running)
         if criterion is None and not is_last:
             continue
         watches_all = criterion is not None and criterion.watches_left_words and not is_last
@@ -229,6 +230,4 @@ def run_layer(
     running (Running): Who is still computed.
     dropout (float): Dropout rate.
     """
-    return network.encoder.run_layer(
-        number, kept, running.queries, running.query_lengths, running.context_lengths, dropout
-    )
+    return network.encoder.run_layer(number, kept, running, dropout)

@@ -7,12 +7,12 @@ attention, exit heads.
 
 import copy
 import functools
-from typing import Literal, NamedTuple, Tuple, cast
+from typing import Literal, NamedTuple, Optional, Tuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from .encoder import QKV, Layer
+from .layer import QKV, Layer
 from .tagger import Tagger
 
 Precision = Literal["fp32", "int8"]
@@ -47,10 +47,10 @@ class Int8Linear(nn.Module):
     """A linear layer whose product is one of bytes.
 
     weight (Tensor): fp32. *Shape:* ``(outputs, inputs)``
-    bias (Tensor): *Shape:* ``(outputs,)``
+    bias (Optional[Tensor]): *Shape:* ``(outputs,)``
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor):
+    def __init__(self, weight: Tensor, bias: Optional[Tensor] = None):
         super().__init__()
         most = largest_weight()
         scales = weight.detach().abs().amax(1).clamp_min(1e-20) / most  # (outputs,)
@@ -58,7 +58,7 @@ class Int8Linear(nn.Module):
         self.packed = torch.ops.onednn.qlinear_prepack(values, None)
         self.scales = scales
         self.zeros = torch.zeros(len(scales), dtype=torch.int64)
-        self.bias = bias.detach()
+        self.bias = torch.zeros(len(scales)) if bias is None else bias.detach()
 
     def forward(self, rows: Tensor) -> Tensor:
         """RETURNS (Tensor): *Shape:* ``(rows, outputs)``
@@ -82,14 +82,19 @@ class Int8QKV(nn.Module):
     def __init__(self, qkv: QKV):
         super().__init__()
         width = qkv.in_features
-        self.query = Int8Linear(qkv.weight[:width], qkv.bias[:width])
-        self._key_value = Int8Linear(qkv.weight[width:], qkv.bias[width:])
+        bias = (None, None) if qkv.bias is None else (qkv.bias[:width], qkv.bias[width:])
+        self.query = Int8Linear(qkv.weight[:width], bias[0])
+        self._key_value = Int8Linear(qkv.weight[width:], bias[1])
 
     def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """RETURNS (Tuple[Tensor, Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
         rows = quantize_rows(states)
         key, value = self._key_value.of(rows).chunk(2, dim=1)
         return self.query.of(rows), key, value
+
+    def key(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
+        return self.key_value(states)[0]
 
     def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
         """RETURNS (Tuple[Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
@@ -112,9 +117,8 @@ def quantized(network: Tagger) -> Tagger:
     largest_weight()
     shared = {id(parameter): parameter for parameter in network.parameters()}
     copied = copy.deepcopy(network, shared)
-    for number in range(1, network.spec.layers + 1):
-        layer, original = copied.encoder.layer(number), network.encoder.layer(number)
-        _replace(layer, original)
+    for layer, original in zip(copied.encoder.layers, network.encoder.layers):
+        _replace(cast(Layer, layer), cast(Layer, original))
     return copied
 
 

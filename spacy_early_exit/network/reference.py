@@ -4,14 +4,17 @@ It shares the weights with the fast loop and nothing of its arithmetic: every la
 every wordpiece of the padded rectangle, then the new states of what had left are thrown away.
 """
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import Batch
 from .criterion import Criterion, Step
+from .disentangled import place_of
 from .loop import Exits
+from .relative import bucket_of
 from .tagger import Tagger
 
 
@@ -64,7 +67,7 @@ def run_reference(
             hidden = torch.where(ended, hidden, norm(sums))
         else:
             hidden = torch.where(gone[:, :, None], hidden, norm(new))
-        states = hidden[cells][batch.piece_of_word]
+        states = _seen(network, hidden[cells])[batch.piece_of_word]
         answer = network.logits(number, states)
         active = ~units_left[batch.unit_of_word]
         logits[active] = answer[active]
@@ -84,19 +87,77 @@ def run_reference(
         still_there = batch.window_of_word[~units_left[batch.unit_of_word]]
         windows_left = ~torch.isin(torch.arange(batch.windows), still_there)
     costs = torch.zeros(batch.windows, dtype=torch.int64)
-    return Exits(logits, exit_layer, costs, costs, 0, hidden[cells])
+    return Exits(logits, exit_layer, costs, costs, 0, _seen(network, hidden[cells]))
+
+
+def _seen(network: Tagger, states: Tensor) -> Tensor:
+    norm = network.encoder.final_norm
+    return states if norm is None else norm(states)
 
 
 def _sums(network: Tagger, number: int, hidden: Tensor, attended: Tensor) -> Tensor:
-    layer = network.encoder.layer(number)
-    windows, longest, width = hidden.shape
-    shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
-    query, key, value = (part.view(shape) for part in layer.qkv(hidden))
-    scores = torch.einsum("wqhd,wkhd->whqk", query, key) / shape[-1] ** 0.5
-    scores = scores.masked_fill(~attended[:, None, None, :], float("-inf"))
-    mixed = torch.einsum("whqk,wkhd->wqhd", scores.softmax(-1), value)
-    mixed = mixed.reshape(windows, longest, width)
-    hidden = layer.attention_norm(layer.attention_output(mixed) + hidden)
-    wide = layer.activation(layer.intermediate(hidden))
-    sums: Tensor = layer.output(wide) + hidden
+    layer: Any = network.encoder.layer(number)
+    if network.spec.table.attention == "rotary":
+        mixed = _attention(network, number, layer.attention_norm(hidden), attended)
+        hidden = hidden + layer.attention_output(mixed)
+        wide, gate = layer.intermediate(layer.intermediate_norm(hidden)).chunk(2, dim=-1)
+        sums: Tensor = hidden + layer.output(layer.activation(wide) * gate)
+        return sums
+    mixed = _attention(network, number, hidden, attended)
+    middle = layer.attention_norm(layer.attention_output(mixed) + hidden)
+    wide = layer.activation(layer.intermediate(middle))
+    sums = layer.output(wide) + middle
+    if network.spec.convolution and number == 1:
+        weight, bias = layer.convolution.weight, layer.convolution.bias
+        columns = (hidden * attended[:, :, None]).transpose(1, 2)  # (windows, width, longest)
+        seen = F.conv1d(columns, weight, bias, padding=weight.shape[2] // 2).transpose(1, 2)
+        sums = layer.inner_norm(sums) + layer.convolution_activation(seen)
     return sums
+
+
+def _attention(network: Tagger, number: int, states: Tensor, attended: Tensor) -> Tensor:
+    encoder: Any = network.encoder
+    layer, spec = encoder.layer(number), encoder.spec
+    windows, longest, width = states.shape
+    shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
+    query, key, value = (part.view(shape) for part in layer.qkv(states))
+    place = torch.arange(longest)
+    distance = place[:, None] - place[None, :]  # of query and key
+    attended = attended[:, None, None, :]
+    if spec.table.attention == "rotary":
+        theta = spec.local_rope_theta if spec.is_local(number) else spec.rope_theta
+        query, key = _turned(query, theta), _turned(key, theta)
+        if spec.is_local(number):
+            attended = attended & (distance.abs() <= spec.local_reach)
+    scores = torch.einsum("wqhd,wkhd->whqk", query, key) / shape[-1] ** 0.5
+    if spec.table.attention == "biased":
+        table = encoder.shared.table.weight
+        scores = scores + table[bucket_of(distance, len(table))].permute(2, 0, 1)
+    if spec.table.attention == "disentangled":
+        scores = scores + _of_places(layer, encoder.shared, query, key, place_of(spec, distance))
+        scores = scores / 3**0.5
+    scores = scores.masked_fill(~attended, torch.finfo(scores.dtype).min)
+    mixed = torch.einsum("whqk,wkhd->wqhd", scores.softmax(-1), value)
+    return mixed.reshape(windows, longest, width)
+
+
+def _of_places(layer: Any, shared: Any, query: Tensor, key: Tensor, place: Tensor) -> Tensor:
+    """RETURNS (Tensor): Scores by relative position, pair by pair. *Shape:* that of the scores"""
+    table = shared.norm(shared.table.weight)
+    of_place, to_place, _ = (
+        part.view(len(table), *query.shape[2:])[place] for part in layer.qkv(table)
+    )  # (longest, longest, heads, width / heads)
+    scores = torch.einsum("wqhd,qkhd->whqk", query, to_place)
+    scores = scores + torch.einsum("wkhd,qkhd->whqk", key, of_place)
+    scaled: Tensor = scores / query.shape[-1] ** 0.5
+    return scaled
+
+
+def _turned(states: Tensor, theta: float) -> Tensor:
+    """RETURNS (Tensor): Pairs of columns as complex numbers, turned by their position."""
+    longest, width = states.shape[1], states.shape[3]
+    speed = theta ** (-torch.arange(0, width, 2) / width)
+    angle = torch.arange(longest)[:, None] * speed  # (longest, width / 2)
+    pairs = torch.complex(*states.chunk(2, dim=-1))
+    turned = pairs * torch.polar(torch.ones_like(angle), angle)[:, None]
+    return torch.cat([turned.real, turned.imag], dim=-1)

@@ -42,7 +42,7 @@ def simulate_exits(
     exit_layer = torch.full_like(batch.piece_of_word, spec.layers)
     for number in range(1, spec.layers + 1):
         is_last = number == spec.layers
-        meter.layer(running)
+        meter.layer(number, running)
         watches_all = criterion.watches_left_words and not is_last
         words = running.words_of_windows(batch) if watches_all else running.words
         if is_last or not criterion.judges_by_states:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from spacy_early_exit.criteria import SentenceExit, TokenExit, make_patience_exit
-from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.wordpieces import batches, windows_of
 
-from ..factories import FAMILIES, TEXTS, network_of, texts_of_all_lengths
+from ..factories import FAMILIES, TEXTS, VARIANTS, network_of, texts_of_all_lengths
 
 CPU = torch.device("cpu")
 CRITERIA = {
@@ -28,7 +28,7 @@ TIE = 1e-5  # floating point differs with the shape of a batch: see the design's
 
 @pytest.fixture(scope="module")
 def networks(encoders):
-    return {family: network_of(encoders[family]) for family in FAMILIES}
+    return {family: network_of(encoders[family]) for family in FAMILIES + VARIANTS}
 
 
 def windows_for(nlp, trained, texts):
@@ -36,7 +36,7 @@ def windows_for(nlp, trained, texts):
     return windows_of(docs, trained.tokenizer, trained.network.spec.max_wordpieces, 8)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + VARIANTS)
 def test_full_depth_gives_hugging_faces_own_states(family, networks, encoders, en):
     spelled_out = ["Ann <pad> met <pad><pad> Bob", "[PAD] ok [SEP] [CLS]", "<s> </s> <mask>"]
     assert_states_equal_hf(networks[family], encoders[family], en, TEXTS + spelled_out)
@@ -47,19 +47,33 @@ def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(minilm, e
 
 
 def assert_states_equal_hf(trained, folder, nlp, texts):
+    """Compare the states behind every layer, and the last as it is handed out."""
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(folder).eval()
-    windows = windows_for(nlp, trained, texts)
+    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    encoder = trained.network.encoder
     largest = 0.0
     with torch.inference_mode():
-        for batch in batches(windows, 600):
-            states = run_with_exits(
-                trained.network, Batch.of(batch, CPU), None, keep_states=True
-            ).states
-            for window, ours in zip(batch, states.split([len(w.ids) for w in batch])):
-                theirs = model(torch.from_numpy(window.ids)[None]).last_hidden_state[0]
-                largest = max(largest, (ours - theirs).abs().max().item())
+        for batch in batches(windows_for(nlp, trained, texts), 600):
+            ragged, lengths = Batch.of(batch, CPU), [len(window.ids) for window in batch]
+            theirs = [
+                model(torch.from_numpy(window.ids)[None], output_hidden_states=True)
+                for window in batch
+            ]
+            running, kept = Running.all_of(ragged), encoder.embeddings(ragged.ids, ragged.offsets)
+            for number in range(1, encoder.spec.layers + 1):
+                kept = encoder.run_layer(number, kept, running)
+                # Some of Hugging Face's normalise the last one.
+                states = kept if number < encoder.spec.layers else encoder.states(number, kept)
+                for ours, their in zip(states.split(lengths), theirs):
+                    is_last = number == encoder.spec.layers
+                    other = their.last_hidden_state if is_last else their.hidden_states[number]
+                    # Sums that no layer normalises grow beyond 1.
+                    scale = max(1.0, other.abs().max().item())
+                    largest = max(largest, (ours - other[0]).abs().max().item() / scale)
+            run = run_with_exits(trained.network, ragged, None, keep_states=True)
+            torch.testing.assert_close(run.states, states, rtol=0, atol=1e-6)
+    print(f"largest difference {largest:.1e}")
     assert largest <= 1e-5
 
 
@@ -105,19 +119,32 @@ def test_fast_loop_equals_reference_whatever_becomes_of_what_left(
         torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", VARIANTS)
+def test_fast_loop_equals_reference_whatever_the_options(family, networks, en):
+    windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
+    for threshold in (0.05, 0.2):
+        compare(networks[family].network, windows, CRITERIA["token"], threshold)
+
+
 @pytest.mark.parametrize("criterion", ["sentence", "token", "token, window of 2, left words hold"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "albert-in-groups", "deberta-v2-with-convolution"])
 def test_fast_loop_equals_reference_where_sums_are_kept(family, criterion, networks, en):
     network = copy.deepcopy(networks[family].network)
+    if network.encoder.final_norm is not None:
+        with pytest.raises(ValueError, match="normalise nothing at their end.*post_norm"):
+            network.encoder.keep("pre_norm")
+        return
+    torch.manual_seed(2)
     for layer in network.encoder.layers:  # as if trained: else all layers normalise alike
         torch.nn.init.normal_(layer.output_norm.weight, mean=1.0, std=0.3)
     windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
     plain = exits_of(network, windows, CRITERIA[criterion], 0.2)
-    network.encoder.kept_state = "pre_norm"
+    network.encoder.keep("pre_norm")
     exits = compare(network, windows, CRITERIA[criterion], 0.2)
     if criterion == "token":
         assert len(exits) > 1, "the test must see words leave at several layers"
-        assert (exits_of(network, windows, CRITERIA[criterion], 0.2) - plain).abs().max() > 1e-3
+        differs = (exits_of(network, windows, CRITERIA[criterion], 0.2) - plain).abs().max() > 1e-3
+        assert differs == (len(network.encoder.layers) > 1), "one layer normalises alike each time"
 
 
 def exits_of(network, windows, criterion, threshold, **how):
@@ -175,7 +202,7 @@ def is_tie(network, batch, criterion, threshold) -> bool:
     return not torch.equal(*exits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + VARIANTS)
 def test_gradients_of_the_ragged_batch_equal_those_of_the_padded_one(family, networks, en):
     network = networks[family].network
     batch = Batch.of(windows_for(en, networks[family], TEXTS), CPU)

@@ -61,7 +61,9 @@ def test_a_row_does_not_depend_on_its_batch():
     assert torch.equal(linear(rows[order]), alone[order])
 
 
-@pytest.mark.parametrize("family", ["bert", "electra", "distilbert"])
+@pytest.mark.parametrize(
+    "family", ["bert", "electra", "distilbert", "albert", "modernbert", "mpnet", "deberta-v2"]
+)
 def test_a_network_says_nearly_the_same(encoders, family):
     from spacy_early_exit.model import RunSettings, predict
 
