@@ -581,10 +581,16 @@ class TestOtherLayers:
     @pytest.mark.parametrize("family", ["albert", "modernbert", "mpnet", "deberta-v2"])
     def test_they_learn_and_answer_alike_in_any_batch(self, family, encoders):
         nlp = train_small(encoders[family])
-        alone = [answers(nlp(text)) for text in TEXTS]
-        assert len({layer for _, layers, *_ in alone for layer in layers}) > 1
+        # How sure the first layer is depends on the processor's arithmetic.
+        for threshold in (0.15, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001):
+            cfg = at(threshold=threshold)
+            alone = [answers(nlp(text, component_cfg=cfg)) for text in TEXTS]
+            if len({layer for _, layers, *_ in alone for layer in layers}) > 1:
+                break
+        else:
+            pytest.fail("at no threshold did some words leave and others stay")
         for other in (nlp, pickle.loads(pickle.dumps(nlp))):
-            docs = other.pipe(TEXTS[::-1] * 3, batch_size=7)
+            docs = other.pipe(TEXTS[::-1] * 3, batch_size=7, component_cfg=cfg)
             assert [answers(doc) for doc in docs] == alone[::-1] * 3
 
     def test_sums_that_are_kept_are_refused_where_there_are_none(self, encoders):
