@@ -679,7 +679,8 @@ class EarlyExitPipe(TrainablePipe):
                 f"{type(self.decoder).__name__} has learnt transitions to go with what they say, "
                 f"and other tags would come out. Temperatures are for BIOViterbi.v1."
             )
-        self._shim.trained.network.scale_heads(temperatures)
+        for network in self._shim.trained.networks:
+            network.scale_heads(temperatures)
         self._shim.weights_changed()
 
     def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:

@@ -101,6 +101,7 @@ def build_tagger_model(
     head_lr_factor: float = 5.0,
     freeze_encoder: bool = False,
     kept_state: KeptState = "post_norm",
+    freeze_full_depth: bool = False,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v1``. Cheap: the encoder comes at initialize.
 
@@ -114,6 +115,8 @@ def build_tagger_model(
     kept_state (KeptState): What words that left keep for the others to attend to: the state of
         the layer at which they left (``"post_norm"``), or the sum that each later layer
         normalises anew (``"pre_norm"``).
+    freeze_full_depth (bool): Whether to train the earlier heads alone: encoder and deepest head
+        stay as they are.
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -123,7 +126,9 @@ def build_tagger_model(
         raise ValueError(
             f"EarlyExitTagger: kept_state must be 'post_norm' or 'pre_norm', not {kept_state!r}."
         )
-    shim = TaggerShim(encoder, float(head_lr_factor), bool(freeze_encoder), kept_state)
+    shim = TaggerShim(
+        encoder, float(head_lr_factor), bool(freeze_encoder), kept_state, bool(freeze_full_depth)
+    )
     return Model(
         "early_exit_tagger",
         forward,
@@ -161,7 +166,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     settings (RunSettings): How to run.
     RETURNS (List[DocExits]): One for each doc.
     """
-    network = trained.network
+    network = trained.full_depth if settings.criterion is None else trained.network
 
     def run(batch: List[Window]) -> List[DocExits]:
         with torch.inference_mode():

@@ -36,6 +36,8 @@ class TaggerShim(Shim):
     head_lr_factor (float): How many times faster the heads learn.
     freeze_encoder (bool): Whether to train the heads alone.
     kept_state (KeptState): What wordpieces that left keep.
+    freeze_full_depth (bool): Whether to train the earlier heads alone, so that full depth stays as
+        it is.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class TaggerShim(Shim):
         head_lr_factor: float,
         freeze_encoder: bool,
         kept_state: KeptState,
+        freeze_full_depth: bool = False,
     ):
         super().__init__(None)
         self.encoder = encoder
         self.head_lr_factor = head_lr_factor
         self.freeze_encoder = freeze_encoder
         self.kept_state = kept_state
+        self.freeze_full_depth = freeze_full_depth
         self._teacher: Optional[Tagger] = None
         self._fingerprint: Optional[str] = None
         self._int8: Optional[Trained] = None
@@ -75,10 +79,25 @@ class TaggerShim(Shim):
 
         trained (Trained): Network and tokenizer.
         """
-        trained.network.encoder.requires_grad_(not self.freeze_encoder)
-        trained.network.encoder.keep(self.kept_state)
+        for network in trained.networks:
+            network.encoder.keep(self.kept_state)
         self._model = trained
         self._teacher = None
+        self._freeze()
+        self.weights_changed()
+
+    def _freeze(self) -> None:
+        network = self.trained.network
+        frozen = self.freeze_encoder or self.freeze_full_depth
+        network.encoder.requires_grad_(not frozen)
+        network.head(network.spec.layers).requires_grad_(not self.freeze_full_depth)
+
+    def keep_original(self, original: Optional[Tagger]) -> None:
+        """Let another network answer at full depth, until the weights are trained on.
+
+        original (Optional[Tagger]): With the same tags and wordpieces; None: this one does.
+        """
+        self._model = self.trained._replace(original=original)
         self.weights_changed()
 
     def set_learned(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
@@ -103,7 +122,8 @@ class TaggerShim(Shim):
         """
         self.trained.network.add_tags(tags)
         self._teacher = None  # it knows nothing of them
-        self.weights_changed()
+        self._freeze()
+        self.keep_original(None)
 
     def weights_changed(self) -> None:
         """Drop what was derived from the weights."""
@@ -126,7 +146,9 @@ class TaggerShim(Shim):
             return self.trained
         with _BUILDING:  # threads that start together build it once
             if self._int8 is None:
-                self._int8 = Trained(quantized(self.trained.network), self.trained.tokenizer)
+                network, tokenizer, original = self.trained
+                small = None if original is None else quantized(original)
+                self._int8 = Trained(quantized(network), tokenizer, small)
             return self._int8
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -146,6 +168,8 @@ class TaggerShim(Shim):
 
         optimizer (Optimizer): thinc's optimizer.
         """
+        if self.trained.original is not None:
+            self.keep_original(None)  # what is learnt shall show at full depth, too
         for name, parameter in self.trained.network.named_parameters():
             if parameter.grad is None:
                 continue
@@ -186,7 +210,13 @@ class TaggerShim(Shim):
 
     def copy(self) -> "TaggerShim":
         """RETURNS (TaggerShim): A deep copy, with an identity of its own for optimizers."""
-        copied = TaggerShim(self.encoder, self.head_lr_factor, self.freeze_encoder, self.kept_state)
+        copied = TaggerShim(
+            self.encoder,
+            self.head_lr_factor,
+            self.freeze_encoder,
+            self.kept_state,
+            self.freeze_full_depth,
+        )
         if self._model is not None:
             copied.from_bytes(self.to_bytes())
         return copied
@@ -199,7 +229,8 @@ class TaggerShim(Shim):
         """
         if self._model is not None:
             device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
-            self.trained.network.to(device)
+            for network in self.trained.networks:
+                network.to(device)
             self.weights_changed()
 
     def to_bytes(self) -> bytes:

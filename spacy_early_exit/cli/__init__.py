@@ -1,9 +1,17 @@
 """The commands ``python -m spacy early-exit ...``. Loaded on every call of spaCy's command line."""
 
+from .adopt import adopt_cli
 from .app import early_exit
 from .benchmark import benchmark_cli
 from .calibrate import calibrate_cli
 from .evaluate import evaluate_cli
 from .report import report_cli
 
-__all__ = ["benchmark_cli", "calibrate_cli", "early_exit", "evaluate_cli", "report_cli"]
+__all__ = [
+    "adopt_cli",
+    "benchmark_cli",
+    "calibrate_cli",
+    "early_exit",
+    "evaluate_cli",
+    "report_cli",
+]

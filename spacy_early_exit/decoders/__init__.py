@@ -2,6 +2,7 @@
 
 from .base import Decoder, Floats, Learned
 from .crf import CRFDecoder, make_crf_decoder
+from .greedy import Greedy, make_greedy
 from .mean_field import AINDecoder, make_ain_decoder
 from .viterbi import BIOViterbi, Viterbi, make_bio_viterbi, make_viterbi
 
@@ -11,10 +12,12 @@ __all__ = [
     "CRFDecoder",
     "Decoder",
     "Floats",
+    "Greedy",
     "Learned",
     "Viterbi",
     "make_ain_decoder",
     "make_bio_viterbi",
     "make_crf_decoder",
+    "make_greedy",
     "make_viterbi",
 ]

@@ -39,6 +39,17 @@ def distillation_loss(logits: Tensor, teacher: Tensor, tags: Tensor) -> Tensor:
     return divergence * (tags != MISSING)
 
 
+def said(logits: Tensor, tags: Tensor) -> Tensor:
+    """Put a network's tags in the place of an annotation.
+
+    logits (Tensor): What it says. *Shape:* ``(words, tags)``
+    tags (Tensor): The annotation, ``MISSING`` where a word is not to be learnt. *Shape:*
+        ``(words,)``
+    RETURNS (Tensor): Its tags, and still ``MISSING`` there. *Shape:* ``(words,)``
+    """
+    return torch.where(tags == MISSING, tags, logits.argmax(-1))
+
+
 def flooded(losses: Tensor, levels: Tensor) -> Tensor:
     """Hold losses at a level: what is below it is pushed up again.
 

@@ -28,7 +28,7 @@ from ..network.loop import Halting, run_all_heads, run_all_heads_halting
 from ..network.tagger import Tagger
 from ..network.window import Bools, Ints
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
-from .losses import LayerWeights, distillation_loss, flooded, layer_weighted, word_losses
+from .losses import LayerWeights, distillation_loss, flooded, layer_weighted, said, word_losses
 
 Pattern = Literal["on_policy", "off_policy", "random"]
 
@@ -168,11 +168,13 @@ class JointTraining:
     detach_early_heads (bool): Whether the encoder learns from the deepest head alone, as that of a
         plain tagger does, and the other heads from its states as they are. (All gradients are
         still clipped together.)
+    pseudo_labels (bool): Whether the deepest head's own tags take the place of the annotation.
     """
 
     distillation: float = 0.0
     layer_weights: LayerWeights = "linear"
     detach_early_heads: bool = False
+    pseudo_labels: bool = False
     needs_teacher = False
     trains_decoder = True
     trains_criterion = False
@@ -192,9 +194,11 @@ class JointTraining:
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+        deepest = answers.logits[-1].detach()
+        if self.pseudo_labels:
+            tags = said(deepest, tags)
         losses = word_losses(answers.logits, tags)
         if self.distillation:
-            deepest = answers.logits[-1].detach()
             losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
         return layer_weighted(losses, self.layer_weights)
 
@@ -216,6 +220,7 @@ class SelfSampling:
     distillation (float): Weight of what all heads learn from the deepest head as it was
         before this stage.
     layer_weights (LayerWeights): How the heads' losses are weighed: see ``layer_weighted``.
+    pseudo_labels (bool): Whether the tags of that deepest head take the place of the annotation.
     """
 
     pattern: Pattern
@@ -227,6 +232,7 @@ class SelfSampling:
     flooding: bool
     distillation: float
     layer_weights: LayerWeights = "linear"
+    pseudo_labels: bool = False
     trains_decoder = True
     trains_criterion = False
     copies = 1
@@ -234,7 +240,8 @@ class SelfSampling:
     @property
     def needs_teacher(self) -> bool:
         """RETURNS (bool): Whether it needs the network as it was before this stage."""
-        return self.pattern == "off_policy" or self.flooding or self.distillation > 0
+        asked = self.flooding or self.pseudo_labels or self.distillation > 0
+        return self.pattern == "off_policy" or asked
 
     def run(
         self,
@@ -277,6 +284,8 @@ class SelfSampling:
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+        if self.pseudo_labels and answers.teacher is not None:
+            tags = said(answers.teacher[-1], tags)
         losses = word_losses(answers.logits, tags)
         if self.flooding and answers.teacher is not None:
             losses = flooded(losses, word_losses(answers.teacher, tags))
@@ -335,6 +344,7 @@ def make_joint_training(
     distillation: float = 0.0,
     layer_weights: LayerWeights = "linear",
     detach_early_heads: bool = False,
+    pseudo_labels: bool = False,
 ) -> Stage:
     """Make the stage ``spacy-early-exit.JointTraining.v1``.
 
@@ -344,6 +354,8 @@ def make_joint_training(
         ``"uniform"``: all weigh the same.
     detach_early_heads (bool): Whether the encoder learns from the deepest head alone. That spares
         full depth the compromise; a second stage then shapes the earlier layers.
+    pseudo_labels (bool): Whether annotated words are trained on the tag that the deepest head
+        gives them, rather than on the annotation.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -353,6 +365,7 @@ def make_joint_training(
         distillation=distillation,
         layer_weights=layer_weights,
         detach_early_heads=detach_early_heads,
+        pseudo_labels=pseudo_labels,
     )
 
 
@@ -366,6 +379,7 @@ def make_self_sampling(
     flooding: bool = False,
     distillation: float = 0.0,
     layer_weights: LayerWeights = "linear",
+    pseudo_labels: bool = False,
 ) -> Stage:
     """Make the stage ``spacy-early-exit.SelfSampling.v1``.
 
@@ -379,6 +393,8 @@ def make_self_sampling(
     flooding (bool): Whether losses are held at the first stage's.
     distillation (float): Weight of what all heads learn from the first stage's deepest head.
     layer_weights (LayerWeights): As for ``JointTraining.v1``.
+    pseudo_labels (bool): Whether annotated words are trained on the tag that the first stage's
+        deepest head gives them, rather than on the annotation.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -407,6 +423,7 @@ def make_self_sampling(
         flooding=flooding,
         distillation=distillation,
         layer_weights=layer_weights,
+        pseudo_labels=pseudo_labels,
     )
 
 

@@ -1,0 +1,237 @@
+"""From someone's token classifier to a pipeline that leaves early, without annotated texts.
+
+Full depth is the checkpoint itself. What it says of the texts takes the place of an annotation:
+the earlier heads learn it (self-distillation), then all layers learn it with words leaving
+(self-sampling), and the curve of speedups is measured by how far the answers agree with it.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import spacy
+import torch
+from spacy.language import Language
+from spacy.tokens import DocBin
+from spacy.training import Example
+from spacy.training.initialize import init_nlp
+from spacy.training.loop import train
+from thinc.api import Config
+
+from .budget.curve import Calibration
+from .checkpoints import Task, TokenClassifier, read_token_classifier
+from .component import EarlyExitPipe, configure
+from .encoders import HFEncoder
+from .measure.calibrate import calibrate
+
+BATCH_WORDS = 600
+LEAST_TEXTS = 20
+TUNE_SHARE, MOST_TUNE = 0.1, 2000
+HELD_SPEEDUP = 2.5  # at which checkpoints of the second stage are compared
+
+FIRST_STAGE = {
+    "@misc": "spacy-early-exit.JointTraining.v1",
+    "distillation": 1.0,
+    "detach_early_heads": True,
+    "pseudo_labels": True,
+}
+SECOND_STAGE = {
+    "@misc": "spacy-early-exit.SelfSampling.v1",
+    "distillation": 4.0,
+    "pseudo_labels": True,
+}
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What to adopt, and how.
+
+    source (HFEncoder): The checkpoint.
+    lang (str): The language, for spaCy's tokenizer.
+    task (Optional[Task]): What its labels are; None: as ``read_token_classifier`` finds.
+    epochs (int): Of each of the two stages.
+    keep_original (bool): Whether the checkpoint itself goes on answering at full depth. It takes
+        its own size in memory and on disk again. Without, full depth is trained, too.
+    seed (int): Everything random follows from it.
+    """
+
+    source: HFEncoder
+    lang: str = "en"
+    task: Optional[Task] = None
+    epochs: int = 4
+    keep_original: bool = True
+    seed: int = 0
+
+
+def adopt(
+    adoption: Adoption,
+    texts: Sequence[str],
+    speedups: Sequence[float],
+    work: Path,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Tuple[Language, Calibration]:
+    """Turn a token classifier into a calibrated pipeline.
+
+    adoption (Adoption): What to adopt, and how.
+    texts (Sequence[str]): Such texts as it is to run on. A tenth is held out for choosing
+        checkpoints and for the calibration.
+    speedups (Sequence[float]): Savings to measure.
+    work (Path): A folder for the stages of training.
+    progress (Callable): Wraps the savings while they are measured.
+    RETURNS (Tuple[Language, Calibration]): The pipeline, at the largest of the speedups up to 3,
+        and its calibration. Scores in it are those of the answers against the checkpoint's own.
+    RAISES (ValueError): If the checkpoint can't be adopted, or there are too few texts.
+    """
+    texts = list(dict.fromkeys(text for text in texts if text.strip()))
+    if len(texts) < LEAST_TEXTS:
+        raise ValueError(
+            f"{len(texts)} different texts are too few to learn from: it takes {LEAST_TEXTS} at "
+            f"least, and some thousand to do well."
+        )
+    head = read_token_classifier(adoption.source, adoption.task)
+    nlp, pipe = blank_pipeline(adoption, head)
+    nlp.initialize(lambda: [Example(nlp.make_doc(""), nlp.make_doc(""))])
+    network = pipe.model.shims[0].trained.network
+    deepest = network.head(network.spec.layers)
+    with torch.no_grad():
+        deepest.weight.copy_(head.weight)
+        deepest.bias.copy_(head.bias)
+    pipe.model.shims[0].weights_changed()
+    nlp.to_disk(work / "untrained")
+
+    words, tune = label(nlp, pipe, texts, work, adoption.seed)
+    steps = max(1, -(-words * adoption.epochs // BATCH_WORDS))
+    stages = [
+        ("first", {"training": FIRST_STAGE, "freeze_full_depth": True}, 2e-4, steps),
+        ("second", {"training": SECOND_STAGE, "freeze_full_depth": False}, 1e-4, -(-steps // 4)),
+    ]
+    start = work / "untrained"
+    for stage, changes, rate, every in stages:
+        config = training_config(nlp, pipe, start, work, adoption.seed, rate, steps, every)
+        settings = config["components"][pipe.name]
+        settings["training"] = changes["training"]
+        settings["model"]["freeze_full_depth"] = changes["freeze_full_depth"]
+        if stage == "first":  # it is the last step's that counts
+            del config["training"]["before_update"]
+            config["training"]["dropout"] = 0.0
+        (work / stage).mkdir()
+        train(init_nlp(config), work / stage)
+        start = work / stage / ("model-last" if stage == "first" else "model-best")
+
+    trained, its_pipe = blank_pipeline(adoption, head)
+    its_pipe.from_disk(start / pipe.name, exclude=["vocab"])
+    if adoption.keep_original:
+        its_pipe.model.shims[0].keep_original(network)
+    found = calibrate(its_pipe, tune, speedups, progress=progress)
+    reached = [speedup for speedup in (1.0, *speedups) if speedup <= min(3.0, found.most)]
+    configure(trained, speedup=max(reached), name=pipe.name)
+    return trained, found
+
+
+def blank_pipeline(adoption: Adoption, head: TokenClassifier) -> Tuple[Language, EarlyExitPipe]:
+    """RETURNS (Tuple[Language, EarlyExitPipe]): A pipeline with the checkpoint's labels, without
+    weights, and its component.
+    """
+    nlp = spacy.blank(adoption.lang)
+    encoder = {
+        "@misc": "spacy-early-exit.HFEncoder.v1",
+        "name": adoption.source.name,
+        "revision": adoption.source.revision,
+    }
+    config = {
+        "model": {"encoder": encoder},
+        "decoder": {"@misc": "spacy-early-exit.Greedy.v1"},
+        "training": SECOND_STAGE,
+        "halt_special": True,
+    }
+    pipe = nlp.add_pipe(f"early_exit_{head.task}", config=config)
+    for name in head.labels:
+        pipe.add_label(name)
+    return nlp, pipe
+
+
+def label(
+    nlp: Language, pipe: EarlyExitPipe, texts: Sequence[str], work: Path, seed: int
+) -> Tuple[int, List[Example]]:
+    """Have the checkpoint annotate the texts, and cut them in two.
+
+    nlp (Language): The pipeline, at full depth the checkpoint.
+    pipe (EarlyExitPipe): Its component.
+    texts (Sequence[str]): The texts.
+    work (Path): Where ``train.spacy`` and ``tune.spacy`` are written.
+    seed (int): Which texts are held out follows from it.
+    RETURNS (Tuple[int, List[Example]]): How many words there are to train on; and what is held out.
+    """
+    full_depth = {pipe.name: {"threshold": 0.0}}
+    docs = [doc for doc in nlp.pipe(texts, component_cfg=full_depth) if len(doc)]
+    random.Random(seed).shuffle(docs)
+    held_out = min(max(1, int(len(docs) * TUNE_SHARE)), MOST_TUNE)
+    for name, part in (("tune", docs[:held_out]), ("train", docs[held_out:])):
+        DocBin(docs=part).to_disk(work / f"{name}.spacy")
+    words = sum(map(len, docs[held_out:]))
+    return words, [Example(nlp.make_doc(doc.text), doc) for doc in docs[:held_out]]
+
+
+def training_config(
+    nlp: Language,
+    pipe: EarlyExitPipe,
+    start: Path,
+    work: Path,
+    seed: int,
+    rate: float,
+    steps: int,
+    every: int,
+) -> Config:
+    """RETURNS (Config): What ``spacy train`` would take, for a stage of training.
+
+    nlp (Language): The pipeline.
+    pipe (EarlyExitPipe): Its component.
+    start (Path): The pipeline to go on from.
+    work (Path): Where the texts are.
+    seed (int): Everything random follows from it.
+    rate (float): Learning rate of the encoder.
+    steps (int): How many.
+    every (int): Steps between evaluations.
+    """
+    tune = str(work / "tune.spacy")
+    parts = {"train": str(work / "train.spacy"), "dev": tune}
+    config = Config(nlp.config).copy()
+    config["corpora"] = {
+        part: {"@readers": "spacy.Corpus.v1", "path": path, "max_length": 0}
+        for part, path in parts.items()
+    }
+    config["system"] = {**config["system"], "seed": seed}
+    config["initialize"]["components"] = {pipe.name: {"start_from": str(start)}}
+    training: Dict[str, Any] = {
+        "seed": seed,
+        "dropout": 0.1,
+        "patience": 0,
+        "max_steps": steps,
+        "eval_frequency": every,
+        "batcher": {
+            "@batchers": "spacy.batch_by_words.v1",
+            "size": BATCH_WORDS,
+            "tolerance": 0.2,
+            "discard_oversize": False,
+        },
+        "optimizer": {
+            "@optimizers": "Adam.v1",
+            "learn_rate": {
+                "@schedules": "warmup_linear.v1",
+                "initial_rate": rate,
+                "warmup_steps": max(1, steps // 10),
+                "total_steps": steps,
+            },
+        },
+        "before_update": {
+            "@callbacks": "spacy-early-exit.hold_saving.v1",
+            "path": tune,
+            "speedup": HELD_SPEEDUP,
+            "every": every,
+            "component": pipe.name,
+        },
+        "score_weights": {pipe.main_score: 1.0},
+    }
+    config["training"] = {**config["training"], **training}
+    return config

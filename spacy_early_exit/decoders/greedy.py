@@ -1,0 +1,58 @@
+"""Every word by itself: how token classifiers of other libraries are read."""
+
+from dataclasses import dataclass
+from typing import List, Sequence
+
+import numpy as np
+
+from ..network.window import Ints
+from .base import Decoder, Floats, Learned
+from .viterbi import Unlearnt, is_inside
+
+
+@dataclass(frozen=True)
+class Greedy(Unlearnt):
+    """The best tag of each word. An ``I-X`` that follows neither ``B-X`` nor ``I-X`` begins an
+    entity, as in the CoNLL evaluation script and Hugging Face's pipelines.
+
+    scheme (str): Which tags may follow which: see ``tags``.
+    """
+
+    scheme: str = "bio"
+
+    def for_scheme(self, scheme: str) -> "Greedy":
+        """RETURNS (Greedy): The same for tags of another scheme.
+
+        RAISES (ValueError): If there is no custom of how to read invalid sequences of it.
+        """
+        if scheme not in ("bio", "free"):
+            raise ValueError(
+                f"The decoder Greedy.v1 is for entities and for tags of single words, not for "
+                f"{scheme.upper()}. Viterbi.v1 is for any tags."
+            )
+        return Greedy(scheme)
+
+    def __call__(self, logits: Sequence[Floats], learned: Learned) -> List[Ints]:
+        """Decode texts.
+
+        logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
+        learned (Learned): Nothing.
+        RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        """
+        best = [text.argmax(1).astype(np.int64) for text in logits]
+        if self.scheme == "free":
+            return best
+        for tags in best:
+            before = np.concatenate([[0], tags[:-1]])
+            # One that begins an entity is a B-X to the next, which changes nothing for that.
+            tags[is_inside(tags) & (before != tags) & (before != tags - 1)] -= 1
+        return best
+
+
+def make_greedy() -> Decoder:
+    """Make the decoder ``spacy-early-exit.Greedy.v1``: the best tag of each word, for models whose
+    authors decoded like that.
+
+    RETURNS (Decoder): The decoder.
+    """
+    return Greedy()

@@ -1,0 +1,281 @@
+"""Token classifiers of Hugging Face become pipelines that leave early."""
+
+import json
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spacy
+import torch
+
+from spacy_early_exit.adoption import Adoption, adopt
+from spacy_early_exit.checkpoints import bio_rows, read_token_classifier
+from spacy_early_exit.encoders import HFEncoder
+
+from .factories import SENTENCES, TEXTS, answers, examples_of, run
+
+NAME = "early_exit_ner"
+LABELS = ["B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER", "O"]  # in an order not ours
+FULL = {NAME: {"threshold": 0.0}}
+
+
+def some_texts(count: int) -> list:
+    """Texts of the words that the checkpoint was trained on, in the order of two sentences."""
+    draw = random.Random(0)
+    return [" ".join(draw.sample(TEXTS, 2)) + "." * (number % 3) for number in range(count)]
+
+
+def label_of(start: int, end: int, entities) -> str:
+    for first, behind, label in entities:
+        if first <= start and end <= behind:
+            return f"{'B' if start == first else 'I'}-{label}"
+    return "O"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(encoders, tmp_path_factory) -> Path:
+    """A small token classifier, fine-tuned with the Trainer of transformers."""
+    from transformers import (
+        AutoModelForTokenClassification,
+        AutoTokenizer,
+        DataCollatorForTokenClassification,
+        Trainer,
+        TrainingArguments,
+    )
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained(encoders["bert"])
+    rows = []
+    for text, entities in SENTENCES:
+        row = tokenizer(text, return_offsets_mapping=True)
+        labels = [
+            LABELS.index(label_of(start, end, entities)) if start < end else -100
+            for start, end in row.pop("offset_mapping")
+        ]
+        rows.append({**row, "labels": labels})
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_pretrained(
+        encoders["bert"],
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: number for number, label in enumerate(LABELS)},
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder / "trainer"),
+            num_train_epochs=100,
+            per_device_train_batch_size=5,
+            learning_rate=2e-3,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            logging_strategy="no",
+        ),
+        train_dataset=rows,
+        data_collator=DataCollatorForTokenClassification(tokenizer),
+    )
+    trainer.train()
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def adopted(checkpoint, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("adopted")
+    (folder / "texts.txt").write_text("\n".join(some_texts(300)), encoding="utf8")
+    printed = run(
+        *("-m", "spacy", "early-exit", "adopt", checkpoint, folder / "texts.txt"),
+        *("--output", folder / "pipeline", "--epochs", "4", "--speedups", "1.3,2"),
+    )
+    assert "Saved the pipeline" in printed
+    return folder / "pipeline"
+
+
+@pytest.fixture
+def nlp(adopted):
+    nlp = spacy.load(adopted)
+    nlp.get_pipe(NAME).store_exits = True
+    return nlp
+
+
+def original_labels(checkpoint: Path, doc) -> list:
+    """What transformers itself says of the first wordpiece of each word."""
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForTokenClassification.from_pretrained(checkpoint).eval()
+    row = tokenizer(doc.text, return_offsets_mapping=True, return_tensors="pt")
+    offsets = row.pop("offset_mapping")[0].tolist()
+    with torch.no_grad():
+        best = model(**row).logits[0].argmax(-1).tolist()
+    labels = []
+    for token in doc:
+        covers = [n for n, (start, end) in enumerate(offsets) if start <= token.idx < end]
+        labels.append(model.config.id2label[best[covers[0]]] if covers else "O")
+    return labels
+
+
+class TestFullDepth:
+    def test_every_word_has_the_label_that_transformers_gives_it(self, nlp, checkpoint):
+        said = set()
+        for text in [*TEXTS, *some_texts(320)[300:]]:
+            doc = nlp(text, component_cfg=FULL)
+            expected = original_labels(checkpoint, doc)
+            said |= set(expected)
+            for number, label in enumerate(expected):  # as conlleval reads a stray I-X
+                before = expected[number - 1] if number else "O"
+                if label[0] == "I" and before[2:] != label[2:]:
+                    expected[number] = f"B-{label[2:]}"
+            found = [f"{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ else "O" for t in doc]
+            assert found == expected
+        assert len(said) > 3
+
+    def test_it_outlives_saving_and_copying(self, nlp, tmp_path):
+        expected = [answers(nlp(text, component_cfg=FULL)) for text in TEXTS]
+        trained = [answers(doc) for doc in nlp.pipe(TEXTS, component_cfg={NAME: {"speedup": 1.3}})]
+        nlp.to_disk(tmp_path)
+        ner = nlp.get_pipe(NAME)
+        copied = spacy.blank("en")
+        copied.add_pipe(NAME, source=nlp)
+        assert ner.model.copy().shims[0].trained.original is not None
+        for other in (spacy.load(tmp_path), pickle.loads(pickle.dumps(nlp)), copied):
+            other.get_pipe(NAME).store_exits = True
+            assert [answers(other(text, component_cfg=FULL)) for text in TEXTS] == expected
+            docs = other.pipe(TEXTS, component_cfg={NAME: {"speedup": 1.3}})
+            assert [answers(doc) for doc in docs] == trained
+
+    def test_a_missing_file_of_it_is_named(self, nlp, tmp_path):
+        nlp.to_disk(tmp_path)
+        (tmp_path / NAME / "model" / "original.safetensors").unlink()
+        with pytest.raises(ValueError, match="original.safetensors is missing"):
+            spacy.load(tmp_path)
+
+    def test_training_on_replaces_it(self, nlp):
+        shim = nlp.get_pipe(NAME).model.shims[0]
+        assert shim.trained.original is not None
+        nlp.update(examples_of(nlp), sgd=nlp.resume_training())
+        assert shim.trained.original is None
+
+    def test_what_is_the_same_is_kept_once(self, nlp):
+        ner = nlp.get_pipe(NAME)
+        ner.model.shims[0].keep_original(ner.model.shims[0].teacher())
+        expected = [answers(nlp(text, component_cfg=FULL)) for text in TEXTS]
+        assert len(ner.model.to_bytes()) < 1.1 * len(without_original(nlp))
+        again = pickle.loads(pickle.dumps(nlp))
+        assert [answers(again(text, component_cfg=FULL)) for text in TEXTS] == expected
+
+
+def without_original(nlp) -> bytes:
+    other = pickle.loads(pickle.dumps(nlp.get_pipe(NAME).model))
+    other.shims[0].keep_original(None)
+    return other.to_bytes()
+
+
+class TestLeavingEarly:
+    def test_a_speedup_is_set_and_reached(self, nlp):
+        ner = nlp.get_pipe(NAME)
+        assert ner.speedup == 2.0
+        docs = list(nlp.pipe(some_texts(400)[300:]))
+        records = [doc._.early_exit[NAME] for doc in docs]
+        assert sum(r.full for r in records) / sum(r.spent for r in records) > 1.6
+        assert len({layer for record in records for layer in record.layers}) > 1
+
+    def test_most_words_are_labelled_as_by_the_checkpoint(self, nlp):
+        texts = some_texts(400)[300:]
+        fast, full = nlp.pipe(texts), nlp.pipe(texts, component_cfg=FULL)
+        same = [
+            a.ent_type_ == b.ent_type_ for one, other in zip(fast, full) for a, b in zip(one, other)
+        ]
+        assert np.mean(same) > 0.9
+
+    def test_the_saved_config_names_no_file_of_the_training(self, adopted):
+        config = (adopted / "config.cfg").read_text(encoding="utf8")
+        assert "train.spacy" not in config and "start_from" not in config
+
+
+def test_without_the_original_full_depth_is_trained_too(checkpoint, adopted, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(some_texts(60)), encoding="utf8")
+    printed = run(
+        *("-m", "spacy", "early-exit", "adopt", checkpoint, tmp_path / "texts.txt"),
+        *("--output", tmp_path / "pipeline", "--epochs", "1", "--speedups", "1.3"),
+        "--drop-original",
+    )
+    assert "Saved the pipeline" in printed
+    nlp = spacy.load(tmp_path / "pipeline")
+    assert nlp.get_pipe(NAME).model.shims[0].trained.original is None
+    assert not (tmp_path / "pipeline" / NAME / "model" / "original.safetensors").exists()
+
+
+class TestRefused:
+    @pytest.fixture
+    def changed(self, checkpoint, tmp_path):
+        """Copies the checkpoint with other labels."""
+
+        def change(labels) -> HFEncoder:
+            folder = shutil.copytree(checkpoint, tmp_path / "changed")
+            config = json.loads((folder / "config.json").read_text())
+            config["id2label"] = dict(enumerate(labels))
+            config["label2id"] = {label: number for number, label in enumerate(labels)}
+            (folder / "config.json").write_text(json.dumps(config))
+            return HFEncoder(str(folder))
+
+        return change
+
+    def test_labels_without_names(self, changed):
+        source = changed([f"LABEL_{n}" for n in range(7)])
+        with pytest.raises(ValueError, match="no names: set id2label"):
+            read_token_classifier(source)
+
+    def test_labels_of_another_scheme(self, changed):
+        source = changed(["O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC"])
+        with pytest.raises(ValueError, match="'E-PER' does not go with B-PER, I-PER"):
+            read_token_classifier(source)
+
+    def test_no_outside(self, changed):
+        source = changed(["A", "B", "C", "D", "E", "F", "G"])
+        with pytest.raises(ValueError, match="no 'O'"):
+            read_token_classifier(source, "ner")
+        assert read_token_classifier(source).task == "tagger"
+
+    def test_an_encoder_without_a_head(self, encoders):
+        with pytest.raises(ValueError, match="no head of a token classifier"):
+            read_token_classifier(HFEncoder(encoders["bert"]))
+
+    def test_a_head_of_several_maps(self, encoders, tmp_path):
+        from transformers import AutoConfig, AutoModelForTokenClassification
+
+        config = AutoConfig.from_pretrained(encoders["modernbert"], id2label={0: "O", 1: "I-X"})
+        AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="more than one linear map .head, classifier"):
+            read_token_classifier(HFEncoder(str(tmp_path)))
+
+    def test_too_few_texts(self, checkpoint, tmp_path):
+        with pytest.raises(ValueError, match="1 different texts are too few"):
+            adopt(Adoption(HFEncoder(str(checkpoint))), ["Ann ran."] * 50, [2.0], tmp_path)
+
+
+class TestLabels:
+    def test_bio_in_any_order(self):
+        labels, rows = bio_rows(["I-B", "B-A", "O", "I-A", "B-B"])
+        assert labels == ["A", "B"] and rows == [2, 1, 3, 4, 0]
+
+    def test_a_tag_that_is_not_there_has_no_row(self):
+        assert bio_rows(["O", "B-A"]) == (["A"], [0, 1, None])
+
+    def test_bare_names_are_inside(self):
+        assert bio_rows(["O", "A"]) == (["A"], [0, None, 1])
+
+    def test_a_forbidden_tag_is_never_said(self, encoders, tmp_path):
+        from transformers import AutoConfig, AutoModelForTokenClassification
+
+        config = AutoConfig.from_pretrained(encoders["bert"], id2label={0: "O", 1: "A"})
+        AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path)
+        found = read_token_classifier(HFEncoder(str(tmp_path)))
+        assert found.labels == ["A"] and found.bias[1] < -1000 and not found.weight[1].any()
