@@ -5,7 +5,7 @@ import pytest
 
 from spacy_early_exit.decoders import Greedy
 
-O, B_X, I_X, B_Y, I_Y = range(5)
+OUT, B_X, I_X, B_Y, I_Y = range(5)
 
 
 def logits_of(tags) -> np.ndarray:
@@ -15,8 +15,8 @@ def logits_of(tags) -> np.ndarray:
 @pytest.mark.parametrize(
     "said, read",
     [
-        ([O, B_X, I_X, O], [O, B_X, I_X, O]),
-        ([I_X, I_X, O, I_Y], [B_X, I_X, O, B_Y]),
+        ([OUT, B_X, I_X, OUT], [OUT, B_X, I_X, OUT]),
+        ([I_X, I_X, OUT, I_Y], [B_X, I_X, OUT, B_Y]),
         ([B_X, I_Y, I_Y, I_X], [B_X, B_Y, I_Y, B_X]),
         ([B_X, B_X, I_X], [B_X, B_X, I_X]),
         ([I_X], [B_X]),
@@ -29,8 +29,8 @@ def test_a_stray_inside_begins_an_entity(said, read):
 
 
 def test_texts_do_not_see_one_another():
-    found = Greedy()([logits_of([O, B_X]), logits_of([I_X])], {})
-    assert [tags.tolist() for tags in found] == [[O, B_X], [B_X]]
+    found = Greedy()([logits_of([OUT, B_X]), logits_of([I_X])], {})
+    assert [tags.tolist() for tags in found] == [[OUT, B_X], [B_X]]
 
 
 def test_tags_of_single_words_are_left_as_they_are():
