@@ -2,6 +2,7 @@
 # make test    quick tests in an environment of their own
 # make bench   everything a user would run instead beside it, on the clock; hours
 # make check   these, the slow ones, types and style
+# make audit   licences of all that is installed, and known weaknesses (which needs internet access)
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
 TORCH ?= torch
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test bench check lint build clean
+.PHONY: demo test bench check lint audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -28,6 +29,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+audit: $(VENV)/.installed
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
+	$(VENV)-audit/bin/pip-licenses --python $(BIN)/python --order license --partial-match --fail-on "GPL;General Public"
+	$(VENV)-audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
 build: $(VENV)/.installed
 	$(BIN)/python -m build --outdir dist .
 
@@ -42,4 +49,4 @@ $(ENCODER)/model.safetensors: $(VENV)/.installed
 	$(BIN)/python scripts/fetch_encoder.py $(ENCODER)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
