@@ -56,21 +56,21 @@ def attend(
     for group, (start, end) in enumerate(groups(query_lengths, context_lengths)):
         q_lengths, k_lengths = query_lengths[start:end], context_lengths[start:end]
         q_end, k_end = q_start + sum(q_lengths), k_start + sum(k_lengths)
-        q_index, q_valid = padding(q_lengths, query.device)
-        k_index, k_valid = padding(k_lengths, key.device)
-        q_heads = _split_heads(query[q_start:q_end], q_index, heads)
-        k_heads = _split_heads(key[k_start:k_end], k_index, heads)
-        v_heads = _split_heads(value[k_start:k_end], k_index, heads)
+        q_cells, k_cells = cells(q_lengths, query.device), cells(k_lengths, key.device)
+        q_heads = _split_heads(query[q_start:q_end], len(q_lengths), q_cells, heads)
+        k_heads = _split_heads(key[k_start:k_end], len(k_lengths), k_cells, heads)
+        v_heads = _split_heads(value[k_start:k_end], len(k_lengths), k_cells, heads)
+        mask: Optional[Tensor] = None
         if bias is not None:
-            mask: Optional[Tensor] = bias(group, q_heads, k_heads)
-        else:
-            mask = None if k_valid.all() else k_valid[:, None, None, :]  # (group, 1, 1, longest)
+            mask = bias(group, q_heads, k_heads)
+        elif k_cells is not None:
+            mask = k_cells[1][:, None, None, :]  # (group, 1, 1, longest)
         mixed = F.scaled_dot_product_attention(
             q_heads, k_heads, v_heads, attn_mask=mask, dropout_p=dropout, scale=scale
         )  # (group, heads, longest, width / heads)
         mixed = mixed.transpose(1, 2).reshape(-1, query.shape[1])
-        if not q_valid.all():
-            mixed = mixed.index_select(0, q_valid.view(-1).nonzero().squeeze(1))
+        if q_cells is not None:
+            mixed = mixed.index_select(0, q_cells[1].view(-1).nonzero().squeeze(1))
         parts.append(mixed)
         q_start, k_start = q_end, k_end
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -112,11 +112,22 @@ def padding(lengths: Sequence[int], device: torch.device) -> Tuple[Tensor, Tenso
     return torch.where(valid, starts[:, None] + cells, starts[:, None]), valid
 
 
-def _split_heads(rows: Tensor, index: Tensor, heads: int) -> Tensor:
-    sequences, longest = index.shape
-    if index.numel() != len(rows):  # else the rectangle is the rows, in their order
-        rows = rows.index_select(0, index.view(-1))
-    return rows.view(sequences, longest, heads, -1).transpose(1, 2)
+def cells(lengths: Sequence[int], device: torch.device) -> Optional[Tuple[Tensor, Tensor]]:
+    """RETURNS (Optional[Tuple[Tensor, Tensor]]): See ``padding``; None where there is nothing to
+    pad, and the rectangle is the rows, in their order.
+
+    lengths (Sequence[int]): Rows of each sequence.
+    device (torch.device): Where the answer shall lie.
+    """
+    return None if min(lengths) == max(lengths) else padding(lengths, device)
+
+
+def _split_heads(
+    rows: Tensor, sequences: int, padded: Optional[Tuple[Tensor, Tensor]], heads: int
+) -> Tensor:
+    if padded is not None:
+        rows = rows.index_select(0, padded[0].view(-1))
+    return rows.view(sequences, len(rows) // sequences, heads, -1).transpose(1, 2)
 
 
 def lengths_of(owners: Tensor, sequences: int) -> List[int]:

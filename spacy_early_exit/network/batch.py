@@ -62,6 +62,11 @@ class Batch:
         """RETURNS (int): Number of words."""
         return len(self.piece_of_word)
 
+    @cached_property
+    def words_of_window(self) -> Tensor:
+        """RETURNS (Tensor): Number of words of each window. *Shape:* ``(windows,)``"""
+        return torch.bincount(self.window_of_word, minlength=self.windows)
+
     @classmethod
     def of(
         cls,
@@ -229,14 +234,14 @@ class Running:
         device = leaving.device
         # One flag a unit, those of the special tokens behind: they stay with their window.
         alive = torch.zeros(batch.units + batch.windows, dtype=torch.bool, device=device)
-        alive[batch.unit_of_word[self.words[~leaving]]] = True
-        words = self.words[alive[batch.unit_of_word[self.words]]]
+        unit_of_word = batch.unit_of_word[self.words]
+        alive[unit_of_word[~leaving]] = True
+        words = self.words[alive[unit_of_word]]
         left = torch.bincount(batch.window_of_word[words], minlength=batch.windows)
         window_runs = left > 0
         alive[batch.units :] = window_runs
         if batch.halt_special:
-            all_of_them = torch.bincount(batch.window_of_word, minlength=batch.windows)
-            alive[batch.units :] = window_runs & (left == all_of_them)
+            alive[batch.units :] = window_runs & (left == batch.words_of_window)
         stays = window_runs[batch.window_of_piece[self.pieces]]
         if batch.kv == "drop":
             unit = batch.unit_of_piece[self.pieces]

@@ -6,7 +6,7 @@ words that were looked at. So it does not depend on batch, machine or threads.
 """
 
 import operator
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -102,6 +102,8 @@ def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -
 class Meter:
     """Counts what a run of the layer loop costs.
 
+    What is counted alike in all layers is noted, and counted once at the end.
+
     spec (EncoderSpec): The sizes of the encoder.
     tags (int): Number of tags.
     batch (Batch): The batch that runs.
@@ -109,11 +111,28 @@ class Meter:
 
     def __init__(self, spec: EncoderSpec, tags: int, batch: Batch):
         self.spec, self.tags, self.batch = spec, tags, batch
-        wordpieces = self._counts(batch.lengths)
-        words = torch.bincount(batch.window_of_word, minlength=batch.windows)
-        self.full = full_macs(spec, tags, wordpieces, words)  # (windows,)
-        self.spent = embedding_macs(spec, wordpieces)  # (windows,)
+        self.wordpieces = self._counts(batch.lengths)  # (windows,)
         self.padding = 0
+        self._more = embedding_macs(spec, self.wordpieces)  # (windows,)
+        self._layers: List[Running] = []
+        self._heads: List[Tensor] = []
+
+    @property
+    def full(self) -> Tensor:
+        """RETURNS (Tensor): What full depth costs. *Shape:* ``(windows,)``"""
+        return full_macs(self.spec, self.tags, self.wordpieces, self.batch.words_of_window)
+
+    @property
+    def spent(self) -> Tensor:
+        """RETURNS (Tensor): What has been counted until now. *Shape:* ``(windows,)``"""
+        queries = self._counts([n for running in self._layers for n in running.query_lengths])
+        context = self._counts([n for running in self._layers for n in running.context_lengths])
+        windows = [running.windows for running in self._layers]
+        nowhere = self.batch.window_of_word[:0]
+        spent = self._more.index_add(
+            0, torch.cat([nowhere, *windows]), layer_macs(self.spec, queries, context)
+        )
+        return spent + head_macs(self.spec, self.tags, self._by_window([nowhere, *self._heads]))
 
     def layer(self, number: int, running: Running) -> None:
         """Count a layer, and apart from it what attention really computed for padding, for what is
@@ -123,29 +142,32 @@ class Meter:
         running (Running): Who was computed.
         """
         spec, queries, context = self.spec, running.query_lengths, running.context_lengths
-        q_counts, k_counts = self._counts(queries), self._counts(context)
-        pairs = places = None
         if spec.is_local(number):
             near: Neighbourhood = running.once(neighbourhood, spec.local_reach)
             queries, context = near.query_lengths, near.context_lengths
-            pairs = running.once(near_pairs, spec.local_reach)
-            more = sum(map(operator.mul, queries, context)) - int(pairs.sum())
-            self.padding += 2 * spec.hidden_size * more
-        if spec.place_span:
-            places = place_counts(spec, running.lengths)
-            self._pad_places(places, q_counts, k_counts, running)
+            self._count_near(running, sum(map(operator.mul, queries, context)))
+        elif spec.place_span:
+            self._count_places(running)
+        else:
+            self._layers.append(running)
         if spec.convolution and number == 1:
-            self.spent += convolution_macs(spec, k_counts)
-        self.spent[running.windows] += layer_macs(spec, q_counts, k_counts, pairs, places)
+            self._more += convolution_macs(spec, self.wordpieces)
         for start, end in groups(queries, context):
             q, k = queries[start:end], context[start:end]
             padded = len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
             self.padding += 2 * spec.hidden_size * padded
 
-    def _pad_places(
-        self, places: Tensor, queries: Tensor, context: Tensor, running: Running
-    ) -> None:
-        width, most = self.spec.hidden_size, int(places.max())
+    def _count_near(self, running: Running, done: int) -> None:
+        spec, queries, context = self.spec, *self._lengths(running)
+        pairs = running.once(near_pairs, spec.local_reach)
+        self.padding += 2 * spec.hidden_size * (done - int(pairs.sum()))
+        self._more[running.windows] += layer_macs(spec, queries, context, pairs)
+
+    def _count_places(self, running: Running) -> None:
+        spec, queries, context = self.spec, *self._lengths(running)
+        places = place_counts(spec, running.lengths)
+        self._more[running.windows] += layer_macs(spec, queries, context, places=places)
+        width, most = spec.hidden_size, int(places.max())
         done = 2 * width * most  # each as a query and as a key
         for start, end in groups(running.query_lengths, running.context_lengths):
             longest = int(queries[start:end].max() + context[start:end].max())
@@ -154,15 +176,19 @@ class Meter:
 
     def head(self, words: Tensor) -> None:
         """Count an exit head at some words of the batch."""
-        by_window = torch.bincount(self.batch.window_of_word[words], minlength=self.batch.windows)
-        self.spent += head_macs(self.spec, self.tags, by_window)
+        self._heads.append(words)
 
     def judging(self, words: Tensor, macs: int) -> None:
         """Count what a criterion multiplies itself, at some words of the batch."""
         if macs:
-            self.spent += macs * torch.bincount(
-                self.batch.window_of_word[words], minlength=self.batch.windows
-            )
+            self._more += macs * self._by_window([words])
+
+    def _by_window(self, words: Sequence[Tensor]) -> Tensor:
+        owners = self.batch.window_of_word[torch.cat(list(words))]
+        return torch.bincount(owners, minlength=self.batch.windows)
+
+    def _lengths(self, running: Running) -> Tuple[Tensor, Tensor]:
+        return self._counts(running.query_lengths), self._counts(running.context_lengths)
 
     def _counts(self, lengths: Sequence[int]) -> Tensor:
         return torch.tensor(lengths, dtype=torch.int64, device=self.batch.ids.device)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .attention import Bias
 from .batch import Running
 from .families import EncoderSpec
-from .layer import Layer, activation_function
+from .layer import Layer, activation_function, drop_out
 from .relative import distances_of
 
 KINDS = 3  # of scores that are added: their variances are, too
@@ -149,7 +149,7 @@ class DisentangledLayer(Layer):
         sums = super().forward(context, running, shared, dropout)
         if self.convolution is None:
             return sums
-        mixed = F.dropout(self.convolution(context, running), dropout, training=dropout > 0)
+        mixed = drop_out(self.convolution(context, running), dropout)
         added: Tensor = self.inner_norm(sums) + self.convolution_activation(mixed)
         return added
 
@@ -165,7 +165,7 @@ class DisentangledLayer(Layer):
     ) -> Tensor:
         """RETURNS (Tensor): See ``attend``. *Shape:* ``(queries, width)``"""
         places: Places = shared
-        states = F.dropout(places.states, dropout, training=dropout > 0)
+        states = drop_out(places.states, dropout)
         shape = (len(states), self.attention_heads, -1)
         scale = (KINDS * (query.shape[1] // self.attention_heads)) ** -0.5
         of_place, to_place = self.qkv.query(states), self.qkv.key(states)

@@ -7,13 +7,12 @@ layers see no padding. What the layers of a family do is in a file of its own, s
 from typing import Dict, Literal, NamedTuple, Optional, Type, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .batch import Running
 from .disentangled import DisentangledLayer, PlaceTable
 from .families import Attention, EncoderSpec
-from .layer import Layer
+from .layer import Layer, drop_out
 from .relative import DistanceBias
 from .rotary import Rotary, RotaryLayer
 
@@ -70,7 +69,7 @@ class Embeddings(nn.Module):
             hidden = hidden + self.position(self._positions(ids, offsets))
         if self.token_type is not None:
             hidden = hidden + self.token_type.weight[0]  # one text a sequence: always type 0
-        hidden = F.dropout(self.norm(hidden), dropout, training=dropout > 0)
+        hidden = drop_out(self.norm(hidden), dropout)
         return hidden if self.project is None else self.project(hidden)
 
     def _positions(self, ids: Tensor, offsets: Tensor) -> Tensor:

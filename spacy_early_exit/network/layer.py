@@ -123,12 +123,21 @@ class Layer(nn.Module):
         """RETURNS (Tensor): What is left to do once attention has mixed values. Each row by itself.
         *Shape:* ``(queries, width)``
         """
-        mixed = F.dropout(self.attention_output(mixed), dropout, training=dropout > 0)
+        mixed = drop_out(self.attention_output(mixed), dropout)
         states = self.attention_norm(mixed + states)
         wide = self.activation(self.intermediate(states))
-        wide = F.dropout(self.output(wide), dropout, training=dropout > 0)
+        wide = drop_out(self.output(wide), dropout)
         sums: Tensor = wide + states
         return sums
+
+
+def drop_out(states: Tensor, rate: float) -> Tensor:
+    """RETURNS (Tensor): The states, some of them set to 0. *Shape:* as ``states``
+
+    states (Tensor): *Shape:* any
+    rate (float): How many; 0: none, and no call that would cost a text by itself its time.
+    """
+    return F.dropout(states, rate) if rate > 0 else states
 
 
 def activation_function(name: str) -> Callable[[Tensor], Tensor]:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attend
 from .batch import Running
 from .families import EncoderSpec
-from .layer import QKV, Layer, activation_function
+from .layer import QKV, Layer, activation_function, drop_out
 from .neighbourhood import Neighbourhood, neighbourhood
 
 
@@ -161,9 +160,9 @@ class RotaryLayer(Layer):
         return self._behind_attention(mixed, states, dropout)
 
     def _feed_forward(self, mixed: Tensor, states: Tensor, dropout: float) -> Tensor:
-        mixed = F.dropout(self.attention_output(mixed), dropout, training=dropout > 0)
+        mixed = drop_out(self.attention_output(mixed), dropout)
         states = mixed + states
         wide, gate = self.intermediate(self.intermediate_norm(states)).chunk(2, dim=-1)
-        gated = F.dropout(self.activation(wide) * gate, dropout, training=dropout > 0)
+        gated = drop_out(self.activation(wide) * gate, dropout)
         sums: Tensor = self.output(gated) + states
         return sums

@@ -2,14 +2,15 @@
 the decoder behind it and the criterion beside it learn.
 """
 
+import math
 from typing import Dict, Mapping, Sequence, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .encoder import Encoder
 from .families import EncoderSpec
+from .layer import drop_out
 
 
 class Tagger(nn.Module):
@@ -56,7 +57,7 @@ class Tagger(nn.Module):
         dropout (float): Dropout rate.
         RETURNS (Tensor): *Shape:* ``(words, tags)``
         """
-        logits: Tensor = self.head(layer)(F.dropout(states, dropout, training=dropout > 0))
+        logits: Tensor = self.head(layer)(drop_out(states, dropout))
         return logits
 
     def init_heads(self) -> None:
@@ -128,5 +129,4 @@ def uncertainty(logits: Tensor) -> Tensor:
         return logits.new_zeros(len(logits))
     log_p = logits.log_softmax(1)
     entropy = -(log_p.exp() * log_p).sum(1)
-    most = torch.log(torch.tensor(float(tags), device=logits.device))
-    return (entropy / most).clamp(0.0, 1.0)
+    return (entropy / math.log(tags)).clamp(0.0, 1.0)
