@@ -1,24 +1,34 @@
 """How a trained network is kept: three plain files, no code in any of them.
 
-network.json           format version, sizes of the encoder, number of tags
+network.json           format version, sizes of the encoder, number of tags, checksums of all three
 tokenizer.json         the tokenizer, in the format of the tokenizers library
 weights.safetensors    the parameters
 """
 
 import dataclasses
-import json
+import os
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
-from .network.families import EncoderSpec
+from .network.families import EncoderSpec, check_sizes
 from .network.tagger import Tagger
+from .saving import checksum, seal, unseal
 from .wordpieces import WordpieceTokenizer
 
-FORMAT_VERSION = 1
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
+
+
+# Bytes of a file, at most. The largest tokenizer of a supported family has about 20 million.
+MOST_OF_NETWORK, MOST_OF_TOKENIZER = 2**20, 2**28
+# What decoders and criteria learn comes on top of what network.json tells of the weights.
+MOST_LEARNED = 2**26
+
+# Gives the content of a file, of so many bytes at most. It raises OSError or KeyError if there is
+# none, ValueError if it is larger.
+Read = Callable[[str, int], bytes]
 
 
 class Trained(NamedTuple):
@@ -37,37 +47,35 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
     from safetensors.torch import save
 
     network, tokenizer = trained
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    files = {TOKENIZER: tokenizer.to_str().encode("utf8"), WEIGHTS: save(weights)}
     about = {
-        "format_version": FORMAT_VERSION,
         "encoder": dataclasses.asdict(network.spec),
         "tags": network.tags,
+        "files": {name: checksum(data) for name, data in files.items()},
     }
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    return {
-        NETWORK: json.dumps(about, indent=2).encode("utf8"),
-        TOKENIZER: tokenizer.to_str().encode("utf8"),
-        WEIGHTS: save(weights),
-    }
+    return {NETWORK: seal(about), **files}
 
 
-def from_files(read: Callable[[str], bytes], place: str, device: torch.device) -> Trained:
+def from_files(read: Read, place: str, device: torch.device) -> Trained:
     """Rebuild what was kept.
 
-    read (Callable[[str], bytes]): Gives the content of a file, or raises OSError or KeyError.
+    read (Read): Gives the content of a file.
     place (str): Where the files are, for error messages.
     device (torch.device): Where the network shall lie.
     RETURNS (Trained): Network and tokenizer.
-    RAISES (ValueError): If a file is missing, damaged, or of a later format. The message
-        names it.
+    RAISES (ValueError): If a file is missing, damaged, larger than it can be, or of a later
+        format. The message names it.
     """
-    about = _part(read, place, NETWORK, _read_about)
-    tokenizer = _part(read, place, TOKENIZER, lambda data: WordpieceTokenizer(data.decode("utf8")))
-    weights = _part(read, place, WEIGHTS, _read_weights)
-    with torch.device("meta"):  # no memory, no random numbers: the weights follow
-        network = Tagger(about["encoder"], about["tags"])
+    about = _part(read, place, NETWORK, MOST_OF_NETWORK, _read_about)
+    network, saved = about.network, about.files
+    tokenizer = _part(read, place, TOKENIZER, MOST_OF_TOKENIZER, _read_tokenizer, saved)
+    most = _size_of(network) + MOST_LEARNED
+    weights = _part(read, place, WEIGHTS, most, _read_weights, saved)
+    with torch.device("meta"):
         network.set_learned(
             decoder={
-                name: torch.empty([about["tags"]] * weight.dim())
+                name: torch.empty([network.tags] * weight.dim())
                 for name, weight in _below("decoder.", weights).items()
             },
             criterion={
@@ -109,15 +117,33 @@ def write(trained: Trained, folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
+class _About(NamedTuple):
+    """What ``network.json`` says.
+
+    network (Tagger): The network, still without weights: it takes no memory.
+    files (Mapping[str, str]): Checksums of the other files; none, if it was saved before there
+        were any.
+    """
+
+    network: Tagger
+    files: Mapping[str, str]
+
+
 def _part(
-    read: Callable[[str], bytes], place: str, name: str, parse: Callable[[bytes], Any]
+    read: Read,
+    place: str,
+    name: str,
+    most: int,
+    parse: Callable[[bytes], Any],
+    saved: Optional[Mapping[str, str]] = None,
 ) -> Any:
     try:
-        data = read(name)
+        data = read(name, most)
+        if saved and saved.get(name) != checksum(data):
+            raise ValueError(f"it is not what was saved: its checksum is not the one in {NETWORK}")
+        return parse(data)
     except (OSError, KeyError) as e:
         raise ValueError(f"The file {name} is missing in {place}: {e}") from e
-    try:
-        return parse(data)
     except Exception as e:
         raise ValueError(
             f"The file {name} in {place} can't be read. It is damaged, or was not written by "
@@ -125,18 +151,41 @@ def _part(
         ) from e
 
 
-def _read_about(data: bytes) -> Dict[str, Any]:
-    about = json.loads(data)
-    version = about["format_version"]
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"its format version is {version}, this spacy-early-exit reads {FORMAT_VERSION}: "
-            f"was it saved by a later one?"
-        )
-    return {"encoder": EncoderSpec(**about["encoder"]), "tags": int(about["tags"])}
+def _read_about(data: bytes) -> _About:
+    about = unseal(data)
+    spec, tags = EncoderSpec(**about["encoder"]), about["tags"]
+    check_sizes(spec, tags)
+    with torch.device("meta"):  # no memory, no random numbers: the weights follow
+        network = Tagger(spec, tags)
+    _check_memory(_size_of(network))
+    return _About(network, about.get("files", {}))
+
+
+def _read_tokenizer(data: bytes) -> WordpieceTokenizer:
+    return WordpieceTokenizer(data.decode("utf8"))
 
 
 def _read_weights(data: bytes) -> Dict[str, Tensor]:
     from safetensors.torch import load
 
-    return load(data)
+    weights: Dict[str, Tensor] = load(data)
+    for name, tensor in weights.items():
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"'{name}' is of {tensor.dtype}, and should be of torch.float32")
+    return weights
+
+
+def _size_of(network: Tagger) -> int:
+    """RETURNS (int): Bytes that its weights take."""
+    return sum(tensor.numel() * 4 for tensor in network.state_dict().values())
+
+
+def _check_memory(needed: int) -> None:
+    if not hasattr(os, "sysconf"):  # Windows
+        return
+    there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there_is:
+        raise ValueError(
+            f"the network that it describes needs {needed:,} bytes, and this machine has "
+            f"{there_is:,}"
+        )
