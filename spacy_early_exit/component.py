@@ -181,7 +181,7 @@ class EarlyExitPipe(TrainablePipe):
         ):
             if value < 1:
                 raise ValueError(f"{setting} of '{name}' is too small.")
-        if not name or Path(name).name != name or "\\" in name:
+        if Path(name).name != name or name in ("", "..") or "\\" in name:
             raise ValueError(
                 f"The name of a component is that of its folder in a saved pipeline, so it can't "
                 f"be a path, as {name!r} is. Take letters, digits and '_'."
@@ -747,7 +747,9 @@ class EarlyExitPipe(TrainablePipe):
         """
         state: Dict[str, Any] = {}
         deserialize = {
-            "cfg": lambda p: state.update(_read_state(read_at_most(p, MOST_OF_CFG), f"file {p}")),
+            "cfg": lambda p: state.update(
+                _read_state(lambda: read_at_most(p, MOST_OF_CFG), f"file {p}")
+            ),
             "vocab": lambda p: self.vocab.from_disk(p, exclude=exclude),
             "model": lambda p: self._shim.from_disk(p) if state.get("has_weights", True) else None,
         }
@@ -782,7 +784,7 @@ class EarlyExitPipe(TrainablePipe):
         """
         state: Dict[str, Any] = {}
         deserialize = {
-            "cfg": lambda b: state.update(_read_state(b, "cfg in the component's bytes")),
+            "cfg": lambda b: state.update(_read_state(lambda: b, "cfg in the bytes")),
             "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
             "model": self._shim.from_bytes,
         }
@@ -878,9 +880,9 @@ def _network_in(cfg: Path) -> Optional[str]:
     return checksum(path.read_bytes()) if path.is_file() else None
 
 
-def _read_state(data: bytes, what: str) -> Dict[str, Any]:
+def _read_state(read: Callable[[], bytes], what: str) -> Dict[str, Any]:
     try:
-        return unseal(data)
+        return unseal(read())
     except (ValueError, RecursionError) as e:
         raise ValueError(f"The {what} can't be read: it is damaged ({e}).") from e
 

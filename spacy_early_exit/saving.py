@@ -60,8 +60,9 @@ def read_at_most(path: Path, size: int) -> bytes:
     RAISES (ValueError): If it has more. Nothing of it has been read then.
     """
     with path.open("rb") as file:
-        check_size(os.fstat(file.fileno()).st_size, size)
-        return file.read(size)
+        found = os.fstat(file.fileno()).st_size
+        check_size(found, size)
+        return file.read(found)  # as many as are asked for are reserved
 
 
 def check_size(found: int, most: int) -> None:

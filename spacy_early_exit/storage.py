@@ -73,18 +73,12 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     most = _size_of(network) + MOST_LEARNED
     weights = _part(read, place, WEIGHTS, most, _read_weights, saved)
     with torch.device("meta"):
-        network.set_learned(
-            decoder={
-                name: torch.empty([network.tags] * weight.dim())
-                for name, weight in _below("decoder.", weights).items()
-            },
-            criterion={
-                name: torch.empty(weight.shape)
-                for name, weight in _below("criterion.", weights).items()
-            },
-        )
+        network.set_learned(_like(weights, "decoder."), _like(weights, "criterion."))
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in wanted:
+        if name.startswith("decoder."):  # all its axes are tags
+            wanted[name] = (network.tags,) * len(found[name])
     if wanted != found:
         wrong = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
         raise ValueError(
@@ -98,9 +92,10 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     return Trained(network.to(device), tokenizer)
 
 
-def _below(prefix: str, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def _like(weights: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
+    """RETURNS (Dict[str, Tensor]): Tensors of the same shapes, of those below a prefix."""
     return {
-        name.removeprefix(prefix): weight
+        name.removeprefix(prefix): torch.empty(weight.shape)
         for name, weight in weights.items()
         if name.startswith(prefix)
     }

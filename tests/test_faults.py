@@ -6,16 +6,30 @@ import os
 import random
 import resource
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import spacy
 import torch
+from spacy.tokens import DocBin
 
-from .factories import TEXTS, answers, blank, examples_of, train_small, unsealed
+from .factories import (
+    ROOT,
+    TEXTS,
+    answers,
+    blank,
+    examples_of,
+    run,
+    train_small,
+    unsealed,
+)
 
 NAME = "early_exit_ner"
 OURS = [f"{NAME}/cfg", *(f"{NAME}/model/{part}" for part in ("network.json", "tokenizer.json"))]
@@ -216,3 +230,80 @@ class TestNumbersThatAreNone:
 
 def tokens_of(nlp, text):
     return nlp.get_pipe(NAME).model.shims[0].trained.tokenizer([text])[0][0].tolist()
+
+
+TRAINING = [
+    *("--training.max_steps", "100000", "--training.eval_frequency", "1"),
+    *("--training.optimizer.learn_rate.warmup_steps", "1"),
+]
+
+
+class TestKilledTrainings:
+    @pytest.fixture
+    def arguments(self, encoders, tmp_path):
+        nlp = spacy.blank("en")
+        docs = [example.reference for example in examples_of(nlp)]
+        DocBin(docs=docs).to_disk(tmp_path / "corpus.spacy")
+        config = tmp_path / "joint.cfg"
+        run("-m", "spacy", "init", "fill-config", ROOT / "configs" / "joint.cfg", config)
+        corpus = tmp_path / "corpus.spacy"
+        paths = ["--paths.train", corpus, "--paths.dev", corpus]
+        return ["-m", "spacy", "train", config, *paths, "--paths.encoder", encoders["bert"]]
+
+    @pytest.mark.slow
+    def test_one_of_two_checkpoints_loads_whenever_it_is_killed(self, arguments, tmp_path, capsys):
+        """Ten times. It saves all the time, so that most kills hit a save."""
+        draw, outcomes = random.Random(0), []
+        for number in range(10):
+            output = tmp_path / f"output{number}"
+            command = [sys.executable, *arguments, "--output", output, *TRAINING]
+            log = (tmp_path / "log").open("wb")
+            process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, cwd=ROOT)
+            for _ in range(6000):
+                if (output / "model-best" / NAME / "cfg").exists() or process.poll() is not None:
+                    break
+                time.sleep(0.05)
+            time.sleep(draw.random() * 3)
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            found = {}
+            for name in ("model-best", "model-last"):
+                try:
+                    found[name] = len(everything(spacy.load(output / name)))
+                except (ValueError, OSError) as e:
+                    found[name] = f"{type(e).__name__}: {e}"
+            outcomes.append(found)
+            assert len(TEXTS) in found.values(), found
+            for outcome in found.values():  # what fails says which file it is
+                assert outcome == len(TEXTS) or str(output) in outcome or "file" in outcome
+        with capsys.disabled():
+            print("\n", *(f"{found}\n" for found in outcomes))
+        best = next(name for name, outcome in outcomes[-1].items() if outcome == len(TEXTS))
+        goes_on = [f"--initialize.components.{NAME}.start_from", output / best]
+        one_step = ["--training.max_steps", "1", "--training.eval_frequency", "1"]
+        run(*arguments, "--output", tmp_path / "resumed", *goes_on, *one_step)
+        assert len(everything(spacy.load(tmp_path / "resumed" / "model-last"))) == len(TEXTS)
+        before = spacy.load(output / best).get_pipe(NAME)
+        after = spacy.load(tmp_path / "resumed" / "model-last").get_pipe(NAME)
+        assert before.labels == after.labels
+        old, new = (p.model.shims[0].trained.network.head(4).weight for p in (before, after))
+        fresh = torch.nn.init.normal_(torch.empty_like(old), std=0.02)
+        assert (old - new).norm() < 0.2 * (old - fresh).norm()  # it did not begin anew
+
+    @pytest.mark.slow
+    def test_the_same_seed_gives_the_same_weights_and_answers(self, arguments, tmp_path):
+        steps = ["--training.max_steps", "6", "--training.eval_frequency", "3"]
+        for name in ("one", "other"):
+            run(*arguments, "--output", tmp_path / name, *steps)
+        one, other = (spacy.load(tmp_path / name / "model-last") for name in ("one", "other"))
+        files = [
+            (tmp_path / name / "model-last" / OURS[-1]).read_bytes() for name in ("one", "other")
+        ]
+        assert files[0] == files[1]
+        docs = [one.make_doc(text) for text in TEXTS]
+        for mine, theirs in zip(
+            one.get_pipe(NAME).predict(docs), other.get_pipe(NAME).predict(docs)
+        ):
+            assert (mine.exits.logits == theirs.exits.logits).all()
+            assert (mine.exits.exit_layer == theirs.exits.exit_layer).all()
