@@ -246,6 +246,8 @@ class TestKilledTrainings:
         DocBin(docs=docs).to_disk(tmp_path / "corpus.spacy")
         config = tmp_path / "joint.cfg"
         run("-m", "spacy", "init", "fill-config", ROOT / "configs" / "joint.cfg", config)
+        with config.open("a") as file:
+            file.write(f"\n[initialize.components.{NAME}]\nstart_from = null\n")
         corpus = tmp_path / "corpus.spacy"
         paths = ["--paths.train", corpus, "--paths.dev", corpus]
         return ["-m", "spacy", "train", config, *paths, "--paths.encoder", encoders["bert"]]

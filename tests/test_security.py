@@ -82,7 +82,7 @@ folder = os.path.realpath(folder)
 seen = []
 kinds = ("socket", "pickle", "subprocess", "os", "ctypes", "shutil", "marshal")
 def watch(event, args):
-    if "torchinductor" in str(args):  # torch makes its folder for compiled code, and leaves it empty
+    if "torchinductor" in str(args):  # a folder that torch makes, and leaves empty
         return
     if event.split(".")[0] in kinds:
         seen.append((event, str(args[:1])))
