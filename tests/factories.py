@@ -360,10 +360,9 @@ def hiding(*packages: str) -> str:
     )
 
 
-def run(*arguments, ok=True, cwd=ROOT, python=sys.executable) -> str:
-    found = subprocess.run(
-        [str(python), *map(str, arguments)], capture_output=True, text=True, cwd=cwd
-    )
+def run(*arguments, ok=True, cwd=ROOT, python=sys.executable, seconds=None) -> str:
+    command = [str(python), *map(str, arguments)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=seconds)
     assert (found.returncode == 0) == ok, found.stdout + found.stderr
     return found.stdout + found.stderr
 
