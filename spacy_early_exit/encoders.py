@@ -73,9 +73,9 @@ class HFEncoder:
             raise ValueError(self._problem("its config.json can't be loaded", e)) from e
         try:
             spec = read_spec(config.to_dict())
-            self._check_weights_are_there(spec)
         except ValueError as e:
             raise ValueError(self._problem("it is not supported", e)) from e
+        self._check_weights_are_there(spec)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 self.place, revision=self.revision, use_fast=True, trust_remote_code=False
@@ -152,8 +152,10 @@ class HFEncoder:
         found = sum(path.stat().st_size for path in files)
         if wanted > found:
             raise ValueError(
-                f"its config.json describes {wanted:,} parameters, and its weights have but "
-                f"{found:,} bytes"
+                self._problem(
+                    f"its config.json describes {wanted:,} parameters, and its weights have but "
+                    f"{found:,} bytes"
+                )
             )
 
     def _problem(self, what: str, cause: Optional[Exception] = None) -> str:

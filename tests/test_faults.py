@@ -254,7 +254,7 @@ class TestKilledTrainings:
 
     @pytest.mark.slow
     def test_one_of_two_checkpoints_loads_whenever_it_is_killed(self, arguments, tmp_path, capsys):
-        """Ten times. It saves all the time, so that most kills hit a save."""
+        """Ten times at random, every other one of them while it saves."""
         draw, outcomes = random.Random(0), []
         for number in range(10):
             output = tmp_path / f"output{number}"
@@ -266,6 +266,12 @@ class TestKilledTrainings:
                     break
                 time.sleep(0.05)
             time.sleep(draw.random() * 3)
+            places = [output / "model-last" / NAME / ".saving", output / "model-best"]
+            if number % 2:  # as saving begins, or while the best is copied
+                there = number % 4 == 1
+                while places[not there].exists() != there and process.poll() is None:
+                    pass
+                time.sleep(draw.random() * 0.02)
             assert process.poll() is None, (tmp_path / "log").read_text()
             process.send_signal(signal.SIGKILL)
             process.wait()

@@ -52,7 +52,10 @@ class Bomb:
 
 @contextlib.contextmanager
 def little_memory():
-    """No more than 200 MB on top of what the process has."""
+    """No more than 200 MB on top of what the process has, where it can be limited."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -162,7 +165,8 @@ class TestCode:
     def test_a_pickle_in_an_encoders_older_file_is_not_unpickled(self, encoders, tmp_path):
         folder = shutil.copytree(encoders["bert"], tmp_path / "encoder")
         (folder / "model.safetensors").unlink()
-        torch.save({"weight": Bomb(tmp_path / "ran")}, folder / "pytorch_model.bin")
+        file = {"weight": Bomb(tmp_path / "ran"), "others": torch.zeros(100_000)}
+        torch.save(file, folder / "pytorch_model.bin")
         with pytest.raises(ValueError, match="weights can't be loaded"):
             HFEncoder(str(folder)).load()
         assert not (tmp_path / "ran").exists()
