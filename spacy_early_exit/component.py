@@ -22,7 +22,6 @@ from typing import (
 )
 
 import numpy as np
-import srsly
 from numpy.typing import NDArray
 from spacy import util
 from spacy.errors import Errors
@@ -39,6 +38,7 @@ from .budget.curve import Calibration
 from .budget.fingerprint import describe
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
+from .saving import checksum, read_at_most, replacing, seal, unseal
 from .tags import MISSING, tag_count
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from .training.stages import Gradient, JointLogits, Stage
 
 register_extensions()
+
+MOST_OF_CFG = 2**26  # bytes of labels and calibration
+NETWORK = Path("model", "network.json")
 
 
 class EarlyExitPipe(TrainablePipe):
@@ -178,6 +181,11 @@ class EarlyExitPipe(TrainablePipe):
         ):
             if value < 1:
                 raise ValueError(f"{setting} of '{name}' is too small.")
+        if Path(name).name != name or name in ("", "..") or "\\" in name:
+            raise ValueError(
+                f"The name of a component is that of its folder in a saved pipeline, so it can't "
+                f"be a path, as {name!r} is. Take letters, digits and '_'."
+            )
         for block, given in (
             ("criterion", criterion),
             ("decoder", decoder),
@@ -599,6 +607,7 @@ class EarlyExitPipe(TrainablePipe):
         adaptive (Optional[bool]): Ignored, likewise.
         batch_size (Optional[int]): Ignored, likewise.
         RETURNS (Dict[str, float]): The losses.
+        RAISES (ValueError): If the loss is NaN or infinite. The message names the layer.
         """
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
@@ -612,11 +621,22 @@ class EarlyExitPipe(TrainablePipe):
         docs = [eg.predicted for eg in examples]
         scores, backprop = self.model.begin_update((docs, settings))
         loss, d_scores = self.get_loss(examples, scores)
+        if not np.isfinite(loss):
+            raise ValueError(self._diverged(scores))
         backprop(d_scores)
         if sgd not in (None, False):
             self.finish_update(sgd)
         losses[self.name] += loss
         return losses
+
+    def _diverged(self, scores: "JointLogits") -> str:
+        """RETURNS (str): Where NaN or infinity first comes up, as an error message."""
+        heads = [bool((abs(of_layer) < np.inf).all()) for of_layer in scores.logits]
+        where = "" if all(heads) else f", from layer {heads.index(False) + 1} on"
+        return (
+            f"The training of '{self.name}' has diverged: its loss is NaN or infinite{where}. "
+            f"Train again from the last checkpoint, with a smaller learn_rate."
+        )
 
     def get_loss(
         self, examples: Iterable[Example], scores: "JointLogits"
@@ -706,16 +726,17 @@ class EarlyExitPipe(TrainablePipe):
     def to_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> None:
         """Save the trained state. Settings are not in it: config.cfg is where they are kept.
 
-        path (Union[str, Path]): The folder.
+        path (Union[str, Path]): The folder. If saving fails, what is in it stays as it is.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
+        RAISES (OSError): If the folder can't be written to, or the disk is full.
         """
         serialize = {
-            "cfg": lambda p: srsly.write_json(p, self._state()),
+            "model": lambda p: self._shim.to_disk(p) if self._is_trained else None,
             "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
+            "cfg": lambda p: p.write_bytes(seal({**self._state(), "network": _network_in(p)})),
         }
-        if self._is_trained:
-            serialize["model"] = self._shim.to_disk
-        util.to_disk(path, serialize, exclude)
+        with replacing(Path(path)) as folder:
+            util.to_disk(folder, serialize, exclude)
 
     def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> "EarlyExitPipe":
         """Load what ``to_disk`` saved. Needs no network, and runs no code from it.
@@ -727,18 +748,28 @@ class EarlyExitPipe(TrainablePipe):
         """
         state: Dict[str, Any] = {}
         deserialize = {
-            "cfg": lambda p: state.update(_read_state(p)),
+            "cfg": lambda p: state.update(
+                _read_state(lambda: read_at_most(p, MOST_OF_CFG), f"file {p}")
+            ),
             "vocab": lambda p: self.vocab.from_disk(p, exclude=exclude),
             "model": lambda p: self._shim.from_disk(p) if state.get("has_weights", True) else None,
         }
         util.from_disk(path, deserialize, exclude)
+        if "model" not in exclude and state.get("network") not in (
+            None,
+            _network_in(Path(path) / "cfg"),
+        ):
+            raise ValueError(
+                f"The files cfg and {NETWORK} in {path} are not of one pipeline: was the process "
+                f"ended while it saved the pipeline? Load another checkpoint."
+            )
         self._set_state(state)
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """RETURNS (bytes): What ``to_disk`` saves, in one."""
         serialize = {
-            "cfg": lambda: srsly.json_dumps(self._state()),
+            "cfg": lambda: seal(self._state()),
             "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
             "model": self._shim.to_bytes,
         }
@@ -754,7 +785,7 @@ class EarlyExitPipe(TrainablePipe):
         """
         state: Dict[str, Any] = {}
         deserialize = {
-            "cfg": lambda b: state.update(srsly.json_loads(b)),
+            "cfg": lambda b: state.update(_read_state(lambda: b, "cfg in the bytes")),
             "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
             "model": self._shim.from_bytes,
         }
@@ -842,12 +873,19 @@ class EarlyExitPipe(TrainablePipe):
         }
 
 
-def _read_state(path: Path) -> Dict[str, Any]:
+def _network_in(cfg: Path) -> Optional[str]:
+    """RETURNS (Optional[str]): The checksum of the network beside a cfg file, if there is one. That
+    file has the checksums of the others.
+    """
+    path = cfg.parent / NETWORK
+    return checksum(path.read_bytes()) if path.is_file() else None
+
+
+def _read_state(read: Callable[[], bytes], what: str) -> Dict[str, Any]:
     try:
-        state: Dict[str, Any] = srsly.read_json(path)
-        return state
-    except ValueError as e:
-        raise ValueError(f"The file {path} can't be read: it is damaged ({e}).") from e
+        return unseal(read())
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"The {what} can't be read: it is damaged ({e}).") from e
 
 
 def configure(

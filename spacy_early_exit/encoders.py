@@ -56,10 +56,16 @@ class HFEncoder:
         RAISES (ValueError): If it is missing, incomplete, damaged, of an unsupported family,
             or without a fast tokenizer. The message tells which.
         """
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
         self._check_folder()
         try:
+            written, _ = PretrainedConfig.get_config_dict(self.place, revision=self.revision)
+            if "auto_map" in written:
+                raise ValueError(
+                    "it has an auto_map: the encoder is computed by code that comes with it. Such "
+                    "code is never run here, there is no trust_remote_code"
+                )
             config = AutoConfig.from_pretrained(
                 self.place, revision=self.revision, trust_remote_code=False
             )
@@ -69,6 +75,7 @@ class HFEncoder:
             spec = read_spec(config.to_dict())
         except ValueError as e:
             raise ValueError(self._problem("it is not supported", e)) from e
+        self._check_weights_are_there(spec)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 self.place, revision=self.revision, use_fast=True, trust_remote_code=False
@@ -128,6 +135,28 @@ class HFEncoder:
                 raise ValueError(self._problem("the folder has no config.json"))
         elif looks_like_folder(self.name):
             raise ValueError(self._problem("there is no such folder"))
+
+    def _check_weights_are_there(self, spec: EncoderSpec) -> None:
+        """RAISES (ValueError): If a folder's weights can't be those of an encoder of such sizes:
+        there are too few bytes of them. Before any memory is taken for it.
+        """
+        import torch
+
+        from .network.encoder import Encoder
+
+        files = [p for p in Path(self.place).glob("*") if p.suffix in (".safetensors", ".bin")]
+        if not files:  # not a folder, or another error says so
+            return
+        with torch.device("meta"):
+            wanted = sum(parameter.numel() for parameter in Encoder(spec).parameters())
+        found = sum(path.stat().st_size for path in files)
+        if wanted > found:
+            raise ValueError(
+                self._problem(
+                    f"its config.json describes {wanted:,} parameters, and its weights have but "
+                    f"{found:,} bytes"
+                )
+            )
 
     def _problem(self, what: str, cause: Optional[Exception] = None) -> str:
         because = f" ({type(cause).__name__}: {cause})" if cause is not None else ""

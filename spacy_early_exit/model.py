@@ -165,17 +165,16 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     docs (List[Doc]): The docs.
     settings (RunSettings): How to run.
     RETURNS (List[DocExits]): One for each doc.
+    RAISES (ValueError): If the network gives NaN or infinity. The message names the layer.
     """
     network = trained.full_depth if settings.criterion is None else trained.network
 
     def run(batch: List[Window]) -> List[DocExits]:
         with torch.inference_mode():
-            exits = run_with_exits(
-                network,
-                Batch.of(batch, network.device, settings.kv, settings.halt_special),
-                settings.criterion,
-                settings.threshold,
-            )
+            ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
+            exits = run_with_exits(network, ragged, settings.criterion, settings.threshold)
+            if not exits.logits.isfinite().all():
+                raise ValueError(_not_finite(network, ragged))
         return list(_by_window(batch, exits))
 
     windows = _windows(trained, docs, settings)
@@ -191,6 +190,20 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
         for window, part in zip(batch, found):
             parts[window.doc].append(part)
     return [_join_windows(doc_parts, network.tags) for doc_parts in parts]
+
+
+def _not_finite(network: Tagger, batch: Batch) -> str:
+    """RETURNS (str): Where NaN or infinity first comes up in a batch, as an error message."""
+    where = "where words leave early"
+    for number, of_words in enumerate(run_all_layers(network, batch), start=1):
+        if not network.logits(number, of_words).isfinite().all():
+            where = f"from layer {number} on"
+            break
+    return (
+        f"The network gives NaN or infinity for a text, {where}: no tags come of that. Its "
+        f"weights are extreme, or were changed in place. Load the pipeline anew; or train again, "
+        f"with a smaller learn_rate."
+    )
 
 
 def simulate(

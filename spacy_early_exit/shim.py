@@ -19,7 +19,8 @@ from .budget.fingerprint import fingerprint_of_weights
 from .encoders import EncoderSource
 from .network.encoder import KeptState
 from .network.quantize import Precision, quantized
-from .network.tagger import Tagger
+from .network.tagger import Tagger, check_finite
+from .saving import check_size, read_at_most
 from .storage import Trained
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class TaggerShim(Shim):
         self._teacher: Optional[Tagger] = None
         self._fingerprint: Optional[str] = None
         self._int8: Optional[Trained] = None
+        self._checked = False
 
     @property
     def is_trained(self) -> bool:
@@ -129,6 +131,7 @@ class TaggerShim(Shim):
         """Drop what was derived from the weights."""
         self._fingerprint = None
         self._int8 = None
+        self._checked = False
 
     def fingerprint(self) -> str:
         """RETURNS (str): A hash of the weights, computed once for as long as they stay."""
@@ -140,8 +143,12 @@ class TaggerShim(Shim):
         """RETURNS (Trained): What to predict with: in int8 a copy for as long as the weights stay.
 
         precision (Precision): Of the products.
-        RAISES (ValueError): If the machine can't do int8.
+        RAISES (ValueError): If the machine can't do int8, or a weight is no finite number.
         """
+        if not self._checked:
+            for network in self.trained.networks:
+                check_finite(network)
+            self._checked = True
         if precision == "fp32":
             return self.trained
         with _BUILDING:  # threads that start together build it once
@@ -246,9 +253,15 @@ class TaggerShim(Shim):
         RETURNS (TaggerShim): Itself.
         """
         files = srsly.msgpack_loads(data)
+
+        def read(name: str, most: int) -> bytes:
+            check_size(len(files[name]), most)
+            content: bytes = files[name]
+            return content
+
         if files:
             device = get_torch_default_device()
-            self.set(storage.from_files(files.__getitem__, "the model's bytes", device))
+            self.set(storage.from_files(read, "the model's bytes", device))
         return self
 
     def to_disk(self, path: Any) -> None:
@@ -266,8 +279,8 @@ class TaggerShim(Shim):
         """
         folder = Path(path)
 
-        def read(name: str) -> bytes:
-            return (folder / name).read_bytes()
+        def read(name: str, most: int) -> bytes:
+            return read_at_most(folder / name, most)
 
         self.set(storage.from_files(read, str(folder), get_torch_default_device()))
         return self

@@ -1,26 +1,36 @@
 """How a trained network is kept: a few plain files, no code in any of them.
 
-network.json           format version, sizes of the encoder, number of tags
+network.json           format version, sizes of the encoder, number of tags, checksums of all files
 tokenizer.json         the tokenizer, in the format of the tokenizers library
 weights.safetensors    the parameters
 original.safetensors   if another network answers at full depth: those of its that are not the same
 """
 
+import copy
 import dataclasses
-import json
+import os
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
-from .network.families import EncoderSpec
+from .network.families import EncoderSpec, check_sizes
 from .network.tagger import Tagger
+from .saving import checksum, seal, unseal
 from .wordpieces import WordpieceTokenizer
 
-FORMAT_VERSION = 1
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 ORIGINAL = "original.safetensors"
+
+# Bytes of a file, at most. The largest tokenizer of a supported family has about 20 million.
+MOST_OF_NETWORK, MOST_OF_TOKENIZER = 2**20, 2**28
+# What decoders and criteria learn comes on top of what network.json tells of the weights.
+MOST_LEARNED = 2**26
+
+# Gives the content of a file, of so many bytes at most. It raises OSError or KeyError if there is
+# none, ValueError if it is larger.
+Read = Callable[[str, int], bytes]
 
 
 class Trained(NamedTuple):
@@ -51,61 +61,54 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
     from safetensors.torch import save
 
     network, tokenizer, original = trained
-    about = {
-        "format_version": FORMAT_VERSION,
-        "encoder": dataclasses.asdict(network.spec),
-        "tags": network.tags,
-        "original": original is not None,
-    }
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    files = {
-        NETWORK: json.dumps(about, indent=2).encode("utf8"),
-        TOKENIZER: tokenizer.to_str().encode("utf8"),
-        WEIGHTS: save(weights),
-    }
+    files = {TOKENIZER: tokenizer.to_str().encode("utf8"), WEIGHTS: save(weights)}
     if original is not None:
         others = original.state_dict().items()
         own = {name: tensor for name, tensor in others if not torch.equal(tensor, weights[name])}
         files[ORIGINAL] = save({name: tensor.contiguous() for name, tensor in own.items()})
-    return files
+    about = {
+        "encoder": dataclasses.asdict(network.spec),
+        "tags": network.tags,
+        "original": original is not None,
+        "files": {name: checksum(data) for name, data in files.items()},
+    }
+    return {NETWORK: seal(about), **files}
 
 
-def from_files(read: Callable[[str], bytes], place: str, device: torch.device) -> Trained:
+def from_files(read: Read, place: str, device: torch.device) -> Trained:
     """Rebuild what was kept.
 
-    read (Callable[[str], bytes]): Gives the content of a file, or raises OSError or KeyError.
+    read (Read): Gives the content of a file.
     place (str): Where the files are, for error messages.
     device (torch.device): Where the network shall lie.
     RETURNS (Trained): Network and tokenizer.
-    RAISES (ValueError): If a file is missing, damaged, or of a later format. The message
-        names it.
+    RAISES (ValueError): If a file is missing, damaged, larger than it can be, or of a later
+        format. The message names it.
     """
-    about = _part(read, place, NETWORK, _read_about)
-    tokenizer = _part(read, place, TOKENIZER, lambda data: WordpieceTokenizer(data.decode("utf8")))
-    weights = _part(read, place, WEIGHTS, _read_weights)
-    network, original = _rebuild(about, weights, place, WEIGHTS), None
+    about = _part(read, place, NETWORK, MOST_OF_NETWORK, _read_about)
+    saved = about.files
+    tokenizer = _part(read, place, TOKENIZER, MOST_OF_TOKENIZER, _read_tokenizer, saved)
+    most = _size_of(about.network) + MOST_LEARNED
+    weights = _part(read, place, WEIGHTS, most, _read_weights, saved)
+    original = None
+    if about.has_original:
+        own = _part(read, place, ORIGINAL, most, _read_weights, saved)
+        original = copy.deepcopy(about.network)
+        original = _filled(original, {**weights, **own}, place, ORIGINAL).to(device)
+    network = _filled(about.network, weights, place, WEIGHTS)
     tokenizer.check_fits(network.spec.vocab_size)
-    if about["original"]:
-        own = _part(read, place, ORIGINAL, _read_weights)
-        original = _rebuild(about, {**weights, **own}, place, ORIGINAL).to(device)
     return Trained(network.to(device), tokenizer, original)
 
 
-def _rebuild(about: Dict[str, Any], weights: Dict[str, Tensor], place: str, file: str) -> Tagger:
-    with torch.device("meta"):  # no memory, no random numbers: the weights follow
-        network = Tagger(about["encoder"], about["tags"])
-        network.set_learned(
-            decoder={
-                name: torch.empty([about["tags"]] * weight.dim())
-                for name, weight in _below("decoder.", weights).items()
-            },
-            criterion={
-                name: torch.empty(weight.shape)
-                for name, weight in _below("criterion.", weights).items()
-            },
-        )
+def _filled(network: Tagger, weights: Mapping[str, Tensor], place: str, file: str) -> Tagger:
+    with torch.device("meta"):
+        network.set_learned(_like(weights, "decoder."), _like(weights, "criterion."))
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in wanted:
+        if name.startswith("decoder."):  # all its axes are tags
+            wanted[name] = (network.tags,) * len(found[name])
     if wanted != found:
         wrong = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
         raise ValueError(
@@ -118,9 +121,10 @@ def _rebuild(about: Dict[str, Any], weights: Dict[str, Tensor], place: str, file
     return network
 
 
-def _below(prefix: str, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def _like(weights: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
+    """RETURNS (Dict[str, Tensor]): Tensors of the same shapes, of those below a prefix."""
     return {
-        name.removeprefix(prefix): weight
+        name.removeprefix(prefix): torch.empty(weight.shape)
         for name, weight in weights.items()
         if name.startswith(prefix)
     }
@@ -137,15 +141,35 @@ def write(trained: Trained, folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
+class _About(NamedTuple):
+    """What ``network.json`` says.
+
+    network (Tagger): The network, still without weights: it takes no memory.
+    files (Mapping[str, str]): Checksums of the other files; none, if it was saved before there
+        were any.
+    has_original (bool): Whether another network answers at full depth.
+    """
+
+    network: Tagger
+    files: Mapping[str, str]
+    has_original: bool
+
+
 def _part(
-    read: Callable[[str], bytes], place: str, name: str, parse: Callable[[bytes], Any]
+    read: Read,
+    place: str,
+    name: str,
+    most: int,
+    parse: Callable[[bytes], Any],
+    saved: Optional[Mapping[str, str]] = None,
 ) -> Any:
     try:
-        data = read(name)
+        data = read(name, most)
+        if saved and saved.get(name) != checksum(data):
+            raise ValueError(f"it is not what was saved: its checksum is not the one in {NETWORK}")
+        return parse(data)
     except (OSError, KeyError) as e:
         raise ValueError(f"The file {name} is missing in {place}: {e}") from e
-    try:
-        return parse(data)
     except Exception as e:
         raise ValueError(
             f"The file {name} in {place} can't be read. It is damaged, or was not written by "
@@ -153,22 +177,41 @@ def _part(
         ) from e
 
 
-def _read_about(data: bytes) -> Dict[str, Any]:
-    about = json.loads(data)
-    version = about["format_version"]
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"its format version is {version}, this spacy-early-exit reads {FORMAT_VERSION}: "
-            f"was it saved by a later one?"
-        )
-    return {
-        "encoder": EncoderSpec(**about["encoder"]),
-        "tags": int(about["tags"]),
-        "original": bool(about.get("original", False)),
-    }
+def _read_about(data: bytes) -> _About:
+    about = unseal(data)
+    spec, tags = EncoderSpec(**about["encoder"]), about["tags"]
+    check_sizes(spec, tags)
+    with torch.device("meta"):  # no memory, no random numbers: the weights follow
+        network = Tagger(spec, tags)
+    _check_memory(_size_of(network))
+    return _About(network, about.get("files", {}), bool(about.get("original", False)))
+
+
+def _read_tokenizer(data: bytes) -> WordpieceTokenizer:
+    return WordpieceTokenizer(data.decode("utf8"))
 
 
 def _read_weights(data: bytes) -> Dict[str, Tensor]:
     from safetensors.torch import load
 
-    return load(data)
+    weights: Dict[str, Tensor] = load(data)
+    for name, tensor in weights.items():
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"'{name}' is of {tensor.dtype}, and should be of torch.float32")
+    return weights
+
+
+def _size_of(network: Tagger) -> int:
+    """RETURNS (int): Bytes that its weights take."""
+    return sum(tensor.numel() * 4 for tensor in network.state_dict().values())
+
+
+def _check_memory(needed: int) -> None:
+    if not hasattr(os, "sysconf"):  # Windows
+        return
+    there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there_is:
+        raise ValueError(
+            f"the network that it describes needs {needed:,} bytes, and this machine has "
+            f"{there_is:,}"
+        )

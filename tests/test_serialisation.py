@@ -8,7 +8,7 @@ import sys
 import pytest
 import spacy
 
-from .factories import TEXTS, answers, blank, hiding, train_small
+from .factories import TEXTS, answers, blank, hiding, train_small, unsealed
 
 NAME = "early_exit_ner"
 
@@ -94,7 +94,9 @@ def test_every_family_loads_offline_with_its_source_deleted(family, encoders, tm
 def test_settings_are_in_the_config_alone(nlp, tmp_path):
     nlp.to_disk(tmp_path)
     saved = json.loads((tmp_path / NAME / "cfg").read_text())
+    checks = {name: saved.pop(name) for name in ("format_version", "network", "sha256")}
     assert saved == {"labels": ["LOC", "ORG", "PER"], "has_weights": True, "calibration": None}
+    assert checks["format_version"] == 1
 
 
 def test_no_file_is_a_pickle_and_weights_are_safetensors(nlp, tmp_path):
@@ -115,6 +117,8 @@ def test_no_file_is_a_pickle_and_weights_are_safetensors(nlp, tmp_path):
 def test_a_pipeline_that_knows_nothing_of_later_families_still_loads(nlp, tmp_path):
     nlp.to_disk(tmp_path)
     path = tmp_path / NAME / "model" / "network.json"
+    unsealed(path)
+    unsealed(tmp_path / NAME / "cfg")
     about = json.loads(path.read_text())
     first = list(about["encoder"])[:12]
     assert first[0] == "family" and first[-1] == "token_types"
@@ -167,6 +171,17 @@ class TestDamage:
         other.to_disk(tmp_path / "other")
         source = tmp_path / "other" / NAME / "model" / "weights.safetensors"
         shutil.copy(source, saved / NAME / "model")
+        assert "weights.safetensors" in self.problem(saved) and "not what was" in self.problem(
+            saved
+        )
+
+    def test_weights_of_another_network_are_noticed_without_checksums(self, saved, encoders):
+        unsealed(saved / NAME / "cfg")
+        path = saved / NAME / "model" / "network.json"
+        unsealed(path)
+        about = json.loads(path.read_text())
+        about["encoder"]["intermediate_size"] += 1
+        path.write_text(json.dumps(about))
         assert "does not fit" in self.problem(saved)
 
     def test_a_later_format_is_named(self, saved):

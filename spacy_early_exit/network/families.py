@@ -5,7 +5,8 @@ an encoder is read by name, and its arithmetic is ours (``encoder.py``). A new f
 shape is a new row here.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any, Dict, Literal, Mapping, Tuple
 
 import torch
@@ -292,8 +293,8 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
 
     config (Mapping[str, Any]): The config as a dict, as in ``config.json``.
     RETURNS (EncoderSpec): The sizes.
-    RAISES (ValueError): If the family, or an option of it, is not supported. The message says
-        which would be.
+    RAISES (ValueError): If the family, or an option of it, is not supported, or a size is none.
+        The message says which would be.
     """
     model_type = str(config.get("model_type"))
     if model_type not in FAMILIES:
@@ -342,7 +343,7 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
             f"The encoder's config.json has embedding_size={embedding_size}, which is not "
             f"supported in the family '{model_type}': it must be the hidden_size, {hidden_size}."
         )
-    return EncoderSpec(
+    spec = EncoderSpec(
         family=model_type,
         hidden_size=hidden_size,
         embedding_size=embedding_size,
@@ -369,6 +370,49 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         local_reach=int(read("local_attention", 0)) // 2,
         global_every=int(read("global_every", 1)),
     )
+    check_sizes(spec)
+    return spec
+
+
+# Far above any encoder that there is: what is larger is a mistake, or meant to exhaust memory.
+_LARGEST = {"layers": 512, "hidden_size": 2**16, "embedding_size": 2**16, "vocab_size": 2**24}
+_LARGEST_OTHER = 2**20
+_ABOVE_0 = {
+    *("hidden_size", "embedding_size", "intermediate_size", "layers", "attention_heads"),
+    *("vocab_size", "positions", "global_every", "tags"),
+}
+
+
+def check_sizes(spec: EncoderSpec, tags: int = 1) -> None:
+    """Refuse sizes that no encoder has, before anything is built from them.
+
+    spec (EncoderSpec): The sizes, as somebody wrote them down.
+    tags (int): Number of tags.
+    RAISES (ValueError): If one is no number, or out of bounds. The message names it.
+    """
+    for name, value, known in (
+        ("family", spec.family, tuple(FAMILIES)),
+        ("activation", spec.activation, ACTIVATIONS),
+        ("convolution_activation", spec.convolution_activation, ("", *ACTIVATIONS)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+    counts = {size.name: getattr(spec, size.name) for size in fields(spec) if size.type is int}
+    for name, value in {**counts, "tags": tags}.items():
+        least, most = int(name in _ABOVE_0), _LARGEST.get(name, _LARGEST_OTHER)
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+    for size in fields(spec):
+        value = getattr(spec, size.name)
+        if size.type is float and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+            raise ValueError(f"{size.name} must be a number of at least 0, not {value!r}")
+        if size.type is bool and type(value) is not bool:
+            raise ValueError(f"{size.name} must be true or false, not {value!r}")
+    if spec.hidden_size % spec.attention_heads:
+        raise ValueError(
+            f"hidden_size must be a multiple of attention_heads, {spec.attention_heads}, not "
+            f"{spec.hidden_size}"
+        )
 
 
 def _places(config: Mapping[str, Any], family: Family) -> Tuple[int, int]:

@@ -1,0 +1,38 @@
+"""Entities over HTTP. Start it with as many workers as there are cores:
+
+PIPELINE=training/final uvicorn examples.web_server:app --workers 2
+"""
+
+import os
+from typing import Any, Dict, List, Optional
+
+import spacy
+import torch
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+
+torch.set_num_threads(1)  # requests run beside one another already
+nlp = spacy.load(os.environ.get("PIPELINE", "training/final"))
+app = FastAPI()
+
+
+class Query(BaseModel):
+    """A text, and how sure a word must be to leave; None: as the pipeline's config says."""
+
+    text: str = Field(max_length=100_000)
+    threshold: Optional[float] = Field(default=None, ge=0.0, le=1.0)
+
+
+@app.post("/entities")
+def entities(query: Query) -> List[Dict[str, Any]]:  # no async: each request has a thread
+    """RETURNS (List[Dict[str, Any]]): The entities of a text, and how sure the model is of each."""
+    doc = nlp(query.text, component_cfg={"early_exit_ner": {"threshold": query.threshold}})
+    return [
+        {
+            "start": ent.start_char,
+            "end": ent.end_char,
+            "label": ent.label_,
+            "confidence": ent._.confidence,
+        }
+        for ent in doc.ents
+    ]

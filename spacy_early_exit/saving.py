@@ -1,0 +1,99 @@
+"""Files that are whole: damage is noticed, and a save that fails leaves what was there before.
+
+A JSON file carries the checksum of what it says, and those of the files beside it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping
+
+FORMAT_VERSION = 1
+ASIDE = ".saving"
+
+
+def checksum(data: bytes) -> str:
+    """RETURNS (str): The SHA-256 of a file's content."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def seal(about: Mapping[str, Any]) -> bytes:
+    """RETURNS (bytes): JSON that says which format it is of, and carries its own checksum.
+
+    about (Mapping[str, Any]): What it is to say.
+    """
+    sealed = {"format_version": FORMAT_VERSION, **about}
+    return json.dumps({**sealed, "sha256": _checksum_of(sealed)}, indent=2).encode("utf8")
+
+
+def unseal(data: bytes) -> Dict[str, Any]:
+    """Read what ``seal`` made. Files that were saved before there were checksums have none.
+
+    data (bytes): The JSON.
+    RETURNS (Dict[str, Any]): What it says.
+    RAISES (ValueError): If it is damaged, or of another format.
+    """
+    sealed = json.loads(data)
+    if not isinstance(sealed, dict):
+        raise ValueError("it holds no JSON object")
+    version = sealed.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"its format version is {version!r}, this spacy-early-exit reads {FORMAT_VERSION}: "
+            f"was it saved by a later one?"
+        )
+    expected = sealed.pop("sha256", None)
+    if expected not in (None, _checksum_of(sealed)):
+        raise ValueError("what it says does not fit its checksum, 'sha256'")
+    return sealed
+
+
+def read_at_most(path: Path, size: int) -> bytes:
+    """Read a file, if it is not too large.
+
+    path (Path): The file.
+    size (int): Bytes that it may have.
+    RETURNS (bytes): Its content.
+    RAISES (ValueError): If it has more. Nothing of it has been read then.
+    """
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        check_size(found, size)
+        return file.read(found)  # as many as are asked for are reserved
+
+
+def check_size(found: int, most: int) -> None:
+    """RAISES (ValueError): If there are more bytes than there may be."""
+    if found > most:
+        raise ValueError(f"it has {found:,} bytes, and {most:,} are the most that it may have")
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Write files aside first, then put them in place, one quick renaming after the other.
+
+    A full disk is met before anything is replaced. Should the process be killed between two
+    renamings, checksums tell that the files are not of one pipeline.
+
+    folder (Path): The folder, made if need be.
+    YIELDS (Path): A folder in it to write to. If an exception leaves the block, ``folder`` stays
+        as it was.
+    """
+    aside = folder / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            place = folder / path.relative_to(aside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _checksum_of(about: Mapping[str, Any]) -> str:
+    return checksum(json.dumps(about, sort_keys=True).encode("utf8"))

@@ -1,0 +1,154 @@
+"""Whatever runs at once, every call gets what it would get alone."""
+
+import asyncio
+import importlib
+import os
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import spacy
+import torch
+
+from .factories import ROOT, TEXTS, answers, examples_of, run, texts_of_all_lengths
+
+NAME = "early_exit_ner"
+SETTINGS = [
+    *({"threshold": threshold} for threshold in (0, 0.05, 0.15, 0.3, 0.6, 1.0)),
+    *({"speedup": speedup} for speedup in (1, 1.2, 1.5)),
+    {},
+]
+
+
+@pytest.fixture
+def calibrated(nlp):
+    from spacy_early_exit.measure.calibrate import calibrate
+
+    calibrate(nlp.get_pipe(NAME), examples_of(nlp), [1.2, 1.5])
+    return nlp
+
+
+@pytest.mark.parametrize(
+    "calls, torch_threads",
+    [(400, 1), pytest.param(10_000, 2, marks=pytest.mark.slow)],
+)
+def test_16_threads_with_settings_of_their_own_get_what_one_gets(calls, torch_threads, calibrated):
+    texts = [*TEXTS, *texts_of_all_lengths(count=20)]
+    draw = random.Random(0)
+    work = [(draw.choice(texts), draw.choice(SETTINGS)) for _ in range(calls)]
+
+    def call(item):
+        text, settings = item
+        return answers(calibrated(text, component_cfg={NAME: dict(settings)}))
+
+    expected = {repr(item): call(item) for item in work}
+    assert len({str(answer) for answer in expected.values()}) > 2 * len(texts)
+    before = torch.get_num_threads()
+    torch.set_num_threads(torch_threads)
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(call, work))
+    finally:
+        torch.set_num_threads(before)
+    wrong = [item for item, answer in zip(work, found) if answer != expected[repr(item)]]
+    assert wrong == []
+
+
+WORKERS = """
+import multiprocessing, sys
+import spacy, torch
+
+def found(docs):
+    return [([(e.start, e.end, e.label_) for e in doc.ents], doc._.early_exit) for doc in docs]
+
+if __name__ == "__main__":
+    method, folder, *texts = sys.argv[1:]
+    multiprocessing.set_start_method(method)
+    torch.set_num_threads(2)
+    nlp = spacy.load(folder)
+    expected = found(nlp.pipe(texts))  # torch has run, with its threads
+    assert any(ents for ents, _ in expected)
+    for cfg in ({"threshold": 0}, {"threshold": 0.15}):
+        cfg = {"early_exit_ner": cfg}
+        expected = found(nlp.pipe(texts, component_cfg=cfg))
+        assert found(nlp.pipe(texts, component_cfg=cfg, n_process=2, batch_size=3)) == expected
+    print("same")
+"""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(
+            "fork", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+        ),
+        pytest.param("spawn", marks=pytest.mark.slow),
+        pytest.param("forkserver", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_give_the_same_however_they_start(method, nlp, tmp_path):
+    nlp.to_disk(tmp_path / "pipeline")
+    (tmp_path / "workers.py").write_text(WORKERS)
+    found = run(tmp_path / "workers.py", method, tmp_path / "pipeline", *TEXTS, seconds=570)
+    assert "same" in found
+
+
+def resident() -> int:
+    """Bytes of memory that this process has, where that is told."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("requests", [300, pytest.param(2_500, marks=pytest.mark.slow)])
+def test_a_web_server_answers_32_requests_at_a_time_and_keeps_no_memory(
+    requests, nlp, tmp_path, monkeypatch, capsys
+):
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("fastapi")
+    nlp.to_disk(tmp_path)
+    monkeypatch.setenv("PIPELINE", str(tmp_path))
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.delitem(sys.modules, "examples.web_server", raising=False)
+    server = importlib.import_module("examples.web_server")
+    alone = spacy.load(tmp_path)
+    draw = random.Random(0)
+    thresholds = [None, 0.0, 0.15, 0.6]
+    queries = [
+        {"text": draw.choice(TEXTS), "threshold": draw.choice(thresholds)} for _ in range(requests)
+    ]
+
+    def expected(query):
+        cfg = {NAME: {"threshold": query["threshold"]}}
+        doc = alone(query["text"], component_cfg=cfg)
+        return [(e.start_char, e.end_char, e.label_) for e in doc.ents]
+
+    right = {repr(query): expected(query) for query in queries}
+    assert len({str(answer) for answer in right.values()}) > 5
+
+    async def ask_all(queries):
+        gate = asyncio.Semaphore(32)
+        transport = httpx.ASGITransport(app=server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+
+            async def ask(query):
+                async with gate:
+                    response = await client.post("/entities", json=query)
+                assert response.status_code == 200, response.text
+                assert all(0 < entity["confidence"] <= 1 for entity in response.json())
+                return [(e["start"], e["end"], e["label"]) for e in response.json()]
+
+            refused = await client.post("/entities", json={"text": "Ann", "threshold": 2})
+            assert refused.status_code == 422
+            return await asyncio.gather(*map(ask, queries))
+
+    asyncio.run(ask_all(queries[: requests // 3]))  # until all threads have been there
+    before = resident()
+    found = asyncio.run(ask_all(queries))
+    grown = resident() - before
+    assert found == [right[repr(query)] for query in queries]
+    with capsys.disabled():
+        print(f"\n{requests} requests: memory grew by {grown / 2**20:.1f} MB")
+    assert grown < 30 * 2**20

@@ -1,0 +1,290 @@
+"""What a pipeline or an encoder of somebody else can't do: run code, call out, read elsewhere, take
+all memory. See SECURITY.md.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+
+import pytest
+import spacy
+import srsly
+import torch
+from safetensors.torch import load_file, save_file
+
+from spacy_early_exit.encoders import HFEncoder
+
+from .factories import TEXTS, blank, hiding, unsealed
+
+NAME = "early_exit_ner"
+PARTS = ("network.json", "tokenizer.json", "weights.safetensors")
+
+
+@pytest.fixture
+def saved(nlp, tmp_path):
+    nlp.to_disk(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+@pytest.fixture
+def model(saved):
+    """The folder of a pipeline from before checksums: what any attacker can make."""
+    for name in ("cfg", "model/network.json"):
+        unsealed(saved / NAME / name)
+    return saved / NAME / "model"
+
+
+class Bomb:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@contextlib.contextmanager
+def little_memory():
+    """No more than 200 MB on top of what the process has, where it can be limited."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + 200_000_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def problem(folder) -> str:
+    """What loading a component says, with little memory to say so."""
+    pipe = blank("nowhere").get_pipe(NAME)
+    with little_memory(), pytest.raises(ValueError) as error:
+        pipe.from_disk(folder, exclude=["vocab"])
+    assert "MemoryError" not in str(error.value) and "alloc" not in str(error.value)
+    return str(error.value)
+
+
+WATCHED = """
+import os, sys
+import spacy
+import spacy_early_exit.model, safetensors.torch, tokenizers, torch
+folder, *texts = sys.argv[1:]
+spacy.blank("en").add_pipe("early_exit_ner")
+folder = os.path.realpath(folder)
+seen = []
+kinds = ("socket", "pickle", "subprocess", "os", "ctypes", "shutil", "marshal")
+def watch(event, args):
+    if "torchinductor" in str(args):  # a folder that torch makes, and leaves empty
+        return
+    if event.split(".")[0] in kinds:
+        seen.append((event, str(args[:1])))
+    elif event == "open" and isinstance(args[0], str):
+        path = os.path.realpath(args[0])
+        if args[1] and set(args[1]) & set("wax+"):
+            seen.append(("write", path))
+        elif path.startswith(folder):
+            print("read", os.path.relpath(path, folder))
+        elif not path.startswith(tuple(os.path.realpath(p) for p in sys.path if p)):
+            seen.append(("read", path))
+    elif event in ("exec", "compile") and folder in str(args):
+        seen.append((event, str(args)))
+sys.addaudithook(watch)
+nlp = spacy.load(folder)
+for settings in ({}, {"threshold": 0}, {"speedup": 1}):
+    docs = list(nlp.pipe(texts, component_cfg={"early_exit_ner": settings}))
+    assert any(doc.ents for doc in docs)
+allowed = {"os.listdir", "os.scandir", "os.putenv", "marshal.loads", "os.walk"}
+print("forbidden", [found for found in seen if found[0] not in allowed])
+"""
+
+
+def test_loading_and_predicting_open_no_socket_unpickle_nothing_and_read_nothing_else(saved):
+    (saved / NAME / "model" / "evil.py").write_text("raise SystemExit('code ran')")
+    (saved / NAME / "__init__.py").write_text("raise SystemExit('code ran')")
+    script = hiding("spacy_transformers") + WATCHED
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(saved), *TEXTS],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert found.returncode == 0, found.stderr
+    *read, forbidden = found.stdout.splitlines()
+    assert forbidden == "forbidden []"
+    ours = {line.removeprefix("read ") for line in read if f"{NAME}/" in line}
+    assert ours == {f"{NAME}/{name}" for name in ("cfg", *(f"model/{part}" for part in PARTS))}
+
+
+class TestCode:
+    @pytest.mark.parametrize("name", ["weights.safetensors", "tokenizer.json", "network.json"])
+    def test_a_pickle_in_place_of_a_file_is_an_error_and_not_unpickled(self, name, model, tmp_path):
+        (model / name).write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+        assert name in problem(model.parent)
+        assert not (tmp_path / "ran").exists()
+
+    def test_nor_is_one_in_bytes(self, nlp, tmp_path):
+        data = pickle.dumps(Bomb(tmp_path / "ran"))
+        files = dict.fromkeys(["network.json", "tokenizer.json", "weights.safetensors"], data)
+        with pytest.raises(ValueError, match="network.json"):
+            nlp.get_pipe(NAME).model.shims[0].from_bytes(srsly.msgpack_dumps(files))
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize("model_type", ["bert", "something-of-mine"])
+    def test_an_encoder_with_code_of_its_own_is_refused(self, model_type, encoders, tmp_path):
+        folder = shutil.copytree(encoders["bert"], tmp_path / "encoder")
+        (folder / "mine.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+        config = json.loads((folder / "config.json").read_text())
+        config["model_type"] = model_type
+        config["auto_map"] = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="has an auto_map.*never run here"):
+            HFEncoder(str(folder)).load()
+        assert not (tmp_path / "ran").exists()
+
+    def test_nor_does_code_of_a_tokenizer_run(self, encoders, tmp_path):
+        folder = shutil.copytree(encoders["bert"], tmp_path / "encoder")
+        (folder / "mine.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text())
+        config["auto_map"] = {"AutoTokenizer": ["mine.Slow", "mine.Fast"]}
+        path.write_text(json.dumps(config))
+        HFEncoder(str(folder)).load()  # with Hugging Face's own class
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_pickle_in_an_encoders_older_file_is_not_unpickled(self, encoders, tmp_path):
+        folder = shutil.copytree(encoders["bert"], tmp_path / "encoder")
+        (folder / "model.safetensors").unlink()
+        file = {"weight": Bomb(tmp_path / "ran"), "others": torch.zeros(100_000)}
+        torch.save(file, folder / "pytorch_model.bin")
+        with pytest.raises(ValueError, match="weights can't be loaded"):
+            HFEncoder(str(folder)).load()
+        assert not (tmp_path / "ran").exists()
+
+
+HUGE = {
+    "layers": [10**9, -1, 0, "12", 1.5, True],
+    "hidden_size": [10**12, 2**16],
+    "vocab_size": [10**12, 2**24],
+    "intermediate_size": [10**18],
+    "positions": [10**12, 0],
+    "attention_heads": [0, 7],
+    "token_types": [10**12],
+    "global_every": [0],
+    "layer_norm_eps": [float("nan"), float("inf"), "x"],
+    "attention_bias": ["yes"],
+    "family": ["t5", ["bert"]],
+    "activation": ["__import__"],
+}
+
+
+class TestSizes:
+    @pytest.mark.parametrize("name, value", [(n, value) for n in HUGE for value in HUGE[n]])
+    def test_a_network_that_can_not_be_is_refused_before_it_takes_memory(self, name, value, model):
+        about = json.loads((model / "network.json").read_text())
+        about["encoder"][name] = value
+        (model / "network.json").write_text(json.dumps(about))
+        assert "network.json" in problem(model.parent)
+
+    @pytest.mark.parametrize("tags", [0, -7, 10**12, 2**20, "7"])
+    def test_so_are_tags_that_can_not_be(self, tags, model):
+        about = json.loads((model / "network.json").read_text())
+        (model / "network.json").write_text(json.dumps({**about, "tags": tags}))
+        assert "network.json" in problem(model.parent)
+
+    def test_more_than_the_machine_has_is_refused(self, model):
+        about = json.loads((model / "network.json").read_text())
+        about["encoder"].update(layers=20, hidden_size=2**15, intermediate_size=2**20)
+        (model / "network.json").write_text(json.dumps(about))
+        assert "this machine has" in problem(model.parent)
+
+    @pytest.mark.parametrize("name", ["cfg", *(f"model/{part}" for part in PARTS)])
+    def test_a_file_that_is_too_large_is_not_read(self, name, model):
+        path = model.parent / name
+        with path.open("r+b") as file:
+            file.truncate(2**40)  # a hole: it takes no room on the disk
+        found = problem(model.parent)
+        assert path.name in found and "1,099,511,627,776 bytes" in found
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b"",
+            b"[]",
+            b'{"x": {"dtype": "F32", "shape": [1000000000000], "data_offsets": [0, 4]}}',
+            b'{"x": {"dtype": "F32", "shape": [1000000], "data_offsets": [0, 4000000]}}',
+            b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
+            b'{"decoder.x": {"dtype": "F32", "shape": ' + b"[" + b"1," * 60 + b"1]"
+            b', "data_offsets": [0, 4]}}',
+            b'{"heads.0.weight": {"dtype": "F64", "shape": [], "data_offsets": [0, 4]}}',
+        ],
+    )
+    @pytest.mark.parametrize("claimed", [None, 2**62, 2**40, 99_999_999])
+    def test_what_a_header_claims_takes_no_memory(self, header, claimed, model):
+        length = struct.pack("<Q", len(header) if claimed is None else claimed)
+        (model / "weights.safetensors").write_bytes(length + header + b"\0\0\0\0")
+        assert "weights.safetensors" in problem(model.parent)
+
+    def test_weights_of_another_type_are_refused(self, model):
+        weights = load_file(model / "weights.safetensors")
+        halves = {name: tensor.half() for name, tensor in weights.items()}
+        save_file(halves, model / "weights.safetensors")
+        assert "float16" in problem(model.parent)
+
+    @pytest.mark.parametrize(
+        "sizes",
+        [
+            {"num_hidden_layers": 10**9},
+            {"num_hidden_layers": 500, "hidden_size": 2**14},
+            {"vocab_size": 2**24},
+            {"vocab_size": 10**15},
+            {"max_position_embeddings": 10**15},
+        ],
+    )
+    def test_an_encoder_without_the_weights_that_it_claims_is_refused(
+        self, sizes, encoders, tmp_path
+    ):
+        folder = shutil.copytree(encoders["bert"], tmp_path / "encoder")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **sizes}))
+        import transformers.models.bert.modeling_bert  # noqa: F401  (not now: it takes memory)
+
+        wrong = pytest.raises(ValueError, match=r"whole number|describes .* parameters")
+        with little_memory(), wrong:
+            HFEncoder(str(folder)).load()
+
+    def test_json_that_nests_without_end_is_an_error(self, model):
+        (model.parent / "cfg").write_text("[" * 100_000)
+        assert "cfg" in problem(model.parent)
+
+
+class TestPaths:
+    @pytest.mark.parametrize("name", ["../other", "/etc/pipe", "a/b", "a\\b", "..", "."])
+    def test_a_component_whose_name_is_a_path_is_refused(self, name):
+        with pytest.raises(ValueError, match="can't be a path"):
+            spacy.blank("en").add_pipe(NAME, name=name)
+
+    def test_a_pipeline_with_such_a_name_in_its_config_is_not_loaded(self, saved):
+        config = spacy.util.load_config(saved / "config.cfg")
+        config["components"]["/etc/pipe"] = config["components"].pop(NAME)
+        config["nlp"]["pipeline"] = ["/etc/pipe"]
+        config.to_disk(saved / "config.cfg")
+        with pytest.raises(ValueError, match="can't be a path"):
+            spacy.load(saved)
+
+    def test_files_named_in_a_file_are_not_looked_for(self, model, tmp_path):
+        (tmp_path / "outside").write_bytes(b"")
+        about = json.loads((model / "network.json").read_text())
+        about["files"] = {"../../../outside": "0" * 64, "tokenizer.json": "0" * 64}
+        (model / "network.json").write_text(json.dumps(about))
+        assert "tokenizer.json" in problem(model.parent)
