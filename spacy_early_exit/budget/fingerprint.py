@@ -28,5 +28,11 @@ def describe(block: Any) -> str:
         name, settings = block.func.__qualname__, dict(enumerate(block.args)) | block.keywords
     elif inspect.isfunction(block):
         settings = dict(inspect.getclosurevars(block).nonlocals)
-    inside = ", ".join(f"{setting}={settings[setting]!r}" for setting in sorted(settings, key=str))
-    return f"{name}({inside})"
+    inside = (f"{setting}={_value(settings[setting])}" for setting in sorted(settings, key=str))
+    return f"{name}({', '.join(inside)})"
+
+
+def _value(value: Any) -> str:
+    # The repr of a function has its address.
+    is_function = inspect.isfunction(value) or isinstance(value, functools.partial)
+    return describe(value) if is_function else repr(value)
