@@ -33,6 +33,18 @@ def same_words(doc: Doc) -> Doc:
     return Doc(doc.vocab, words=[token.text for token in doc], spaces=spaces)
 
 
+def copy_sentences(source: Doc, target: Doc) -> None:
+    """Let sentences begin where those of another Doc of the same text do, if it has any.
+
+    source (Doc): The other Doc. Its words may be other ones.
+    target (Doc): The Doc, changed in place, unless a parse says what its sentences are.
+    """
+    if source.has_annotation("SENT_START") and not target.has_annotation("DEP"):
+        starts = {token.idx for token in source if token.is_sent_start}
+        for token in target:
+            token.is_sent_start = token.idx in starts
+
+
 def exit_layers(doc: Doc, exits: "DocExits") -> Ints:
     """RETURNS (Ints): The layer at which each word left, from 1; 0 without wordpieces.
     *Shape:* ``(words of the Doc,)``

@@ -9,6 +9,7 @@ from spacy.tokens import Doc, DocBin
 
 from .budget.search import saving, threshold_for
 from .component import EarlyExitPipe, configure
+from .measure.docs import as_met
 
 
 def make_hold_saving(
@@ -63,7 +64,7 @@ def make_hold_saving(
         if info["step"] == 0 and not score_start:
             scorers.append(ner.scorer)
             ner.scorer = None
-        docs = [nlp.make_doc(text) for text in texts]
+        docs = as_met(nlp, ner, [nlp.make_doc(text) for text in texts])
 
         def saving_at(threshold: float) -> float:
             ner.threshold = threshold

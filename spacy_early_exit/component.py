@@ -39,6 +39,7 @@ from .budget.fingerprint import describe
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, read_at_most, replacing, seal, unseal
+from .spans import SpanGetter
 from .tags import MISSING, tag_count
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class EarlyExitPipe(TrainablePipe):
     window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
+    get_spans (Optional[SpanGetter]): Gets the spans of Docs that the encoder sees by themselves,
+        such as sentences, or overlapping ones. Longer ones are cut into windows like a long Doc;
+        words in none are spans of their own. None: whole Docs.
     kv (str): Whether words that left stay part of the context that others attend to, with the state
         they kept (``"copy"``), or not (``"drop"``), which saves their keys and values as well.
     halt_special (bool): Whether the encoder's special tokens leave with the first word of their
@@ -159,6 +163,7 @@ class EarlyExitPipe(TrainablePipe):
         batch_wordpieces: int = 2048,
         window_length: Optional[int] = None,
         window_overlap: int = 64,
+        get_spans: Optional[SpanGetter] = None,
         kv: Literal["copy", "drop"] = "copy",
         halt_special: bool = False,
         quantize: Optional[Literal["int8"]] = None,
@@ -209,6 +214,7 @@ class EarlyExitPipe(TrainablePipe):
         self.batch_wordpieces = batch_wordpieces
         self.window_length = window_length
         self.window_overlap = window_overlap
+        self.get_spans = get_spans
         self.kv = kv
         self.halt_special = halt_special
         self.quantize = quantize
@@ -314,6 +320,7 @@ class EarlyExitPipe(TrainablePipe):
             threshold=threshold,
             window_length=self.window_length,
             window_overlap=self.window_overlap,
+            get_spans=self.get_spans,
             batch_wordpieces=self.batch_wordpieces,
             kv=self.kv,
             halt_special=self.halt_special,
@@ -355,12 +362,13 @@ class EarlyExitPipe(TrainablePipe):
 
     def fingerprint(self) -> Dict[str, str]:
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
+        spans = "" if self.get_spans is None else f", of {describe(self.get_spans)}"
         return {
             "weights": self._shim.fingerprint(),
             "kept_state": self._shim.kept_state if self.kv == "copy" else "dropped",
             "criterion": describe(self.criterion),
             "decoder": describe(self.decoder),
-            "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}",
+            "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}{spans}",
             "precision": self.quantize or "fp32",
             "special tokens": (
                 "leave with the first word of their window"

@@ -33,6 +33,7 @@ from .network.simulate import simulated_saving
 from .network.tagger import Tagger
 from .network.window import Ints, Window
 from .shim import TaggerShim
+from .spans import SpanGetter
 from .storage import Trained
 from .training.memory import release_freed_memory
 from .training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining, Stage
@@ -52,6 +53,7 @@ class RunSettings:
     window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a doc share.
+    get_spans (Optional[SpanGetter]): Gets the spans that are texts of their own; None: whole docs.
     batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
         another, on as many threads as torch may use.
     kv (KV): Whether the others attend to what left.
@@ -64,6 +66,7 @@ class RunSettings:
     threshold: float = 0.0
     window_length: Optional[int] = None
     window_overlap: int = 64
+    get_spans: Optional[SpanGetter] = None
     batch_wordpieces: int = 2048
     kv: KV = "copy"
     halt_special: bool = False
@@ -257,11 +260,12 @@ def _join_windows(parts: List[DocExits], tags: int) -> DocExits:
     if not parts:
         nothing = np.zeros(0, dtype=np.int64)
         return DocExits(nothing, np.zeros((0, tags), dtype=np.float32), nothing, 0, 0, 0.0)
-    parts = sorted(parts, key=lambda part: int(part.words[0]) if len(part.words) else -1)
+    words = np.concatenate([part.words for part in parts])
+    order = np.argsort(words)
     return DocExits(
-        words=np.concatenate([part.words for part in parts]),
-        logits=np.concatenate([part.logits for part in parts]),
-        exit_layer=np.concatenate([part.exit_layer for part in parts]),
+        words=words[order],
+        logits=np.concatenate([part.logits for part in parts])[order],
+        exit_layer=np.concatenate([part.exit_layer for part in parts])[order],
         spent=sum(part.spent for part in parts),
         full=sum(part.full for part in parts),
         waste=sum(part.waste for part in parts),
@@ -327,7 +331,7 @@ def _windows(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[W
     length = settings.window_length or spec.max_wordpieces
     specials = len(tokenizer.prefix) + len(tokenizer.suffix)
     overlap = min(settings.window_overlap, (length - specials) // 2)
-    return windows_of(docs, tokenizer, length, overlap)
+    return windows_of(docs, tokenizer, length, overlap, settings.get_spans)
 
 
 def check_settings(trained: Trained, settings: RunSettings) -> None:

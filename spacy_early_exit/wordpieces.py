@@ -1,19 +1,21 @@
 """From a Doc to wordpieces, and to windows of them that fit the encoder.
 
-The text is tokenized as a plain Hugging Face run would see it, and aligned with the Doc's
-words by character offsets. Nothing is truncated: a longer text is cut into overlapping
-windows, and each word is tagged in the one that shows most of its surroundings.
+The text, or each of its spans, is tokenized as a plain Hugging Face run would see it, and aligned
+with the Doc's words by character offsets. Nothing is truncated: what is longer is cut into
+overlapping windows, and each word is tagged in the one that shows most of its surroundings.
 """
 
 import math
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Iterator, List, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 from spacy.tokens import Doc
 
 from .network.window import Ints, Window
+from .spans import SpanGetter, word_ranges
 
 if TYPE_CHECKING:
     import tokenizers
@@ -168,7 +170,7 @@ def fit(pieces: Wordpieces, capacity: int) -> Wordpieces:
     )
 
 
-def spans(unit_of_piece: Ints, capacity: int, overlap: int) -> Iterator[Tuple[int, int]]:
+def runs(unit_of_piece: Ints, capacity: int, overlap: int) -> Iterator[Tuple[int, int]]:
     """Cut a text into overlapping runs of whole units.
 
     unit_of_piece (Ints): The unit of each wordpiece; none longer than ``capacity``.
@@ -206,21 +208,16 @@ def cut(
     tokenizer (WordpieceTokenizer): The tokenizer that made them.
     capacity (int): Wordpieces that a window holds beside the special tokens.
     overlap (int): Wordpieces that neighbouring windows should share.
-    RETURNS (List[Window]): The windows, in order. Each word is owned by one of them.
+    RETURNS (List[Window]): The windows, in order. Each owns all its words still: see ``share``.
     """
     prefix, suffix = tokenizer.prefix, tokenizer.suffix
-    bounds = list(spans(pieces.unit_of_piece, capacity, overlap))
-    # A shared stretch belongs to the left window up to its middle, then to the right one.
-    middles = [(right[0] + left[1]) / 2 for left, right in zip(bounds, bounds[1:])]
     windows = []
-    for (start, end), low, high in zip(bounds, [0, *middles], [*middles, len(pieces.ids)]):
+    for start, end in runs(pieces.unit_of_piece, capacity, overlap):
         inside = slice(*np.searchsorted(pieces.piece_of_word, [start, end]))
-        piece_of_word = pieces.piece_of_word[inside]
+        piece_of_word = pieces.piece_of_word[inside] - start
         units = pieces.unit_of_piece[start:end] - pieces.unit_of_piece[start]
         unit_of_piece = np.full(len(prefix) + len(units) + len(suffix), -1)
         unit_of_piece[len(prefix) : len(prefix) + len(units)] = units
-        # All of a unit belongs to one window: where its first wordpiece does.
-        head = start + np.searchsorted(units, units[piece_of_word - start])
         windows.append(
             Window(
                 doc=doc,
@@ -228,33 +225,83 @@ def cut(
                 unit_of_piece=unit_of_piece,
                 units=int(units[-1]) + 1,
                 words=pieces.words[inside],
-                piece_of_word=piece_of_word - start + len(prefix),
-                unit_of_word=units[piece_of_word - start],
-                owned=(head >= low) & (head < high),
+                piece_of_word=piece_of_word + len(prefix),
+                unit_of_word=units[piece_of_word],
+                owned=np.ones(len(piece_of_word), dtype=bool),
             )
         )
     return windows
 
 
+def share(windows: Sequence[Window]) -> List[Window]:
+    """Let each word of a text be owned by the one window that shows most around it.
+
+    windows (Sequence[Window]): All windows of the text, which may overlap.
+    RETURNS (List[Window]): The same, each owning its own words only.
+    """
+    if len(windows) < 2:
+        return list(windows)
+    first = min(int(window.words[0]) for window in windows)
+    last = max(int(window.words[-1]) for window in windows)
+    most, owner = np.full(last + 1, -1.0), np.full(last + 1, -1)
+    for number, window in enumerate(windows):
+        shown = _shown(window, first, last)
+        better = shown >= most[window.words]
+        words = window.words[better]
+        most[words], owner[words] = shown[better], number
+    return [
+        replace(window, owned=owner[window.words] == number)
+        for number, window in enumerate(windows)
+    ]
+
+
+def _shown(window: Window, first: int, last: int) -> NDArray[np.float64]:
+    """RETURNS (NDArray): Wordpieces to the nearer end of the window, for each of its words; words
+    that share a wordpiece count as one. The ends of the text, its first and its last word, are no
+    end: nothing is hidden there. *Shape:* ``(words,)``
+    """
+    units = window.unit_of_piece[window.unit_of_piece >= 0]
+    before = np.searchsorted(units, window.unit_of_word).astype(np.float64)
+    behind = len(units) - before
+    if window.words[0] == first:
+        before[:] = np.inf
+    if window.words[-1] == last:
+        behind[:] = np.inf
+    return np.minimum(before, behind)
+
+
 def windows_of(
-    docs: Sequence[Doc], tokenizer: WordpieceTokenizer, length: int, overlap: int
+    docs: Sequence[Doc],
+    tokenizer: WordpieceTokenizer,
+    length: int,
+    overlap: int,
+    get_spans: Optional[SpanGetter] = None,
 ) -> List[Window]:
     """Cut docs into windows.
 
     docs (Sequence[Doc]): The docs.
     tokenizer (WordpieceTokenizer): The encoder's tokenizer.
     length (int): Wordpieces of a window, special tokens included.
-    overlap (int): Wordpieces that neighbouring windows of a doc should share.
+    overlap (int): Wordpieces that neighbouring windows of a text should share.
+    get_spans (Optional[SpanGetter]): Gets the spans that are texts of their own; None: whole docs.
     RETURNS (List[Window]): All windows, in order. A doc without wordpieces has none.
     """
     capacity = length - len(tokenizer.prefix) - len(tokenizer.suffix)
-    windows: List[Window] = []
-    for number, (doc, (ids, offsets)) in enumerate(
-        zip(docs, tokenizer([doc.text for doc in docs]))
-    ):
-        pieces = fit(align(ids, offsets, word_offsets(doc)), capacity)
-        windows.extend(cut(number, pieces, tokenizer, capacity, overlap))
-    return windows
+    words = [word_offsets(doc) for doc in docs]
+    texts, spans = [], []
+    for number, (doc, ranges) in enumerate(zip(docs, word_ranges(docs, get_spans))):
+        text = doc.text
+        for start, end in ranges:
+            behind = words[number][end - 1, 1] if end < len(doc) else len(text)
+            texts.append(text[words[number][start, 0] : behind])
+            spans.append((number, start, end))
+    windows: List[List[Window]] = [[] for _ in docs]
+    for (number, start, end), (ids, offsets) in zip(spans, tokenizer(texts)):
+        of_span = words[number][start:end]
+        pieces = fit(align(ids, offsets, of_span - of_span[0, 0]), capacity)
+        pieces = replace(pieces, words=pieces.words + start)
+        windows[number].extend(cut(number, pieces, tokenizer, capacity, overlap))
+    return [window for of_doc in windows for window in share(of_doc)]
 
 
 def batches(

@@ -16,7 +16,8 @@ from spacy_early_exit.wordpieces import (
     batches,
     cut,
     fit,
-    spans,
+    runs,
+    share,
     windows_of,
     word_offsets,
 )
@@ -172,7 +173,7 @@ def test_alignment_holds_on_any_text(text, family, tokenizer_of, en):
 def test_windows_cover_everything_in_whole_units(unit_sizes, capacity, overlap):
     capacity = max(capacity, *unit_sizes)
     units = np.repeat(np.arange(len(unit_sizes)), unit_sizes)
-    found = list(spans(units, capacity, min(overlap, capacity // 2)))
+    found = list(runs(units, capacity, min(overlap, capacity // 2)))
     assert found[0][0] == 0 and found[-1][1] == len(units)
     for start, end in found:
         assert 0 < end - start <= capacity
@@ -186,7 +187,7 @@ def test_each_word_is_owned_by_the_window_that_shows_most_around_it(tokenizer_of
     tokenizer = tokenizer_of("bert")
     doc = en.make_doc(" ".join(TEXTS * 4))
     pieces, _ = aligned(doc, tokenizer)
-    windows = cut(0, pieces, tokenizer, 40, 16)
+    windows = share(cut(0, pieces, tokenizer, 40, 16))
     assert len(windows) > 3
     owners = np.zeros(len(doc), dtype=int)
     for window in windows:
@@ -225,7 +226,7 @@ def test_a_word_longer_than_a_window_is_tagged_from_its_first_wordpieces_with_a_
     with pytest.warns(UserWarning, match="more wordpieces than the 30"):
         pieces = fit(pieces, 30)
     assert pieces.words.tolist() == list(range(len(doc)))
-    windows = cut(0, pieces, tokenizer, 30, 8)
+    windows = share(cut(0, pieces, tokenizer, 30, 8))
     assert len(windows) < 6
     owned = np.concatenate([window.words[window.owned] for window in windows])
     assert owned.tolist() == list(range(len(doc)))

@@ -1,7 +1,9 @@
 """What a calibration depends on, in short."""
 
 import dataclasses
+import functools
 import hashlib
+import inspect
 from typing import Any
 
 
@@ -15,9 +17,22 @@ def fingerprint_of_weights(network: Any) -> str:
 
 
 def describe(block: Any) -> str:
-    """RETURNS (str): A criterion or decoder with its settings, the same in every process."""
+    """RETURNS (str): A criterion, decoder or span getter with its settings, the same in every
+    process.
+    """
+    name = getattr(block, "__qualname__", type(block).__name__)
     settings = vars(block) if hasattr(block, "__dict__") else {}
     if dataclasses.is_dataclass(block) and not isinstance(block, type):
         settings = dataclasses.asdict(block)
-    inside = ", ".join(f"{name}={settings[name]!r}" for name in sorted(settings))
-    return f"{type(block).__name__}({inside})"
+    elif isinstance(block, functools.partial):
+        name, settings = block.func.__qualname__, dict(enumerate(block.args)) | block.keywords
+    elif inspect.isfunction(block):
+        settings = dict(inspect.getclosurevars(block).nonlocals)
+    inside = (f"{setting}={_value(settings[setting])}" for setting in sorted(settings, key=str))
+    return f"{name}({', '.join(inside)})"
+
+
+def _value(value: Any) -> str:
+    # The repr of a function has its address.
+    is_function = inspect.isfunction(value) or isinstance(value, functools.partial)
+    return describe(value) if is_function else repr(value)

@@ -56,6 +56,7 @@ def calibrate_cli(
     They need no annotation.
     """
     from ..measure.calibrate import calibrate, run
+    from ..measure.docs import set_sentences
     from ..measure.guarantee import check_documents, guarantee
     from ..measure.temperature import fit_temperatures
 
@@ -63,8 +64,10 @@ def calibrate_cli(
     if (max_disagreement is None) != (held_out is None):
         msg.fail("--max-disagreement and --held-out go together.", exits=1)
     nlp, ner = load(model, component)
-    fresh = [] if held_out is None else [eg.reference for eg in read_texts(nlp, held_out)]
+    held = [] if held_out is None else read_texts(nlp, held_out)
     examples = read_texts(nlp, data) if unlabelled else read_corpus(nlp, data)
+    set_sentences(nlp, ner, [*held, *examples])
+    fresh = [eg.reference for eg in held]
 
     try:
         if max_disagreement is not None:

@@ -33,11 +33,13 @@ def evaluate_cli(
     ),
 ) -> None:
     """Measure scores, real savings and words per second at several speedups."""
+    from ..measure.docs import set_sentences
     from ..measure.evaluate import evaluate
 
     nlp, ner = load(model, component)
     asked = asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, data)
+    set_sentences(nlp, ner, examples)
 
     try:
         rows = evaluate(nlp, ner, examples, asked, rounds=rounds, progress=progress)

@@ -26,11 +26,13 @@ def report_cli(
 
     It is one file without scripts that opens offline. Needs matplotlib: pip install matplotlib
     """
+    from ..measure.docs import set_sentences
     from ..measure.report import collect, to_html
 
     nlp, ner = load(model, component)
     asked = asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, data)
+    set_sentences(nlp, ner, examples)
 
     try:
         page = to_html(collect(nlp, ner, examples, asked, rounds=rounds, progress=progress))

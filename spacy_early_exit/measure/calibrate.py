@@ -8,7 +8,7 @@ from ..budget.curve import CLOSE, Calibration, Point, make_curve
 from ..budget.search import saving, threshold_for
 from ..component import EarlyExitPipe
 from ..records import get_records
-from .docs import annotated
+from .docs import annotated, fresh
 
 ROUNDS = 4  # real runs for each saving, at most
 
@@ -42,7 +42,7 @@ def calibrate(
             f"The criterion {type(ner.criterion).__name__} of '{ner.name}' has no threshold that "
             f"could be calibrated."
         )
-    simulated = ner.simulate([ner.unannotated(doc) for doc in docs])
+    simulated = ner.simulate([fresh(ner, doc) for doc in docs])
     points = [Point(0.0, 1.0, run(ner, examples, 0.0, with_score).score)]
     for speedup in progress(sorted({float(s) for s in speedups if s > 1})):
         points.extend(_approach(ner, examples, speedup, with_score, simulated))

@@ -2,10 +2,51 @@
 
 from typing import List, Optional, Sequence
 
+from spacy.language import Language
 from spacy.tokens import Doc
+from spacy.training import Example
 from spacy.util import raise_error
 
+from ..annotations import copy_sentences
 from ..component import EarlyExitPipe
+
+
+def as_met(nlp: Language, ner: EarlyExitPipe, docs: List[Doc]) -> List[Doc]:
+    """Let the components before one run, if it cuts texts into spans that may be theirs.
+
+    nlp (Language): The pipeline.
+    ner (EarlyExitPipe): Its early-exit component.
+    docs (List[Doc]): The docs, changed in place.
+    RETURNS (List[Doc]): The docs, as the component is to meet them.
+    """
+    if ner.get_spans is None:
+        return docs
+    before = nlp.pipe_names[: nlp.pipe_names.index(ner.name)]
+    with nlp.select_pipes(enable=before):
+        return list(nlp.pipe(docs))
+
+
+def set_sentences(nlp: Language, ner: EarlyExitPipe, examples: Sequence[Example]) -> None:
+    """Let annotated texts have the sentences that the component is to meet, if it cuts texts.
+
+    nlp (Language): The pipeline.
+    ner (EarlyExitPipe): Its early-exit component.
+    examples (Sequence[Example]): The texts, whose references are changed in place.
+    """
+    if ner.get_spans is not None:
+        met = as_met(nlp, ner, [ner.unannotated(eg.reference) for eg in examples])
+        for doc, eg in zip(met, examples):
+            copy_sentences(doc, eg.reference)
+
+
+def fresh(ner: EarlyExitPipe, doc: Doc) -> Doc:
+    """RETURNS (Doc): A Doc's text as a component is to meet it, with the Doc's sentences where it
+    cuts texts.
+    """
+    copy = ner.unannotated(doc)
+    if ner.get_spans is not None:
+        copy_sentences(doc, copy)
+    return copy
 
 
 def annotated(
@@ -30,7 +71,7 @@ def annotated(
     ner.store_exits = store_exits
     ner.set_error_handler(raise_error)
     try:
-        copies = [ner.unannotated(doc) for doc in docs]
+        copies = [fresh(ner, doc) for doc in docs]
         return list(
             ner.pipe(copies, threshold=threshold, speedup=speedup, adaptive=False, batch_size=1000)
         )

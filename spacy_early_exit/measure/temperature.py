@@ -14,6 +14,7 @@ from torch import Tensor
 from ..component import EarlyExitPipe
 from ..tags import MISSING
 from ..training.losses import word_losses
+from .docs import fresh
 
 COLDEST, HOTTEST = 0.05, 20.0
 
@@ -76,7 +77,7 @@ def _heads_on(ner: EarlyExitPipe, examples: Sequence[Example]) -> Tuple[Tensor, 
     for batch in util.minibatch(examples, size=64):
         with torch.no_grad():
             heads, targets = ner.heads_on(
-                [Example(ner.unannotated(e.reference), e.reference) for e in batch]
+                [Example(fresh(ner, e.reference), e.reference) for e in batch]
             )
         logits.append(xp2torch(heads).cpu())
         tags.append(torch.from_numpy(targets))

@@ -24,6 +24,7 @@ def default_config(decoder: str, scorer: str, own: str = "") -> Config:
         batch_wordpieces = 2048
         window_length = null
         window_overlap = 64
+        get_spans = null
         kv = "copy"
         halt_special = false
         quantize = null

@@ -25,6 +25,7 @@ from ..component import EarlyExitPipe
 from ..network.window import Ints
 from ..records import write_record
 from ..scoring import ner_score
+from ..spans import SpanGetter
 from ..tags import Bools, encode, entities
 from .defaults import default_config
 
@@ -60,6 +61,7 @@ def make_early_exit_ner(
     batch_wordpieces: int,
     window_length: Optional[int],
     window_overlap: int,
+    get_spans: Optional[SpanGetter],
     kv: Literal["copy", "drop"],
     halt_special: bool,
     quantize: Optional[Literal["int8"]],
@@ -80,6 +82,7 @@ def make_early_exit_ner(
         batch_wordpieces=batch_wordpieces,
         window_length=window_length,
         window_overlap=window_overlap,
+        get_spans=get_spans,
         kv=kv,
         halt_special=halt_special,
         quantize=quantize,

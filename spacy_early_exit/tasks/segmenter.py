@@ -14,6 +14,7 @@ from ..annotations import Floats, Prediction, exit_layers
 from ..component import EarlyExitPipe
 from ..records import write_record
 from ..scoring import segmenter_score
+from ..spans import SpanGetter
 from ..tags import BMES, MISSING
 from .defaults import default_config
 
@@ -46,6 +47,7 @@ def make_early_exit_segmenter(
     batch_wordpieces: int,
     window_length: Optional[int],
     window_overlap: int,
+    get_spans: Optional[SpanGetter],
     kv: Literal["copy", "drop"],
     halt_special: bool,
     quantize: Optional[Literal["int8"]],
@@ -66,6 +68,7 @@ def make_early_exit_segmenter(
         batch_wordpieces=batch_wordpieces,
         window_length=window_length,
         window_overlap=window_overlap,
+        get_spans=get_spans,
         kv=kv,
         halt_special=halt_special,
         quantize=quantize,
