@@ -346,6 +346,10 @@ def answers(doc) -> tuple:
     return ents, record.layers, record.spent, record.full
 
 
+# What imports transformers wherever it is installed.
+OTHERS = ("spacy_transformers", "spacy_curated_transformers")
+
+
 def hiding(*packages: str) -> str:
     """Lines of Python that make spaCy see no entry points of some packages."""
     return (
