@@ -48,6 +48,7 @@ def default_config(decoder: str, scorer: str, own: str = "") -> Config:
         head_lr_factor = 5.0
         freeze_encoder = false
         freeze_full_depth = false
+        mixed_precision = false
         kept_state = "post_norm"
 
         [component.model.encoder]
