@@ -105,6 +105,7 @@ def build_tagger_model(
     freeze_encoder: bool = False,
     kept_state: KeptState = "post_norm",
     freeze_full_depth: bool = False,
+    mixed_precision: bool = False,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v1``. Cheap: the encoder comes at initialize.
 
@@ -120,6 +121,8 @@ def build_tagger_model(
         normalises anew (``"pre_norm"``).
     freeze_full_depth (bool): Whether to train the earlier heads alone: encoder and deepest head
         stay as they are.
+    mixed_precision (bool): Whether products are computed in bfloat16 while training. Weights, and
+        all of prediction, stay in fp32.
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -130,7 +133,12 @@ def build_tagger_model(
             f"EarlyExitTagger: kept_state must be 'post_norm' or 'pre_norm', not {kept_state!r}."
         )
     shim = TaggerShim(
-        encoder, float(head_lr_factor), bool(freeze_encoder), kept_state, bool(freeze_full_depth)
+        encoder,
+        float(head_lr_factor),
+        bool(freeze_encoder),
+        kept_state,
+        bool(freeze_full_depth),
+        bool(mixed_precision),
     )
     return Model(
         "early_exit_tagger",
@@ -277,6 +285,8 @@ def _begin_update(
 ) -> Tuple[JointLogits, Callable[[Any], List[Doc]]]:
     network, stage = shim.trained.network, settings.stage or JointTraining()
     criterion = settings.criterion or TokenExit(window=0, left_words="ignore")
+    # Not where heads are only measured. bfloat16 has the range of fp32: nothing needs scaling.
+    mixed = shim.mixed_precision and settings.stage is not None
     teacher = shim.teacher() if stage.needs_teacher else None
     windows: List[Window] = []
     originals: List[int] = []  # of each window, where windows are run several times
@@ -285,10 +295,11 @@ def _begin_update(
         originals.extend([*range(len(windows), len(windows) + len(batch))] * stage.copies)
         windows.extend(batch * stage.copies)
         ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
-        answers.append(stage.run(network, ragged, dropout, criterion, teacher))
-    outputs = [answer.logits for answer in answers]
+        with torch.autocast(network.device.type, torch.bfloat16, enabled=mixed):
+            answers.append(stage.run(network, ragged, dropout, criterion, teacher))
+    outputs = [answer.logits.float() for answer in answers]
     decisions = Decisions.join([answer.decisions for answer in answers if answer.decisions])
-    taught = [answer.teacher for answer in answers if answer.teacher is not None]
+    taught = [answer.teacher.float() for answer in answers if answer.teacher is not None]
     nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
 
     def backprop(gradient: Gradient) -> List[Doc]:

@@ -39,6 +39,7 @@ class TaggerShim(Shim):
     kept_state (KeptState): What wordpieces that left keep.
     freeze_full_depth (bool): Whether to train the earlier heads alone, so that full depth stays as
         it is.
+    mixed_precision (bool): Whether products are computed in bfloat16 while training.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class TaggerShim(Shim):
         freeze_encoder: bool,
         kept_state: KeptState,
         freeze_full_depth: bool = False,
+        mixed_precision: bool = False,
     ):
         super().__init__(None)
         self.encoder = encoder
@@ -55,6 +57,7 @@ class TaggerShim(Shim):
         self.freeze_encoder = freeze_encoder
         self.kept_state = kept_state
         self.freeze_full_depth = freeze_full_depth
+        self.mixed_precision = mixed_precision
         self._teacher: Optional[Tagger] = None
         self._fingerprint: Optional[str] = None
         self._int8: Optional[Trained] = None
@@ -223,6 +226,7 @@ class TaggerShim(Shim):
             self.freeze_encoder,
             self.kept_state,
             self.freeze_full_depth,
+            self.mixed_precision,
         )
         if self._model is not None:
             copied.from_bytes(self.to_bytes())

@@ -65,7 +65,7 @@ def wordpiece_tokenizer():
     return tokenizer
 
 
-def byte_level_tokenizer():
+def byte_level_tokenizer(texts=TEXTS):
     """A byte-level BPE tokenizer as RoBERTa has it."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -76,21 +76,35 @@ def byte_level_tokenizer():
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.train_from_iterator(texts * 3, trainer)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return tokenizer
 
 
-def train_sentencepiece(folder: Path, **options) -> None:
+def roberta_tokenizer(texts=TEXTS):
+    """The same, as transformers saves it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=byte_level_tokenizer(texts),
+        pad_token="<pad>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+
+
+def train_sentencepiece(folder: Path, texts=CHINESE + TEXTS, vocab_size=230, **options) -> None:
     """Write spm.model, by the sentencepiece library."""
     import sentencepiece
 
     corpus = folder / "corpus.txt"
-    corpus.write_text("\n".join((CHINESE + TEXTS) * 5), encoding="utf8")
+    corpus.write_text("\n".join(texts * 5), encoding="utf8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus),
         model_prefix=str(folder / "spm"),
-        vocab_size=230,
+        vocab_size=vocab_size,
         minloglevel=2,
         character_coverage=1.0,
         hard_vocab_limit=False,
@@ -98,11 +112,11 @@ def train_sentencepiece(folder: Path, **options) -> None:
     )
 
 
-def sentencepiece_tokenizer(folder: Path):
+def sentencepiece_tokenizer(folder: Path, **options):
     """A sentencepiece tokenizer as XLM-RoBERTa has it."""
     from transformers import XLMRobertaTokenizerFast
 
-    train_sentencepiece(folder)
+    train_sentencepiece(folder, **options)
     return XLMRobertaTokenizerFast(vocab_file=str(folder / "spm.model"))
 
 
@@ -233,7 +247,7 @@ class Encoders:
         return str(folder)
 
     def _make(self, family: str, folder: Path) -> None:
-        from transformers import AutoModel, PreTrainedTokenizerFast
+        from transformers import PreTrainedTokenizerFast
 
         config = _configs()[family]
         if family in ("xlm-roberta", "camembert"):
@@ -245,14 +259,7 @@ class Encoders:
         elif family == "mpnet":
             tokenizer = mpnet_tokenizer(folder)
         elif family == "roberta":
-            tokenizer = PreTrainedTokenizerFast(
-                tokenizer_object=byte_level_tokenizer(),
-                pad_token="<pad>",
-                cls_token="<s>",
-                sep_token="</s>",
-                unk_token="<unk>",
-                mask_token="<mask>",
-            )
+            tokenizer = roberta_tokenizer()
         else:
             tokenizer = PreTrainedTokenizerFast(
                 tokenizer_object=wordpiece_tokenizer(),
@@ -262,16 +269,24 @@ class Encoders:
                 unk_token="[UNK]",
                 mask_token="[MASK]",
             )
-        config.vocab_size = len(tokenizer)
-        torch.manual_seed(0)
-        model = AutoModel.from_config(config)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.normal_(0.0, 0.2)
-                if "norm" in name.lower() and name.endswith("weight"):
-                    parameter.add_(1.0)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        write_encoder(family, tokenizer, folder)
+
+
+def write_encoder(family: str, tokenizer, folder: Path) -> None:
+    """A small encoder with random weights, for a tokenizer of transformers."""
+    from transformers import AutoModel
+
+    config = _configs()[family]
+    config.vocab_size = len(tokenizer)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.2)
+            if "norm" in name.lower() and name.endswith("weight"):
+                parameter.add_(1.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def network_of(folder: str, tags: int = 7, spread: float = 0.6):
@@ -345,6 +360,10 @@ def answers(doc) -> tuple:
     record = doc._.early_exit["early_exit_ner"]
     ents = [(ent.start, ent.end, ent.label_) for ent in doc.ents]
     return ents, record.layers, record.spent, record.full
+
+
+# What imports transformers wherever it is installed.
+OTHERS = ("spacy_transformers", "spacy_curated_transformers")
 
 
 def hiding(*packages: str) -> str:

@@ -488,6 +488,16 @@ class TestTraining:
         changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
         assert changed == {name for name in before if name.startswith("heads")}
 
+    def test_with_full_depth_frozen_the_earlier_heads_alone_learn(self, encoders):
+        nlp = blank(encoders["bert"], model={"freeze_full_depth": True})
+        optimizer = nlp.initialize(lambda: examples_of(nlp))
+        network = nlp.get_pipe(NAME).model.shims[0].trained.network
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        nlp.update(examples_of(nlp), sgd=optimizer)
+        changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
+        heads = {name for name in before if name.startswith("heads")}
+        assert changed == {name for name in heads if not name.startswith("heads.3.")}
+
     def test_the_dropout_of_the_call_reaches_the_network(self, nlp):
         examples = examples_of(nlp)
         losses = [nlp.update(examples, sgd=False, drop=drop)[NAME] for drop in (0.0, 0.0, 0.5)]

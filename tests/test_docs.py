@@ -45,6 +45,7 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
         (folder / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "project.yml", folder)
     shutil.copytree(encoders["bert"], folder / "assets" / "all-MiniLM-L6-v2")
+    write_token_classifier(encoders["bert"], folder / "assets" / "token-classifier")
     (folder / "training").mkdir()
     config, data = trained_bytes
     nlp = spacy.util.load_model_from_config(Config().from_str(config), auto_fill=True)
@@ -59,6 +60,14 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
     fresh = {text for text in texts_of_all_lengths(count=300) if text.strip()} - {*TEXTS}
     (folder / "my-texts.txt").write_text("\n".join(sorted(fresh)), encoding="utf8")
     return folder
+
+
+def write_token_classifier(encoder, folder):
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    names = {0: "O", 1: "B-PER", 2: "I-PER"}
+    AutoModelForTokenClassification.from_pretrained(encoder, id2label=names).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -125,6 +134,9 @@ def check(command, checkout):
             variables = [option.removeprefix("--vars.") for option in rest[::2]]
             assert set(variables) <= set(project["vars"])
             run("-m", "spacy", "project", "run", name, ".", "--dry", *rest, cwd=checkout)
+        case ["python", "-m", "spacy", "early-exit", "adopt", _, *rest]:
+            checkpoint = checkout / "assets" / "token-classifier"
+            run("-m", "spacy", "early-exit", "adopt", checkpoint, *rest, "-n", "1", cwd=checkout)
         case ["python", "-m", "spacy", "train", *rest]:
             short = ["--training.max_steps", "1", "--training.eval_frequency", "1"]
             run("-m", "spacy", "train", *rest, *short, cwd=checkout)

@@ -7,7 +7,7 @@ shape is a new row here.
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, Literal, Mapping, Tuple
+from typing import Any, Dict, Literal, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -285,6 +285,32 @@ FAMILIES: Dict[str, Family] = {
     "deberta-v2": _DEBERTA,
 }
 
+# curated-transformers keeps RoBERTa's embeddings one module deeper than BERT's.
+CURATED: Dict[str, Family] = {
+    family: Family(
+        {
+            "word": (f"{embeddings}.word_embeddings",),
+            "position": (f"{embeddings}.position_embeddings",),
+            "token_type": (f"{embeddings}.token_type_embeddings",),
+            "norm": (f"{embeddings}.layer_norm",),
+        },
+        {
+            "qkv": ("mha.input",),
+            "attention_output": ("mha.output",),
+            "attention_norm": ("attn_output_layernorm",),
+            "intermediate": ("ffn.intermediate",),
+            "output": ("ffn.output",),
+            "output_norm": ("ffn_output_layernorm",),
+        },
+        "curated_encoder.layers.{i}.",
+        {},
+    )
+    for family, embeddings in (
+        ("bert", "curated_encoder.embeddings"),
+        ("roberta", "curated_encoder.embeddings.inner"),
+    )
+}
+
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 
 
@@ -433,15 +459,18 @@ def _refuse(config: Mapping[str, Any], name: str, supported: Tuple[Any, ...]) ->
         )
 
 
-def read_weights(spec: EncoderSpec, checkpoint: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def read_weights(
+    spec: EncoderSpec, checkpoint: Mapping[str, Tensor], layout: Optional[Family] = None
+) -> Dict[str, Tensor]:
     """Translate a checkpoint's parameters into ours.
 
     spec (EncoderSpec): The sizes of the encoder.
-    checkpoint (Mapping[str, Tensor]): Parameters by Hugging Face name.
+    checkpoint (Mapping[str, Tensor]): Parameters by name.
+    layout (Optional[Family]): What they are called; None: as Hugging Face does.
     RETURNS (Dict[str, Tensor]): Parameters by the names of ``encoder.Encoder``.
     RAISES (ValueError): If a parameter is missing; the message names it.
     """
-    family = FAMILIES[spec.family]
+    family = layout or FAMILIES[spec.family]
     modules = {f"embeddings.{ours}": theirs for ours, theirs in family.embeddings.items()}
     modules.update(family.whole)
     for i in range(spec.distinct_layers):

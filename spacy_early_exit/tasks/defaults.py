@@ -42,11 +42,14 @@ def default_config(decoder: str, scorer: str, own: str = "") -> Config:
         distillation = 0.0
         layer_weights = "linear"
         detach_early_heads = false
+        pseudo_labels = false
 
         [component.model]
         @architectures = "spacy-early-exit.EarlyExitTagger.v1"
         head_lr_factor = 5.0
         freeze_encoder = false
+        freeze_full_depth = false
+        mixed_precision = false
         kept_state = "post_norm"
 
         [component.model.encoder]

@@ -56,7 +56,7 @@ class Tries:
         number = self.criterion.layers.index(layer)
         with torch.enable_grad():
             step = Step(layer, words, logits, self.batch, 1.0, self.network.learned, states)
-            odds = self.criterion.log_odds(step)
+            odds = self.criterion.log_odds(step).float()  # not so in mixed precision
             row = torch.zeros(self.batch.words, device=odds.device).index_put((words,), odds)
             rows = [self.log_odds[:number], row[None], self.log_odds[number + 1 :]]
             self.log_odds = torch.cat(rows)
