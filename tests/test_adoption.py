@@ -187,13 +187,15 @@ class TestLeavingEarly:
         assert sum(r.full for r in records) / sum(r.spent for r in records) > 1.6
         assert len({layer for record in records for layer in record.layers}) > 1
 
-    def test_most_words_are_labelled_as_by_the_checkpoint(self, nlp):
+    def test_words_are_labelled_as_by_the_checkpoint(self, nlp):
         texts = some_texts(400)[300:]
-        fast, full = nlp.pipe(texts), nlp.pipe(texts, component_cfg=FULL)
+        fast = nlp.pipe(texts, component_cfg={NAME: {"speedup": 1.3}})
+        full = list(nlp.pipe(texts, component_cfg=FULL))
         same = [
             a.ent_type_ == b.ent_type_ for one, other in zip(fast, full) for a, b in zip(one, other)
         ]
-        assert np.mean(same) > 0.9
+        outside = [not token.ent_type_ for doc in full for token in doc]
+        assert np.mean(same) > np.mean(outside)  # better than saying O of all
 
     def test_the_saved_config_names_no_file_of_the_training(self, adopted):
         config = (adopted / "config.cfg").read_text(encoding="utf8")

@@ -83,6 +83,8 @@ folder, *texts = sys.argv[1:]
 spacy.blank("en").add_pipe("early_exit_ner")
 folder = os.path.realpath(folder)
 seen = []
+package = os.path.dirname(os.path.dirname(spacy_early_exit.__file__))  # it may be a checkout
+code = tuple(os.path.realpath(place) for place in [*sys.path, package] if place)
 kinds = ("socket", "pickle", "subprocess", "os", "ctypes", "shutil", "marshal")
 def watch(event, args):
     if "torchinductor" in str(args):  # a folder that torch makes, and leaves empty
@@ -95,7 +97,7 @@ def watch(event, args):
             seen.append(("write", path))
         elif path.startswith(folder):
             print("read", os.path.relpath(path, folder))
-        elif not path.startswith(tuple(os.path.realpath(p) for p in sys.path if p)):
+        elif not path.startswith(code):
             seen.append(("read", path))
     elif event in ("exec", "compile") and folder in str(args):
         seen.append((event, str(args)))

@@ -239,9 +239,7 @@ def test_dropout_reaches_every_part_and_is_off_without_it(networks, en):
     original = torch.nn.functional.dropout
     sdpa = torch.nn.functional.scaled_dot_product_attention
     try:
-        torch.nn.functional.dropout = lambda x, p, training: (
-            hits.append(p) or original(x, p, training)
-        )
+        torch.nn.functional.dropout = lambda x, p: hits.append(p) or original(x, p)
         torch.nn.functional.scaled_dot_product_attention = lambda *a, **k: (
             hits.append(k["dropout_p"]) or sdpa(*a, **k)
         )
