@@ -17,6 +17,7 @@ from spacy.tokens import DocBin
 from spacy.training import Example
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
+from spacy.util import fix_random_seed
 from thinc.api import Config
 
 from .budget.curve import Calibration
@@ -90,6 +91,7 @@ def adopt(
             f"least, and some thousand to do well."
         )
     head = read_token_classifier(adoption.source, adoption.task)
+    fix_random_seed(adoption.seed)  # the earlier heads are drawn before any training begins
     nlp, pipe = blank_pipeline(adoption, head)
     nlp.initialize(lambda: [Example(nlp.make_doc(""), nlp.make_doc(""))])
     network = pipe.model.shims[0].trained.network

@@ -35,7 +35,7 @@ def label_of(start: int, end: int, entities) -> str:
     return "O"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def checkpoint(encoders, tmp_path_factory) -> Path:
     """A small token classifier, fine-tuned with the Trainer of transformers."""
     from transformers import (
@@ -86,7 +86,7 @@ def checkpoint(encoders, tmp_path_factory) -> Path:
     return folder / "model"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def adopted(checkpoint, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("adopted")
     (folder / "texts.txt").write_text("\n".join(some_texts(300)), encoding="utf8")
@@ -170,6 +170,16 @@ class TestFullDepth:
         assert len(ner.model.to_bytes()) < 1.1 * len(without_original(nlp))
         again = pickle.loads(pickle.dumps(nlp))
         assert [answers(again(text, component_cfg=FULL)) for text in TEXTS] == expected
+        # What is shared is not scaled twice.
+        heads = [network.head(1).weight for network in trained_of(again).networks]
+        before = [head.clone() for head in heads]
+        again.get_pipe(NAME).scale_heads([2.0] * 4)
+        for head, network in zip(before, trained_of(again).networks):
+            assert torch.equal(network.head(1).weight, head / 2)
+
+
+def trained_of(nlp):
+    return nlp.get_pipe(NAME).model.shims[0].trained
 
 
 def without_original(nlp) -> bytes:
@@ -187,7 +197,7 @@ class TestLeavingEarly:
         assert sum(r.full for r in records) / sum(r.spent for r in records) > 1.6
         assert len({layer for record in records for layer in record.layers}) > 1
 
-    def test_words_are_labelled_as_by_the_checkpoint(self, nlp):
+    def test_most_words_are_labelled_as_by_the_checkpoint(self, nlp):
         texts = some_texts(400)[300:]
         fast = nlp.pipe(texts, component_cfg={NAME: {"speedup": 1.3}})
         full = list(nlp.pipe(texts, component_cfg=FULL))
@@ -195,7 +205,7 @@ class TestLeavingEarly:
             a.ent_type_ == b.ent_type_ for one, other in zip(fast, full) for a, b in zip(one, other)
         ]
         outside = [not token.ent_type_ for doc in full for token in doc]
-        assert np.mean(same) > np.mean(outside)  # better than saying O of all
+        assert np.mean(same) > 0.95 > np.mean(outside)  # which is what saying O of all would get
 
     def test_the_saved_config_names_no_file_of_the_training(self, adopted):
         config = (adopted / "config.cfg").read_text(encoding="utf8")
@@ -213,6 +223,17 @@ def test_without_the_original_full_depth_is_trained_too(checkpoint, adopted, tmp
     nlp = spacy.load(tmp_path / "pipeline")
     assert nlp.get_pipe(NAME).model.shims[0].trained.original is None
     assert not (tmp_path / "pipeline" / NAME / "model" / "original.safetensors").exists()
+
+
+def test_the_same_seed_gives_the_same_pipeline(checkpoint, tmp_path):
+    weights = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        torch.rand(len(weights))  # whatever was drawn before
+        adoption = Adoption(HFEncoder(str(checkpoint)), epochs=1, seed=3)
+        nlp, _ = adopt(adoption, some_texts(60), [1.3], tmp_path / name)
+        weights.append(nlp.get_pipe(NAME).model.shims[0].trained.network.state_dict())
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
 class TestRefused:

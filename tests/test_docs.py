@@ -86,7 +86,7 @@ def test_a_page_does_what_it_says(page, checkout, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("block", blocks("ini"))
 def test_settings_can_be_pasted_into_a_config(block, tmp_path):
-    """In place of the sections that are there."""
+    """In place of the sections, and of the nulls, that are there."""
     config = configparser.ConfigParser(interpolation=None)
     config.optionxform = str
     config.read(ROOT / "configs" / "joint.cfg")
@@ -97,6 +97,9 @@ def test_settings_can_be_pasted_into_a_config(block, tmp_path):
     for name in pasted.sections():
         if config.has_section(name):
             config[name].clear()  # where it is: sections come before those inside them
+        section, _, key = name.rpartition(".")
+        if config.get(section, key, fallback="") == "null":
+            config.remove_option(section, key)
     config.read_string(block)
     with (tmp_path / "base.cfg").open("w") as file:
         config.write(file)

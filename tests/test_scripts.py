@@ -61,7 +61,7 @@ def test_the_config_is_complete(tmp_path):
     run("-m", "spacy", "init", "fill-config", ROOT / "configs" / "joint.cfg", filled)
     settings = load_config(filled, interpolate=False)["components"]["early_exit_ner"]
     ours = config["components"]["early_exit_ner"]
-    assert set(settings) - set(ours) <= {"scorer", "get_spans"}  # a block: a comment tells of it
+    assert set(settings) - set(ours) <= {"scorer"}
 
 
 def test_project_commands_and_workflows_agree():

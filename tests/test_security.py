@@ -83,8 +83,8 @@ folder, *texts = sys.argv[1:]
 spacy.blank("en").add_pipe("early_exit_ner")
 folder = os.path.realpath(folder)
 seen = []
-package = os.path.dirname(os.path.dirname(spacy_early_exit.__file__))  # it may be a checkout
-code = tuple(os.path.realpath(place) for place in [*sys.path, package] if place)
+metadata = os.path.dirname(spacy_early_exit.__file__) + ".egg-info"  # of a checkout, beside it
+code = tuple(os.path.realpath(place) for place in [*sys.path, metadata] if place)
 kinds = ("socket", "pickle", "subprocess", "os", "ctypes", "shutil", "marshal")
 def watch(event, args):
     if "torchinductor" in str(args):  # a folder that torch makes, and leaves empty

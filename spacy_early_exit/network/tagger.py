@@ -89,10 +89,10 @@ class Tagger(nn.Module):
 
         temperatures (Sequence[float]): Of the head of each layer, all above 0.
         """
-        with torch.no_grad():
-            for layer, temperature in enumerate(temperatures, 1):
-                self.head(layer).weight.div_(temperature)
-                self.head(layer).bias.div_(temperature)
+        for layer, temperature in enumerate(temperatures, 1):
+            for parameter in self.head(layer).parameters():
+                # Not in place: the network of full depth may share it.
+                parameter.data = parameter.data / temperature
 
     def add_tags(self, tags: int) -> None:
         """Append tags to every head, and to what the decoder learns. What is known of the others
