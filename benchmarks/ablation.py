@@ -64,6 +64,10 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=4, help="of the first stage")
     parser.add_argument("--epochs-two", type=int, default=4, help="of the second stage")
+    parser.add_argument("--thresholds", default=THRESHOLDS, help="to measure F at")
+    parser.add_argument(
+        "--mixed-precision", action="store_true", help="train the second stage in bfloat16"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -122,6 +126,8 @@ def train(args: argparse.Namespace, name: str, seed: str) -> Path:
     else:
         config = args.work / "self_sampling.cfg"
         paths += ["--paths.first_stage", first / "model-best"]
+        if args.mixed_precision:
+            options = {**options, "model.mixed_precision": "true"}
     for option, value in options.items():
         paths += [f"--components.early_exit_ner.{option}", value]
     if not (folder / FINISHED).exists():
@@ -140,8 +146,8 @@ def curve(model: Path, args: argparse.Namespace, part: str, criterion: str) -> R
     output = model / f"{part}-{criterion}.json"
     script = ["benchmarks/thresholds.py", model, args.corpus / f"{part}.spacy"]
     how = ["--sentences"] if criterion == "sentences" else ["--window", criterion]
-    options = ["--halt-special", "--threads", 1, "--thresholds", THRESHOLDS, "--output", output]
-    run(*script, *how, *options)
+    options = ["--halt-special", "--threads", 1, "--output", output]
+    run(*script, *how, *options, "--thresholds", args.thresholds)
     rows: Rows = json.loads(output.read_text())
     return rows
 
