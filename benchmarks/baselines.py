@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument(
         "--rates", default="1e-4,2e-4", help="learning rates to train all of them with"
     )
+    parser.add_argument("--ways", default="uncut,distilled,plain", help="what to train")
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -62,10 +64,13 @@ def main() -> None:
         print(f"{key}: {shown}", flush=True)
 
     seeds, rates = args.seeds.split(","), args.rates.split(",")
+    ways = args.ways.split(",")
     with ThreadPoolExecutor(args.jobs) as pool:
-        uncut = itertools.product((None,), (False,), rates, seeds)
-        list(pool.map(lambda choice: job(*choice), uncut))  # the teachers
-        rest = itertools.product(depths, (True, False), rates, seeds)
+        if "uncut" in ways:  # the teachers
+            uncut = itertools.product((None,), (False,), rates, seeds)
+            list(pool.map(lambda choice: job(*choice), uncut))
+        distilled = [way == "distilled" for way in ways if way != "uncut"]
+        rest = itertools.product(depths, distilled, rates, seeds)
         list(pool.map(lambda choice: job(*choice), rest))
 
 
@@ -101,6 +106,8 @@ def train(
     options += ["--paths.dev", args.corpus / "tune.spacy", "--paths.encoder", encoder]
     options += ["--system.seed", seed]
     options += ["--training.optimizer.learn_rate.initial_rate", rate]
+    if args.mixed_precision:
+        options += ["--components.early_exit_ner.model.mixed_precision", "true"]
     run("-m", "spacy", "train", folder / "config.cfg", *options, log=folder)
     replace_stage(model)
     shutil.rmtree(folder / "model-last")
