@@ -1,4 +1,5 @@
-"""Words per second of training: both stages, spacy-transformers, and a padded Hugging Face loop.
+"""Words per second of training: both stages, in fp32 and in mixed precision, spacy-transformers,
+and a padded Hugging Face loop.
 
 All take steps on the same batches of texts, drawn in spaCy's way, in turns, with Adam and gradients
 clipped. Needs spacy-transformers.
@@ -48,6 +49,8 @@ def main() -> None:
     contenders: dict[str, Callable[[Batch], None]] = {
         "first stage": stage("joint", args),
         "second stage": stage("self_sampling", args),
+        "first stage, mixed precision": stage("joint", args, mixed_precision=True),
+        "second stage, mixed precision": stage("self_sampling", args, mixed_precision=True),
         "spacy-transformers": transformer(args),
         "Hugging Face, padded": padded(args, docs),
     }
@@ -84,9 +87,12 @@ def updates(config: Any, corpus: Path) -> Callable[[Batch], None]:
     return step
 
 
-def stage(name: str, args: argparse.Namespace) -> Callable[[Batch], None]:
+def stage(
+    name: str, args: argparse.Namespace, mixed_precision: bool = False
+) -> Callable[[Batch], None]:
     """RETURNS (Callable): What takes a step of a stage of training."""
     config = load_config(Path(f"configs/{name}.cfg"), interpolate=False)
+    config["components"]["early_exit_ner"]["model"]["mixed_precision"] = mixed_precision
     config["paths"]["encoder"] = str(args.encoder)
     if "first_stage" in config["paths"]:
         config["paths"]["first_stage"] = str(args.first_stage)
