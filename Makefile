@@ -1,7 +1,8 @@
 # make demo    train and try it, on a synthetic corpus, in an environment of its own
 # make test    quick tests in an environment of their own
 # make bench   everything a user would run instead beside it, on the clock; hours
-# make check   these, the slow ones, types and style
+# make check   these, the slow ones, types and style, and the soak
+# make soak    a pipeline at work for 20 minutes: same answers, no memory lost
 # make audit   licences of all that is installed, and known weaknesses (which needs internet access)
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test bench check lint audit build clean
+.PHONY: demo test bench check soak lint audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -24,6 +25,12 @@ bench: $(VENV)/.installed
 
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
 	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadscope
+	$(MAKE) soak
+
+# The real encoder with random heads: nothing has to be trained for it.
+soak: $(VENV)/.installed $(ENCODER)/model.safetensors
+	$(BIN)/python -m tests.make_untrained $(ENCODER) training/soak
+	$(BIN)/python benchmarks/soak.py training/soak/pipeline training/soak/texts.spacy --minutes 20 --output training/soak/soak.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -609,6 +609,13 @@ class TestOtherLayers:
             nlp.initialize(lambda: examples_of(nlp))
 
 
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+
+def go_on(name, component, docs, error):
+    """Log nothing, raise nothing."""
+
+
 class TestErrorHandling:
     def test_a_bad_doc_never_takes_its_batch_along(self, nlp, monkeypatch):
         ner = nlp.get_pipe(NAME)
@@ -626,6 +633,41 @@ class TestErrorHandling:
         found = [(doc.text, answers(doc)) for doc in nlp.pipe(TEXTS)]
         assert [doc.text for doc in failed] == [text for text in TEXTS if "Acme" in text]
         assert found == [(text, expected[text]) for text in TEXTS if "Acme" not in text]
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            pytest.param(how, marks=FORKS if "n_process" in how else ())
+            for how in (
+                {"as_tuples": True},
+                {"batch_size": 3},
+                {"as_tuples": True, "batch_size": 3},
+                {"n_process": 2, "batch_size": 4},
+                {"n_process": 2, "batch_size": 4, "as_tuples": True},
+            )
+        ],
+        ids=str,
+    )
+    def test_nor_however_it_comes(self, how, nlp, monkeypatch):
+        original = type(nlp.get_pipe(NAME))._predict
+        expected = [(text, answers(nlp(text))) for text in TEXTS]
+
+        def fails(self, docs, settings):
+            if any("Acme" in doc.text for doc in docs):
+                raise RuntimeError("a bad doc")
+            return original(self, docs, settings)
+
+        monkeypatch.setattr(type(nlp.get_pipe(NAME)), "_predict", fails)
+        nlp.set_error_handler(go_on)
+        texts = TEXTS * 3
+        if "as_tuples" in how:
+            pairs = list(nlp.pipe([(text, i) for i, text in enumerate(texts)], **how))
+            assert [doc.text for doc, _ in pairs] == [texts[number] for _, number in pairs]
+            docs = [doc for doc, _ in pairs]
+        else:
+            docs = list(nlp.pipe(texts, **how))
+        kept = [one for one in expected * 3 if "Acme" not in one[0]]
+        assert [(doc.text, answers(doc)) for doc in docs] == kept
 
     def test_a_pipeline_without_weights_is_no_fault_of_single_docs(self, encoders):
         nlp = blank(encoders["bert"])

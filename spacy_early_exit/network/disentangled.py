@@ -111,8 +111,9 @@ class Convolution(nn.Conv1d):
         for step in range(1, side + 1):
             first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # has one step behind it
             ahead, behind = self.weight[:, :, side + step], self.weight[:, :, side - step]
-            found = found.index_add(0, first, F.linear(states[first + step], ahead))
-            found = found.index_add(0, first + step, F.linear(states[first], behind))
+            one, other = states.index_select(0, first), states.index_select(0, first + step)
+            found = found.index_add(0, first, F.linear(other, ahead))
+            found = found.index_add(0, first + step, F.linear(one, behind))
         return found
 
 

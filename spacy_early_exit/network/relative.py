@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import List, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import groups, padding
@@ -78,10 +79,12 @@ class DistanceBias(nn.Module):
 
         running (Running): Who is computed.
         """
-        by_distance = self.by_distance().T.contiguous()  # (heads, distances)
+        by_distance = self.by_distance()
         found = []
         for distance, valid in distances_of(running):
-            bias = by_distance[:, distance + self.longest - 1].transpose(0, 1)
+            # The gradient of plain indexing adds up in the order in which threads come by.
+            bias = F.embedding(distance + self.longest - 1, by_distance)
+            bias = bias.permute(0, 3, 1, 2).contiguous()  # (group, heads, queries, context)
             found.append(bias.masked_fill(~valid[:, None], float("-inf")))
         return Fixed(found)
 

@@ -1,0 +1,104 @@
+"""The properties of tests/test_any_input.py for as long as there is time.
+
+Arbitrary Unicode, cut into words anyhow, with entities set before, in any batch; small encoders of
+several families with random weights.
+
+Ends with 1 if anything failed. What failed, made as small as it gets, is in the results.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import seed as seeded
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from spacy_early_exit.cli.benchmark import machine
+from tests.factories import Encoders
+from tests.properties import FAMILIES, Case, Pipelines, cases, check
+
+EXAMPLES = 100  # to a round, which is of one family
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="the results, as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    counts: Counter[str] = Counter()
+    failures: list[dict[str, Any]] = []
+    start = time.monotonic()
+    rounds = 0
+    with tempfile.TemporaryDirectory() as folder:
+        pipelines = Pipelines(Encoders(Path(folder)))
+        while time.monotonic() - start < 60 * args.minutes:
+            family = FAMILIES[rounds % len(FAMILIES)]
+            failure = run_round(pipelines, family, args.seed * 1_000_000 + rounds, counts)
+            if failure is not None:
+                failures.append(failure)
+                print(failure["error"], flush=True)
+            rounds += 1
+    found = {
+        "about": {
+            "minutes": (time.monotonic() - start) / 60,
+            "seed": args.seed,
+            "threads": args.threads,
+            "families": FAMILIES,
+            **machine(),
+        },
+        "cases": counts.pop("cases"),
+        **counts,
+        "failures": failures,
+    }
+    print(json.dumps({**found, "failures": len(failures)}, indent=1))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(found, indent=1) + "\n")
+    sys.exit(1 if failures else 0)
+
+
+def run_round(
+    pipelines: Pipelines, family: str, seed: int, counts: Counter[str]
+) -> dict[str, Any] | None:
+    """RETURNS (dict[str, Any] | None): What failed first, as small as it gets; None: nothing."""
+    last: list[Case] = []
+
+    @seeded(seed)
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases())
+    def run(case: Case) -> None:
+        last[:] = [case]
+        check(pipelines[family], case, counts)
+        counts["cases"] += 1
+
+    try:
+        run()
+    except Exception:
+        return {
+            "family": family,
+            "seed": seed,
+            "case": ascii(last[0]) if last else None,
+            "error": traceback.format_exc(),
+        }
+    return None
+
+
+if __name__ == "__main__":
+    main()
