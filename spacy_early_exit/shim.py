@@ -59,6 +59,7 @@ class TaggerShim(Shim):
         self.freeze_full_depth = freeze_full_depth
         self.mixed_precision = mixed_precision
         self._teacher: Optional[Tagger] = None
+        self._taught_tags = 0
         self._fingerprint: Optional[str] = None
         self._int8: Optional[Trained] = None
         self._checked = False
@@ -87,7 +88,7 @@ class TaggerShim(Shim):
         for network in trained.networks:
             network.encoder.keep(self.kept_state)
         self._model = trained
-        self._teacher = None
+        self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()
         self.weights_changed()
 
@@ -126,7 +127,6 @@ class TaggerShim(Shim):
         tags (int): The new number of tags.
         """
         self.trained.network.add_tags(tags)
-        self._teacher = None  # it knows nothing of them
         self._freeze()
         self.keep_original(None)
 
@@ -167,10 +167,12 @@ class TaggerShim(Shim):
 
     def teacher(self) -> Tagger:
         """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,
-        for as long as the network is not replaced.
+        for as long as the network is not replaced. It has the tags that the network came with, not
+        those that were added.
         """
         if self._teacher is None:
             self._teacher = copy.deepcopy(self.trained.network).requires_grad_(False)
+            self._teacher.keep_tags(self._taught_tags)
         return self._teacher
 
     def finish_update(self, optimizer: Optimizer) -> None:

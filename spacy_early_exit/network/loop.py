@@ -152,11 +152,15 @@ def run_all_layers(network: Tagger, batch: Batch, dropout: float = 0.0) -> Itera
 class Halting(Protocol):
     """Says who leaves after a layer while training."""
 
+    @property
+    def watches_left_words(self) -> bool:
+        """RETURNS (bool): Whether it sees all words of windows that have not ended."""
+
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool
 
         layer (int): The layer, counted from 1.
-        words (Tensor): The words that have not left. *Shape:* ``(words,)``
+        words (Tensor): The words that have not left, or all of their windows. *Shape:* ``(words,)``
         logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
         states (Tensor): What it made of them. *Shape:* ``(words, hidden_size)``
         """
@@ -206,10 +210,13 @@ def run_all_heads_halting(
             everything, answers = kept, [answer.repeat(copies, 1) for answer in answers]
         if number == network.spec.layers or not len(running.words):
             continue
+        watches_all = halting.watches_left_words
+        words = running.words_of_windows(batch) if watches_all else running.words
         with torch.no_grad():
-            states = of_words[running.words]
-            seen = network.logits(number, states)
-            leaving = halting.leave(number, running.words, seen, states)
+            states = of_words[words]
+            leaving = halting.leave(number, words, network.logits(number, states), states)
+            if watches_all:
+                leaving = leaving[torch.searchsorted(words, running.words)]
         if not leaving.any():
             continue
         after = running.without(batch, leaving)

@@ -31,6 +31,11 @@ class SampledHalting:
     learned: Mapping[str, Tensor]
     logits: Optional[Tensor] = None
 
+    @property
+    def watches_left_words(self) -> bool:
+        """RETURNS (bool): Whether a criterion does."""
+        return any(criterion.watches_left_words for criterion, _ in self.criteria)
+
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
         if self.logits is not None:
@@ -54,6 +59,7 @@ class RandomHalting:
     """
 
     layers: Tensor
+    watches_left_words = False
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
@@ -85,9 +91,6 @@ def neighbourhoods(criterion: Criterion, windows: Sequence[int]) -> List[Criteri
     windows (Sequence[int]): Neighbours to each side; none: the criterion's own.
     RETURNS (List[Criterion]): The criteria.
     """
-    if isinstance(criterion, TokenExit):
-        # Heads judge words that have not left: those that left hold nobody back here.
-        criterion = replace(criterion, left_words="ignore")
     if isinstance(criterion, (TokenExit, PatienceExit, BeliefExit)) and windows:
         return [replace(criterion, window=window) for window in windows]
     return [criterion]

@@ -26,28 +26,32 @@ def word_losses(logits: Tensor, tags: Tensor) -> Tensor:
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, tags: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of every head from a teacher, on annotated words.
+    """Kullback-Leibler divergence of every head from a teacher, on annotated words and among the
+    tags that the teacher knows: what it does not know it can't teach.
 
     logits (Tensor): *Shape:* ``(layers, words, tags)``
-    teacher (Tensor): Carries no gradient. *Shape:* ``(words, tags)``
+    teacher (Tensor): Carries no gradient. *Shape:* ``(words, tags that it knows)``
     tags (Tensor): The right tag of each word, ``MISSING`` where it is not known.
         *Shape:* ``(words,)``
     RETURNS (Tensor): *Shape:* ``(layers, words)``
     """
-    student, taught = logits.log_softmax(-1), teacher.detach().log_softmax(-1)
+    known = teacher.shape[-1]
+    student, taught = logits[..., :known].log_softmax(-1), teacher.detach().log_softmax(-1)
     divergence = (taught.exp() * (taught - student)).sum(-1)
-    return divergence * (tags != MISSING)
+    return divergence * ((tags != MISSING) & (tags < known))
 
 
 def said(logits: Tensor, tags: Tensor) -> Tensor:
     """Put a network's tags in the place of an annotation.
 
-    logits (Tensor): What it says. *Shape:* ``(words, tags)``
+    logits (Tensor): What it says. *Shape:* ``(words, tags that it knows)``
     tags (Tensor): The annotation, ``MISSING`` where a word is not to be learnt. *Shape:*
         ``(words,)``
-    RETURNS (Tensor): Its tags, and still ``MISSING`` there. *Shape:* ``(words,)``
+    RETURNS (Tensor): Its tags, and the annotation where that is ``MISSING``, or a tag that it does
+        not know. *Shape:* ``(words,)``
     """
-    return torch.where(tags == MISSING, tags, logits.argmax(-1))
+    stays = (tags == MISSING) | (tags >= logits.shape[-1])
+    return torch.where(stays, tags, logits.argmax(-1))
 
 
 def flooded(losses: Tensor, levels: Tensor) -> Tensor:

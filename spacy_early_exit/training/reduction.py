@@ -41,6 +41,7 @@ class Tries:
     network: Tagger
     batch: Batch
     saliency: Optional[Tensor] = None
+    watches_left_words = False
 
     def __post_init__(self) -> None:
         shape = len(self.criterion.layers), self.batch.words
@@ -159,10 +160,11 @@ class ReductionTraining:
         assert answers.window is not None and answers.original is not None
         words = torch.arange(len(tags), device=tags.device)
         of_exits = answers.logits[answers.exit_layer - 1, words][None]
-        if answers.teacher is None:
-            losses = word_losses(of_exits, tags)[0]
-        else:
-            losses = distillation_loss(of_exits, answers.teacher[-1], tags)[0]
+        losses = word_losses(of_exits, tags)[0]
+        if answers.teacher is not None:
+            teacher = answers.teacher[-1]
+            taught = distillation_loss(of_exits, teacher, tags)[0]
+            losses = torch.where(tags < teacher.shape[-1], taught, losses)
         policy = policy_loss(
             losses.detach(),
             tags != MISSING,

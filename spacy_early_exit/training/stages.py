@@ -18,6 +18,7 @@ from typing import (
 )
 
 import torch
+import torch.nn.functional as F
 from thinc.api import torch2xp, xp2torch
 from torch import Tensor
 
@@ -27,10 +28,12 @@ from ..network.criterion import Criterion
 from ..network.loop import Halting, run_all_heads, run_all_heads_halting
 from ..network.tagger import Tagger
 from ..network.window import Bools, Ints
+from ..tags import MISSING
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
 from .losses import LayerWeights, distillation_loss, flooded, layer_weighted, said, word_losses
 
 Pattern = Literal["on_policy", "off_policy", "random"]
+UNLIKELY = -1e4  # a logit
 
 
 class Decisions(NamedTuple):
@@ -67,7 +70,7 @@ class Answers(NamedTuple):
     logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
     exit_layer (Tensor): The layer at which each word left. *Shape:* ``(words,)``
     teacher (Optional[Tensor]): What the network said before this stage, at full depth, if the
-        stage asks for it. *Shape:* ``(layers, words, tags)``
+        stage asks for it. *Shape:* ``(layers, words, tags that it knew)``
     decisions (Optional[Decisions]): Who went on, if the stage learns that.
     window (Optional[Tensor]): The window of each word, for the loss. *Shape:* ``(words,)``
     original (Optional[Tensor]): Of each window the one that it is a copy of, for the loss.
@@ -111,7 +114,7 @@ class JointLogits:
     learned (Dict[str, Any]): What the decoder has learnt, numpy or cupy.
     decisions (Optional[Decisions]): Who went on, where that is learnt.
     teacher (Any): What the network said before this stage of training, if the stage asks for
-        it. *Shape:* ``(layers, words, tags)``, numpy or cupy
+        it. *Shape:* ``(layers, words, tags that it knew)``, numpy or cupy
     """
 
     logits: Any
@@ -212,7 +215,8 @@ class SelfSampling:
         authors' code; ``"random"``: nobody, for comparison.
     max_threshold (float): For every window a threshold is drawn from 0 to this.
     windows (Tuple[int, ...]): And one of these neighbourhoods, where words leave one by one.
-    aggressive_share (float): Share of windows that get the largest threshold.
+    aggressive_share (float): Share of windows that get the largest threshold and the smallest
+        neighbourhood.
     full_share (float): Share of windows that stay to the end.
     loss_after_exit (bool): Whether heads behind a word's exit are trained on its kept state.
     flooding (bool): Whether each head's loss on each word is held at what it was before this
@@ -269,16 +273,23 @@ class SelfSampling:
             full = torch.rand(batch.windows).to(device) >= 1.0 - self.full_share
             layers[full[batch.window_of_word]] = network.spec.layers
             return RandomHalting(layers)
-        criteria = neighbourhoods(criterion, self.windows)
+        criteria = neighbourhoods(criterion, sorted(self.windows))
         thresholds = draw_thresholds(
             batch.windows, self.max_threshold, self.aggressive_share, self.full_share
         )
+        choice = torch.randint(len(criteria), (batch.windows,))
+        choice[thresholds == self.max_threshold] = 0  # drawn ones are below: these are aggressive
+        judged_by = None
+        if self.pattern == "off_policy" and taught is not None:
+            # No tag that the teacher does not know is likely.
+            unknown = network.tags - taught.shape[-1]
+            judged_by = F.pad(taught, (0, unknown), value=UNLIKELY)
         return SampledHalting(
             batch=batch,
             thresholds=thresholds.to(device),
             criteria=[(drawn, drawn.start(batch)) for drawn in criteria],
-            choice=torch.randint(len(criteria), (batch.windows,)).to(device),
-            logits=taught if self.pattern == "off_policy" else None,
+            choice=choice.to(device),
+            logits=judged_by,
             learned=network.learned,
         )
 
@@ -288,7 +299,9 @@ class SelfSampling:
             tags = said(answers.teacher[-1], tags)
         losses = word_losses(answers.logits, tags)
         if self.flooding and answers.teacher is not None:
-            losses = flooded(losses, word_losses(answers.teacher, tags))
+            known = tags < answers.teacher.shape[-1]
+            levels = word_losses(answers.teacher, tags.where(known, MISSING))
+            losses = torch.where(known, flooded(losses, levels), losses)
         if self.distillation and answers.teacher is not None:
             deepest = answers.teacher[-1]
             losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
@@ -387,7 +400,8 @@ def make_self_sampling(
         ``"random"``.
     max_threshold (float): The largest threshold that is drawn.
     windows (Sequence[int]): The neighbourhoods to draw from; empty: the criterion's own.
-    aggressive_share (float): Share of windows that get the largest threshold.
+    aggressive_share (float): Share of windows that get the largest threshold and the smallest
+        neighbourhood.
     full_share (float): Share of windows that stay to the end.
     loss_after_exit (bool): Whether heads behind a word's exit are trained on its kept state.
     flooding (bool): Whether losses are held at the first stage's.

@@ -59,7 +59,9 @@ def fixed(batch, criterion, threshold):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])
 @pytest.mark.parametrize(
-    "criterion", [SentenceExit(), TokenExit(0, "ignore"), TokenExit(2, "ignore")], ids=str
+    "criterion",
+    [SentenceExit(), TokenExit(0, "ignore"), TokenExit(2, "ignore"), TokenExit(2, "hold")],
+    ids=str,
 )
 def test_training_with_halting_sees_what_prediction_will_see(network, batch, criterion, threshold):
     with torch.no_grad():
@@ -178,6 +180,26 @@ def test_patterns(trained, batch, pattern, encoders):
     assert stage.needs_teacher == (pattern == "off_policy")
 
 
+def test_neighbourhoods_and_shares_are_drawn_for_every_window(trained, batch):
+    stage = make_self_sampling(windows=[3, 0, 1], aggressive_share=0.3, full_share=0.3)
+    torch.manual_seed(0)
+    drawn = []  # threshold and neighbourhood
+    for _ in range(60):
+        halting = stage._halting(trained.network, batch, TokenExit(2, "hold"), None)
+        assert all(criterion.left_words == "hold" for criterion, _ in halting.criteria)
+        windows = [halting.criteria[number][0].window for number in halting.choice.tolist()]
+        drawn += zip(halting.thresholds.tolist(), windows)
+    most = max(threshold for threshold, _ in drawn)
+    aggressive = [window for threshold, window in drawn if threshold == most]
+    full = [window for threshold, window in drawn if threshold == 0]
+    between = [window for threshold, window in drawn if 0 < threshold < most]
+    assert most == pytest.approx(0.3) and set(aggressive) == {0}
+    for some, share in ((aggressive, 0.3), (full, 0.3)):
+        assert len(some) / len(drawn) == pytest.approx(share, abs=0.06)
+    for window in (0, 1, 3):
+        assert between.count(window) / len(between) == pytest.approx(1 / 3, abs=0.1)
+
+
 def test_random_patterns_use_every_layer_and_spare_a_share(trained, batch):
     stage = make_self_sampling("random", full_share=0.5)
     torch.manual_seed(0)
@@ -267,6 +289,23 @@ def test_distillation_is_a_divergence_on_annotated_words():
     assert with_it.item() == pytest.approx(without.item() + 2 * layer_weighted(losses).item())
 
 
+@pytest.mark.parametrize(
+    "settings", [{"distillation": 2.0}, {"flooding": True}, {"pseudo_labels": True}], ids=str
+)
+def test_a_teacher_has_no_say_on_tags_that_it_does_not_know(settings):
+    answers = example_answers()
+    knows_less = answers._replace(teacher=answers.teacher[..., :4])
+    new = torch.where(TAGS == 4, TAGS, MISSING)
+    stage = make_self_sampling(loss_after_exit=True, **settings)
+    plain = make_self_sampling(loss_after_exit=True).loss(answers, new)
+    assert stage.loss(knows_less, new).item() == pytest.approx(plain.item())
+    assert stage.loss(answers, new).item() != pytest.approx(plain.item())
+    old = torch.where(TAGS == 4, MISSING, TAGS)
+    assert stage.loss(knows_less, old).item() != pytest.approx(
+        make_self_sampling(loss_after_exit=True).loss(answers, old).item()
+    )
+
+
 @pytest.mark.parametrize("make", [make_joint_training, make_self_sampling])
 def test_how_much_heads_weigh(make):
     answers = example_answers()
@@ -348,6 +387,29 @@ class TestStartingFromAPipeline:
         new = examples_of(nlp, [("Bread is cheap.", [(0, 5, "FOOD")])])
         nlp, _ = self.start(first, new)
         assert nlp.get_pipe(NAME).labels == ("LOC", "ORG", "PER", "FOOD")
+        assert nlp("Ann Lee lives in New York.").ents[0].label_ == "PER"
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{"distillation": 4.0}, {"flooding": True}, {"pattern": "off_policy"}],
+        ids=str,
+    )
+    def test_a_new_label_is_learnt_though_the_teacher_does_not_know_it(self, first, settings):
+        texts = [("Bread is cheap.", [(0, 5, "FOOD")]), ("We like bread.", [(8, 13, "FOOD")])]
+        nlp = spacy.blank("en")
+        nlp, optimizer = self.start(first, [*examples_of(nlp), *examples_of(nlp, texts)])
+        block = {"@misc": "spacy-early-exit.SelfSampling.v1", **settings}
+        ner = nlp.get_pipe(NAME)
+        ner.training = spacy.registry.resolve({"stage": block})["stage"]
+        assert "FOOD" in ner.labels
+        optimizer.learn_rate = 5e-3
+        torch.manual_seed(0)
+        examples = [*examples_of(nlp), *examples_of(nlp, texts)]
+        for _ in range(60):
+            nlp.update(examples, sgd=optimizer)
+        assert ner.model.shims[0].teacher().tags == 7
+        ner.threshold = 0.0
+        assert [str(nlp(text).ents) for text, _ in texts] == ["(Bread,)", "(bread,)"]
         assert nlp("Ann Lee lives in New York.").ents[0].label_ == "PER"
 
     def test_a_folder_without_the_component_is_refused(self, tmp_path):
