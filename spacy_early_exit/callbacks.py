@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
+from .annotations import same_words
 from .budget.search import saving, threshold_for
 from .component import EarlyExitPipe, configure
 from .measure.docs import as_met
@@ -31,7 +32,11 @@ def make_hold_saving(
     texts, as the best of many, its score flatters it, and on a small corpus nothing would ever
     beat it. So it is not scored, unless that is wanted.
 
-    path (Path): Texts to measure the saving on, as ``.spacy``.
+    With ``use_averages`` of the optimizer it would hold the saving of other weights than those that
+    are evaluated.
+
+    path (Path): Texts to measure the saving on, as ``.spacy``, in words as spaCy's corpus reader
+        makes them.
     speedup (float): The saving to hold, full-depth cost / spent cost.
     every (int): Steps between evaluations: ``training.eval_frequency``.
     component (str): Name of the component.
@@ -44,7 +49,7 @@ def make_hold_saving(
         raise ValueError(
             f"hold_saving: speedup must be above 1 and every at least 1, not {speedup}, {every}."
         )
-    texts: List[str] = []
+    texts: List[Doc] = []
     scorers: List[Any] = []  # the component's, while it is out of use
 
     def hold_saving(nlp: Language, info: Dict[str, Any]) -> None:
@@ -64,7 +69,7 @@ def make_hold_saving(
         if info["step"] == 0 and not score_start:
             scorers.append(ner.scorer)
             ner.scorer = None
-        docs = as_met(nlp, ner, [nlp.make_doc(text) for text in texts])
+        docs = as_met(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
 
         def saving_at(threshold: float) -> float:
             ner.threshold = threshold
@@ -83,14 +88,20 @@ def make_hold_saving(
     return hold_saving
 
 
-def _first_texts(nlp: Language, path: Path, most_words: int) -> List[str]:
+def _first_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
     texts, words = [], 0
-    docs: List[Doc] = list(DocBin().from_disk(path).get_docs(nlp.vocab))
-    for doc in docs:
-        texts.append(doc.text)
+    for doc in DocBin().from_disk(path).get_docs(nlp.vocab):
+        texts.append(doc)
         words += len(doc)
         if words >= most_words:
             break
     if not texts:
         raise ValueError(f"hold_saving: there are no texts in {path}.")
     return texts
+
+
+def _as_evaluated(nlp: Language, doc: Doc) -> Doc:
+    """RETURNS (Doc): A text without annotation, in the words that ``spacy train`` evaluates: the
+    annotated ones where it is not known how they were written, else those of the tokenizer.
+    """
+    return same_words(doc) if doc.has_unknown_spaces else nlp.make_doc(doc.text)

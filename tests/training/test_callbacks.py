@@ -1,7 +1,10 @@
 """Holding the saving while training."""
 
+import warnings
+
 import pytest
-from spacy.tokens import DocBin
+from spacy.tokens import Doc, DocBin
+from spacy.training import Corpus
 from spacy.util import Config, load_model_from_config
 
 from spacy_early_exit.callbacks import make_hold_saving
@@ -39,8 +42,34 @@ def test_it_finds_the_threshold_before_each_evaluation_and_the_config_keeps_it(n
     assert ner.threshold > 0 and nlp.config["components"][NAME]["threshold"] == ner.threshold
     assert 1.6 <= saving(nlp) < 2.2  # ten sentences leave in jumps
     held = ner.threshold
-    ner.threshold = max(0.0, held - 2**-8)  # the step of the search
+    ner.threshold = held / 1.02  # the step of the search
     assert saving(nlp) < 1.6, "a smaller threshold would not do"
+
+
+def test_heads_that_are_sure_of_everything_need_a_tiny_threshold_and_get_it(nlp, texts):
+    ner = nlp.get_pipe(NAME)
+    ner.scale_heads([0.25] * 4)
+    held = {}
+    for speedup in (1.2, 1.6, 2.2):
+        make_hold_saving(texts, speedup=speedup, every=5)(nlp, {"step": 5, "epoch": 0})
+        held[speedup] = ner.threshold
+        assert saving(nlp) >= speedup
+    assert 0 < held[1.2] < held[1.6] < held[2.2] and held[1.2] < 2**-8
+
+
+def test_texts_are_measured_in_the_words_that_spacy_train_evaluates(nlp, tmp_path, monkeypatch):
+    ner, met = nlp.get_pipe(NAME), []
+    spelt = Doc(nlp.vocab, words=["don't", "like", "Bob's"])  # as in a file with a word a line
+    DocBin(docs=[spelt, nlp.make_doc("I don't like Bob's.")]).to_disk(tmp_path / "texts.spacy")
+    spacys = [list(eg.predicted) for eg in Corpus(tmp_path / "texts.spacy")(nlp)]
+    original = type(ner).predict
+    monkeypatch.setattr(type(ner), "predict", lambda s, docs: met.append(docs) or original(s, docs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        make_hold_saving(tmp_path / "texts.spacy", speedup=1.5, every=5)(nlp, {"step": 5})
+    words = [[token.text for token in doc] for doc in met[0]]
+    assert words == [[token.text for token in doc] for doc in spacys]
+    assert words[0] == ["don't", "like", "Bob's"] and len(words[1]) == 7
 
 
 def test_a_saving_out_of_reach_is_said(nlp, texts):
