@@ -8,7 +8,7 @@ import spacy
 import typer
 from wasabi import msg
 
-from .app import early_exit, progress, read_speedups
+from .app import check_output, early_exit, progress, read_speedups
 from .calibrate import read_texts, show_curve
 
 
@@ -43,6 +43,7 @@ def adopt_cli(
     from ..encoders import HFEncoder
 
     asked = read_speedups(speedups)
+    check_output(output, folder=True)
     if task not in (None, "ner", "tagger"):
         msg.fail(f"--task must be ner or tagger, not {task!r}.", exits=1)
     lines = [eg.reference.text for eg in read_texts(spacy.blank(lang), texts)]

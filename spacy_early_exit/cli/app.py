@@ -31,7 +31,11 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
     component (Optional[str]): Name of its early-exit component; None: the only one.
     RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component.
     """
-    nlp = load_model(model)
+    try:
+        nlp = load_model(model)
+    except OSError as e:
+        msg.fail(f"There is no pipeline {model!r}.", str(e), exits=1)
+        raise SystemExit(1) from e
     mine = {name: pipe for name, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe)}
     if component is None and len(mine) == 1:
         component = next(iter(mine))
@@ -73,13 +77,27 @@ def read_corpus(nlp: Language, path: Path) -> List[Example]:
     return [Example(same_words(doc), doc) for doc in docs]
 
 
+def check_output(path: Path, folder: bool) -> None:
+    """Find out before hours of work that the results can't be written, say so and end.
+
+    path (Path): Where they are to go.
+    folder (bool): Whether that is to be a folder, or a file.
+    """
+    if path.exists() and path.is_dir() != folder:
+        kinds = ("folder", "file") if folder else ("file", "folder")
+        msg.fail(f"--output must be a {kinds[0]}, and {path} is a {kinds[1]}.", exits=1)
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        msg.fail(f"--output can't be {path}: {above} is a file.", exits=1)
+
+
 def asked_or_reachable(ner: EarlyExitPipe, speedups: Optional[str]) -> List[float]:
     """RETURNS (List[float]): The speedups that were asked for, or usual ones within reach.
 
     ner (EarlyExitPipe): The component.
     speedups (Optional[str]): A comma-separated list; None: not said.
     """
-    asked = read_speedups(speedups or DEFAULT)
+    asked = read_speedups(DEFAULT if speedups is None else speedups)
     if speedups is None and ner.calibration is not None:
         return [speedup for speedup in asked if speedup <= ner.calibration.most]
     return asked

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence
 
+import srsly
 import typer
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -12,7 +13,7 @@ from wasabi.tables import table
 
 from ..budget.guarantee import documents_needed
 from ..component import configure
-from .app import early_exit, load, progress, read_corpus, read_speedups
+from .app import check_output, early_exit, load, progress, read_corpus, read_speedups
 
 if TYPE_CHECKING:
     from ..budget.curve import Calibration
@@ -25,7 +26,8 @@ NEXT_TO_NOTHING = 0.1
 def calibrate_cli(
     model: str = typer.Argument(..., help="Trained pipeline: folder or package name"),
     data: Path = typer.Argument(
-        ..., help="Texts that were not trained on: .spacy, or with --unlabelled lines of text"
+        ...,
+        help="Texts that were not trained on: .spacy; with --unlabelled also lines of text, .jsonl",
     ),
     output: Path = typer.Option(..., "--output", "-o", help="Where to save the pipeline"),
     speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Savings to measure"),
@@ -61,6 +63,7 @@ def calibrate_cli(
     from ..measure.temperature import fit_temperatures
 
     asked = read_speedups(speedups)
+    check_output(output, folder=True)
     if (max_disagreement is None) != (held_out is None):
         msg.fail("--max-disagreement and --held-out go together.", exits=1)
     nlp, ner = load(model, component)
@@ -177,7 +180,7 @@ def read_texts(nlp: Language, path: Path) -> List[Example]:
     """Read texts without annotation, or say what is wrong and end.
 
     nlp (Language): The pipeline, for its tokenizer.
-    path (Path): A ``.spacy`` file, or a text a line.
+    path (Path): A ``.spacy`` file; a ``.jsonl`` file, a ``{"text": ...}`` a line; or a text a line.
     RETURNS (List[Example]): The texts.
     """
     if path.suffix == ".spacy":
@@ -189,4 +192,23 @@ def read_texts(nlp: Language, path: Path) -> List[Example]:
     except UnicodeDecodeError as e:
         msg.fail(f"{path} is not UTF-8: {e}", exits=1)
     lines = [line for line in text.split("\n") if line.strip()]
+    if path.suffix == ".jsonl":
+        lines = [text_in(line, path, number) for number, line in enumerate(lines, 1)]
     return [Example(nlp.make_doc(line), nlp.make_doc(line)) for line in lines]
+
+
+def text_in(line: str, path: Path, number: int) -> str:
+    """RETURNS (str): The text of a line of JSON, or say what is wrong and end.
+
+    line (str): The line.
+    path (Path): The file, for the message.
+    number (int): Which of its lines that are not empty this is, for the message.
+    """
+    try:
+        found = srsly.json_loads(line)["text"]
+        if isinstance(found, str):
+            return found
+    except (ValueError, TypeError, KeyError):
+        pass
+    msg.fail(f'{path}, text {number}: not {{"text": "..."}}, but {line[:80]!r}', exits=1)
+    raise SystemExit(1)

@@ -8,11 +8,21 @@ import typer
 from wasabi import msg
 from wasabi.tables import table
 
-from .app import DEFAULT, asked_or_reachable, early_exit, load, progress, read_corpus
+from .app import (
+    DEFAULT,
+    asked_or_reachable,
+    check_output,
+    early_exit,
+    load,
+    progress,
+    read_corpus,
+)
 
 COLUMNS = {
     "mac_speedup": "{:.2f}",
     "words_per_second": "{:.0f}",
+    "words_per_second_min": "{:.0f}",
+    "words_per_second_max": "{:.0f}",
     "mean_exit_layer": "{:.2f}",
     "agreement": "{:.4f}",
     "confidence_error": "{:.3f}",
@@ -36,6 +46,8 @@ def evaluate_cli(
     from ..measure.docs import set_sentences
     from ..measure.evaluate import evaluate
 
+    if output is not None:
+        check_output(output, folder=False)
     nlp, ner = load(model, component)
     asked = asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, data)
@@ -49,7 +61,8 @@ def evaluate_cli(
     forms = {"speedup": "{:g}", **dict.fromkeys(ner.scores, "{:.4f}"), **COLUMNS}
     columns = [name for name in forms if name in rows[0]]
     shown = [[forms[name].format(row[name]) for name in columns] for row in rows]
-    print(table(shown, header=columns, aligns=["r"] * len(columns)))
+    header = [name.replace("words_per_second_", "") for name in columns]
+    print(table(shown, header=header, aligns=["r"] * len(columns)))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         srsly.write_json(output, {"speedups": rows})

@@ -6,7 +6,7 @@ from typing import Optional
 import typer
 from wasabi import msg
 
-from .app import asked_or_reachable, early_exit, load, progress, read_corpus
+from .app import asked_or_reachable, check_output, early_exit, load, progress, read_corpus
 
 
 @early_exit.command("report")
@@ -29,6 +29,7 @@ def report_cli(
     from ..measure.docs import set_sentences
     from ..measure.report import collect, to_html
 
+    check_output(output, folder=False)
     nlp, ner = load(model, component)
     asked = asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, data)

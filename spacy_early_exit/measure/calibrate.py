@@ -1,16 +1,19 @@
 """Measure the curve from thresholds to savings on texts."""
 
+import math
 from typing import Any, Callable, Iterable, List, Sequence
 
 from spacy.training import Example
 
-from ..budget.curve import CLOSE, Calibration, Point, make_curve
+from ..budget.curve import Calibration, Point, make_curve
 from ..budget.search import saving, threshold_for
 from ..component import EarlyExitPipe
 from ..records import get_records
-from .docs import annotated, fresh
+from .docs import annotated, count_words, fresh
 
 ROUNDS = 4  # real runs for each saving, at most
+CLOSE = 0.01  # a saving this little above the one asked for is close enough
+GAP = 1.25  # neighbouring points save at most about so many times as much: between them is a guess
 
 
 def calibrate(
@@ -23,32 +26,47 @@ def calibrate(
 ) -> Calibration:
     """Measure at which thresholds a component saves what is asked for.
 
-    One pass at full depth says about where to look; every point is then a real run.
+    One pass at full depth says about where to look; every point is then a real run. The curve
+    goes to the end of the dial, whatever is asked for, and has points in between.
 
     ner (EarlyExitPipe): The component. Its calibration is replaced.
     examples (Sequence[Example]): Texts that were not trained on.
-    speedups (Iterable[float]): Savings to measure. Ones out of reach are left out.
+    speedups (Iterable[float]): Savings to measure exactly. Ones out of reach are left out.
     with_score (bool): Whether the texts are annotated, so that they can be scored.
     progress (Callable): Wraps the savings while they are measured, such as a bar.
     RETURNS (Calibration): The calibration.
     RAISES (ValueError): If there are no words, or the criterion has no threshold.
     """
     docs = [eg.reference for eg in examples]
-    words = sum(len(doc) for doc in docs)
-    if not words:
-        raise ValueError("There is nothing to calibrate on: the texts have no words.")
+    words = count_words(docs)
     if not ner.criterion.has_threshold:
         raise ValueError(
             f"The criterion {type(ner.criterion).__name__} of '{ner.name}' has no threshold that "
             f"could be calibrated."
         )
     simulated = ner.simulate([fresh(ner, doc) for doc in docs])
-    points = [Point(0.0, 1.0, run(ner, examples, 0.0, with_score).score)]
-    for speedup in progress(sorted({float(s) for s in speedups if s > 1})):
-        points.extend(_approach(ner, examples, speedup, with_score, simulated))
+    full, end = (run(ner, examples, threshold, with_score) for threshold in (0.0, 1.0))
+    points = [Point(0.0, 1.0, full.score), end]
+    asked = sorted({float(s) for s in speedups if s > 1})
+    between = gaps([1.0, *(s for s in asked if s < end.saving), end.saving])
+    for speedup in progress([*asked, *between]):
+        rounds = ROUNDS if speedup in asked else 1
+        points.extend(_approach(ner, examples, speedup, with_score, simulated, rounds))
     calibration = Calibration(make_curve(points), ner.fingerprint(), words)
     ner.calibration = calibration
     return calibration
+
+
+def gaps(savings: Sequence[float]) -> List[float]:
+    """RETURNS (List[float]): Savings that part the gaps between others, in equal ratios.
+
+    savings (Sequence[float]): The others, ascending.
+    """
+    found = []
+    for low, high in zip(savings, savings[1:]):
+        parts = math.ceil(math.log(high / low) / math.log(GAP))
+        found += [low * (high / low) ** (part / parts) for part in range(1, parts)]
+    return found
 
 
 def _approach(
@@ -57,11 +75,12 @@ def _approach(
     speedup: float,
     with_score: bool,
     simulated: Callable[[float], float],
+    rounds: int,
 ) -> List[Point]:
     """RETURNS (List[Point]): Real runs ever closer to a saving; the last one is closest."""
     points: List[Point] = []
     aim = speedup
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         threshold = threshold_for(aim, simulated, steps=14)
         points.append(run(ner, examples, threshold, with_score))
         found = points[-1].saving

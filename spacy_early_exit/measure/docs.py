@@ -11,6 +11,17 @@ from ..annotations import copy_sentences
 from ..component import EarlyExitPipe
 
 
+def count_words(docs: Sequence[Doc]) -> int:
+    """RETURNS (int): How many words some docs have.
+
+    docs (Sequence[Doc]): The docs.
+    RAISES (ValueError): If none but white space: nothing can be measured on that.
+    """
+    if not any(not token.is_space for doc in docs for token in doc):
+        raise ValueError("There is nothing to measure on: the texts have no words.")
+    return sum(len(doc) for doc in docs)
+
+
 def as_met(nlp: Language, ner: EarlyExitPipe, docs: List[Doc]) -> List[Doc]:
     """Let the components before one run, if it cuts texts into spans that may be theirs.
 

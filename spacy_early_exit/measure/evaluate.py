@@ -10,7 +10,7 @@ from spacy.training import Example
 from ..budget.search import saving
 from ..component import EarlyExitPipe
 from ..records import get_records
-from .docs import annotated
+from .docs import annotated, count_words
 from .temperature import confidence_error
 
 
@@ -38,9 +38,14 @@ def evaluate(
         where none are kept), and with rounds ``words_per_second``
         (median), ``words_per_second_min`` and ``words_per_second_max``, of ``nlp.pipe`` on the
         raw texts.
-    RAISES (ValueError): If a speedup is not calibrated.
+    RAISES (ValueError): If a speedup is not calibrated, before anything is measured; or there are
+        no words.
     """
+    for speedup in speedups:
+        if speedup > 1:
+            ner.calibrated().threshold_for(speedup)
     texts = [eg.reference for eg in examples]
+    count_words(texts)
     full = annotated(ner, texts, speedup=1.0)
     rows = []
     for speedup in progress(speedups):

@@ -23,7 +23,7 @@ def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point], score: 
     """Draw the score against saving.
 
     rows (Sequence[Dict[str, float]]): What ``evaluate`` gives, full depth first.
-    points (Sequence[Point]): The calibrated curve.
+    points (Sequence[Point]): The calibrated curve. Drawn as far as the rows go.
     score (str): Which score.
     RETURNS (str): SVG.
     """
@@ -34,7 +34,9 @@ def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point], score: 
         slowest = rows[0]["words_per_second"]
         clock = [row["words_per_second"] / slowest for row in rows]
         axes.plot(clock, f, "s--", color="#d97706", label="words per second")
-    measured = [(p.saving, 100 * p.score) for p in points if p.score is not None]
+    most = 1.1 * max(row["mac_speedup"] for row in rows)  # the curve's end would dwarf the rest
+    near = [point for point in points if point.saving <= most]
+    measured = [(p.saving, 100 * p.score) for p in near if p.score is not None]
     if measured:
         axes.plot(*zip(*measured), "x", color="#7c8796", label="calibration's texts, operations")
     axes.set_xlabel("times as fast as full depth")

@@ -1,6 +1,7 @@
 """From a speedup to a threshold."""
 
 import dataclasses
+import random
 
 import pytest
 import spacy
@@ -10,7 +11,8 @@ import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, make_curve
 from spacy_early_exit.budget.search import saving, threshold_for
 from spacy_early_exit.criteria import SentenceExit, TokenExit
-from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.decoders import Greedy
+from spacy_early_exit.measure.calibrate import calibrate, run
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits
@@ -38,8 +40,28 @@ class TestTheCurve:
         assert Calibration.from_dict(data) == Calibration(CURVE, {}, 10)
 
     def test_beyond_it_there_is_an_error_that_says_what_can_be_reached(self):
-        with pytest.raises(ValueError, match=r"speedup = 3\.5 is out of reach.*3\.00"):
+        with pytest.raises(
+            ValueError, match=r"speedup = 3\.5 is out of reach.*3\.00.*calibrate MOD"
+        ):
             Calibration(CURVE, {}, 10).threshold_for(3.5)
+
+    def test_of_points_that_save_as_much_the_one_with_the_best_score_is_taken(self):
+        near = (Point(0.0, 1.0, 0.9), Point(0.1, 2.0, 0.7), Point(0.12, 2.03, 0.8), CURVE[2])
+        calibration = Calibration(near, {}, 10)
+        assert calibration.threshold_for(2.0) == calibration.threshold_for(1.995) == 0.12
+        assert calibration.threshold_for(1.97) == 0.1  # 2.03 would be 3 % too much
+        unlabelled = [dataclasses.replace(point, score=None) for point in near]
+        assert Calibration(tuple(unlabelled), {}, 10).threshold_for(2.0) == 0.1
+
+    def test_a_larger_speedup_never_gets_a_smaller_threshold(self):
+        draw = random.Random(0)
+        for _ in range(50):
+            savings = sorted(draw.uniform(1.0, 3.0) for _ in range(12))
+            points = [Point(0.03 * i, s, draw.random()) for i, s in enumerate([1.0, *savings])]
+            calibration = Calibration(tuple(points), {}, 10)
+            asked = [1 + 0.004 * i for i in range(int((savings[-1] - 1) / 0.004))]
+            found = [calibration.threshold_for(speedup) for speedup in asked]
+            assert found == sorted(found)
 
     def test_savings_rise_with_thresholds(self):
         points = [Point(0.3, 2.0), Point(0.0, 1.0), Point(0.2, 2.1), Point(0.4, 3.0)]
@@ -137,10 +159,22 @@ class TestCalibrating:
         assert found.most < 50
         with pytest.raises(ValueError, match="out of reach"):
             saving_of(calibrated, speedup=50)
+        end = run(calibrated.get_pipe(NAME), examples_of(calibrated), 1.0, with_score=False)
+        assert found.most == end.saving
 
-    def test_texts_without_words_are_refused(self, nlp):
+    @pytest.mark.parametrize("asked", [[1.5, 2.0], [3.0], []], ids=str)
+    def test_savings_that_were_not_asked_for_then_can_be_later(self, nlp, asked):
+        found = calibrate(nlp.get_pipe(NAME), many(nlp), asked)
+        assert found.most > 3.0
+        for low, high in zip(found.points, found.points[1:]):
+            assert high.saving < 1.5 * low.saving
+        for speedup in (1.3, 1.7, 2.2, 2.7):
+            assert saving_of(nlp, speedup=speedup) == pytest.approx(speedup, rel=0.05)
+
+    @pytest.mark.parametrize("text", ["", " \n "])
+    def test_texts_without_words_are_refused(self, nlp, text):
         with pytest.raises(ValueError, match="no words"):
-            calibrate(nlp.get_pipe(NAME), examples_of(nlp, [("", [])]), [2])
+            calibrate(nlp.get_pipe(NAME), examples_of(nlp, [(text, [])]), [2])
 
 
 class TestWhenItNoLongerHolds:
@@ -178,6 +212,25 @@ class TestWhenItNoLongerHolds:
         calibrated.get_pipe(NAME).window_length = 20
         self.refused(calibrated, "windows")
 
+    @pytest.mark.parametrize(
+        "setting, value, what",
+        [
+            ("decoder", Greedy(), "decoder"),
+            ("kv", "drop", "kept_state"),
+            ("halt_special", True, "special tokens"),
+            ("quantize", "int8", "precision"),
+        ],
+    )
+    def test_with_another_setting(self, calibrated, setting, value, what):
+        setattr(calibrated.get_pipe(NAME), setting, value)
+        self.refused(calibrated, what)
+
+    def test_with_another_state_that_is_kept(self, calibrated):
+        shim = calibrated.get_pipe(NAME).model.shims[0]
+        shim.kept_state = "pre_norm"
+        shim.set(shim.trained)
+        self.refused(calibrated, "kept_state")
+
     def test_with_averaged_weights_only_while_they_are_in_place(self, calibrated):
         shim = calibrated.get_pipe(NAME).model.shims[0]
         before = shim.fingerprint()
@@ -200,9 +253,17 @@ class TestWhenItNoLongerHolds:
 
 
 def test_a_sourced_component_brings_its_calibration(calibrated, tmp_path):
+    expected = saving_of(calibrated, speedup=1.5)
+    calibrated.to_disk(tmp_path)
     other = spacy.blank("en")
-    other.add_pipe(NAME, source=calibrated)
-    assert saving_of(other, speedup=1.5) == saving_of(calibrated, speedup=1.5)
+    other.add_pipe(NAME, source=spacy.load(tmp_path))
+    other.to_disk(tmp_path / "other")
+    loaded = spacy.load(tmp_path / "other")
+    assert saving_of(loaded, speedup=1.5) == expected == saving_of(other, speedup=1.5)
+    other.update(examples_of(other), sgd=other.resume_training())
+    with pytest.raises(ValueError, match="calibrated with other weights"):
+        saving_of(other, speedup=1.5)
+    assert saving_of(loaded, speedup=1.5) == expected
 
 
 def test_bytes_and_other_processes_keep_it(calibrated):

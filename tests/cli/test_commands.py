@@ -7,6 +7,8 @@ from spacy.lang.en import English
 from spacy.tokens import DocBin
 from spacy.util import Config, load_model_from_config
 
+from spacy_early_exit.measure import evaluate as clock
+
 from ..factories import TEXTS, blank, examples_of, run, texts_of_all_lengths
 
 NAME = "early_exit_ner"
@@ -61,6 +63,13 @@ def test_calibrate_takes_plain_texts(work):
     )
     points = spacy.load(output).get_pipe(NAME).calibration.points
     assert len(points) >= 2 and all(point.score is None for point in points)
+
+
+def test_calibrate_reads_the_texts_of_json_lines(work):
+    srsly.write_jsonl(work / "texts.jsonl", [{"text": text, "meta": 1} for text in TEXTS])
+    plain = early_exit("calibrate", work / "model", work / "texts.txt", "-o", work / "a", "-u")
+    lines = early_exit("calibrate", work / "model", work / "texts.jsonl", "-o", work / "b", "-u")
+    assert lines.replace("/b,", "/a,") == plain
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +179,27 @@ def test_evaluate_measures_speedups(calibrated, work):
     assert {"ents_p", "ents_r", "ents_f"} <= set(full)
 
 
+def test_the_clock_runs_in_turns_and_the_median_counts(calibrated, work, monkeypatch):
+    nlp = spacy.load(calibrated)
+    now, turns = [0.0], []
+    seconds = iter([10, 20, 1, 2, 30, 60])  # a slow start, a fast round, and a slow one
+
+    def pipe(texts, component_cfg):
+        turns.append(component_cfg[NAME]["speedup"])
+        now[0] += next(seconds)
+        return iter(())
+
+    monkeypatch.setattr(nlp, "pipe", pipe)
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    ner = nlp.get_pipe(NAME)
+    rows = clock.evaluate(nlp, ner, examples_of(nlp), [1.0, 1.5], rounds=3)
+    assert turns == [1.0, 1.5] * 3
+    words = sum(len(nlp.make_doc(text)) for text in TEXTS)
+    speeds = [[row[f"words_per_second{part}"] for part in ("", "_min", "_max")] for row in rows]
+    assert speeds[0] == pytest.approx([words / 10, words / 30, words / 1])
+    assert speeds[1] == pytest.approx([words / 20, words / 60, words / 2])
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -179,11 +209,28 @@ def test_evaluate_measures_speedups(calibrated, work):
         (["evaluate", "model", "tune.spacy", "-s", "fast"], "at least 1"),
         (["evaluate", "model", "model/meta.json"], "can't be read as a .spacy file"),
         (["evaluate", "model", "tune.spacy", "-c", "ner"], "It has: early_exit_ner"),
+        (["evaluate", "model", "tune.spacy", "-s", ""], "at least 1"),
+        (["evaluate", "nowhere", "tune.spacy"], "no pipeline"),
+        (
+            ["evaluate", "calibrated", "tune.spacy", "-s", "1,1.2,90"],
+            "speedup = 90 is out of reach",
+        ),
+        (["evaluate", "calibrated", "spaces.spacy"], "the texts have no words"),
+        (["evaluate", "calibrated", "tune.spacy", "-o", "model"], "must be a file"),
+        (["report", "calibrated", "tune.spacy", "-o", "model"], "must be a file"),
         (["calibrate", "model", "nowhere.txt", "-u", "-o", "x"], "no file"),
+        (["calibrate", "model", "spaces.spacy", "-o", "x"], "the texts have no words"),
+        (["calibrate", "model", "tune.spacy", "-o", "texts.txt"], "must be a folder"),
+        (["calibrate", "model", "tune.spacy", "-o", "texts.txt/x"], "texts.txt is a file"),
+        (["calibrate", "model", "broken.jsonl", "-u", "-o", "x"], "text 2: not {"),
     ],
 )
-def test_what_is_wrong_is_said(work, arguments, message):
-    files = {"model", "tune.spacy", "nowhere.spacy", "nowhere.txt", "x", "model/meta.json"}
+def test_what_is_wrong_is_said(work, calibrated, arguments, message):
+    nlp = spacy.blank("en")
+    DocBin(docs=[nlp.make_doc(" "), nlp.make_doc("")]).to_disk(work / "spaces.spacy")
+    (work / "broken.jsonl").write_text('{"text": "Ann"}\n\n{"txt": "Bob"}\n', encoding="utf8")
+    files = {"model", "calibrated", "nowhere", "tune.spacy", "nowhere.spacy", "nowhere.txt", "x"}
+    files |= {"model/meta.json", "spaces.spacy", "texts.txt", "texts.txt/x", "broken.jsonl"}
     arguments = [work / argument if argument in files else argument for argument in arguments]
     output = early_exit(*arguments, ok=False)
     assert message in " ".join(output.split()) and "Traceback" not in output
