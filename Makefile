@@ -2,15 +2,19 @@
 # make test    quick tests in an environment of their own
 # make bench   everything a user would run instead beside it, on the clock; hours
 # make check   these, the slow ones, types and style
+# make versions   the quick tests with the oldest and the newest releases that are supported; and whether other
+#                 Pythons find all they need. Hours; how to look at one alone: make versions-oldest
 # make audit   licences of all that is installed, and known weaknesses (which needs internet access)
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
 TORCH ?= torch
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+INSTALL ?= --editable '.[demo,test,dev,trf]'
 BIN = $(VENV)/bin
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test bench check lint audit build clean
+.PHONY: demo test bench check versions versions-oldest versions-newest versions-pythons lint audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -25,6 +29,19 @@ bench: $(VENV)/.installed
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
 	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadscope
 
+versions: versions-oldest versions-newest versions-pythons
+
+versions-oldest:
+	$(MAKE) test VENV=$(VENV)-oldest CONSTRAINTS=constraints-oldest.txt
+
+# Not [trf] as a whole: spacy-transformers has no release for the newest transformers. Its tests are skipped.
+versions-newest:
+	$(MAKE) test VENV=$(VENV)-newest CONSTRAINTS=constraints-newest.txt \
+		INSTALL="--editable '.[demo,test,dev]' 'spacy-curated-transformers<0.4'"
+
+versions-pythons: $(VENV)/.installed
+	$(BIN)/python scripts/other_pythons.py 3.10 3.12 3.13
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -38,15 +55,15 @@ audit: $(VENV)/.installed
 build: $(VENV)/.installed
 	$(BIN)/python -m build --outdir dist .
 
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/.installed: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo,test,dev,trf]'
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) $(TORCH)
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) $(INSTALL)
 	touch $@
 
 $(ENCODER)/model.safetensors: $(VENV)/.installed
 	$(BIN)/python scripts/fetch_encoder.py $(ENCODER)
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
