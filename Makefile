@@ -3,15 +3,19 @@
 # make bench   everything a user would run instead beside it, on the clock; hours
 # make check   these, the slow ones, types and style, and the soak
 # make soak    a pipeline at work for 20 minutes: same answers, no memory lost
+# make versions   the quick tests with the oldest and the newest releases that are supported; and whether other
+#                 Pythons find all they need. Hours; how to look at one alone: make versions-oldest
 # make audit   licences of all that is installed, and known weaknesses (which needs internet access)
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
 TORCH ?= torch
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+INSTALL ?= --editable '.[demo,test,dev,trf]'
 BIN = $(VENV)/bin
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test bench check soak lint audit build clean
+.PHONY: demo test bench check soak versions versions-oldest versions-newest versions-pythons lint audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -32,6 +36,19 @@ soak: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m tests.make_untrained $(ENCODER) training/soak
 	$(BIN)/python benchmarks/soak.py training/soak/pipeline training/soak/texts.spacy --minutes 20 --output training/soak/soak.json
 
+versions: versions-oldest versions-newest versions-pythons
+
+versions-oldest:
+	$(MAKE) test VENV=$(VENV)-oldest CONSTRAINTS=constraints-oldest.txt
+
+# Not [trf] as a whole: spacy-transformers has no release for the newest transformers. Its tests are skipped.
+versions-newest:
+	$(MAKE) test VENV=$(VENV)-newest CONSTRAINTS=constraints-newest.txt \
+		INSTALL="--editable '.[demo,test,dev]' 'spacy-curated-transformers<0.4'"
+
+versions-pythons: $(VENV)/.installed
+	$(BIN)/python scripts/other_pythons.py 3.10 3.12 3.13
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -45,15 +62,15 @@ audit: $(VENV)/.installed
 build: $(VENV)/.installed
 	$(BIN)/python -m build --outdir dist .
 
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/.installed: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[demo,test,dev,trf]'
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) $(TORCH)
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) $(INSTALL)
 	touch $@
 
 $(ENCODER)/model.safetensors: $(VENV)/.installed
 	$(BIN)/python scripts/fetch_encoder.py $(ENCODER)
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

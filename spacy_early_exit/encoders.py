@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Tuple, runtime_checkable
 
 from .network.families import EncoderSpec, read_spec, read_weights
 from .wordpieces import WordpieceTokenizer
@@ -26,6 +26,7 @@ class PretrainedEncoder:
     tokenizer: str
 
 
+@runtime_checkable
 class EncoderSource(Protocol):
     """Something that can be asked for an encoder, at ``nlp.initialize``."""
 

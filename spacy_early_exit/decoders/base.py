@@ -1,6 +1,6 @@
 """What a decoder is."""
 
-from typing import Dict, List, Mapping, Protocol, Sequence
+from typing import Dict, List, Mapping, Protocol, Sequence, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ Learned = Mapping[str, Tensor]
 FORBIDDEN = -1e4  # finite: a forbidden transition in the annotation must not make losses infinite
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Chooses the tags of texts. Each text's answer depends on nothing else.
 

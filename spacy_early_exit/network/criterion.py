@@ -1,7 +1,7 @@
 """What an exit criterion is."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Protocol, Sequence, Union
+from typing import Any, Dict, Mapping, Protocol, Sequence, Union, runtime_checkable
 
 from torch import Tensor
 
@@ -35,6 +35,7 @@ class Step:
     states: Tensor
 
 
+@runtime_checkable
 class Criterion(Protocol):
     """Decides after each layer which words may leave.
 

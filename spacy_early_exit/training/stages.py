@@ -15,6 +15,7 @@ from typing import (
     Sequence,
     Tuple,
     get_args,
+    runtime_checkable,
 )
 
 import torch
@@ -129,6 +130,7 @@ class JointLogits:
     teacher: Any = None
 
 
+@runtime_checkable
 class Stage(Protocol):
     """A stage of training."""
 
