@@ -2,15 +2,18 @@
 # make test    quick tests in an environment of their own
 # make bench   everything a user would run instead beside it, on the clock; hours
 # make check   these, the slow ones, types and style
+# make coverage    which lines the quick tests run: fails under 95 %; longer than make test
 # make audit   licences of all that is installed, and known weaknesses (which needs internet access)
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
 TORCH ?= torch
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Of make coverage: all, if empty.
+TESTS ?=
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test bench check lint audit build clean
+.PHONY: demo test bench check lint coverage audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -28,6 +31,12 @@ check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+coverage: $(VENV)/.installed $(ENCODER)/model.safetensors
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -rs -n 2 --dist loadscope $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 audit: $(VENV)/.installed
 	$(PYTHON) -m venv $(VENV)-audit
@@ -49,4 +58,4 @@ $(ENCODER)/model.safetensors: $(VENV)/.installed
 	$(BIN)/python scripts/fetch_encoder.py $(ENCODER)
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
