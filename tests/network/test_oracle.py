@@ -26,9 +26,21 @@ CRITERIA = {
 TIE = 1e-5  # floating point differs with the shape of a batch: see the design's exceptions
 
 
+class Networks(dict):
+    """Networks by family, each made when it is first asked for: some runs want a single one."""
+
+    def __init__(self, encoders):
+        super().__init__()
+        self.encoders = encoders
+
+    def __missing__(self, family):
+        self[family] = network_of(self.encoders[family])
+        return self[family]
+
+
 @pytest.fixture(scope="module")
 def networks(encoders):
-    return {family: network_of(encoders[family]) for family in FAMILIES + VARIANTS}
+    return Networks(encoders)
 
 
 def windows_for(nlp, trained, texts):
