@@ -5,6 +5,7 @@
 # make soak    a pipeline at work for 20 minutes: same answers, no memory lost
 # make versions   the quick tests with the oldest and the newest releases that are supported; and whether other
 #                 Pythons find all they need. Hours; how to look at one alone: make versions-oldest
+# make coverage    which lines the quick tests run: fails under 95 %; longer than make test
 # make audit   licences of all that is installed, and known weaknesses (which needs internet access)
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
@@ -13,9 +14,11 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 INSTALL ?= --editable '.[demo,test,dev,trf]'
 BIN = $(VENV)/bin
+# Of make coverage: all, if empty.
+TESTS ?=
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test bench check soak versions versions-oldest versions-newest versions-pythons lint audit build clean
+.PHONY: demo test bench check soak versions versions-oldest versions-newest versions-pythons lint coverage audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -53,6 +56,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+coverage: $(VENV)/.installed $(ENCODER)/model.safetensors
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -rs -n 2 --dist loadscope $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 audit: $(VENV)/.installed
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
@@ -73,4 +82,4 @@ $(ENCODER)/model.safetensors: $(VENV)/.installed
 	$(BIN)/python scripts/fetch_encoder.py $(ENCODER)
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

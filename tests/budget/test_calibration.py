@@ -33,6 +33,19 @@ class TestTheCurve:
         assert calibration.threshold_for(2.25) == pytest.approx(0.15)
         assert calibration.threshold_for(3.0) == pytest.approx(0.3)
 
+    def test_a_point_that_saves_hardly_more_is_taken_as_it_is(self):
+        calibration = Calibration(CURVE, {}, 10)
+        assert calibration.threshold_for(2.0 / 1.005) == 0.1
+        assert 0.09 < calibration.threshold_for(2.0 / 1.02) < 0.1
+        close = Calibration((Point(0.0, 1.0), Point(0.1, 1.005)), {}, 10)
+        assert close.threshold_for(1.0) == 0.0, "full depth is never left for that"
+
+    def test_it_names_what_is_no_longer_as_it_was(self):
+        calibration = Calibration(CURVE, {"weights": "a", "kv": "copy", "gone": "x"}, 10)
+        assert calibration.differences(calibration.fingerprint) == []
+        found = calibration.differences({"weights": "b", "kv": "copy", "new": "y"})
+        assert found == ["gone", "new", "weights"]
+
     def test_what_was_saved_under_an_earlier_name_is_read(self):
         data = Calibration(CURVE, {}, 10).to_dict()
         for point in data["points"]:
@@ -66,6 +79,8 @@ class TestTheCurve:
     def test_savings_rise_with_thresholds(self):
         points = [Point(0.3, 2.0), Point(0.0, 1.0), Point(0.2, 2.1), Point(0.4, 3.0)]
         assert [p.threshold for p in make_curve(points)] == [0.0, 0.2, 0.4]
+        points += [Point(0.1, 1.0), Point(0.5, 3.0)]  # no gain, and less certain
+        assert [p.threshold for p in make_curve(points)] == [0.0, 0.2, 0.4]
 
     def test_it_survives_json(self):
         calibration = Calibration(CURVE, {"weights": "abc"}, 10)
@@ -75,6 +90,10 @@ class TestTheCurve:
 def test_the_search_finds_the_smallest_threshold_that_saves_enough():
     assert threshold_for(2.0, lambda t: 1 + 4 * t, steps=12) == pytest.approx(0.25, abs=1e-3)
     assert threshold_for(9.0, lambda t: 1 + 4 * t) == 1.0
+    assert threshold_for(5.0, lambda t: 1 + 4 * t) == 1.0
+    asked = []
+    found = threshold_for(1.5, lambda t: asked.append(t) or 1 + 1.7 * t)
+    assert 0 <= found - 0.5 / 1.7 < 2**-8 and len(asked) == 8
     assert saving([(1, 2), (3, 10)]) == 3.0 and saving([]) == 1.0
 
 

@@ -53,6 +53,26 @@ def test_a_word_leaves_where_going_on_is_less_likely_than_the_threshold():
         assert not criterion.leave(step, None).any()
 
 
+def test_before_training_nearly_everybody_goes_on(trained):
+    torch.manual_seed(0)
+    spec = trained.network.spec
+    fresh = CRITERION.parameters(spec)
+    assert len(fresh) == 2 * 4  # after layers 1 and 3: a map in, a map out, and their biases
+    states = torch.randn(9, spec.hidden_size)
+    for layer in (1, 3):
+        step = step_of(layer, range(9), torch.zeros(9, 3), batch_of(9), 0.5, fresh, states)
+        assert CRITERION.log_odds(step).tolist() == pytest.approx([2.0] * 9, abs=0.05)
+        inner = fresh[f"selector_{layer}_in"]
+        assert inner.std().item() == pytest.approx(0.02, rel=0.1), "small, and not all the same"
+
+
+def test_nobody_decides_after_the_last_layer(trained):
+    spec = trained.network.spec
+    assert make_token_reduction([1, spec.layers - 1]).parameters(spec)
+    with pytest.raises(ValueError, match="layers must be at most 3 for this encoder of 4, not 4"):
+        make_token_reduction([1, spec.layers]).parameters(spec)
+
+
 @pytest.mark.parametrize("kv", ["copy", "drop"])
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9, 1.0])
 def test_the_fast_loop_equals_the_reference(trained, windows, threshold, kv):

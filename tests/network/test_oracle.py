@@ -27,7 +27,7 @@ TIE = 1e-5  # floating point differs with the shape of a batch: see the design's
 
 
 class Networks(dict):
-    """Networks by family, each made when it is first asked for."""
+    """Networks by family, each made when it is first asked for: some runs want a single one."""
 
     def __init__(self, encoders):
         super().__init__()
