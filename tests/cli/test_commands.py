@@ -69,7 +69,8 @@ def test_calibrate_reads_the_texts_of_json_lines(work):
     srsly.write_jsonl(work / "texts.jsonl", [{"text": text, "meta": 1} for text in TEXTS])
     found = []
     for file in ("texts.txt", "texts.jsonl"):
-        early_exit("calibrate", work / "model", work / file, "-o", work / "plain", "-s", "1.5", "-u")
+        output = ["-o", work / "plain", "-s", "1.5", "-u"]
+        early_exit("calibrate", work / "model", work / file, *output)
         found.append(spacy.load(work / "plain").get_pipe(NAME).calibration)
     assert found[0] == found[1] and found[0].words > 50
 
@@ -81,8 +82,8 @@ def fresh(work):
     return work / "fresh.txt"
 
 
-def guarantee(work, *arguments, ok=True):
-    tune = ["calibrate", work / "model", work / "tune.spacy", "-o", work / "safe", "-s", "1.5,2"]
+def guarantee(work, *arguments, ok=True, model="model"):
+    tune = ["calibrate", work / model, work / "tune.spacy", "-o", work / "safe", "-s", "1.5,2"]
     return early_exit(*tune, *arguments, ok=ok)
 
 
@@ -133,9 +134,14 @@ def test_texts_that_are_held_out_are_not_calibrated_on(work, fresh):
 
 
 def test_where_nothing_can_be_guaranteed_full_depth_remains(work, fresh):
-    output = guarantee(
-        work, "--max-disagreement", "0.003", "--held-out", fresh, "--confidence", "0.5"
-    )
+    nlp = spacy.load(work / "model")
+    first = nlp.get_pipe(NAME).model.shims[0].trained.network.head(1)
+    for parameter in first.parameters():  # says the opposite, and is sure of it
+        parameter.data = -3 * parameter.data
+    nlp.get_pipe(NAME).model.shims[0].weights_changed()
+    nlp.to_disk(work / "wrong")
+    bound = ["--max-disagreement", "0.003", "--held-out", fresh, "--confidence", "0.5"]
+    output = guarantee(work, *bound, model="wrong")
     assert "failed" in output and "no setting but full depth" in " ".join(output.split())
     assert spacy.load(work / "safe").get_pipe(NAME).threshold == 0
 
