@@ -34,7 +34,7 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
     try:
         nlp = load_model(model)
     except OSError as e:
-        msg.fail(f"There is no pipeline {model!r}.", str(e), exits=1)
+        msg.fail(f"There is no pipeline {model!r} that can be loaded.", str(e), exits=1)
         raise SystemExit(1) from e
     mine = {name: pipe for name, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe)}
     if component is None and len(mine) == 1:
