@@ -35,8 +35,8 @@ class TestTheCurve:
 
     def test_a_point_that_saves_hardly_more_is_taken_as_it_is(self):
         calibration = Calibration(CURVE, {}, 10)
-        assert calibration.threshold_for(2.0 / 1.005) == 0.1
-        assert 0.09 < calibration.threshold_for(2.0 / 1.02) < 0.1
+        assert calibration.threshold_for(2.0 / 1.015) == 0.1
+        assert 0.09 < calibration.threshold_for(2.0 / 1.03) < 0.1
         close = Calibration((Point(0.0, 1.0), Point(0.1, 1.005)), {}, 10)
         assert close.threshold_for(1.0) == 0.0, "full depth is never left for that"
 
