@@ -131,7 +131,7 @@ def test_a_pipeline_at_its_speedups(nlp, tmp_path):
     blank.to_disk(tmp_path / "blank")
     names = [c.name for c in contenders_of(str(tmp_path / "blank"), [1.0], [8, 64], "other")]
     assert names == ["other, batches of 8", "other, batches of 64"]
-    with pytest.raises(ValueError, match="up to 1"):
+    with pytest.raises(ValueError, match=r"speedups up to \d"):
         contenders_of(str(tmp_path / "mine"), [99.0], [8])
     nlp.to_disk(tmp_path / "mine")
     newer = contenders_of(str(tmp_path / "mine"), [1.0], [8])[0]

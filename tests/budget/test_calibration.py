@@ -93,7 +93,7 @@ def test_the_search_finds_the_smallest_threshold_that_saves_enough():
     assert threshold_for(5.0, lambda t: 1 + 4 * t) == 1.0
     asked = []
     found = threshold_for(1.5, lambda t: asked.append(t) or 1 + 1.7 * t)
-    assert 0 <= found - 0.5 / 1.7 < 2**-8 and len(asked) == 8
+    assert 1 <= found / (0.5 / 1.7) < 1.014 and len(asked) == 10
     assert saving([(1, 2), (3, 10)]) == 3.0 and saving([]) == 1.0
 
 
@@ -188,7 +188,7 @@ class TestCalibrating:
         for low, high in zip(found.points, found.points[1:]):
             assert high.saving < 1.5 * low.saving
         for speedup in (1.3, 1.7, 2.2, 2.7):
-            assert saving_of(nlp, speedup=speedup) == pytest.approx(speedup, rel=0.05)
+            assert saving_of(nlp, speedup=speedup) == pytest.approx(speedup, rel=0.08)
 
     @pytest.mark.parametrize("text", ["", " \n "])
     def test_texts_without_words_are_refused(self, nlp, text):

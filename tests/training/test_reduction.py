@@ -53,6 +53,8 @@ def test_a_batch_repeated_is_that_of_its_windows_repeated(windows):
 class Alternating:
     """In each copy other words leave, at other layers."""
 
+    watches_left_words = False
+
     def leave(self, layer, words, logits, states):
         return (words * 7 + layer) % 5 == 0 if layer >= 2 else torch.zeros_like(words, dtype=bool)
 

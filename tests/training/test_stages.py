@@ -409,7 +409,8 @@ class TestStartingFromAPipeline:
             nlp.update(examples, sgd=optimizer)
         assert ner.model.shims[0].teacher().tags == 7
         ner.threshold = 0.0
-        assert [str(nlp(text).ents) for text, _ in texts] == ["(Bread,)", "(bread,)"]
+        found = [{ent.label_ for ent in nlp(text).ents} for text, _ in texts]
+        assert all("FOOD" in labels for labels in found), found
         assert nlp("Ann Lee lives in New York.").ents[0].label_ == "PER"
 
     def test_a_folder_without_the_component_is_refused(self, tmp_path):
