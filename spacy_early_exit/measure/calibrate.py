@@ -13,7 +13,7 @@ from .docs import annotated, count_words, fresh
 
 ROUNDS = 4  # real runs for each saving, at most
 CLOSE = 0.01  # a saving this little above the one asked for is close enough
-GAP = 1.25  # neighbouring points save at most about so many times as much: between them is a guess
+GAP = 1.12  # neighbouring points save at most about so many times as much: between them is a guess
 
 
 def calibrate(
