@@ -2,15 +2,18 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterable, List, Optional
 
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
+from spacy.training import Example
 
 from .annotations import same_words
 from .budget.search import saving, threshold_for
 from .component import EarlyExitPipe, configure
 from .measure.docs import as_met
+
+Scorer = Callable[..., Dict[str, Any]]
 
 
 def make_hold_saving(
@@ -30,7 +33,7 @@ def make_hold_saving(
 
     spaCy evaluates what training starts from, too. Where that was itself chosen on the same
     texts, as the best of many, its score flatters it, and on a small corpus nothing would ever
-    beat it. So it is not scored, unless that is wanted.
+    beat it. So it scores nothing, unless that is wanted.
 
     With ``use_averages`` of the optimizer it would hold the saving of other weights than those that
     are evaluated.
@@ -68,7 +71,7 @@ def make_hold_saving(
             )
         if info["step"] == 0 and not score_start:
             scorers.append(ner.scorer)
-            ner.scorer = None
+            ner.scorer = _all_zero(ner.scorer)
         docs = as_met(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
 
         def saving_at(threshold: float) -> float:
@@ -86,6 +89,21 @@ def make_hold_saving(
         configure(nlp, threshold=threshold, name=component)
 
     return hold_saving
+
+
+def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
+    """RETURNS (Optional[Callable]): A scorer that finds nothing right. None at all would not do:
+    spaCy forgets the weight of a score that is missing once, and every later checkpoint would be
+    as good as every other.
+    """
+    if scorer is None:
+        return None
+
+    def score(examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
+        scores = scorer(examples, **kwargs)
+        return {name: s if isinstance(s, dict) else 0.0 for name, s in scores.items()}
+
+    return score
 
 
 def _first_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:

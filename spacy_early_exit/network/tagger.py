@@ -114,7 +114,6 @@ class Tagger(nn.Module):
             grown[tuple(slice(length) for length in known.shape)] = known.detach()
             self.decoder[name] = nn.Parameter(grown)
 
-
     def keep_tags(self, tags: int) -> None:
         """Cut every head to its first tags. What the decoder learns stays as it is.
 

@@ -5,6 +5,7 @@ import warnings
 import pytest
 from spacy.tokens import Doc, DocBin
 from spacy.training import Corpus
+from spacy.training.loop import create_evaluation_callback
 from spacy.util import Config, load_model_from_config
 
 from spacy_early_exit.callbacks import make_hold_saving
@@ -85,12 +86,26 @@ def test_another_component_is_refused(nlp, texts):
 
 
 @pytest.mark.parametrize("score_start", [False, True])
-def test_what_training_starts_from_is_not_scored(nlp, texts, score_start):
+def test_what_training_starts_from_scores_nothing_and_checkpoints_are_chosen_by_f(
+    nlp, texts, score_start
+):
     hold = make_hold_saving(texts, speedup=1.6, every=5, score_start=score_start)
+    evaluate = create_evaluation_callback(nlp, examples_of, {"ents_f": 1.0, "exit_cost": 0.0})
     hold(nlp, {"step": 0, "epoch": 0})
-    assert ("ents_f" in nlp.evaluate(examples_of(nlp))) == score_start
+    start, scores = evaluate()
+    assert (start > 0) == score_start and scores["ents_f"] == start
     hold(nlp, {"step": 1, "epoch": 0})  # also where spaCy evaluates more often than it holds
-    assert "ents_f" in nlp.evaluate(examples_of(nlp))
+    score, scores = evaluate()
+    assert score == scores["ents_f"] > 0 and scores["exit_cost"] > 0
+
+
+def test_a_component_without_a_scorer_stays_so(nlp, texts):
+    ner = nlp.get_pipe(NAME)
+    ner.scorer = None
+    hold = make_hold_saving(texts, speedup=1.6, every=5)
+    for step in (0, 1):
+        hold(nlp, {"step": step, "epoch": 0})
+        assert ner.scorer is None
 
 
 def test_what_makes_no_sense_is_refused(nlp, texts, tmp_path):
