@@ -10,6 +10,7 @@ file already are not repeated.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import re
@@ -18,9 +19,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import spacy
 from ablation import FINISHED, run
 from safetensors.torch import load_file, save_file
 from spacy.util import load_config
+
+from spacy_early_exit.network.tagger import Tagger
+from spacy_early_exit.storage import Trained
 
 
 def main() -> None:
@@ -151,18 +156,18 @@ def cut(encoder: Path, output: Path, layers: int) -> None:
 
 def cut_trained(pipeline: Path, output: Path, layers: int) -> None:
     """Keep the first layers of a trained pipeline; its last head goes on top of them."""
-    shutil.rmtree(output, ignore_errors=True)
-    shutil.copytree(pipeline, output)
-    about_file = next(output.glob("early_exit_ner/**/network.json"))
-    about = json.loads(about_file.read_text())
-    last = about["encoder"]["layers"] - 1
-    about["encoder"]["layers"] = layers
-    about_file.write_text(json.dumps(about))
-    file = about_file.with_name("weights.safetensors")
-    weights = load_file(file)
+    nlp = spacy.load(pipeline)
+    shim = nlp.get_pipe("early_exit_ner").model.shims[0]
+    network, tokenizer, _ = shim.trained
+    weights = {name: w for name, w in network.state_dict().items() if stays(name, layers)}
     for part in ("weight", "bias"):
-        weights[f"heads.{layers - 1}.{part}"] = weights[f"heads.{last}.{part}"].clone()
-    save_file({name: t for name, t in weights.items() if stays(name, layers)}, file)
+        last = network.state_dict()[f"heads.{network.spec.layers - 1}.{part}"]
+        weights[f"heads.{layers - 1}.{part}"] = last
+    cut_network = Tagger(dataclasses.replace(network.spec, layers=layers), network.tags)
+    cut_network.load_state_dict(weights)
+    shim.set(Trained(cut_network, tokenizer))
+    shutil.rmtree(output, ignore_errors=True)
+    nlp.to_disk(output)
 
 
 def stays(name: str, layers: int) -> bool:

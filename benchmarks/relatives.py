@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--methods", default="; ".join(METHODS))
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", default="0")
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -162,6 +163,7 @@ def train(args: argparse.Namespace, name: str) -> Path:
     component["kv"] = method.kv
     if method.decoder is not None:
         component["decoder"] = method.decoder
+    component["model"]["mixed_precision"] = args.mixed_precision
     folder.mkdir(parents=True, exist_ok=True)
     config.to_disk(folder / "config.cfg")
     steps = ({}, {"training.joint": "true"}) if reduces else ({},)
