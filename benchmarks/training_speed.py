@@ -21,6 +21,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 from spacy.training.batchers import minibatch_by_words
 from spacy.util import load_config
+from spacy.vocab import Vocab
 from tqdm import tqdm
 from wasabi import table
 
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the results, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    docs = list(DocBin().from_disk(args.corpus).get_docs(spacy.blank("en").vocab))
+    docs = texts_of(args.corpus, spacy.blank("en").vocab)
     by_words = minibatch_by_words(range(len(docs)), size=600, get_length=lambda i: len(docs[i]))
     batches: list[Batch] = list(islice(by_words, args.steps))
     words = sum(len(docs[i]) for batch in batches for i in batch)
@@ -71,10 +72,15 @@ def main() -> None:
         args.output.write_text(json.dumps({"about": about, "rounds": speeds}, indent=1) + "\n")
 
 
+def texts_of(corpus: Path, vocab: Vocab) -> list[Doc]:
+    """RETURNS (list[Doc]): As many texts as are needed, and some more to find labels in."""
+    return list(islice(DocBin().from_disk(corpus).get_docs(vocab), 1000))
+
+
 def updates(config: Any, corpus: Path) -> Callable[[Batch], None]:
     """RETURNS (Callable): What takes a step with a pipeline, as ``spacy train`` does."""
     nlp = spacy.util.load_model_from_config(config, auto_fill=True)
-    docs = list(DocBin().from_disk(corpus).get_docs(nlp.vocab))
+    docs = texts_of(corpus, nlp.vocab)
 
     def examples(numbers: Iterable[int]) -> list[Example]:
         return [Example(nlp.make_doc(docs[i].text), docs[i]) for i in numbers]

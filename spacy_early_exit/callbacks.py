@@ -43,7 +43,7 @@ def make_hold_saving(
     speedup (float): The saving to hold, full-depth cost / spent cost.
     every (int): Steps between evaluations: ``training.eval_frequency``.
     component (str): Name of the component.
-    most_words (int): How many words of the texts to use.
+    most_words (int): About how many words of the texts to use, from all over the file.
     score_start (bool): Whether what training starts from may be the best checkpoint.
     RETURNS (Callable): The callback.
     RAISES (ValueError): If an argument makes no sense.
@@ -62,7 +62,7 @@ def make_hold_saving(
         if info["step"] % every:
             return
         if not texts:
-            texts.extend(_first_texts(nlp, path, most_words))
+            texts.extend(_some_texts(nlp, path, most_words))
         ner = nlp.get_pipe(component)
         if not isinstance(ner, EarlyExitPipe):
             raise ValueError(
@@ -106,16 +106,14 @@ def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
     return score
 
 
-def _first_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
-    texts, words = [], 0
-    for doc in DocBin().from_disk(path).get_docs(nlp.vocab):
-        texts.append(doc)
-        words += len(doc)
-        if words >= most_words:
-            break
+def _some_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
+    """RETURNS (List[Doc]): Texts from all over the file: those of one place are often of a kind."""
+    texts = list(DocBin().from_disk(path).get_docs(nlp.vocab))
     if not texts:
         raise ValueError(f"hold_saving: there are no texts in {path}.")
-    return texts
+    share = min(1.0, most_words / max(1, sum(map(len, texts))))
+    count = max(1, round(share * len(texts)))
+    return [texts[i * len(texts) // count] for i in range(count)]
 
 
 def _as_evaluated(nlp: Language, doc: Doc) -> Doc:

@@ -9,6 +9,7 @@ from spacy.training.loop import create_evaluation_callback
 from spacy.util import Config, load_model_from_config
 
 from spacy_early_exit.callbacks import make_hold_saving
+from spacy_early_exit.component import EarlyExitPipe
 
 from ..factories import TEXTS, examples_of
 
@@ -71,6 +72,25 @@ def test_texts_are_measured_in_the_words_that_spacy_train_evaluates(nlp, tmp_pat
     words = [[token.text for token in doc] for doc in met[0]]
     assert words == [[token.text for token in doc] for doc in spacys]
     assert words[0] == ["don't", "like", "Bob's"] and len(words[1]) == 7
+
+
+def test_texts_are_taken_from_all_over_the_file(nlp, tmp_path, monkeypatch):
+    texts = [f"Text number {n} ." for n in range(100)]
+    DocBin(docs=[nlp.make_doc(text) for text in texts]).to_disk(tmp_path / "texts.spacy")
+    met, original = [], EarlyExitPipe.predict
+
+    def see(ner, docs):
+        met.append([doc.text for doc in docs])
+        return original(ner, docs)
+
+    monkeypatch.setattr(EarlyExitPipe, "predict", see)
+    hold = make_hold_saving(tmp_path / "texts.spacy", speedup=1.2, every=5, most_words=40)
+    hold(nlp, {"step": 5, "epoch": 0})
+    assert met[0] == texts[::10]
+    hold = make_hold_saving(tmp_path / "texts.spacy", speedup=1.2, every=5, most_words=4000)
+    del met[:]
+    hold(nlp, {"step": 5, "epoch": 0})
+    assert met[0] == texts
 
 
 def test_a_saving_out_of_reach_is_said(nlp, texts):
