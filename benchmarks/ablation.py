@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, object] | None] = {
     "off-policy": {**PLAIN, "training.pattern": "off_policy"},
     "random": {**PLAIN, "training.pattern": "random"},
     "on-policy, distilled": {},
+    "off-policy, distilled": {"training.pattern": "off_policy"},
     "on-policy, distilled less": {"training.distillation": 1.0},
     "on-policy, distilled, uniform": {"training.layer_weights": "uniform"},
     "on-policy, flooded": {**PLAIN, "training.flooding": "true"},
