@@ -43,8 +43,8 @@ def make_hold_saving(
     speedup (float): The saving to hold, full-depth cost / spent cost.
     every (int): Steps between evaluations: ``training.eval_frequency``.
     component (str): Name of the component.
-    most_words (int): About how many words of the texts to use, from all over the file.
-    score_start (bool): Whether what training starts from may be the best checkpoint.
+    most_words (int): About how many words to use, of whole texts from all over the file.
+    score_start (bool): Whether what training starts from is scored, and may stay the best.
     RETURNS (Callable): The callback.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -92,16 +92,19 @@ def make_hold_saving(
 
 
 def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
-    """RETURNS (Optional[Callable]): A scorer that finds nothing right. None at all would not do:
-    spaCy forgets the weight of a score that is missing once, and every later checkpoint would be
-    as good as every other.
+    """RETURNS (Optional[Callable]): A scorer whose every number is 0, but for the cost, of which
+    that would be the best. No score at all would not do: spaCy forgets the weight of one that is
+    missing once, and every later checkpoint would be as good as every other.
     """
     if scorer is None:
         return None
 
     def score(examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
         scores = scorer(examples, **kwargs)
-        return {name: s if isinstance(s, dict) else 0.0 for name, s in scores.items()}
+        return {
+            name: value if isinstance(value, dict) or name == "exit_cost" else 0.0
+            for name, value in scores.items()
+        }
 
     return score
 
