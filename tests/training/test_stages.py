@@ -402,15 +402,16 @@ class TestStartingFromAPipeline:
         ner = nlp.get_pipe(NAME)
         ner.training = spacy.registry.resolve({"stage": block})["stage"]
         assert "FOOD" in ner.labels
-        optimizer.learn_rate = 5e-3
+        optimizer.learn_rate = 2e-3
         torch.manual_seed(0)
         examples = [*examples_of(nlp), *examples_of(nlp, texts)]
-        for _ in range(60):
+        for _ in range(150):
             nlp.update(examples, sgd=optimizer)
         assert ner.model.shims[0].teacher().tags == 7
         ner.threshold = 0.0
-        found = [{ent.label_ for ent in nlp(text).ents} for text, _ in texts]
-        assert all("FOOD" in labels for labels in found), found
+        for text, spans in texts:
+            found = [(ent.start_char, ent.end_char, ent.label_) for ent in nlp(text).ents]
+            assert spans[0] in found
         assert nlp("Ann Lee lives in New York.").ents[0].label_ == "PER"
 
     def test_a_folder_without_the_component_is_refused(self, tmp_path):
