@@ -42,6 +42,9 @@ def main() -> None:
         "--rates", default="1e-4,2e-4", help="learning rates to train all of them with"
     )
     parser.add_argument("--ways", default="uncut,distilled,plain", help="what to train")
+    parser.add_argument(
+        "--teacher", type=Path, help="a trained pipeline, in place of an uncut encoder trained here"
+    )
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
     args = parser.parse_args()
@@ -93,7 +96,7 @@ def train(
     if (folder / FINISHED).exists():
         return model
     shutil.rmtree(folder, ignore_errors=True)
-    teacher = args.work / f"uncut-{rate}-{seed}" / "model-best"
+    teacher = args.teacher or args.work / f"uncut-{rate}-{seed}" / "model-best"
     stage = {"@misc": "benchmark.SingleHead.v1", "teacher": None, "distillation": 1.0}
     encoder = args.encoder if layers is None else args.work / f"encoder-{layers}"
     config = load_config(args.work / "joint.cfg", interpolate=False)

@@ -26,13 +26,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rates", default="1e-4,2e-4", help="of the transformer")
+    parser.add_argument("--ways", default="transformer,cnn", help="what to train")
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     script = ["scripts/create_config.py", "configs/joint.cfg", args.corpus / "train.spacy"]
     run(*script, args.work / "joint.cfg", "--epochs", args.epochs)
-    for rate in args.rates.split(","):
+    if "cnn" in args.ways.split(","):
+        train(args, "cnn", init_config(lang="en", pipeline=["ner"], optimize="efficiency"))
+    for rate in args.rates.split(",") if "transformer" in args.ways.split(",") else ():
         train(args, f"transformer-{rate}", transformer(args, float(rate)))
-    train(args, "cnn", init_config(lang="en", pipeline=["ner"], optimize="efficiency"))
 
 
 def transformer(args: argparse.Namespace, rate: float) -> Config:
@@ -61,6 +64,8 @@ def train(args: argparse.Namespace, name: str, config: Config) -> None:
     if not (folder / FINISHED).exists():
         folder.mkdir(parents=True, exist_ok=True)
         config.to_disk(folder / "config.cfg")
+        if args.mixed_precision and "transformer" in config["components"]:
+            paths += ["--code", "benchmarks/bfloat16.py"]
         run("-m", "spacy", "train", folder / "config.cfg", "--output", folder, *paths, log=folder)
         (folder / FINISHED).touch()
     print(f"{folder / 'model-best'}", flush=True)

@@ -18,6 +18,7 @@ from . import storage
 from .budget.fingerprint import fingerprint_of_weights
 from .encoders import EncoderSource
 from .network.encoder import KeptState
+from .network.packed import is_worth_packing, packed
 from .network.quantize import Precision, quantized
 from .network.tagger import Tagger, check_finite
 from .saving import check_size, read_at_most
@@ -61,7 +62,7 @@ class TaggerShim(Shim):
         self._teacher: Optional[Tagger] = None
         self._taught_tags = 0
         self._fingerprint: Optional[str] = None
-        self._int8: Optional[Trained] = None
+        self._faster: Dict[Precision, Trained] = {}
         self._checked = False
 
     @property
@@ -133,7 +134,7 @@ class TaggerShim(Shim):
     def weights_changed(self) -> None:
         """Drop what was derived from the weights."""
         self._fingerprint = None
-        self._int8 = None
+        self._faster = {}
         self._checked = False
 
     def fingerprint(self) -> str:
@@ -143,7 +144,8 @@ class TaggerShim(Shim):
         return self._fingerprint
 
     def at(self, precision: Precision) -> Trained:
-        """RETURNS (Trained): What to predict with: in int8 a copy for as long as the weights stay.
+        """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
+        where that is faster, for as long as the weights stay.
 
         precision (Precision): Of the products.
         RAISES (ValueError): If the machine can't do int8, or a weight is no finite number.
@@ -152,18 +154,20 @@ class TaggerShim(Shim):
             for network in self.trained.networks:
                 check_finite(network)
             self._checked = True
-        if precision == "fp32":
+        on_cpu = self.trained.network.device.type == "cpu"
+        if precision == "fp32" and not (on_cpu and is_worth_packing()):
             return self.trained
+        make = packed if precision == "fp32" else quantized
         with _BUILDING:  # threads that start together build it once
-            if self._int8 is None:
+            if precision not in self._faster:
                 network, tokenizer, original = self.trained
-                small = None if original is None else quantized(original)
-                self._int8 = Trained(quantized(network), tokenizer, small)
-            return self._int8
+                first = None if original is None else make(original)
+                self._faster[precision] = Trained(make(network), tokenizer, first)
+            return self._faster[precision]
 
     def __getstate__(self) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): What is pickled: packed bytes can't be, they are made anew."""
-        return {**self.__dict__, "_int8": None}
+        """RETURNS (Dict[str, Any]): What is pickled: packed weights can't be, they are made anew."""
+        return {**self.__dict__, "_faster": {}}
 
     def teacher(self) -> Tagger:
         """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,

@@ -5,14 +5,13 @@ product does not depend on the batch. Everything else stays in fp32: embeddings,
 attention, exit heads.
 """
 
-import copy
 import functools
-from typing import Literal, NamedTuple, Optional, Tuple, cast
+from typing import Literal, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
-from .layer import QKV, Layer
+from .packed import padded, with_linears
 from .tagger import Tagger
 
 Precision = Literal["fp32", "int8"]
@@ -60,46 +59,21 @@ class Int8Linear(nn.Module):
         self.zeros = torch.zeros(len(scales), dtype=torch.int64)
         self.bias = torch.zeros(len(scales)) if bias is None else bias.detach()
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """RETURNS (Tensor): *Shape:* ``(rows, outputs)``
 
-        rows (Tensor): *Shape:* ``(rows, inputs)``
+        states (Tensor): *Shape:* ``(rows, inputs)``
         """
-        return self.of(quantize_rows(rows))
+        return self.of(self.prepared(states))[: len(states)]
+
+    def prepared(self, states: Tensor) -> Bytes:
+        """RETURNS (Bytes): The states as bytes, rows appended."""
+        return quantize_rows(padded(states))
 
     def of(self, rows: Bytes) -> Tensor:
         """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
         product: Tensor = _product(rows.values, self.packed, self.scales, self.zeros)
         return product.mul_(rows.scales).add_(self.bias)
-
-
-class Int8QKV(nn.Module):
-    """Queries, keys and values, of bytes.
-
-    qkv (QKV): The layer in fp32.
-    """
-
-    def __init__(self, qkv: QKV):
-        super().__init__()
-        width = qkv.in_features
-        bias = (None, None) if qkv.bias is None else (qkv.bias[:width], qkv.bias[width:])
-        self.query = Int8Linear(qkv.weight[:width], bias[0])
-        self._key_value = Int8Linear(qkv.weight[width:], bias[1])
-
-    def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """RETURNS (Tuple[Tensor, Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
-        rows = quantize_rows(states)
-        key, value = self._key_value.of(rows).chunk(2, dim=1)
-        return self.query.of(rows), key, value
-
-    def key(self, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
-        return self.key_value(states)[0]
-
-    def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
-        """RETURNS (Tuple[Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
-        key, value = self._key_value(states).chunk(2, dim=1)
-        return key, value
 
 
 def quantized(network: Tagger) -> Tagger:
@@ -115,18 +89,7 @@ def quantized(network: Tagger) -> Tagger:
             f"Set quantize = null."
         )
     largest_weight()
-    shared = {id(parameter): parameter for parameter in network.parameters()}
-    copied = copy.deepcopy(network, shared)
-    for layer, original in zip(copied.encoder.layers, network.encoder.layers):
-        _replace(cast(Layer, layer), cast(Layer, original))
-    return copied
-
-
-def _replace(layer: Layer, original: Layer) -> None:
-    layer.qkv = cast(QKV, Int8QKV(original.qkv))
-    for name in ("attention_output", "intermediate", "output"):
-        linear = getattr(original, name)
-        setattr(layer, name, Int8Linear(linear.weight, linear.bias))
+    return with_linears(network, Int8Linear)
 
 
 def _product(values: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:

@@ -1,0 +1,145 @@
+"""The network with its weights laid out beforehand, for faster prediction on CPUs.
+
+torch computes fp32 products with MKL, which leaves half of a processor unused where that is not
+Intel's. oneDNN does not, if weights are in an order of its own; they take memory a second time.
+Measured: see benchmarks/NOTES.md.
+"""
+
+import copy
+import functools
+import platform
+from pathlib import Path
+from typing import Callable, Optional, Protocol, Tuple, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layer import QKV, ROWS, Layer
+from .tagger import Tagger
+
+# oneDNN compiles a product anew for every number of rows that it has not met, which takes longer
+# than a small product. So numbers of rows are multiples of this.
+MULTIPLE = 32
+Rows = TypeVar("Rows")
+
+
+class Linear(Protocol[Rows]):
+    """A linear layer that is only predicted with."""
+
+    def prepared(self, states: Tensor) -> Rows:
+        """RETURNS (Rows): Rows as ``of`` takes them, a multiple of so many."""
+
+    def of(self, rows: Rows) -> Tensor:
+        """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with weights in oneDNN's order.
+
+    weight (Tensor): *Shape:* ``(outputs, inputs)``
+    bias (Optional[Tensor]): *Shape:* ``(outputs,)``
+    """
+
+    def __init__(self, weight: Tensor, bias: Optional[Tensor] = None):
+        super().__init__()
+        # In the order that is best for this many rows at once; others work with it, too.
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): *Shape:* ``(rows, outputs)``
+
+        states (Tensor): *Shape:* ``(rows, inputs)``
+        """
+        return self.of(self.prepared(states))[: len(states)]
+
+    def prepared(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): The states, rows appended. *Shape:* ``(rows, inputs)``"""
+        return padded(states)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, self.packed, self.bias, "none", [], ""
+        )
+        return product
+
+
+def padded(rows: Tensor) -> Tensor:
+    """RETURNS (Tensor): The rows, and as many more as make a multiple of ``MULTIPLE`` of them."""
+    missing = -len(rows) % MULTIPLE
+    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
+class SplitQKV(nn.Module):
+    """Queries by themselves, keys and values in one product.
+
+    qkv (QKV): The layer as it is trained.
+    linear (Callable): Makes a layer to predict with, of a weight and a bias.
+    """
+
+    def __init__(self, qkv: QKV, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]):
+        super().__init__()
+        width = qkv.in_features
+        bias = (None, None) if qkv.bias is None else (qkv.bias[:width], qkv.bias[width:])
+        self.query = linear(qkv.weight[:width], bias[0])
+        self._key_value = linear(qkv.weight[width:], bias[1])
+
+    def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor, Tensor]): Of all rows. *Shapes:* ``(rows, width)``"""
+        query, key_value = cast(Linear, self.query), cast(Linear, self._key_value)
+        rows, count = query.prepared(states), len(states)
+        key, value = key_value.of(rows)[:count].chunk(2, dim=1)
+        return query.of(rows)[:count], key, value
+
+    def key(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
+        return self.key_value(states)[0]
+
+    def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
+        key, value = self._key_value(states).chunk(2, dim=1)
+        return key, value
+
+
+def packed(network: Tagger) -> Tagger:
+    """Make a network that predicts with packed weights. Embeddings and heads it shares.
+
+    network (Tagger): The network, on a CPU.
+    RETURNS (Tagger): The network to predict with; it can be neither trained nor saved.
+    """
+    return with_linears(network, PackedLinear)
+
+
+def with_linears(
+    network: Tagger, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]
+) -> Tagger:
+    """RETURNS (Tagger): A network that shares all but the linear maps of its layers.
+
+    network (Tagger): The network, on a CPU.
+    linear (Callable): Makes a layer to predict with, of a weight and a bias.
+    """
+    shared = {id(parameter): parameter for parameter in network.parameters()}
+    copied = copy.deepcopy(network, shared)
+    for layer, original in zip(copied.encoder.layers, network.encoder.layers):
+        new, old = cast(Layer, layer), cast(Layer, original)
+        new.qkv = cast(QKV, SplitQKV(old.qkv, linear))
+        for name in ("attention_output", "intermediate", "output"):
+            trained = getattr(old, name)
+            setattr(new, name, linear(trained.weight, trained.bias))
+    return copied
+
+
+@functools.lru_cache(maxsize=1)
+def is_worth_packing() -> bool:
+    """RETURNS (bool): Whether products are faster with packed weights: where they would be MKL's,
+    and the processor is not Intel's.
+    """
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    try:
+        vendor = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:  # Windows says it here
+        vendor = platform.processor()
+    return "AuthenticAMD" in vendor
