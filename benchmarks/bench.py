@@ -29,7 +29,13 @@ def main() -> None:
     parser.add_argument(
         "--checkpoints", nargs="*", default=[], metavar="NAME=FOLDER", help="what peers.py wrote"
     )
+    parser.add_argument(
+        "--onnx", nargs="*", default=[], metavar="NAME=FOLDER", help="the same for ONNX alone"
+    )
     parser.add_argument("--batch-sizes", default="1,32,128", help="of the others")
+    parser.add_argument(
+        "--stride", type=int, default=0, help="long texts: overlap of Hugging Face's windows"
+    )
     parser.add_argument("--one-by-one", action="store_true", help="nlp(text), too")
     parser.add_argument("--texts", type=int, help="at most so many")
     parser.add_argument("--rounds", type=int, default=5)
@@ -52,7 +58,11 @@ def main() -> None:
             )
     for given in args.checkpoints:
         name, _, folder = given.partition("=")
-        contenders += others(name, folder, sizes, args.threads)
+        contenders += in_transformers(name, folder, sizes, args.stride)
+        contenders += in_onnx(name, folder, sizes, args.threads) if not args.stride else []
+    for given in args.onnx:
+        name, _, folder = given.partition("=")
+        contenders += in_onnx(name, folder, sizes[1:2], args.threads)
     about = {
         "corpus": "/".join(args.corpus.parts[-2:]),
         "texts": len(docs),
@@ -84,25 +94,35 @@ def main() -> None:
     show(results)
 
 
-def others(name: str, checkpoint: str, sizes: list[int], threads: int) -> list[Contender]:
-    """RETURNS (list[Contender]): Hugging Face's pipeline and ONNX Runtime, at some batch sizes.
+def in_transformers(name: str, checkpoint: str, sizes: list[int], stride: int) -> list[Contender]:
+    """RETURNS (list[Contender]): Hugging Face's pipeline, at some batch sizes.
 
     name (str): What is behind theirs.
     """
-    found = []
-    for size in sizes:
-        arguments = {"checkpoint": checkpoint, "batch_size": size}
-        title = f"Hugging Face pipeline{name}, batches of {size}"
-        found.append(Contender(title, make_hf, arguments))
-        for precision, file in (("fp32", "model.onnx"), ("int8", "model-int8.onnx")):
-            found.append(
-                Contender(
-                    f"ONNX Runtime {precision}{name}, batches of {size}",
-                    make_onnx,
-                    {**arguments, "file": file, "threads": threads},
-                )
-            )
-    return found
+    return [
+        Contender(
+            f"Hugging Face pipeline{name}, batches of {size}",
+            make_hf,
+            {"checkpoint": checkpoint, "batch_size": size, "stride": stride},
+        )
+        for size in sizes
+    ]
+
+
+def in_onnx(name: str, checkpoint: str, sizes: list[int], threads: int) -> list[Contender]:
+    """RETURNS (list[Contender]): ONNX Runtime, at some batch sizes.
+
+    name (str): What is behind theirs.
+    """
+    return [
+        Contender(
+            f"ONNX Runtime {precision}{name}, batches of {size}",
+            make_onnx,
+            {"checkpoint": checkpoint, "batch_size": size, "file": file, "threads": threads},
+        )
+        for size in sizes
+        for precision, file in (("fp32", "model.onnx"), ("int8", "model-int8.onnx"))
+    ]
 
 
 if __name__ == "__main__":

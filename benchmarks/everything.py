@@ -27,14 +27,20 @@ def main() -> None:
     parser.add_argument("--rate", default="2e-4", help="learning rate of the others")
     parser.add_argument("--epochs", default="8", help="of the others")
     parser.add_argument("--seed", default="0")
+    parser.add_argument(
+        "--teacher", type=Path, help="what cuts are distilled from; none: one is trained"
+    )
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     parser.add_argument("--rounds", default="5")
     parser.add_argument("--threads", default="2")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     trained = ["--seed", args.seed, "--epochs", args.epochs, "--rates", args.rate]
+    trained += ["--mixed-precision"] if args.mixed_precision else []
     run("benchmarks/spacys_own.py", args.corpus, args.encoder, args.work / "spacy", *trained)
     trained[0] = "--seeds"
     cuts = args.work / "cuts"
+    trained += ["--ways", "distilled", "--teacher", args.teacher] if args.teacher else []
     run("benchmarks/baselines.py", args.corpus, args.encoder, cuts, cuts / "f.json", *trained)
     int8 = int8_of(args)
     checkpoints = {"": args.pipeline}
@@ -54,12 +60,33 @@ def main() -> None:
         if not (folder / "model-int8.onnx").exists():
             run("benchmarks/peers.py", pipeline, folder)
         exported.append(f"{name}={folder}")
+    rounds = ["--rounds", args.rounds, "--threads", args.threads]
     given = [f"{name}={folder}" for name, folder in pipelines.items()]
-    command = [sys.executable, "benchmarks/bench.py", args.corpus / "dev.spacy", *given]
-    command += ["--checkpoints", *exported, "--one-by-one", "--output", args.output]
-    command += ["--rounds", args.rounds, "--threads", args.threads]
-    subprocess.run([str(part) for part in command], check=True)
+    compare(
+        args.corpus / "dev.spacy",
+        *given,
+        "--checkpoints",
+        exported[0],
+        "--onnx",
+        *exported[1:],
+        "--one-by-one",
+        "--output",
+        args.output,
+        *rounds,
+    )
     run("benchmarks/pareto.py", args.output, args.output.with_suffix(".svg"))
+    long = args.work / "long.spacy"
+    run("benchmarks/join.py", args.corpus / "dev.spacy", long)
+    # ONNX Runtime has no windows: it would cut long texts off.
+    whole = [pipeline for pipeline in given if " layers " not in pipeline]
+    others = ["--checkpoints", exported[0], "--stride", 64, "--batch-sizes", "1,8,32"]
+    compare(long, *whole, *others, "--output", args.output.with_suffix(".long.json"), *rounds)
+
+
+def compare(*arguments: object) -> None:
+    """Run bench.py on all threads it is told to, its output to the screen."""
+    command = [sys.executable, "benchmarks/bench.py", *map(str, arguments)]
+    subprocess.run(command, check=True)
 
 
 def int8_of(args: argparse.Namespace) -> Path:

@@ -140,13 +140,15 @@ class HFRunner:
 
     checkpoint (str): The folder.
     batch_size (int): Texts in a batch, padded to the longest.
+    stride (int): Wordpieces that windows of long texts share; 0: there are none that are too long.
     """
 
-    def __init__(self, checkpoint: str, batch_size: int):
+    def __init__(self, checkpoint: str, batch_size: int, stride: int = 0):
         from transformers import pipeline
 
+        how = {"stride": stride} if stride else {}
         self._pipeline = pipeline(
-            "token-classification", checkpoint, aggregation_strategy="first", device="cpu"
+            "token-classification", checkpoint, aggregation_strategy="first", device="cpu", **how
         )
         self._batch_size = batch_size
 

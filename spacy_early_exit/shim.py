@@ -166,7 +166,7 @@ class TaggerShim(Shim):
             return self._faster[precision]
 
     def __getstate__(self) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): What is pickled: packed weights can't be, they are made anew."""
+        """RETURNS (Dict[str, Any]): What is pickled: packed weights are made anew."""
         return {**self.__dict__, "_faster": {}}
 
     def teacher(self) -> Tagger:

@@ -9,7 +9,7 @@ import copy
 import functools
 import platform
 from pathlib import Path
-from typing import Callable, Optional, Protocol, Tuple, TypeVar, cast
+from typing import Any, Callable, Optional, Protocol, Tuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,7 @@ class SplitQKV(nn.Module):
 
     def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """RETURNS (Tuple[Tensor, Tensor, Tensor]): Of all rows. *Shapes:* ``(rows, width)``"""
-        query, key_value = cast(Linear, self.query), cast(Linear, self._key_value)
+        query, key_value = cast(Linear[Any], self.query), cast(Linear[Any], self._key_value)
         rows, count = query.prepared(states), len(states)
         key, value = key_value.of(rows)[:count].chunk(2, dim=1)
         return query.of(rows)[:count], key, value
@@ -136,7 +136,8 @@ def is_worth_packing() -> bool:
     """RETURNS (bool): Whether products are faster with packed weights: where they would be MKL's,
     and the processor is not Intel's.
     """
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+    backends: Any = torch.backends  # parts of it have no types
+    if not (backends.mkl.is_available() and backends.mkldnn.is_available()):
         return False
     try:
         vendor = Path("/proc/cpuinfo").read_text(errors="replace")

@@ -89,7 +89,7 @@ def test_without_that_file_the_platform_is_asked(monkeypatch):
         ("AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD", True),
         ("Intel64 Family 6 Model 158 Stepping 10, GenuineIntel", False),
     ):
-        monkeypatch.setattr("platform.processor", lambda: processor)
+        monkeypatch.setattr("platform.processor", lambda said=processor: said)
         is_worth_packing.cache_clear()
         assert is_worth_packing() is expected
     is_worth_packing.cache_clear()
