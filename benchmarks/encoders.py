@@ -24,6 +24,7 @@ from spacy_early_exit.criteria import TokenExit
 from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.families import read_spec, read_weights
 from spacy_early_exit.network.loop import Exits, run_with_exits
+from spacy_early_exit.network.packed import is_worth_packing, packed
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.network.tagger import Tagger
 from spacy_early_exit.network.window import Window
@@ -180,6 +181,7 @@ def difference(model: Any, network: Tagger, texts: list[Window]) -> float:
 
 def measure(network: Tagger, texts: list[Window], saving: float, rounds: int) -> dict[str, Any]:
     """RETURNS (dict[str, Any]): What leaving early does to a network."""
+    plain, network = network, packed(network) if is_worth_packing() else network
     cut = list(batches(texts, 2048))
 
     def run(threshold: float) -> list[Exits]:
@@ -202,7 +204,7 @@ def measure(network: Tagger, texts: list[Window], saving: float, rounds: int) ->
             times.append(time.perf_counter() - start)
     words = sum(len(text.words) for text in texts)
     return {
-        "fast_equals_plain": is_plain(network, texts[:32], threshold),
+        "fast_equals_plain": is_plain(plain, texts[:32], threshold),
         "threshold": threshold,
         "saving": saved(threshold),
         "words_per_second": [words / statistics.median(times) for times in seconds],

@@ -27,6 +27,7 @@ from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import Step
 from spacy_early_exit.network.families import EncoderSpec
 from spacy_early_exit.network.loop import run_with_exits
+from spacy_early_exit.network.packed import is_worth_packing, packed
 from spacy_early_exit.network.quantize import quantized
 from spacy_early_exit.network.tagger import Tagger
 from spacy_early_exit.network.window import Window
@@ -73,7 +74,8 @@ def main() -> None:
         some = docs if shape == "own" else first(docs, args.words)
         network = trained.network if shape == "own" else of_shape(trained.network, shape)
         deeper = network.spec.layers // trained.network.spec.layers
-        network = quantized(network) if args.int8 else network
+        if args.int8 or is_worth_packing():  # as a pipeline does
+            network = quantized(network) if args.int8 else packed(network)
         windows = windows_of(some, trained.tokenizer, network.spec.max_wordpieces, 64)
         runs: dict[str, Callable[[], float]] = {"full depth": runner(network, ner, windows, None)}
         for speedup in args.speedups.split(","):
