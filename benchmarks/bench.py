@@ -59,10 +59,11 @@ def main() -> None:
     for given in args.checkpoints:
         name, _, folder = given.partition("=")
         contenders += in_transformers(name, folder, sizes, args.stride)
-        contenders += in_onnx(name, folder, sizes, args.threads) if not args.stride else []
+        if not args.stride:  # it has no windows
+            contenders += in_onnx(name, folder, sizes, args.threads)
     for given in args.onnx:
         name, _, folder = given.partition("=")
-        contenders += in_onnx(name, folder, sizes[1:2], args.threads)
+        contenders += in_onnx(name, folder, [size for size in sizes if size > 1], args.threads)
     about = {
         "corpus": "/".join(args.corpus.parts[-2:]),
         "texts": len(docs),
@@ -104,6 +105,7 @@ def in_transformers(name: str, checkpoint: str, sizes: list[int], stride: int) -
             f"Hugging Face pipeline{name}, batches of {size}",
             make_hf,
             {"checkpoint": checkpoint, "batch_size": size, "stride": stride},
+            version_of(checkpoint, stride),
         )
         for size in sizes
     ]
@@ -119,10 +121,17 @@ def in_onnx(name: str, checkpoint: str, sizes: list[int], threads: int) -> list[
             f"ONNX Runtime {precision}{name}, batches of {size}",
             make_onnx,
             {"checkpoint": checkpoint, "batch_size": size, "file": file, "threads": threads},
+            version_of(checkpoint),
         )
         for size in sizes
         for precision, file in (("fp32", "model.onnx"), ("int8", "model-int8.onnx"))
     ]
+
+
+def version_of(checkpoint: str, *settings: int) -> str:
+    """RETURNS (str): Changes when a checkpoint is written anew."""
+    written = (Path(checkpoint) / "model.safetensors").stat().st_mtime_ns
+    return "-".join(map(str, (written, *settings)))
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def difference(model: Any, network: Tagger, texts: list[Window]) -> float:
 
 def measure(network: Tagger, texts: list[Window], saving: float, rounds: int) -> dict[str, Any]:
     """RETURNS (dict[str, Any]): What leaving early does to a network."""
-    plain, network = network, packed(network) if is_worth_packing() else network
+    plain, network = network, packed(network) if is_worth_packing(network) else network
     cut = list(batches(texts, 2048))
 
     def run(threshold: float) -> list[Exits]:
@@ -204,7 +204,7 @@ def measure(network: Tagger, texts: list[Window], saving: float, rounds: int) ->
             times.append(time.perf_counter() - start)
     words = sum(len(text.words) for text in texts)
     return {
-        "fast_equals_plain": is_plain(plain, texts[:32], threshold),
+        "fast_equals_plain": is_plain(network, plain, texts[:32], threshold),
         "threshold": threshold,
         "saving": saved(threshold),
         "words_per_second": [words / statistics.median(times) for times in seconds],
@@ -220,12 +220,12 @@ def bisect(saved: Callable[[float], float], saving: float) -> float:
     return high
 
 
-def is_plain(network: Tagger, texts: list[Window], threshold: float) -> bool:
+def is_plain(network: Tagger, slow: Tagger, texts: list[Window], threshold: float) -> bool:
     """RETURNS (bool): Whether exit layers and labels are those of the plain loop."""
     batch = Batch.of(texts, CPU)
     with torch.inference_mode():
         fast = run_with_exits(network, batch, CRITERION, threshold)
-        plain = run_reference(network, batch, CRITERION, threshold)
+        plain = run_reference(slow, batch, CRITERION, threshold)
     same = torch.equal(fast.logits.argmax(1), plain.logits.argmax(1))
     return same and torch.equal(fast.exit_layer, plain.exit_layer)
 

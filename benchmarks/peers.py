@@ -27,7 +27,8 @@ def export(pipeline: Path, output: Path) -> None:
 
     nlp = spacy.load(pipeline)
     ner = nlp.get_pipe("early_exit_ner")
-    network, tokenizer, _ = ner.model.shims[0].trained
+    trained = ner.model.shims[0].trained
+    network, tokenizer = trained.full_depth, trained.tokenizer
     spec = network.spec
     tags = ["O"] + [f"{kind}-{label}" for label in ner.labels for kind in "BI"]
     config = BertConfig(

@@ -74,7 +74,7 @@ def main() -> None:
         some = docs if shape == "own" else first(docs, args.words)
         network = trained.network if shape == "own" else of_shape(trained.network, shape)
         deeper = network.spec.layers // trained.network.spec.layers
-        if args.int8 or is_worth_packing():  # as a pipeline does
+        if args.int8 or is_worth_packing(network):  # as a pipeline does
             network = quantized(network) if args.int8 else packed(network)
         windows = windows_of(some, trained.tokenizer, network.spec.max_wordpieces, 64)
         runs: dict[str, Callable[[], float]] = {"full depth": runner(network, ner, windows, None)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple, cast
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from .network.criterion import Criterion
 
 _BUILDING = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Forget who was building when this process was forked: they did not come along."""
+    global _BUILDING
+    _BUILDING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class TaggerShim(Shim):
@@ -154,16 +165,18 @@ class TaggerShim(Shim):
             for network in self.trained.networks:
                 check_finite(network)
             self._checked = True
-        on_cpu = self.trained.network.device.type == "cpu"
-        if precision == "fp32" and not (on_cpu and is_worth_packing()):
-            return self.trained
-        make = packed if precision == "fp32" else quantized
-        with _BUILDING:  # threads that start together build it once
-            if precision not in self._faster:
-                network, tokenizer, original = self.trained
-                first = None if original is None else make(original)
-                self._faster[precision] = Trained(make(network), tokenizer, first)
-            return self._faster[precision]
+        # In this order: what is made of older weights must not be found by whoever asks later.
+        faster, trained = self._faster, self.trained
+        if precision == "fp32" and not is_worth_packing(trained.network):
+            return trained
+        if precision not in faster:
+            make = packed if precision == "fp32" else quantized
+            with _BUILDING:  # threads that start together build it once
+                if precision not in faster:
+                    network, tokenizer, original = trained
+                    first = None if original is None else make(original)
+                    faster[precision] = Trained(make(network), tokenizer, first)
+        return faster[precision]
 
     def __getstate__(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): What is pickled: packed weights are made anew."""

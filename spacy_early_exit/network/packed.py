@@ -1,8 +1,8 @@
 """The network with its weights laid out beforehand, for faster prediction on CPUs.
 
-torch computes fp32 products with MKL, which leaves half of a processor unused where that is not
-Intel's. oneDNN does not, if weights are in an order of its own; they take memory a second time.
-Measured: see benchmarks/NOTES.md.
+torch computes fp32 products with MKL, which leaves half of an AMD processor unused. oneDNN does
+not, if weights are in an order of its own; they take memory a second time. Measured: see
+benchmarks/NOTES.md.
 """
 
 import copy
@@ -19,8 +19,9 @@ from .layer import QKV, ROWS, Layer
 from .tagger import Tagger
 
 # oneDNN compiles a product anew for every number of rows that it has not met, which takes longer
-# than a small product. So numbers of rows are multiples of this.
+# than a small product. So numbers above this are multiples of it; up to it each is met soon.
 MULTIPLE = 32
+VENDORS = ("AuthenticAMD", "HygonGenuine")
 Rows = TypeVar("Rows")
 
 
@@ -28,7 +29,7 @@ class Linear(Protocol[Rows]):
     """A linear layer that is only predicted with."""
 
     def prepared(self, states: Tensor) -> Rows:
-        """RETURNS (Rows): Rows as ``of`` takes them, a multiple of so many."""
+        """RETURNS (Rows): Rows as ``of`` takes them, and maybe more."""
 
     def of(self, rows: Rows) -> Tensor:
         """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
@@ -55,7 +56,7 @@ class PackedLinear(nn.Module):
         return self.of(self.prepared(states))[: len(states)]
 
     def prepared(self, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): The states, rows appended. *Shape:* ``(rows, inputs)``"""
+        """RETURNS (Tensor): The states, and maybe more rows. *Shape:* ``(rows, inputs)``"""
         return padded(states)
 
     def of(self, rows: Tensor) -> Tensor:
@@ -67,8 +68,8 @@ class PackedLinear(nn.Module):
 
 
 def padded(rows: Tensor) -> Tensor:
-    """RETURNS (Tensor): The rows, and as many more as make a multiple of ``MULTIPLE`` of them."""
-    missing = -len(rows) % MULTIPLE
+    """RETURNS (Tensor): The rows; more than ``MULTIPLE`` are filled up to a multiple of it."""
+    missing = -len(rows) % MULTIPLE if len(rows) > MULTIPLE else 0
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
@@ -94,7 +95,7 @@ class SplitQKV(nn.Module):
         return query.of(rows)[:count], key, value
 
     def key(self, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
+        """RETURNS (Tensor): Keys; values are computed, too. *Shape:* ``(rows, width)``"""
         return self.key_value(states)[0]
 
     def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
@@ -131,16 +132,32 @@ def with_linears(
     return copied
 
 
-@functools.lru_cache(maxsize=1)
-def is_worth_packing() -> bool:
-    """RETURNS (bool): Whether products are faster with packed weights: where they would be MKL's,
-    and the processor is not Intel's.
+def is_worth_packing(network: Tagger) -> bool:
+    """RETURNS (bool): Whether products are faster with packed weights: fp32 on a processor that MKL
+    is slow on. Where torch is told to do without oneDNN, it is.
+
+    network (Tagger): The network.
     """
-    backends: Any = torch.backends  # parts of it have no types
+    weight = network.head(1).weight
+    told: Any = torch.backends.mkldnn  # it has no types
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return on_cpu and bool(told.enabled) and _is_faster_here()
+
+
+@functools.lru_cache(maxsize=1)
+def _is_faster_here() -> bool:
+    backends: Any = torch.backends
     if not (backends.mkl.is_available() and backends.mkldnn.is_available()):
         return False
     try:
         vendor = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:  # Windows says it here
         vendor = platform.processor()
-    return "AuthenticAMD" in vendor
+    if not any(name in vendor for name in VENDORS):
+        return False
+    try:
+        with torch.inference_mode():
+            PackedLinear(torch.zeros(16, 16))(torch.zeros(2, 16))
+    except (AttributeError, RuntimeError):  # a torch without
+        return False
+    return True

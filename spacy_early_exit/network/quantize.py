@@ -67,7 +67,7 @@ class Int8Linear(nn.Module):
         return self.of(self.prepared(states))[: len(states)]
 
     def prepared(self, states: Tensor) -> Bytes:
-        """RETURNS (Bytes): The states as bytes, rows appended."""
+        """RETURNS (Bytes): The states as bytes, and maybe more rows."""
         return quantize_rows(padded(states))
 
     def of(self, rows: Bytes) -> Tensor:
