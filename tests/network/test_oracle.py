@@ -9,6 +9,7 @@ import torch
 from spacy_early_exit.criteria import SentenceExit, TokenExit, make_patience_exit
 from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
+from spacy_early_exit.network.packed import packed
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.wordpieces import batches, windows_of
 
@@ -23,6 +24,7 @@ CRITERIA = {
     "patience": make_patience_exit(patience=1, window=1, outside_patience=2),
     "patience of sentences": make_patience_exit(patience=1, level="sentence"),
 }
+PREPARE = {"as it is": lambda network: network, "packed": packed}
 TIE = 1e-5  # floating point differs with the shape of a batch: see the design's exceptions
 
 
@@ -54,8 +56,11 @@ def test_full_depth_gives_hugging_faces_own_states(family, networks, encoders, e
     assert_states_equal_hf(networks[family], encoders[family], en, TEXTS + spelled_out)
 
 
-def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(minilm, en):
-    assert_states_equal_hf(network_of(minilm), minilm, en, texts_of_all_lengths() + TEXTS)
+@pytest.mark.parametrize("prepare", PREPARE)
+def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(prepare, minilm, en):
+    trained = network_of(minilm)
+    trained = trained._replace(network=PREPARE[prepare](trained.network))
+    assert_states_equal_hf(trained, minilm, en, texts_of_all_lengths() + TEXTS)
 
 
 def assert_states_equal_hf(trained, folder, nlp, texts):
@@ -164,18 +169,21 @@ def exits_of(network, windows, criterion, threshold, **how):
         return run_with_exits(network, Batch.of(windows, CPU, **how), criterion, threshold).logits
 
 
+@pytest.mark.parametrize("prepare", PREPARE)
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])
 @pytest.mark.parametrize("criterion", ["sentence", "token, window of 2"])
-def test_fast_loop_equals_reference_on_the_real_encoder(threshold, criterion, minilm, en):
+def test_fast_loop_equals_reference_on_the_real_encoder(threshold, criterion, prepare, minilm, en):
     trained = network_of(minilm, spread=0.3)
     texts = [" ".join(TEXTS * 9), *texts_of_all_lengths(count=12)]  # more than 512 wordpieces
     windows = windows_for(en, trained, texts)
-    compare(trained.network, windows, CRITERIA[criterion] if threshold else None, threshold)
+    chosen = CRITERIA[criterion] if threshold else None
+    compare(trained.network, windows, chosen, threshold, PREPARE[prepare](trained.network))
 
 
-def compare(network, windows, criterion, threshold, **how) -> set:
+def compare(network, windows, criterion, threshold, prepared=None, **how) -> set:
     """Compare the fast loop with the reference in several cuts of shuffled windows.
 
+    prepared (Optional[Tagger]): What the fast loop runs, if it is another network.
     RETURNS (set): The layers at which words left.
     """
     shuffled = random.Random(3).sample(windows, len(windows))
@@ -184,7 +192,9 @@ def compare(network, windows, criterion, threshold, **how) -> set:
         for size in (1, 2, 7, 64):
             for start in range(0, len(shuffled), size):
                 batch = Batch.of(shuffled[start : start + size], CPU, **how)
-                fast = run_with_exits(network, batch, criterion, threshold, keep_states=True)
+                fast = run_with_exits(
+                    prepared or network, batch, criterion, threshold, keep_states=True
+                )
                 plain = run_reference(network, batch, criterion, threshold)
                 if not torch.equal(fast.exit_layer, plain.exit_layer):
                     ties += 1
