@@ -56,6 +56,15 @@ def test_rounds_alternate_and_each_has_a_process(tmp_path, monkeypatch):
     assert slow["startup"] > 0.3 and slow["peak_mb"] > 10
 
 
+def test_its_memory_is_not_that_of_whoever_started_it(tmp_path):
+    """Linux lets a process inherit the most memory that its parent ever took."""
+    own = run([fake("one", tmp_path / "log.txt")], rounds=1)["one"]["peak_mb"]
+    large = bytearray(2**29)  # 512 MB
+    large[:: 2**12] = b"x" * len(large[:: 2**12])
+    beside_large = run([fake("one", tmp_path / "log.txt")], rounds=1)["one"]["peak_mb"]
+    assert len(large) == 2**29 and beside_large < own + 100
+
+
 def test_it_goes_on_where_it_was_cut_off(tmp_path):
     log, saved = tmp_path / "log.txt", []
     contenders = [fake("one", log), fake("two", log)]
