@@ -74,7 +74,7 @@ def main() -> None:
         args.output,
         *rounds,
     )
-    run("benchmarks/pareto.py", args.output, args.output.with_suffix(".svg"))
+    run("benchmarks/pareto.py", args.output, "--output", args.output.with_suffix(".svg"))
     long = args.work / "long.spacy"
     run("benchmarks/join.py", args.corpus / "dev.spacy", long)
     # ONNX Runtime has no windows: it would cut long texts off.
