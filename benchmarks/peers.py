@@ -15,6 +15,7 @@ import spacy
 import torch
 
 from spacy_early_exit.measure.benchmark import Span
+from spacy_early_exit.network.tagger import Tagger
 
 
 def export(pipeline: Path, output: Path) -> None:
@@ -23,14 +24,38 @@ def export(pipeline: Path, output: Path) -> None:
     pipeline (Path): A trained pipeline with a BERT.
     output (Path): The folder.
     """
-    from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     nlp = spacy.load(pipeline)
     ner = nlp.get_pipe("early_exit_ner")
     trained = ner.model.shims[0].trained
     network, tokenizer = trained.full_depth, trained.tokenizer
     spec = network.spec
-    tags = ["O"] + [f"{kind}-{label}" for label in ner.labels for kind in "BI"]
+    in_transformers(network, ner.labels).save_pretrained(output)
+    file = output / "tokenizer.json"
+    file.write_text(tokenizer.to_str(), encoding="utf8")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        model_max_length=spec.positions,
+    )
+    fast.save_pretrained(output)
+
+
+def in_transformers(network: Tagger, labels: Sequence[str]) -> Any:
+    """RETURNS (Any): A BERT in transformers, with the deepest head.
+
+    network (Tagger): The network.
+    labels (Sequence[str]): Its labels.
+    """
+    from transformers import BertConfig, BertForTokenClassification
+
+    spec = network.spec
+    tags = ["O"] + [f"{kind}-{label}" for label in labels for kind in "BI"]
     config = BertConfig(
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
@@ -70,19 +95,7 @@ def export(pipeline: Path, output: Path) -> None:
                 weights[f"{hf}{theirs}.{kind}"] = ours[f"{mine}{name}.{kind}"]
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and all("position_ids" in name for name in missing), missing
-    model.save_pretrained(output)
-    file = output / "tokenizer.json"
-    file.write_text(tokenizer.to_str(), encoding="utf8")
-    fast = PreTrainedTokenizerFast(
-        tokenizer_file=str(file),
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        mask_token="[MASK]",
-        model_max_length=spec.positions,
-    )
-    fast.save_pretrained(output)
+    return model.eval()
 
 
 def export_onnx(checkpoint: Path) -> None:

@@ -3,6 +3,9 @@
 Which word leaves where is recorded from a trained, calibrated pipeline, and replayed in encoders
 of other shapes with random weights, whose heads and criteria run as they would. Twice as many
 layers: every word leaves at twice the layer. Rounds alternate, full depth among them.
+
+With --beside, the same networks in transformers and ONNX Runtime, in sorted batches of 32 padded
+to the longest, from wordpieces to labels as well. Needs onnx and onnxruntime.
 """
 
 import argparse
@@ -18,6 +21,7 @@ from typing import Any
 import numpy as np
 import spacy
 import torch
+from peers import export_onnx, in_transformers
 from spacy.tokens import DocBin
 from wasabi import table
 
@@ -59,6 +63,7 @@ def main() -> None:
     parser.add_argument("--speedups", default="2,3,4")
     parser.add_argument("--words", type=int, default=4000, help="of the texts, for other shapes")
     parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--beside", type=Path, help="a folder for the same in ONNX")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="the results, as JSON")
@@ -74,6 +79,7 @@ def main() -> None:
         some = docs if shape == "own" else first(docs, args.words)
         network = trained.network if shape == "own" else of_shape(trained.network, shape)
         deeper = network.spec.layers // trained.network.spec.layers
+        plain = network
         if args.int8 or is_worth_packing(network):  # as a pipeline does
             network = quantized(network) if args.int8 else packed(network)
         windows = windows_of(some, trained.tokenizer, network.spec.max_wordpieces, 64)
@@ -86,6 +92,8 @@ def main() -> None:
                 layers[said.exits.words] = deeper * said.exits.exit_layer
                 recorded.append(layers)
             runs[f"{speedup}X"] = runner(network, ner, windows, recorded)
+        if args.beside:
+            runs |= others(plain, ner.labels, args.beside / shape, windows, args.threads)
         rows += measure(runs, sum(map(len, some)), args.rounds, shape)
     shown = [
         [
@@ -150,6 +158,57 @@ def runner(
         return sum(full for _, full in costs) / sum(spent for spent, _ in costs)
 
     return run_all
+
+
+def others(
+    network: Tagger, labels: Sequence[str], folder: Path, windows: Sequence[Window], threads: int
+) -> dict[str, Callable[[], float]]:
+    """RETURNS (dict): Runs all windows through the same network of transformers and ONNX Runtime.
+
+    folder (Path): Where to write it for ONNX Runtime, unless it is there.
+    """
+    import onnxruntime
+
+    model = in_transformers(network, labels)
+    if not (folder / "model-int8.onnx").exists():
+        model.save_pretrained(folder)
+        export_onnx(folder)
+    order = sorted(windows, key=lambda window: -len(window.ids))
+    padded = []
+    for start in range(0, len(order), 32):
+        batch = order[start : start + 32]
+        ids = np.zeros((len(batch), len(batch[0].ids)), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, window in enumerate(batch):
+            ids[row, : len(window.ids)] = window.ids
+            mask[row, : len(window.ids)] = 1
+        padded.append((ids, mask))
+
+    def in_torch() -> float:
+        with torch.inference_mode():
+            for ids, mask in padded:
+                given = torch.from_numpy(ids), torch.from_numpy(mask)
+                model(*given).logits.argmax(-1)
+        return 1.0
+
+    def in_onnx(file: str) -> Callable[[], float]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(str(folder / file), options)
+
+        def run_all() -> float:
+            for ids, mask in padded:
+                session.run(None, {"ids": ids, "mask": mask})[0].argmax(-1)
+            return 1.0
+
+        return run_all
+
+    return {
+        "transformers": in_torch,
+        "ONNX Runtime fp32": in_onnx("model.onnx"),
+        "ONNX Runtime int8": in_onnx("model-int8.onnx"),
+    }
 
 
 REPLAY = Replay(window=1, left_words="ignore")
