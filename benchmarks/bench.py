@@ -8,6 +8,8 @@ rounds; results that are in the output file already are not measured again.
 
 import argparse
 import json
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import spacy
@@ -69,10 +71,13 @@ def main() -> None:
         "texts": len(docs),
         "words": sum(map(len, docs)),
         "threads": args.threads,
+        **{name: version(name) for name in ("onnxruntime", "spacy-transformers") if has(name)},
         **machine(),
+        "command": " ".join(sys.argv),
     }
     before = json.loads(args.output.read_text()) if args.output.exists() else {"about": about}
-    if {**before["about"], "date": ""} != {**about, "date": ""}:
+    free = {"date": "", "command": ""}
+    if {**before["about"], **free} != {**about, **free}:
         raise SystemExit(f"{args.output} is of another corpus, machine or version.")
 
     def save(results: dict[str, dict[str, object]]) -> None:
@@ -93,6 +98,15 @@ def main() -> None:
         progress=lambda steps: tqdm(steps, leave=False),
     )
     show(results)
+
+
+def has(package: str) -> bool:
+    """RETURNS (bool): Whether a package is installed."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def in_transformers(name: str, checkpoint: str, sizes: list[int], stride: int) -> list[Contender]:

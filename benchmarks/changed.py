@@ -1,0 +1,53 @@
+"""How many words get another tag in int8 than in fp32, each at its own calibrated speedups."""
+
+import argparse
+import json
+from pathlib import Path
+
+import spacy
+from spacy.tokens import DocBin
+from spacy.training import Example
+from wasabi import table
+
+from spacy_early_exit.cli.benchmark import machine
+
+NAME = "early_exit_ner"
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path, help="annotated docs, .spacy")
+    parser.add_argument("fp32", type=Path, help="calibrated")
+    parser.add_argument("int8", type=Path, help="calibrated for itself")
+    parser.add_argument("--speedups", default="1,2,3,4")
+    parser.add_argument("--output", type=Path, help="the results, as JSON")
+    args = parser.parse_args()
+    rows = []
+    for speedup in map(float, args.speedups.split(",")):
+        plain, small = (tagged(path, args.corpus, speedup) for path in (args.fp32, args.int8))
+        changed = sum(a != b for a, b in zip(plain[1], small[1])) / len(plain[1])
+        rows.append({"speedup": speedup, "fp32": plain[0], "int8": small[0], "changed": changed})
+    shown = [
+        (f"{r['speedup']:g}X", f"{100 * r['fp32']:.2f}", f"{100 * r['int8']:.2f}", r["changed"])
+        for r in rows
+    ]
+    lines = [(*row[:3], f"{row[3]:.2%}") for row in shown]
+    print(table(lines, header=("", "F, fp32", "F, int8", "other tags"), aligns=["l"] + ["r"] * 3))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps({"about": machine(), "rows": rows}, indent=1) + "\n")
+
+
+def tagged(pipeline: Path, corpus: Path, speedup: float) -> tuple[float, list[str]]:
+    """RETURNS (tuple): F, and the tag of each word."""
+    nlp = spacy.load(pipeline)
+    nlp.get_pipe(NAME).speedup = speedup
+    gold = list(DocBin().from_disk(corpus).get_docs(nlp.vocab))
+    docs = list(nlp.pipe(nlp.make_doc(doc.text) for doc in gold))
+    f = nlp.get_pipe(NAME).score([Example(doc, g) for doc, g in zip(docs, gold)])["ents_f"]
+    return f, [f"{token.ent_iob_}-{token.ent_type_}" for doc in docs for token in doc]
+
+
+if __name__ == "__main__":
+    main()
