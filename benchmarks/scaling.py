@@ -44,6 +44,7 @@ def main() -> None:
     for threads in (1, 2):
         todo[f"{threads} threads"] = (with_threads, (*where, threads))
     todo["2 processes"] = (two_processes, where)
+    todo["nlp.pipe(n_process=2)"] = (spacys_processes, where)
     for name, (measure, arguments) in todo.items():
         if name not in known:
             context = multiprocessing.get_context("spawn")
@@ -116,6 +117,18 @@ def with_threads(corpus: str, pipeline: str, speedup: float, threads: int) -> di
     for _ in range(ROUNDS):
         start, words = time.perf_counter(), 0
         for doc in nlp.pipe(texts * 4):
+            words += len(doc)
+        speeds.append(words / (time.perf_counter() - start))
+    return {"words_per_second": statistics.median(speeds), "rounds": speeds}
+
+
+def spacys_processes(corpus: str, pipeline: str, speedup: float) -> dict[str, Any]:
+    """RETURNS (dict): Speed of two workers of nlp.pipe, which send Docs back, median and rounds."""
+    nlp, texts = load(corpus, pipeline, speedup)
+    speeds = []
+    for _ in range(ROUNDS):
+        start, words = time.perf_counter(), 0
+        for doc in nlp.pipe(texts * 4, n_process=2):
             words += len(doc)
         speeds.append(words / (time.perf_counter() - start))
     return {"words_per_second": statistics.median(speeds), "rounds": speeds}
