@@ -45,27 +45,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the results, as JSON")
     args = parser.parse_args()
     docs = list(DocBin().from_disk(args.corpus).get_docs(spacy.blank("xx").vocab))[: args.texts]
-    speedups = [float(speedup) for speedup in args.speedups.split(",")]
-    sizes = [int(size) for size in args.batch_sizes.split(",")]
-    contenders = []
-    for given in args.pipelines:
-        name, _, folder = given.partition("=")
-        mine = contenders_of(folder, speedups, [size for size in sizes if size > 1], name)
-        contenders += mine
-        if args.one_by_one and "component_cfg" in mine[0].arguments:
-            arguments = {**mine[-1].arguments, "batch_size": 0}
-            last = mine[-1]
-            contenders.append(
-                Contender(f"{last.name}, one by one", make_spacy, arguments, last.version)
-            )
-    for given in args.checkpoints:
-        name, _, folder = given.partition("=")
-        contenders += in_transformers(name, folder, sizes, args.stride)
-        if not args.stride:  # it has no windows
-            contenders += in_onnx(name, folder, sizes, args.threads)
-    for given in args.onnx:
-        name, _, folder = given.partition("=")
-        contenders += in_onnx(name, folder, [size for size in sizes if size > 1], args.threads)
+    contenders = all_of(args)
     about = {
         "corpus": "/".join(args.corpus.parts[-2:]),
         "texts": len(docs),
@@ -98,6 +78,32 @@ def main() -> None:
         progress=lambda steps: tqdm(steps, leave=False),
     )
     show(results)
+
+
+def all_of(args: argparse.Namespace) -> list[Contender]:
+    """RETURNS (list[Contender]): All that were asked for."""
+    speedups = [float(speedup) for speedup in args.speedups.split(",")]
+    sizes = [int(size) for size in args.batch_sizes.split(",")]
+    contenders = []
+    for given in args.pipelines:
+        name, _, folder = given.partition("=")
+        mine = contenders_of(folder, speedups, [size for size in sizes if size > 1], name)
+        contenders += mine
+        if args.one_by_one and "component_cfg" in mine[0].arguments:
+            arguments = {**mine[-1].arguments, "batch_size": 0}
+            last = mine[-1]
+            contenders.append(
+                Contender(f"{last.name}, one by one", make_spacy, arguments, last.version)
+            )
+    for given in args.checkpoints:
+        name, _, folder = given.partition("=")
+        contenders += in_transformers(name, folder, sizes, args.stride)
+        if not args.stride:  # it has no windows
+            contenders += in_onnx(name, folder, sizes, args.threads)
+    for given in args.onnx:
+        name, _, folder = given.partition("=")
+        contenders += in_onnx(name, folder, [size for size in sizes if size > 1], args.threads)
+    return contenders
 
 
 def has(package: str) -> bool:

@@ -7,13 +7,14 @@ as it multiplies; of one by itself, how long the weights of its layers take to c
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import spacy
 import torch
 import torch.nn.functional as F
-from spacy.tokens import DocBin
+from spacy.tokens import Doc, DocBin
 from wasabi import table
 
 from spacy_early_exit.cli.benchmark import machine
@@ -61,19 +62,8 @@ def main() -> None:
         print(f"  take {weights * size / memory / 1e6:.2f} ms to read in {name}")
     best = {way: max(product[way] for product in products) for way in ways}
     docs = [nlp.make_doc(d.text) for d in DocBin().from_disk(args.corpus).get_docs(nlp.vocab)]
-    floors = []
-    within = [s for s in args.speedups.split(",") if float(s) <= ner.calibration.most]
-    for speedup in within:
-        ner.speedup = float(speedup)
-        macs = sum(said.exits.spent for said in ner.predict(docs))
-        words = sum(map(len, docs))
-        floors.append(
-            {
-                "speedup": float(speedup),
-                "mflop_per_word": 2 * macs / words / 1e6,
-                **{way: words / (2 * macs / best[way] / 1e9) for way in ways},
-            }
-        )
+    speedups = [float(speedup) for speedup in args.speedups.split(",")]
+    floors = [floor(ner, docs, s, best) for s in speedups if s <= ner.calibration.most]
     lines = [[f"{f['speedup']:g}X", f["mflop_per_word"], *(f[w] for w in ways)] for f in floors]
     lines = [
         [line[0], *(f"{value:.1f}" if value < 100 else f"{value:.0f}" for value in line[1:])]
@@ -90,6 +80,21 @@ def main() -> None:
             "floors": floors,
         }
         args.output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def floor(ner: Any, docs: Sequence[Doc], speedup: float, best: dict[str, float]) -> dict[str, Any]:
+    """RETURNS (dict[str, Any]): Words/s if all operations ran as fast as products, by way.
+
+    best (dict[str, float]): GFLOP/s of each way.
+    """
+    ner.speedup = speedup
+    flop = 2 * sum(said.exits.spent for said in ner.predict(docs))
+    words = sum(map(len, docs))
+    return {
+        "speedup": speedup,
+        "mflop_per_word": flop / words / 1e6,
+        **{way: words / (flop / fastest / 1e9) for way, fastest in best.items()},
+    }
 
 
 def gflops(rows: int, inputs: int, outputs: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Draw what bench.py measured: F-score against words per second, a panel for each corpus.
 
-Of what ran at several batch sizes, each at its best one.
+Of what ran at several batch sizes, each at its best one. Of a contender that two results of one
+corpus have, the first's.
 """
 
 import argparse
@@ -64,10 +65,14 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+", help="what bench.py wrote")
     parser.add_argument("--output", type=Path, required=True, help=".svg")
     args = parser.parse_args()
-    benches = [json.loads(path.read_text()) for path in args.results]
+    benches: dict[str, dict[str, Any]] = {}
+    for path in args.results:
+        bench = json.loads(path.read_text())
+        known = benches.setdefault(bench["about"]["corpus"], bench)
+        known["contenders"] = {**bench["contenders"], **known["contenders"]}
     figure = Figure(figsize=(1.2 + 3.6 * len(benches), 4.4), layout="constrained")
     panels = figure.subplots(1, len(benches), squeeze=False)[0]
-    for axes, bench in zip(panels, benches):
+    for axes, bench in zip(panels, benches.values()):
         draw(axes, bench)
     panels[0].set_ylabel("F-score", color=INK)
     drawn: dict[str, Any] = {}

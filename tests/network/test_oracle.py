@@ -24,7 +24,9 @@ CRITERIA = {
     "patience": make_patience_exit(patience=1, window=1, outside_patience=2),
     "patience of sentences": make_patience_exit(patience=1, level="sentence"),
 }
-PREPARE = {"as it is": lambda network: network, "packed": packed}
+PREPARE = {"as it is": lambda network: network}
+if torch.backends.mkldnn.is_available():
+    PREPARE["packed"] = packed
 TIE = 1e-5  # floating point differs with the shape of a batch: see the design's exceptions
 
 
