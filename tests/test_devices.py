@@ -14,6 +14,19 @@ NAME = "early_exit_ner"
 STAGES = {
     "joint": {"training": {"distillation": 1.0, "detach_early_heads": True}},
     "self_sampling": {"training": {"@misc": "spacy-early-exit.SelfSampling.v1", "flooding": True}},
+    "sentences": {
+        "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
+        "criterion": {"@misc": "spacy-early-exit.SentenceExit.v1"},
+    },
+    "patience": {
+        "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
+        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1", "level": "sentence"},
+    },
+    "beliefs": {
+        "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
+        "decoder": {"@misc": "spacy-early-exit.AINDecoder.v1"},
+        "criterion": {"@misc": "spacy-early-exit.BeliefExit.v1"},
+    },
     "reduction": {
         "training": {"@misc": "spacy-early-exit.ReductionTraining.v1", "joint": True},
         "criterion": {"@misc": "spacy-early-exit.TokenReduction.v1", "layers": [1, 3]},

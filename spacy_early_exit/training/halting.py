@@ -40,6 +40,7 @@ class SampledHalting:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
         if self.logits is not None:
             logits = self.logits[layer - 1, words]
+        logits = logits.float()  # criteria judge in fp32, in mixed precision as well
         window = self.batch.window_of_word[words]
         thresholds = self.thresholds[window]
         step = Step(layer, words, logits, self.batch, thresholds, self.learned, states)
