@@ -148,12 +148,15 @@ def same_training(name: str) -> str:
     )
 
 
+def folder_of(work: Path, name: str, seed: str) -> Path:
+    """RETURNS (Path): Where a method's pipelines are."""
+    return work / f"{same_training(name).replace(',', '').replace(' ', '-')}-{seed}"
+
+
 def train(args: argparse.Namespace, name: str) -> Path:
     """RETURNS (Path): The pipeline of a method, trained unless it is there."""
     method = METHODS[name]
-    folder: Path = (
-        args.work / f"{same_training(name).replace(',', '').replace(' ', '-')}-{args.seed}"
-    )
+    folder = folder_of(args.work, name, args.seed)
     reduces = method.trained_with is REDUCTION
     config = load_config(
         args.work / ("reduction.cfg" if reduces else "self_sampling.cfg"), interpolate=False
@@ -204,9 +207,13 @@ def scores(found: dict[str, dict[str, Rows]]) -> dict[float, float]:
         }
     by_saving = {1.0: next(iter(found["dev"].values()))[0]["ents_f"]}
     for saving in SAVINGS:
-        best = max(found["tune"], key=lambda setting: f_at(found["tune"][setting], saving))
-        by_saving[saving] = f_at(found["dev"][best], saving)
+        by_saving[saving] = f_at(found["dev"][preferred(found["tune"], saving)], saving)
     return by_saving
+
+
+def preferred(on_tune: dict[str, Rows], saving: float) -> str:
+    """RETURNS (str): The setting that is best at a saving."""
+    return max(on_tune, key=lambda setting: f_at(on_tune[setting], saving))
 
 
 def show(results: dict[str, dict[str, dict[str, Rows]]]) -> None:
