@@ -66,7 +66,8 @@ TESTS = {
     "network/loop.py": _NETWORK,
     "network/batch.py": _NETWORK,
     "network/simulate.py": [
-        f"{_CALIBRATING}test_the_simulation_is_exact_where_texts_leave_as_a_whole"
+        f"{_CALIBRATING}test_the_simulation_is_exact_where_texts_leave_as_a_whole",
+        f"{_CALIBRATING}test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth",
     ],
     "criteria/base.py": [*_CURVE, f"{_CRITERIA}entropy.py", f"{_CRITERIA}reduction.py"],
     "criteria/neighbours.py": [f"{_CRITERIA}entropy.py", f"{_CRITERIA}patience.py"],

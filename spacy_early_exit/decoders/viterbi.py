@@ -184,8 +184,7 @@ def search(logits: Sequence[Floats], free: Sequence[bool]) -> List[Ints]:
         now = tag[:running]
         answer[rows] = now
         inner = is_inside(now)
-        label = np.maximum(now - 1, 0) // 2
-        stays = inner & from_inside[rows, np.minimum(label, max(tags // 2 - 1, 0))]
+        stays = inner & from_inside[rows, (now - 1) // 2]  # not asked of others
         tag[:running] = np.where(inner, np.where(stays, now, now - 1), best_before[rows])
     found: List[Ints] = [np.zeros(0, dtype=np.int64)] * len(order)
     for text, start, length in zip(order, starts, lengths):

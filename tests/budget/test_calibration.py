@@ -15,7 +15,8 @@ from spacy_early_exit.decoders import Greedy
 from spacy_early_exit.measure.calibrate import calibrate, run
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
-from spacy_early_exit.network.simulate import simulate_exits
+from spacy_early_exit.network.simulate import simulate_exits, simulated_saving
+from spacy_early_exit.network.tagger import uncertainty
 from spacy_early_exit.wordpieces import windows_of
 
 from ..factories import TEXTS, answers, blank, examples_of, network_of, texts_of_all_lengths
@@ -39,6 +40,8 @@ class TestTheCurve:
         assert 0.09 < calibration.threshold_for(2.0 / 1.03) < 0.1
         close = Calibration((Point(0.0, 1.0), Point(0.1, 1.005)), {}, 10)
         assert close.threshold_for(1.0) == 0.0, "full depth is never left for that"
+        better = Calibration((Point(0.0, 1.0, 0.8), Point(0.1, 1.005, 0.9)), {}, 10)
+        assert better.threshold_for(1.0) == 0.0
 
     def test_it_names_what_is_no_longer_as_it_was(self):
         calibration = Calibration(CURVE, {"weights": "a", "kv": "copy", "gone": "x"}, 10)
@@ -117,6 +120,52 @@ def test_the_simulation_is_exact_where_texts_leave_as_a_whole(threshold, encoder
             else:  # who left first saw no kept state
                 first = exit_layer == 1
                 assert torch.equal(first, real.exit_layer == 1)
+
+
+def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoders, en):
+    trained = network_of(encoders["bert"], spread=1.5)
+    docs = [en.make_doc(text) for text in texts_of_all_lengths(count=12)]
+    some = windows_of(docs, trained.tokenizer, 48, 8)
+    batches = [Batch.of(windows, torch.device("cpu")) for windows in (some[:5], some[5:])]
+    for neighbours, left_words in ((0, "ignore"), (1, "ignore"), (1, "hold")):
+        criterion = TokenExit(neighbours, left_words)
+        answers, meters = [], []
+        for batch in batches:
+            with torch.inference_mode():
+                logits = run_all_heads(trained.network, batch)
+            answers.append((batch, logits, logits[:, :, :0]))
+            found, meter = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
+            assert found.tolist() == by_hand(batch, logits, neighbours, left_words, 0.6)
+            meters.append(meter)
+        spent, full = (
+            sum(int(getattr(m, what).sum()) for m in meters) for what in ("spent", "full")
+        )
+        assert full > spent > 0
+        assert simulated_saving(trained.network, answers, criterion, 0.6) == full / spent
+    assert simulated_saving(trained.network, [], criterion, 0.6) == 1.0
+
+
+def by_hand(batch, logits, neighbours, left_words, threshold):
+    """Word by word. Those that share a wordpiece leave together."""
+    window, unit = batch.window_of_word.tolist(), batch.unit_of_word.tolist()
+    found = [len(logits)] * len(window)
+    left = set()
+    for layer, row in enumerate(logits[:-1], start=1):
+        sure = (uncertainty(row) < threshold).tolist()
+        leaving = []
+        for word in set(range(len(window))) - left:
+            near = range(max(0, word - neighbours), min(len(window), word + neighbours + 1))
+            near = [other for other in near if window[other] == window[word]]
+            if left_words == "ignore":
+                near = [other for other in near if other not in left]
+            if all(sure[other] for other in near):
+                leaving.append(word)
+        held = {unit[word] for word in set(range(len(unit))) - left - set(leaving)}
+        leaving = [word for word in leaving if unit[word] not in held]
+        for word in leaving:
+            found[word] = layer
+        left.update(leaving)
+    return found
 
 
 MANY = [*TEXTS, *texts_of_all_lengths(count=60)]  # on few texts savings rise in jumps

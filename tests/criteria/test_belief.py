@@ -98,6 +98,10 @@ def batch_and_network(encoders, en):
     return Batch.of(windows, CPU), network, windows
 
 
+def test_its_defaults_never_change():
+    assert make_belief_exit() == make_belief_exit(3, 0)
+
+
 @pytest.mark.parametrize("arguments", [{"iterations": -1}, {"window": -1}])
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

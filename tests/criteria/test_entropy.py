@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from spacy_early_exit.criteria import make_token_exit
+from spacy_early_exit.criteria import make_sentence_exit, make_token_exit
 from spacy_early_exit.criteria.entropy import SentenceExit, TokenExit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.tagger import uncertainty
@@ -43,7 +43,7 @@ def test_uncertainty_survives_huge_logits_and_a_single_tag():
 
 def test_a_sentence_leaves_when_its_most_uncertain_word_may():
     batch = batch_of(2, 2)
-    assert leave(SentenceExit(), batch, [0, 1, 2, 3], [SURE, SURE, SURE, UNSURE]) == [
+    assert leave(make_sentence_exit(), batch, [0, 1, 2, 3], [SURE, SURE, SURE, UNSURE]) == [
         True,
         True,
         False,

@@ -101,6 +101,10 @@ class TestConfidence:
         assert leaving[1].tolist() == [False, False, True]
 
 
+def test_its_defaults_never_change():
+    assert make_patience_exit() == make_patience_exit(2, "word", 1, 2, 1)
+
+
 @pytest.mark.parametrize("level", ["word", "sentence"])
 @pytest.mark.parametrize("threshold", [0.6, 1.0])
 def test_a_window_leaves_in_any_batch_as_it_does_alone(level, threshold, encoders, en):
