@@ -3,7 +3,8 @@
 All go on from the same first stage with the same number of epochs. What leaves by exit heads is
 trained with words leaving by its own criterion; selectors are trained alone first, then together
 with the rest, half of the epochs each. Every method has settings and a dial; which settings are
-best at a saving is chosen on tune, F-scores are those of dev, interpolated.
+best at a saving is chosen on tune, F-scores are those of dev, interpolated. Patience alone has no
+dial: what each of its settings saves is shown.
 
 A corpus is a folder with train.spacy, tune.spacy and dev.spacy. Runs that are in the output file
 already are not repeated.
@@ -35,6 +36,7 @@ class Method:
     dial (str): Thresholds.
     decoder (Block): The decoder.
     kv (str): Whether what left is attended to.
+    training (Block): Settings of the second stage.
     """
 
     trained_with: Block
@@ -42,6 +44,7 @@ class Method:
     dial: str = DIAL
     decoder: Block | None = None
     kv: str = "copy"
+    training: Block | None = None
 
 
 def criterion(name: str, **settings: object) -> Block:
@@ -52,6 +55,8 @@ def criterion(name: str, **settings: object) -> Block:
 TOKENS = ["TokenExit.v1 window=0", "TokenExit.v1 window=1"]
 WORDS = criterion("TokenExit", window=1, left_words="ignore")
 REDUCTION = criterion("TokenReduction", layers=[1, 3])
+# Patience alone is a threshold of 1: words leave so in training, but for those that stay.
+ON_OFF: Block = {"max_threshold": 1.0, "aggressive_share": 0.8, "full_share": 0.2}
 PATIENT = [f"PatienceExit.v1 patience={p} level={{level}}" for p in (1, 2, 3, 4)]
 METHODS = {
     "SENTEE": Method(criterion("SentenceExit"), ["SentenceExit.v1"]),
@@ -61,16 +66,19 @@ METHODS = {
         criterion("PatienceExit", patience=1, level="sentence"),
         [setting.format(level="sentence") for setting in PATIENT],
         dial="0,1",
+        training=ON_OFF,
     ),
     "patience, words": Method(
         criterion("PatienceExit", patience=1, level="word"),
         [setting.format(level="word") for setting in PATIENT],
         dial="0,1",
+        training=ON_OFF,
     ),
     "patience, words, O longer": Method(
         criterion("PatienceExit", patience=1, level="word"),
         [f"PatienceExit.v1 patience=1 outside_patience={p}" for p in (2, 3)],
         dial="0,1",
+        training=ON_OFF,
     ),
     "patience and confidence": Method(
         criterion("PatienceExit", patience=1, level="word"),
@@ -129,7 +137,7 @@ def main() -> None:
                 results[key] = found
                 args.output.parent.mkdir(parents=True, exist_ok=True)
                 args.output.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{key}: {scores(results[key])}", flush=True)
+        print(f"{key} is measured", flush=True)
 
     names = [name.strip() for name in args.methods.split(";")]
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -143,8 +151,8 @@ def same_training(name: str) -> str:
     return next(
         other
         for other, its in METHODS.items()
-        if (its.trained_with, its.decoder, its.kv)
-        == (method.trained_with, method.decoder, method.kv)
+        if (its.trained_with, its.decoder, its.kv, its.training)
+        == (method.trained_with, method.decoder, method.kv, method.training)
     )
 
 
@@ -166,6 +174,7 @@ def train(args: argparse.Namespace, name: str) -> Path:
     component["kv"] = method.kv
     if method.decoder is not None:
         component["decoder"] = method.decoder
+    component["training"].update(method.training or {})
     component["model"]["mixed_precision"] = args.mixed_precision
     folder.mkdir(parents=True, exist_ok=True)
     config.to_disk(folder / "config.cfg")
@@ -199,16 +208,15 @@ def curves(model: Path, args: argparse.Namespace, name: str, part: str) -> dict[
 
 def scores(found: dict[str, dict[str, Rows]]) -> dict[float, float]:
     """RETURNS (dict): F on dev by saving, with the setting that tune prefers at each."""
-    # Where the dial is but on or off, the settings are one curve together.
-    if all(len(rows) == 2 for rows in found["tune"].values()):
-        found = {
-            part: {"": [row for rows in curves.values() for row in rows]}
-            for part, curves in found.items()
-        }
     by_saving = {1.0: next(iter(found["dev"].values()))[0]["ents_f"]}
     for saving in SAVINGS:
         by_saving[saving] = f_at(found["dev"][preferred(found["tune"], saving)], saving)
     return by_saving
+
+
+def is_on_or_off(found: dict[str, dict[str, Rows]]) -> bool:
+    """RETURNS (bool): Whether a method has no dial, as patience alone."""
+    return all(len(rows) == 2 for rows in found["dev"].values())
 
 
 def preferred(on_tune: dict[str, Rows], saving: float) -> str:
@@ -217,9 +225,14 @@ def preferred(on_tune: dict[str, Rows], saving: float) -> str:
 
 
 def show(results: dict[str, dict[str, dict[str, Rows]]]) -> None:
-    """Print F of every method at every saving."""
+    """Print F of every method at every saving; of those that are but on or off, what they are."""
     lines = []
     for key, found in results.items():
+        if is_on_or_off(found):
+            for setting, (full, on) in found["dev"].items():
+                shown = f"{100 * on['ents_f']:.2f} at {on['mac_speedup']:.2f}X"
+                lines.append([f"{key}, {setting}", f"{100 * full['ents_f']:.2f}", shown, "", ""])
+            continue
         values = scores(found).values()
         lines.append([key, *(f"{100 * f:.2f}" if f else "-" for f in values)])
     header = ["method", "full depth", *(f"{saving:g}X" for saving in SAVINGS)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import spacy
 import torch
 from ablation import Rows
-from relatives import METHODS, SAVINGS, folder_of, preferred
+from relatives import METHODS, SAVINGS, folder_of, is_on_or_off, preferred
 from spacy.tokens import DocBin
 from spacy.util import load_config
 from thresholds import at, measure, settings_of
@@ -91,7 +91,7 @@ def points_of(method: str, found: dict[str, dict[str, Rows]]) -> list[Point]:
     """RETURNS (list[Point]): Full depth, and where the savings are reached."""
     settings = list(found["dev"])
     points = [Point(method, settings[0], 1.0, 0.0)]
-    if all(len(rows) == 2 for rows in found["dev"].values()):
+    if is_on_or_off(found):
         return points + [Point(method, setting, 0.0, 1.0) for setting in settings]
     for saving in SAVINGS:
         setting = preferred(found["tune"], saving)

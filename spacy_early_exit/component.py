@@ -40,7 +40,7 @@ from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, read_at_most, replacing, seal, unseal
 from .spans import SpanGetter
-from .tags import MISSING, tag_count
+from .tags import MISSING, begun_where_seen, tag_count
 
 if TYPE_CHECKING:
     from .decoders import Decoder, Floats
@@ -574,6 +574,12 @@ class EarlyExitPipe(TrainablePipe):
         self.model.set_dim("nO", tag_count(self.scheme, len(self._labels)), force=True)
         if start_from is None:
             self.model.initialize()
+            if self.training.trains_criterion:
+                raise ValueError(
+                    f"{type(self.training).__name__} teaches '{self.name}' who may leave, not "
+                    f"which tags are right. Give it a pipeline that knows: start_from in "
+                    f"[initialize.components.{self.name}], as in configs/reduction.cfg."
+                )
         made = self._shim.set_learned(self.decoder, self.criterion)
         if made and not self.training.trains_criterion:
             raise ValueError(
@@ -677,7 +683,13 @@ class EarlyExitPipe(TrainablePipe):
                 stacklevel=2,
             )
         starts = np.cumsum([len(tags) for tags in gold])  # gold has an empty one in front
-        target = np.concatenate(gold)[starts[scores.doc] + scores.word]
+        places = starts[scores.doc] + scores.word
+        every = np.concatenate(gold)
+        if self.scheme == "bio":
+            seen = np.zeros(len(every), dtype=np.bool_)
+            seen[places] = True
+            every = begun_where_seen(every, seen)
+        target = every[places]
         target[~scores.owned] = MISSING
         return target
 

@@ -109,6 +109,8 @@ class TaggerShim(Shim):
         frozen = self.freeze_encoder or self.freeze_full_depth
         network.encoder.requires_grad_(not frozen)
         network.head(network.spec.layers).requires_grad_(not self.freeze_full_depth)
+        for learned in network.decoder.values():
+            learned.requires_grad_(not self.freeze_full_depth)
 
     def keep_original(self, original: Optional[Tagger]) -> None:
         """Let another network answer at full depth, until the weights are trained on.

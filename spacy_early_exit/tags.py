@@ -97,6 +97,25 @@ def encode(
     return tags, unknown
 
 
+def begun_where_seen(tags: Ints, seen: Bools) -> Ints:
+    """Let an entity begin with its first word that is seen. Words without a wordpiece, such as
+    white space, are not; of an entity that begins with one, ``I-X`` would follow ``O``.
+
+    tags (Ints): BIO tags. *Shape:* ``(words,)``
+    seen (Bools): Which words are seen. *Shape:* ``(words,)``
+    RETURNS (Ints): The tags, those of words that are not seen as they were. *Shape:* ``(words,)``
+    """
+    tags = tags.copy()
+    for begin in np.flatnonzero((tags > 0) & (tags % 2 == 1) & ~seen).tolist():
+        for word in range(begin + 1, len(tags)):
+            if tags[word] != tags[begin] + 1:
+                break
+            if seen[word]:
+                tags[word] = tags[begin]
+                break
+    return tags
+
+
 def entities(tags: Ints) -> Iterator[Tuple[int, int, int]]:
     """Read entities off a valid tag sequence.
 

@@ -488,8 +488,10 @@ class TestTraining:
         changed = {n for n, p in network.named_parameters() if not torch.equal(p, before[n])}
         assert changed == {name for name in before if name.startswith("heads")}
 
-    def test_with_full_depth_frozen_the_earlier_heads_alone_learn(self, encoders):
-        nlp = blank(encoders["bert"], model={"freeze_full_depth": True})
+    @pytest.mark.parametrize("decoder", ["BIOViterbi", "CRFDecoder"])
+    def test_with_full_depth_frozen_the_earlier_heads_alone_learn(self, decoder, encoders):
+        block = {"@misc": f"spacy-early-exit.{decoder}.v1"}
+        nlp = blank(encoders["bert"], model={"freeze_full_depth": True}, decoder=block)
         optimizer = nlp.initialize(lambda: examples_of(nlp))
         network = nlp.get_pipe(NAME).model.shims[0].trained.network
         before = {name: p.detach().clone() for name, p in network.named_parameters()}

@@ -39,11 +39,17 @@ STAGES = {
 }
 
 
-def trained_for(steps, encoder, **config):
+def block(name):
+    return {"@misc": f"spacy-early-exit.{name}.v1"}
+
+
+def trained_for(steps, encoder, start_from=None, **config):
     """A pipeline after a few steps, and their losses."""
     spacy.util.fix_random_seed(0)
     nlp = blank(encoder, **config)
     examples = examples_of(nlp)
+    if start_from is not None:
+        nlp.config["initialize"]["components"] = {NAME: {"start_from": str(start_from)}}
     optimizer = nlp.initialize(lambda: examples)
     optimizer.learn_rate = 1e-3
     return nlp, [nlp.update(examples, sgd=optimizer, drop=0.0)[NAME] for _ in range(steps)]
@@ -60,10 +66,27 @@ class TestMixedPrecision:
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
     @pytest.mark.parametrize("stage", list(STAGES))
-    def test_every_stage_and_what_is_learnt_beside_it_train(self, stage, encoders):
+    def test_every_stage_and_what_is_learnt_beside_it_train(self, stage, encoders, tmp_path):
+        train_small(encoders["bert"], steps=1).to_disk(tmp_path)
         config = {"model": {"mixed_precision": True}, **STAGES[stage]}
-        _, losses = trained_for(3, encoders["bert"], **config)
+        _, losses = trained_for(3, encoders["bert"], tmp_path, **config)
         assert np.isfinite(losses).all()
+
+    @pytest.mark.parametrize("name", ["SentenceExit", "PatienceExit", "BeliefExit"])
+    def test_who_leaves_is_judged_in_fp32(self, name, encoders, monkeypatch):
+        judge = type(blank(encoders["bert"], criterion=block(name)).get_pipe(NAME).criterion)
+        seen, leave = set(), judge.leave
+
+        def watched(self, step, state):
+            product = step.states @ step.states.T  # bfloat16 where autocast is on
+            seen.update((step.logits.dtype, step.states.dtype, product.dtype))
+            return leave(self, step, state)
+
+        monkeypatch.setattr(judge, "leave", watched)
+        stage = {"training": block("SelfSampling"), "criterion": block(name)}
+        decoder = {"decoder": block("AINDecoder")} if name == "BeliefExit" else {}
+        trained_for(1, encoders["bert"], model={"mixed_precision": True}, **stage, **decoder)
+        assert seen == {torch.float32}
 
     def test_heads_are_measured_in_fp32(self, encoders):
         nlp, _ = trained_for(1, encoders["bert"])
@@ -102,9 +125,10 @@ class TestGPU:
 
     @pytest.mark.parametrize("stage", list(STAGES))
     @pytest.mark.parametrize("mixed_precision", [False, True])
-    def test_every_stage_trains_there(self, stage, mixed_precision, encoders):
+    def test_every_stage_trains_there(self, stage, mixed_precision, encoders, tmp_path):
+        train_small(encoders["bert"], steps=1).to_disk(tmp_path)
         config = {"model": {"mixed_precision": mixed_precision}, **STAGES[stage]}
-        nlp, losses = trained_for(3, encoders["bert"], **config)
+        nlp, losses = trained_for(3, encoders["bert"], tmp_path, **config)
         assert np.isfinite(losses).all()
         assert nlp.get_pipe(NAME).model.shims[0].trained.network.device.type == "cuda"
 

@@ -1,11 +1,16 @@
 """Decoders that learn are trained, saved, loaded and refused with the pipeline they belong to."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import spacy
 import torch
+from spacy.training import Example
 
 from spacy_early_exit.decoders import make_bio_viterbi
+from spacy_early_exit.knobs import Knob
+from spacy_early_exit.training.stages import by_text
 
 from .factories import SENTENCES, TEXTS, answers, examples_of, texts_of_all_lengths, train_small
 
@@ -106,6 +111,45 @@ def test_it_may_be_learnt_on_top_of_a_pipeline_without_it(stage, encoders, tmp_p
     assert ents == [[str(e) for e in doc.ents] for doc in first.pipe(TEXTS, component_cfg=at)]
     nlp.update(examples_of(nlp), sgd=optimizer, drop=0.1)
     assert all((parameter != 0).any() for parameter in learned(nlp).values())
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_training_sees_the_texts_that_are_decoded(copies, encoders):
+    short = {"window_length": 12, "window_overlap": 4, "batch_wordpieces": 30}
+    nlp = train_small(encoders["bert"], steps=2, decoder=DECODERS["crf"], **short)
+    docs = [nlp.make_doc(text) for text in (TEXTS[0], " ".join(TEXTS), "", TEXTS[1])]
+    ner = nlp.get_pipe(NAME)
+    scores, _ = ner.model.begin_update((docs, ner._ready(Knob(speedup=1.0))))
+    assert len(scores.original) > 3 and not scores.owned.all()
+    order, texts = by_text(repeated(scores, copies))
+    starts = [0, *(np.flatnonzero(np.diff(texts)) + 1), len(texts)]
+    found = [order[a:b] % len(scores.doc) for a, b in zip(starts, starts[1:], strict=False)]
+    words = [(int(scores.doc[rows[0]]), scores.word[rows].tolist()) for rows in found]
+    assert words == [(d, list(range(len(doc)))) for d, doc in enumerate(docs) if len(doc)] * copies
+
+
+def repeated(scores, copies):
+    """As if every window had been run as often, one time behind the other."""
+    names = ("doc", "word", "owned", "exit_layer", "original")
+    shift = len(scores.original) * np.arange(copies)[:, None]
+    return dataclasses.replace(
+        scores,
+        window=(scores.window + shift).ravel(),
+        **{name: np.tile(getattr(scores, name), copies) for name in names},
+    )
+
+
+def test_an_entity_that_begins_with_white_space_has_a_likely_path(encoders):
+    nlp = train_small(encoders["bert"], steps=2, decoder=DECODERS["crf"])
+    ner, label = nlp.get_pipe(NAME), nlp.get_pipe(NAME).labels[0]
+    losses = []
+    for text, start in (("x York is", 2), ("x \n York is", 2)):
+        example = Example.from_dict(
+            nlp.make_doc(text), {"entities": [(start, text.index(" is"), label)]}
+        )
+        scores, _ = ner.model.begin_update([example.predicted])
+        losses.append(ner.get_loss([example], scores)[0])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_the_gradient_is_that_of_the_loss(encoders):

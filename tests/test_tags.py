@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from spacy_early_exit.tags import MISSING, encode, entities, grammar, tag_count
+from spacy_early_exit.tags import (
+    MISSING,
+    begun_where_seen,
+    encode,
+    entities,
+    grammar,
+    tag_count,
+)
 
 # Spelled out: what follows from rules elsewhere would follow them in their errors, too.
 BIO = {
@@ -47,6 +54,14 @@ def test_spacys_tags_become_numbers_and_unknown_labels_are_told():
     tags, unknown = encode(biluo, {"X": 0, "Y": 1})
     assert tags == [0, 1, 2, 2, 3, 3, 4, *[MISSING] * 5]
     assert unknown == {"NEW", "OLD"}
+
+
+def test_an_entity_begins_with_its_first_word_that_is_seen():
+    tags = np.array([0, 1, 2, 2, 1, 2, 3, 1, 4, 3, MISSING, 3])
+    seen = np.array([1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0], dtype=bool)
+    found = begun_where_seen(tags, seen)
+    assert found.tolist() == [0, 1, 2, 1, 1, 2, 3, 1, 4, 3, MISSING, 3]
+    assert tags[3] == 2, "what was given stays as it is"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,11 @@ class Plain:
     has_threshold = True
     watches_left_words = False
     judges_by_states = False
-    needs_learned: Tuple[str, ...] = ()
+
+    @property
+    def needs_learned(self) -> Tuple[str, ...]:
+        """RETURNS (Tuple[str, ...]): What it uses of what the decoder learns: nothing."""
+        return ()
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): It learns nothing."""

@@ -5,7 +5,7 @@ Inference Network", which decodes with it. As an exit criterion it is ours.
 """
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Tuple
 
 from torch import Tensor
 
@@ -38,15 +38,22 @@ class BeliefExit(Plain):
     iterations (int): How often words side by side tell one another what they believe. Those that
         left go on telling what they believed last.
     window (int): How many words to each side are neighbours.
+    order (int): How far apart words may be that tell one another.
     """
 
     iterations: int
     window: int
-    needs_learned = ("transitions_1", "start_1", "end_1")
+    order: int = 1
+
+    @property
+    def needs_learned(self) -> Tuple[str, ...]:
+        """RETURNS (Tuple[str, ...]): What it uses of what the decoder learns."""
+        apart = range(1, self.order + 1)
+        return tuple(f"{of}_{j}" for j in apart for of in ("transitions", "start", "end"))
 
     def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
-        """RETURNS (int): Of a word that hears one to each side."""
-        return 2 * self.iterations * tags * tags
+        """RETURNS (int): Of a word that hears as many to each side as can be."""
+        return 2 * self.order * self.iterations * tags * tags
 
     def start(self, batch: Batch) -> Beliefs:
         """RETURNS (Beliefs): Nothing is believed so far."""
@@ -56,7 +63,7 @@ class BeliefExit(Plain):
         """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
         if state.by_word is None:
             state.by_word = step.logits.new_zeros(step.batch.words, step.logits.shape[1])
-        links = Links.of(step.batch.window_of_word, step.learned, order=1)
+        links = Links.of(step.batch.window_of_word, step.learned, self.order)
         scores = step.logits
         for _ in range(self.iterations):
             state.by_word[step.words] = scores.softmax(1)
@@ -65,17 +72,21 @@ class BeliefExit(Plain):
         return state.neighbourhoods.largest(step.words, uncertainty(scores)) < step.threshold
 
 
-def make_belief_exit(iterations: int = 3, window: int = 0) -> Criterion:
+def make_belief_exit(iterations: int = 3, window: int = 0, order: int = 1) -> Criterion:
     """Make the criterion ``spacy-early-exit.BeliefExit.v1``. It needs a pipeline that was trained
     with ``AINDecoder.v1``, whose transitions it uses.
 
     iterations (int): How often words tell one another what they believe; 0: never, as
         ``TokenExit.v1``.
     window (int): How many words to each side must be certain, too, or have left.
+    order (int): 1: words side by side tell one another; 2: those two apart, too, which needs a
+        decoder of that order.
     RETURNS (Criterion): The criterion.
     RAISES (ValueError): If an argument makes no sense.
     """
     for name, value in (("iterations", iterations), ("window", window)):
         if value < 0:
             raise ValueError(f"BeliefExit: {name} must be 0 or more, not {value}.")
-    return BeliefExit(iterations, window)
+    if order < 1:
+        raise ValueError(f"BeliefExit: order must be 1 or more, not {order}.")
+    return BeliefExit(iterations, window, order)

@@ -20,7 +20,7 @@ class CRFDecoder:
     """The sequence of tags with the largest sum of logits and learnt transitions.
 
     Transitions that are not valid are forbidden, in training as in decoding. How a text may begin
-    and end is for decoding alone: in training a window may begin within an entity.
+    and end is for decoding alone: in training it is learnt.
 
     loss_weight (float): Weight of the likelihood in training, beside the heads' own losses.
     scheme (str): Which tags may follow which: see ``tags``.

@@ -212,8 +212,9 @@ def run_all_heads_halting(
             continue
         watches_all = halting.watches_left_words
         words = running.words_of_windows(batch) if watches_all else running.words
-        with torch.no_grad():
-            states = of_words[words]
+        # Who leaves is judged in fp32, in mixed precision as well.
+        states = of_words.index_select(0, words).float()
+        with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
             leaving = halting.leave(number, words, network.logits(number, states), states)
             if watches_all:
                 leaving = leaving[torch.searchsorted(words, running.words)]

@@ -39,8 +39,7 @@ class SampledHalting:
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
         if self.logits is not None:
-            logits = self.logits[layer - 1, words]
-        logits = logits.float()  # criteria judge in fp32, in mixed precision as well
+            logits = self.logits[layer - 1, words].float()
         window = self.batch.window_of_word[words]
         thresholds = self.thresholds[window]
         step = Step(layer, words, logits, self.batch, thresholds, self.learned, states)

@@ -27,7 +27,8 @@ from .stages import Answers, Decisions, Stage
 
 @dataclass
 class Tries:
-    """Draws who goes on, and writes down how likely that was.
+    """Draws who goes on, and writes down how likely that was, with gradients that reach the states
+    it was judged by.
 
     criterion (TokenReduction): The selectors.
     network (Tagger): The network they belong to.
@@ -57,14 +58,19 @@ class Tries:
         number = self.criterion.layers.index(layer)
         with torch.enable_grad():
             step = Step(layer, words, logits, self.batch, 1.0, self.network.learned, states)
-            odds = self.criterion.log_odds(step).float()  # not so in mixed precision
+            odds = self.criterion.log_odds(step)
             row = torch.zeros(self.batch.words, device=odds.device).index_put((words,), odds)
             rows = [self.log_odds[:number], row[None], self.log_odds[number + 1 :]]
             self.log_odds = torch.cat(rows)
         chance = odds.detach().sigmoid()
-        goes_on = torch.rand_like(chance) < chance
+        unit = self.batch.unit_of_word[words]
+        goes_on = torch.rand(self.batch.units, device=chance.device)[unit] < chance
         if self.saliency is not None:
             self._imitate(self.saliency[number], words, chance, goes_on)
+        # Words that share a wordpiece go on together: what happens is what is written down.
+        of_unit = torch.zeros(self.batch.units, dtype=torch.bool, device=chance.device)
+        of_unit[unit[goes_on]] = True
+        goes_on = of_unit[unit]
         self.goes_on[number, words] = goes_on
         self.asked[number, words] = True
         return ~goes_on
@@ -87,8 +93,9 @@ class ReductionTraining:
 
     samples (int): How often each window is tried.
     cost_weight (float): What a share of words that go on costs, beside the loss of their tags.
-    guided_steps (int): For so many batches at the start, one of the tries imitates: those words go
-        on that matter most to what the network says.
+    guided_steps (int): For so many batches (of ``batch_wordpieces`` at most) at the start, one of
+        the tries imitates: those words go on that matter most to what the network says. Not with
+        ``joint``.
     joint (bool): Whether encoder and heads learn, too: from what the deepest head said before this
         stage, at the layers where words left.
     """
@@ -138,7 +145,7 @@ class ReductionTraining:
             with torch.no_grad():
                 taught = run_all_heads(teacher, batch).repeat(1, self.samples, 1)
         self.batches[0] += 1
-        guided = self.batches[0] <= self.guided_steps
+        guided = not self.joint and self.batches[0] <= self.guided_steps
         important = saliency(network, batch, criterion.layers) if guided else None
         tries = Tries(criterion, network, batch.repeated(self.samples), important)
         with torch.set_grad_enabled(self.joint):
@@ -228,7 +235,7 @@ def saliency(network: Tagger, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
     RETURNS (Tensor): *Shape:* ``(layers, words)``
     """
     spec, running = network.spec, Running.all_of(batch)
-    reference = min(math.ceil(0.75 * spec.layers), spec.layers - 1)
+    reference = max(min(math.ceil(0.75 * spec.layers), spec.layers - 1), layers[-1] + 1)
     stopped = []
     with torch.no_grad():
         kept = network.encoder.embeddings(batch.ids, batch.offsets)
@@ -258,7 +265,8 @@ def make_reduction_training(
 
     samples (int): How often each window is tried, at least 2.
     cost_weight (float): What a share of words that go on costs, on the scale of a word's loss.
-    guided_steps (int): For so many batches at the start, one of the tries imitates.
+    guided_steps (int): For so many batches at the start, one of the tries imitates. Not with
+        ``joint``, which goes on from selectors that have learnt.
     joint (bool): false: the selectors alone learn. true: everything does.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.

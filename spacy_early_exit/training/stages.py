@@ -18,6 +18,7 @@ from typing import (
     runtime_checkable,
 )
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from thinc.api import torch2xp, xp2torch
@@ -344,7 +345,9 @@ def loss_and_gradient(
     if learned:
         words = torch.arange(len(right), device=logits.device)
         of_exits = logits[exit_layer - 1, words]
-        value = value + decoder.loss(of_exits, right, window, learned) / stage.copies
+        order, texts = (torch.from_numpy(array).to(logits.device) for array in by_text(scores))
+        loss = decoder.loss(of_exits.index_select(0, order), right[order], texts, learned)
+        value = value + loss / stage.copies
     variables = [logits, *learned.values(), *([] if decisions is None else [decisions.log_odds])]
     gradients = torch.autograd.grad(value, variables, materialize_grads=True)
     found = [torch2xp(gradient) for gradient in gradients]
@@ -353,6 +356,23 @@ def loss_and_gradient(
         learned=dict(zip(learned, found[1:])),
         log_odds=None if decisions is None else found[-1],
     )
+
+
+def by_text(scores: JointLogits) -> Tuple[Ints, Ints]:
+    """Put texts together from their windows, for a decoder, which is to see what it will see when
+    predicting. Where windows are run several times, every time is a text of its own.
+
+    RETURNS (Tuple[Ints, Ints]): The words whose answers count, text by text, and the text of
+        each. *Shapes:* ``(owned words,)``
+    """
+    behind = np.argsort(scores.original, kind="stable")
+    first = np.searchsorted(scores.original[behind], scores.original[behind])
+    copy = np.empty_like(behind)
+    copy[behind] = np.arange(len(behind)) - first
+    texts = copy[scores.window] * (scores.doc.max(initial=0) + 1) + scores.doc
+    order = np.lexsort((scores.word, texts))
+    order = order[scores.owned[order]]
+    return order, texts[order]
 
 
 def make_joint_training(

@@ -99,10 +99,10 @@ def batch_and_network(encoders, en):
 
 
 def test_its_defaults_never_change():
-    assert make_belief_exit() == make_belief_exit(3, 0)
+    assert make_belief_exit() == make_belief_exit(3, 0, 1)
 
 
-@pytest.mark.parametrize("arguments", [{"iterations": -1}, {"window": -1}])
+@pytest.mark.parametrize("arguments", [{"iterations": -1}, {"window": -1}, {"order": 0}])
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         make_belief_exit(**arguments)

@@ -130,14 +130,15 @@ class TestPolicyLoss:
 
 def test_saliency_is_the_slope_of_the_loss_towards_the_state_where_a_word_stopped(trained, windows):
     network, batch = trained.network, Batch.of(windows[:4], CPU)
-    found = saliency(network, batch, (1, 3))
+    found = saliency(network, batch, (1, 2))
+    # A word may stop where others would be looked at: then one looks further on.
+    assert (found != 0).all() and (saliency(network, batch, (1, 3)) != 0).all()
     running, kept, states = Running.all_of(batch), None, {}
     with torch.no_grad():
         kept = network.encoder.embeddings(batch.ids, batch.offsets)
         for number in range(1, 4):  # 4 layers: the reference is the third
             kept = run_layer(network, number, kept, running)
             states[number] = kept
-        assert (found[1] == 0).all()  # nothing becomes of it between layer 3 and layer 3
 
         def loss(state):
             last = run_layer(network, 4, state, running)
@@ -173,6 +174,41 @@ def test_in_the_imitating_try_the_most_salient_words_go_on(trained, windows):
         assert int(tries.goes_on[0, mine].sum()) == most
         best = important[0, mine].sort(descending=True).indices[:most]
         assert tries.goes_on[0, mine[best]].all()
+
+
+def test_words_that_share_a_wordpiece_go_on_together(trained, en):
+    doc = Doc(en.vocab, ["Ann", "is", "n't", "in", "New", "York"], [1, 0, 1, 1, 1, 0])
+    batch = Batch.of(windows_of([doc], trained.tokenizer, 48, 8), CPU).repeated(40)
+    units = replace(batch, unit_of_word=batch.unit_of_word // 2 * 2)  # two words each
+    tries = Tries(CRITERION, trained.network, units)
+    words = torch.arange(batch.words)
+    states = torch.zeros(batch.words, trained.network.spec.hidden_size)
+    tries.leave(1, words, states[:, :0], states - 5 * torch.eye(1, states.shape[1]))
+    goes_on = tries.goes_on[0].view(-1, 2)
+    assert (goes_on[:, 0] == goes_on[:, 1]).all() and 0 < goes_on.sum() < batch.words
+
+
+def test_what_selectors_learn_reaches_the_encoder_where_all_learn(trained, windows):
+    batch = Batch.of(windows, CPU)
+    for joint, reaches in ((False, False), (True, True)):
+        stage = make_reduction_training(joint=joint, guided_steps=0)
+        answers = stage.run(trained.network, batch, 0.0, CRITERION, None)
+        weight = next(iter(trained.network.encoder.layers[0].parameters()))
+        odds = answers.decisions.log_odds.sum()
+        (found,) = torch.autograd.grad(odds, weight, allow_unused=True)
+        assert (found is not None and bool((found != 0).any())) is reaches
+
+
+def test_nothing_is_imitated_where_all_learn(trained, windows, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "spacy_early_exit.training.reduction.saliency",
+        lambda network, batch, layers: asked.append(1) or torch.rand(len(layers), batch.words),
+    )
+    for joint in (False, True):
+        stage = make_reduction_training(joint=joint)
+        stage.run(trained.network, Batch.of(windows[:2], CPU), 0.0, CRITERION, None)
+        assert len(asked) == 1
 
 
 @pytest.fixture(scope="module")
