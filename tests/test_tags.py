@@ -73,6 +73,7 @@ def test_an_entity_begins_with_its_first_word_that_is_seen():
         ([1, 2, 2], [(0, 3, 0)]),
         ([0, 3, 4, 0, 1, 1, 2], [(1, 3, 1), (4, 5, 0), (5, 7, 0)]),
         ([3, 1, 0], [(0, 1, 1), (1, 2, 0)]),
+        ([5, 6], [(0, 2, 2)]),
     ],
 )
 def test_entities_are_read_off_tags(tags, found):

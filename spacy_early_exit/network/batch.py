@@ -49,8 +49,8 @@ class Batch:
     unit_of_word: Tensor
     lengths: List[int]
     units: int
-    kv: KV = "copy"
-    halt_special: bool = False
+    kv: KV
+    halt_special: bool
 
     @property
     def windows(self) -> int:

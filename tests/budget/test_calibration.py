@@ -11,6 +11,7 @@ import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, make_curve
 from spacy_early_exit.budget.search import saving, threshold_for
 from spacy_early_exit.criteria import SentenceExit, TokenExit
+from spacy_early_exit.criteria.base import Plain
 from spacy_early_exit.decoders import Greedy
 from spacy_early_exit.measure.calibrate import calibrate, run
 from spacy_early_exit.network.batch import Batch
@@ -136,6 +137,9 @@ def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoder
             answers.append((batch, logits, logits[:, :, :0]))
             found, meter = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
             assert found.tolist() == by_hand(batch, logits, neighbours, left_words, 0.6)
+            if left_words == "ignore":  # nobody who left is looked at again
+                real = run_with_exits(trained.network, batch, Replayed(found), 0.6)
+                assert torch.equal(meter.spent, real.spent)
             meters.append(meter)
         spent, full = (
             sum(int(getattr(m, what).sum()) for m in meters) for what in ("spent", "full")
@@ -143,6 +147,16 @@ def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoder
         assert full > spent > 0
         assert simulated_saving(trained.network, answers, criterion, 0.6) == full / spent
     assert simulated_saving(trained.network, [], criterion, 0.6) == 1.0
+
+
+@dataclasses.dataclass
+class Replayed(Plain):
+    """Words leave where they left before."""
+
+    exit_layer: torch.Tensor
+
+    def leave(self, step, state):
+        return self.exit_layer[step.words] <= step.layer
 
 
 def by_hand(batch, logits, neighbours, left_words, threshold):

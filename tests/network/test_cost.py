@@ -95,3 +95,9 @@ def test_a_window_costs_the_same_alone_and_in_any_batch(encoders, en):
     assert together.full.tolist() == [int(exits.full) for exits in alone]
     assert together.padding > 0
     assert together.spent.sum() < together.full.sum()
+
+
+def test_unless_told_otherwise_what_left_is_attended_to_and_special_tokens_stay(encoders, en):
+    trained = network_of(encoders["bert"])
+    batch = Batch.of(windows_of([en.make_doc("Ann")], trained.tokenizer, 48, 8), CPU)
+    assert (batch.kv, batch.halt_special) == ("copy", False)
