@@ -40,7 +40,7 @@ from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, read_at_most, replacing, seal, unseal
 from .spans import SpanGetter
-from .tags import MISSING, begun_where_seen, tag_count
+from .tags import MISSING, as_seen, tag_count
 
 if TYPE_CHECKING:
     from .decoders import Decoder, Floats
@@ -486,11 +486,10 @@ class EarlyExitPipe(TrainablePipe):
             threshold = controller.threshold
             criterion = self.criterion if threshold else None
             at = replace(settings, threshold=threshold, criterion=criterion)
+            words = sum(map(len, part))  # before any are merged
             done = list(self._annotate(part, at))
             records = [get_records(doc)[self.name] for doc in done]
-            controller.account(
-                sum(map(len, part)), sum(r.spent for r in records), sum(r.full for r in records)
-            )
+            controller.account(words, sum(r.spent for r in records), sum(r.full for r in records))
             yield from done
 
     def _annotate(self, docs: List[Doc], settings: "RunSettings") -> Iterator[Doc]:
@@ -685,11 +684,9 @@ class EarlyExitPipe(TrainablePipe):
         starts = np.cumsum([len(tags) for tags in gold])  # gold has an empty one in front
         places = starts[scores.doc] + scores.word
         every = np.concatenate(gold)
-        if self.scheme == "bio":
-            seen = np.zeros(len(every), dtype=np.bool_)
-            seen[places] = True
-            every = begun_where_seen(every, seen)
-        target = every[places]
+        seen = np.zeros(len(every), dtype=np.bool_)
+        seen[places] = True
+        target = as_seen(self.scheme, every, seen)[places]
         target[~scores.owned] = MISSING
         return target
 

@@ -97,23 +97,52 @@ def encode(
     return tags, unknown
 
 
-def begun_where_seen(tags: Ints, seen: Bools) -> Ints:
-    """Let an entity begin with its first word that is seen. Words without a wordpiece, such as
-    white space, are not; of an entity that begins with one, ``I-X`` would follow ``O``.
+def as_seen(scheme: str, tags: Ints, seen: Bools) -> Ints:
+    """Let entities, or words of characters, reach from the first to the last of theirs that is
+    seen. What has no wordpiece, such as white space or an accent that combines, is not: the tags
+    of the rest alone would be no valid sequence.
 
-    tags (Ints): BIO tags. *Shape:* ``(words,)``
+    scheme (str): What the tags are.
+    tags (Ints): *Shape:* ``(words,)``
     seen (Bools): Which words are seen. *Shape:* ``(words,)``
     RETURNS (Ints): The tags, those of words that are not seen as they were. *Shape:* ``(words,)``
     """
+    if scheme == "free":
+        return tags
     tags = tags.copy()
-    for begin in np.flatnonzero((tags > 0) & (tags % 2 == 1) & ~seen).tolist():
-        for word in range(begin + 1, len(tags)):
-            if tags[word] != tags[begin] + 1:
-                break
-            if seen[word]:
-                tags[word] = tags[begin]
-                break
+    done = 0
+    for word in np.flatnonzero(~seen & (tags != MISSING)).tolist():
+        if word < done:
+            continue
+        start, done = _extent(scheme, tags, word)
+        rows = start + np.flatnonzero(seen[start:done])
+        if not len(rows) or tags[start] == MISSING:
+            continue
+        if scheme == "bio":
+            if tags[start] != OUTSIDE:
+                begin = tags[start]
+                tags[rows] = begin + 1
+                tags[rows[0]] = begin
+        elif len(rows) == 1:
+            tags[rows] = BMES.index("S")
+        else:
+            tags[rows] = BMES.index("M")
+            tags[rows[[0, -1]]] = BMES.index("B"), BMES.index("E")
     return tags
+
+
+def _extent(scheme: str, tags: Ints, word: int) -> Tuple[int, int]:
+    """RETURNS (Tuple[int, int]): Of the entity or word that one is in: its first, and the one
+    behind its last.
+    """
+    inside = (tags > 0) & (tags % 2 == 0) if scheme == "bio" else (tags == 1) | (tags == 2)
+    start = word
+    while start and inside[start]:
+        start -= 1
+    end = word + 1
+    while end < len(tags) and inside[end]:
+        end += 1
+    return start, end
 
 
 def entities(tags: Ints) -> Iterator[Tuple[int, int, int]]:

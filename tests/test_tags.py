@@ -5,7 +5,7 @@ import pytest
 
 from spacy_early_exit.tags import (
     MISSING,
-    begun_where_seen,
+    as_seen,
     encode,
     entities,
     grammar,
@@ -56,12 +56,25 @@ def test_spacys_tags_become_numbers_and_unknown_labels_are_told():
     assert unknown == {"NEW", "OLD"}
 
 
-def test_an_entity_begins_with_its_first_word_that_is_seen():
-    tags = np.array([0, 1, 2, 2, 1, 2, 3, 1, 4, 3, MISSING, 3])
-    seen = np.array([1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0], dtype=bool)
-    found = begun_where_seen(tags, seen)
-    assert found.tolist() == [0, 1, 2, 1, 1, 2, 3, 1, 4, 3, MISSING, 3]
-    assert tags[3] == 2, "what was given stays as it is"
+@pytest.mark.parametrize(
+    "scheme, names, given, expected",
+    [
+        ("bmes", "BMES", "BMMe s bE BmE bmE BmMmE S", "BME S BE S BME S"),
+        ("bmes", "BMES", "-mE b-E", "-E -E"),  # where annotation is missing, nothing is guessed
+        ("bio", "OBI", "O bII O BI bi BiI o bI", "O BI O BI BI B"),
+        ("bio", "OBI", "-iI", "-I"),
+        ("free", "ab", "aB", "b"),
+    ],
+)
+def test_what_is_seen_of_a_word_or_an_entity_is_one(scheme, names, given, expected):
+    """Small letters are of words that are not seen."""
+    given = given.replace(" ", "")
+    names = names.upper()
+    tags = np.array([MISSING if name == "-" else names.index(name.upper()) for name in given])
+    seen = np.array([name == name.upper() for name in given])
+    found = as_seen(scheme, tags, seen)[seen]
+    said = "".join("-" if tag == MISSING else names[tag] for tag in found)
+    assert said == expected.upper().replace(" ", "")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def guarantee(
     RAISES (ValueError): If it is not calibrated, or no such guarantee can be given from so few
         documents. The message says how many are needed.
     """
-    docs = [doc for doc in texts if len(doc)]
+    docs = [doc for doc in texts if ner.answers(doc)]
     check_documents(len(docs), max_disagreement, confidence)
     curve = ner.calibrated()
     candidates = [(1.0, 0.0)]

@@ -1,17 +1,29 @@
 """``early_exit_segmenter``: where words begin and end, of characters, as BMES tags."""
 
-from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Literal, Optional, Set, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterable,
+    List,
+    Literal,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import numpy as np
 from spacy.language import Language
-from spacy.tokens import Doc, Token
-from spacy.training import Example
+from spacy.tokens import Doc, SpanGroup, Token
+from spacy.training import Example, validate_get_examples
 from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
 from thinc.api import Model
 
 from ..annotations import Floats, Prediction, exit_layers
 from ..component import EarlyExitPipe
+from ..network.window import Bools, Ints
 from ..records import write_record
 from ..scoring import segmenter_score
 from ..spans import SpanGetter
@@ -22,6 +34,7 @@ if TYPE_CHECKING:
     from ..model import DocExits
 
 BEGIN, MIDDLE, END, SINGLE = range(len(BMES))
+MERGES = 1000  # at a time: spaCy compares each with all others
 DEFAULT_CONFIG = default_config(
     "spacy-early-exit.Viterbi.v1", "spacy-early-exit.segmenter_scorer.v1"
 )
@@ -81,8 +94,10 @@ class EarlyExitSegmenter(EarlyExitPipe):
     is sure.
 
     For tokenizers that make a token of each character, as that of ``spacy.blank("zh")`` does. No
-    word reaches across white space. The encoder must have wordpieces of single characters, as those
-    trained on Chinese have: characters that share one get the same tag.
+    word reaches across white space, the borders of entities that are there already, or where a
+    sentence begins. Characters without a wordpiece, such as accents that combine, go on with the
+    one before. The encoder must have wordpieces of single characters, as those trained on Chinese
+    have: of characters that share one it says the same.
 
     vocab (Vocab): The shared vocabulary.
     model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
@@ -107,6 +122,37 @@ class EarlyExitSegmenter(EarlyExitPipe):
         **settings: Any,
     ):
         super().__init__(vocab, model, name, scorer=scorer, **settings)
+        for label in BMES:
+            super().add_label(label)
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Optional[Language] = None,
+        labels: Optional[Sequence[str]] = None,
+        start_from: Optional[str] = None,
+    ) -> None:
+        """As ``EarlyExitPipe.initialize``. Labels are there already.
+
+        RAISES (ValueError): If other labels are given, or tokens are not characters.
+        """
+        validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
+        if labels is not None and set(labels) != set(BMES):
+            raise ValueError(
+                f"The labels of '{self.name}' are {', '.join(BMES)}, not {', '.join(labels)}. "
+                f"Leave them out of [initialize.components.{self.name}]."
+            )
+        tokens = [token.text for eg in get_examples() for token in eg.predicted]
+        longer = [token for token in tokens if len(token) > 1 and not token.isspace()]
+        if longer:
+            raise ValueError(
+                f"'{self.name}' makes words of characters, but {len(longer)} of {len(tokens)} "
+                f"tokens of the examples have several, such as {longer[0]!r}. The tokenizer must "
+                f'make a token of each character, as that of spacy.blank("zh") does; and annotated '
+                f"texts must say where there are spaces: Doc(vocab, words=..., spaces=...)."
+            )
+        super().initialize(get_examples, nlp=nlp, labels=BMES, start_from=start_from)
 
     def add_label(self, label: str) -> int:
         """Its labels are B, M, E and S, and no others.
@@ -139,14 +185,14 @@ class EarlyExitSegmenter(EarlyExitPipe):
         return tags, set()
 
     def to_decode(self, doc: Doc, exits: "DocExits") -> Floats:
-        """Let no word reach across white space.
+        """Let no word reach across a border.
 
         doc (Doc): The Doc.
         exits (DocExits): What the network says of it.
         RETURNS (Floats): The logits to decode. *Shape:* ``(words, tags)``
         """
-        spaced = doc.to_array(["SPACY"]).reshape(-1) > 0
-        apart = (np.diff(exits.words) > 1) | spaced[exits.words[:-1]]
+        passed = np.cumsum(borders(doc))[exits.words]
+        apart = np.diff(passed) > 0
         if not apart.any():
             return exits.logits
         logits, never = exits.logits.copy(), np.finfo(np.float32).min
@@ -163,14 +209,10 @@ class EarlyExitSegmenter(EarlyExitPipe):
         """
         exits, tags = prediction.exits, prediction.tags
         layers = exit_layers(doc, exits)
-        goes_on = np.zeros(len(doc), dtype=bool)  # whether a character goes on with a word
+        goes_on = ~borders(doc)  # whether a character goes on with a word
         goes_on[exits.words] = (tags == MIDDLE) | (tags == END)
         starts = np.flatnonzero(~goes_on)
-        ends = np.append(starts[1:], len(doc))[: len(starts)]
-        with doc.retokenize() as retokenizer:
-            for start, end in zip(starts.tolist(), ends.tolist()):
-                if end - start > 1:
-                    retokenizer.merge(doc[start:end])
+        merge(doc, starts, np.append(starts[1:], len(doc))[: len(starts)])
         kept = None
         if self.store_exits:
             # A word has left when its last character has.
@@ -190,3 +232,49 @@ class EarlyExitSegmenter(EarlyExitPipe):
         characters = [character for character in doc.text if not character.isspace()]
         words, spaces = get_words_and_spaces(characters, doc.text)
         return Doc(doc.vocab, words=words, spaces=spaces)
+
+
+def borders(doc: Doc) -> Bools:
+    """Find where words end, whatever the network says.
+
+    doc (Doc): Its tokens are characters.
+    RETURNS (Bools): Whether no word reaches from the token before to this one. *Shape:*
+        ``(tokens,)``
+    """
+    found = np.zeros(len(doc) + 1, dtype=np.bool_)
+    found[0] = True
+    for token in doc:
+        if token.is_space:
+            found[token.i : token.i + 2] = True
+        if token.whitespace_:
+            found[token.i + 1] = True
+        if token.is_sent_start:
+            found[token.i] = True
+    for entity in doc.ents:
+        found[[entity.start, entity.end]] = True
+    return found[:-1]
+
+
+def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
+    """Merge tokens, and keep the span groups on the words that cover them.
+
+    doc (Doc): The Doc, changed in place.
+    starts (Ints): First token of each word. *Shape:* ``(words,)``
+    ends (Ints): The one behind its last. *Shape:* ``(words,)``
+    """
+    groups = {
+        key: ([(s.start_char, s.end_char, s.label, s.kb_id, s.id) for s in group], group.attrs)
+        for key, group in doc.spans.items()
+    }
+    long = np.flatnonzero(ends - starts > 1)
+    # From behind, so that what is before stays where it is.
+    for last in range(len(long), 0, -MERGES):
+        with doc.retokenize() as retokenizer:
+            for word in long[max(0, last - MERGES) : last]:
+                retokenizer.merge(doc[int(starts[word]) : int(ends[word])])
+    for key, (spans, attrs) in groups.items():
+        moved = [
+            doc.char_span(start, end, label, kb_id=kb_id, span_id=span_id, alignment_mode="expand")
+            for start, end, label, kb_id, span_id in spans
+        ]
+        doc.spans[key] = SpanGroup(doc, name=key, attrs=attrs, spans=moved)

@@ -10,6 +10,7 @@ from spacy.training import Example
 
 from spacy_early_exit.decoders.viterbi import make_viterbi
 from spacy_early_exit.tags import BMES, grammar
+from spacy_early_exit.tasks.segmenter import merge
 from tests.factories import SEED
 
 from .conftest import SENTENCES
@@ -86,11 +87,126 @@ def test_gold_tags_are_bmes(nlp):
     assert "".join(BMES[tag] for tag in tags) == "BMESSBMES" and not unknown
 
 
-def test_its_labels_are_fixed(nlp):
+def test_its_labels_are_fixed(nlp, characters):
     segmenter = nlp.get_pipe(NAME)
     assert segmenter.labels == BMES
     with pytest.raises(ValueError, match="B, M, E, S"):
         segmenter.add_label("X")
+    new = spacy.blank("zh")
+    segmenter = new.add_pipe(NAME, config={"model": {"encoder": {"name": characters}}})
+    segmenter.add_label("S")
+    with pytest.raises(ValueError, match="B, M, E, S, not B, E"):
+        segmenter.initialize(lambda: examples_of(new), labels=["B", "E"])
+    segmenter.initialize(lambda: examples_of(new), labels=["S", "B", "M", "E"])
+    assert segmenter.labels == BMES
+
+
+def test_tokens_that_are_no_characters_are_refused(characters):
+    config = {"model": {"encoder": {"name": characters}}}
+    for lang, unknown in (("en", False), ("zh", True)):
+        nlp = spacy.blank(lang)
+        nlp.add_pipe(NAME, config=config)
+        reference = Doc(nlp.vocab, words=["我们", "很", "好"], spaces=[True, True, False])
+        predicted = nlp.make_doc(reference.text)
+        if unknown:  # as spaCy's reader makes it of words without spaces
+            predicted = Doc(nlp.vocab, words=["我们", "很", "好"])
+        with pytest.raises(ValueError, match="'我们'.*spacy.blank"):
+            nlp.initialize(lambda p=predicted, r=reference: [Example(p, r)])
+
+
+def test_characters_without_a_wordpiece_go_on_with_the_one_before(nlp):
+    words = SENTENCES[0]
+    for mark in ("\u0301", "\ufe0f", "\u200b"):
+        text = "".join(f"{word[0]}{mark}{word[1:]}{mark}" for word in words)
+        doc = nlp(text, component_cfg={NAME: {"threshold": 0}})
+        assert doc.text == text
+        found = [token.text.replace(mark, "") for token in doc]
+        assert found == words, mark
+    assert words_of(nlp("\u0301好")) == ["\u0301", "好"]
+
+
+def test_gold_words_end_with_their_last_character_that_is_seen(nlp):
+    ner = nlp.get_pipe(NAME)
+    words = ["李\u0301小明\u0301", "住\u0301", "在"]
+    reference = Doc(nlp.vocab, words=words, spaces=[False] * 3)
+    example = Example(nlp.make_doc("".join(words)), reference)
+    _, gold = ner.heads_on([example])
+    assert "".join(BMES[tag] for tag in gold) == "BMESS"
+
+
+def test_what_is_annotated_already_stays_as_it_is(nlp):
+    text = "".join(SENTENCES[0]) * 2  # 李小明住在北京市。
+    doc = nlp.make_doc(text)
+    entities = [doc.char_span(1, 4, "PER"), doc.char_span(5, 7, "LOC")]  # 小明住, 北京
+    doc.set_ents(entities)
+    doc.ents[0]._.confidence  # noqa: B018 - the extension is there
+    doc.spans["groups"] = [doc[0:2], doc[10:13], doc[3:3]]
+    for token in doc:
+        token.is_sent_start = token.i in (0, 2, 9)
+    said = [(e.text, e.label_) for e in doc.ents]
+    done = nlp(doc, component_cfg={NAME: {"threshold": 0}})
+    assert [(e.text, e.label_) for e in done.ents] == said
+    assert {token.idx for token in done if token.is_sent_start} == {0, 2, 9}
+    spans = done.spans["groups"]
+    assert [(s.start_char <= a, s.end_char >= b) for s, (a, b) in zip(spans, [(0, 2), (10, 13)])]
+    assert all(s.doc is done and text[s.start_char : s.end_char] == s.text for s in spans)
+
+
+def test_the_words_of_a_long_text_are_merged_in_blocks(nlp):
+    words, blocks = SENTENCES[0] * 600, []
+    retokenize = Doc.retokenize
+    doc = nlp.make_doc("".join(words))
+    ends = np.cumsum([len(word) for word in words])
+
+    class Watched:
+        def __init__(self, doc):
+            self.doc, self.spans = doc, doc.spans
+
+        def __getattr__(self, name):
+            return getattr(self.doc, name)
+
+        def __getitem__(self, key):
+            return self.doc[key]
+
+        def retokenize(self):
+            blocks.append(1)
+            return retokenize(self.doc)
+
+    merge(Watched(doc), ends - [len(word) for word in words], ends)
+    assert words_of(doc) == words
+    assert len(blocks) == 2, "1,200 words of several characters"
+
+
+def test_adaptive_is_the_same_in_any_batch_size(nlp):
+    from spacy_early_exit.measure.calibrate import calibrate
+
+    segmenter = nlp.get_pipe(NAME)
+    calibrate(segmenter, examples_of(nlp), [1.1, 1.2])
+    texts = ["".join(SENTENCES[i % 4]) * (1 + i % 7) for i in range(300)]
+    at = {NAME: {"speedup": 1.1, "adaptive": True}}
+
+    def costs(size):
+        docs = nlp.pipe(texts, batch_size=size, component_cfg=at)
+        return [doc._.early_exit[NAME].spent for doc in docs]
+
+    try:
+        assert costs(7) == costs(1000)
+    finally:
+        segmenter.calibration = None
+
+
+def test_white_space_is_no_document_of_a_guarantee(nlp):
+    from spacy_early_exit.measure.calibrate import calibrate
+    from spacy_early_exit.measure.guarantee import guarantee
+
+    segmenter = nlp.get_pipe(NAME)
+    calibrate(segmenter, examples_of(nlp), [1.1])
+    texts = [nlp.make_doc(text) for text in [*("".join(w) for w in SENTENCES), " ", "\n "] * 60]
+    try:
+        found = guarantee(segmenter, texts, 0.2, 0.9)
+        assert found.documents == 300
+    finally:
+        segmenter.calibration = None
 
 
 def test_saved_and_loaded_it_says_the_same(nlp, tmp_path):
