@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tupl
 import spacy
 import torch
 from spacy.language import Language
+from spacy.parts_of_speech import IDS as UPOS
 from spacy.tokens import DocBin
 from spacy.training import Example
 from spacy.training.initialize import init_nlp
@@ -25,11 +26,14 @@ from .checkpoints import Task, TokenClassifier, read_token_classifier
 from .component import EarlyExitPipe, configure
 from .encoders import HFEncoder
 from .measure.calibrate import calibrate
+from .network.tagger import Tagger
+from .tasks.tagger import Attribute
 
 BATCH_WORDS = 600
 LEAST_TEXTS = 20
 TUNE_SHARE, MOST_TUNE = 0.1, 2000
 HELD_SPEEDUP = 2.5  # at which checkpoints of the second stage are compared
+MOST_SPEEDUP = 3.0  # that a pipeline is saved with
 
 FIRST_STAGE = {
     "@misc": "spacy-early-exit.JointTraining.v1",
@@ -55,6 +59,10 @@ class Adoption:
     keep_original (bool): Whether the checkpoint itself goes on answering at full depth. It takes
         its own size in memory and on disk again. Without, full depth is trained, too.
     seed (int): Everything random follows from it.
+    attribute (Attribute): What tags of words are set as: ``"tag"``, or ``"pos"`` if they are those
+        of Universal Dependencies.
+    min_agreement (float): How far the answers must agree with the checkpoint's own, from 0 to 1, at
+        the speedup that the pipeline is set to.
     """
 
     source: HFEncoder
@@ -63,6 +71,8 @@ class Adoption:
     epochs: int = 4
     keep_original: bool = True
     seed: int = 0
+    attribute: Attribute = "tag"
+    min_agreement: float = 0.95
 
 
 def adopt(
@@ -80,8 +90,9 @@ def adopt(
     speedups (Sequence[float]): Savings to measure.
     work (Path): A folder for the stages of training.
     progress (Callable): Wraps the savings while they are measured.
-    RETURNS (Tuple[Language, Calibration]): The pipeline, at the largest of the speedups up to 3,
-        and its calibration. Scores in it are those of the answers against the checkpoint's own.
+    RETURNS (Tuple[Language, Calibration]): The pipeline, at the speedup that ``fitting_speedup``
+        finds, and its calibration. Scores in it are those of the answers against the checkpoint's
+        own.
     RAISES (ValueError): If the checkpoint can't be adopted, or there are too few texts.
     """
     texts = list(dict.fromkeys(text for text in texts if text.strip()))
@@ -91,6 +102,87 @@ def adopt(
             f"least, and some thousand to do well."
         )
     head = read_token_classifier(adoption.source, adoption.task)
+    check_attribute(adoption, head)
+    nlp, pipe, original = checkpoint_pipeline(adoption, head)
+    nlp.to_disk(work / "untrained")
+    words, tune = label(nlp, pipe, texts, work, adoption.seed)
+    trained_in = train_stages(adoption, nlp, pipe, work, words)
+
+    trained, its_pipe = blank_pipeline(adoption, head)
+    its_pipe.from_disk(trained_in / pipe.name, exclude=["vocab"])
+    if adoption.keep_original:
+        its_pipe.model.shims[0].keep_original(original)
+    found = calibrate(its_pipe, tune, speedups, progress=progress)
+    speedup = fitting_speedup(found, speedups, adoption.min_agreement)
+    configure(trained, speedup=speedup, name=pipe.name)
+    return trained, found
+
+
+def check_attribute(adoption: Adoption, head: TokenClassifier) -> None:
+    """Find out before hours of training whether labels can be what they shall be set as.
+
+    adoption (Adoption): What to adopt, and how.
+    head (TokenClassifier): What the checkpoint adds to its encoder.
+    RAISES (ValueError): If not. The message tells what can be done.
+    """
+    if adoption.attribute == "tag":
+        return
+    if head.task != "tagger":
+        raise ValueError(
+            f"The labels of {adoption.source.name!r} are entities, which are not set as "
+            f"{adoption.attribute}. Leave --attribute out; or have them taken as tags of single "
+            f"words: --task tagger."
+        )
+    others = [name for name in head.labels if name not in UPOS]
+    if others:
+        raise ValueError(
+            f"Labels of {adoption.source.name!r} are no parts of speech of Universal Dependencies, "
+            f"so that they can't be set as pos: {', '.join(others)}. --attribute tag takes any."
+        )
+
+
+def agreement(found: Calibration, speedup: float) -> float:
+    """RETURNS (float): How far the answers at a speedup agree with the checkpoint's own; where it
+    was not measured itself, at the next larger saving that was.
+
+    found (Calibration): The calibration.
+    speedup (float): The speedup, within reach.
+    """
+    threshold = found.threshold_for(speedup)
+    score = next(point.score for point in found.points if point.threshold >= threshold)
+    return 1.0 if score is None else score  # None: neither has found any entity
+
+
+def within_reach(found: Calibration, speedups: Sequence[float]) -> List[float]:
+    """RETURNS (List[float]): The speedups that a pipeline may be set to.
+
+    found (Calibration): The calibration.
+    speedups (Sequence[float]): Those that were asked for.
+    """
+    return [speedup for speedup in speedups if speedup <= min(MOST_SPEEDUP, found.most)]
+
+
+def fitting_speedup(found: Calibration, speedups: Sequence[float], least: float) -> float:
+    """Find the largest speedup at which the answers still agree with the checkpoint's own.
+
+    found (Calibration): The calibration.
+    speedups (Sequence[float]): Those that were asked for.
+    least (float): How far they must agree.
+    RETURNS (float): The largest of them up to 3; 1, which is full depth, if there is none.
+    """
+    reached = within_reach(found, speedups)
+    return max((one for one in reached if agreement(found, one) >= least), default=1.0)
+
+
+def checkpoint_pipeline(
+    adoption: Adoption, head: TokenClassifier
+) -> Tuple[Language, EarlyExitPipe, Tagger]:
+    """RETURNS (Tuple[Language, EarlyExitPipe, Tagger]): A pipeline that at full depth is the
+    checkpoint, with earlier heads that know nothing; its component, and its network.
+
+    adoption (Adoption): What to adopt, and how.
+    head (TokenClassifier): What the checkpoint adds to its encoder.
+    """
     fix_random_seed(adoption.seed)  # the earlier heads are drawn before any training begins
     nlp, pipe = blank_pipeline(adoption, head)
     nlp.initialize(lambda: [Example(nlp.make_doc(""), nlp.make_doc(""))])
@@ -100,40 +192,15 @@ def adopt(
         deepest.weight.copy_(head.weight)
         deepest.bias.copy_(head.bias)
     pipe.model.shims[0].weights_changed()
-    nlp.to_disk(work / "untrained")
-
-    words, tune = label(nlp, pipe, texts, work, adoption.seed)
-    steps = max(1, -(-words * adoption.epochs // BATCH_WORDS))
-    stages = [
-        ("first", {"training": FIRST_STAGE, "freeze_full_depth": True}, 2e-4, steps),
-        ("second", {"training": SECOND_STAGE, "freeze_full_depth": False}, 1e-4, -(-steps // 4)),
-    ]
-    start = work / "untrained"
-    for stage, changes, rate, every in stages:
-        config = training_config(nlp, pipe, start, work, adoption.seed, rate, steps, every)
-        settings = config["components"][pipe.name]
-        settings["training"] = changes["training"]
-        settings["model"]["freeze_full_depth"] = changes["freeze_full_depth"]
-        if stage == "first":  # it is the last step's that counts
-            del config["training"]["before_update"]
-            config["training"]["dropout"] = 0.0
-        (work / stage).mkdir()
-        train(init_nlp(config), work / stage)
-        start = work / stage / ("model-last" if stage == "first" else "model-best")
-
-    trained, its_pipe = blank_pipeline(adoption, head)
-    its_pipe.from_disk(start / pipe.name, exclude=["vocab"])
-    if adoption.keep_original:
-        its_pipe.model.shims[0].keep_original(network)
-    found = calibrate(its_pipe, tune, speedups, progress=progress)
-    reached = [speedup for speedup in (1.0, *speedups) if speedup <= min(3.0, found.most)]
-    configure(trained, speedup=max(reached), name=pipe.name)
-    return trained, found
+    return nlp, pipe, network
 
 
 def blank_pipeline(adoption: Adoption, head: TokenClassifier) -> Tuple[Language, EarlyExitPipe]:
     """RETURNS (Tuple[Language, EarlyExitPipe]): A pipeline with the checkpoint's labels, without
     weights, and its component.
+
+    adoption (Adoption): What to adopt, and how.
+    head (TokenClassifier): What the checkpoint adds to its encoder.
     """
     nlp = spacy.blank(adoption.lang)
     encoder = {
@@ -147,9 +214,15 @@ def blank_pipeline(adoption: Adoption, head: TokenClassifier) -> Tuple[Language,
         "training": SECOND_STAGE,
         "halt_special": True,
     }
+    if head.task == "tagger":
+        config["attribute"] = adoption.attribute
     pipe = nlp.add_pipe(f"early_exit_{head.task}", config=config)
     for name in head.labels:
         pipe.add_label(name)
+    weights = nlp.get_pipe_meta(pipe.name).default_score_weights
+    # Others with a weight are of what the component does not set: they would count as 0.
+    others = {name: None if weight else weight for name, weight in weights.items()}
+    nlp.config["training"]["score_weights"] = {**others, pipe.main_score: 1.0}
     return nlp, pipe
 
 
@@ -173,6 +246,38 @@ def label(
         DocBin(docs=part).to_disk(work / f"{name}.spacy")
     words = sum(map(len, docs[held_out:]))
     return words, [Example(nlp.make_doc(doc.text), doc) for doc in docs[:held_out]]
+
+
+def train_stages(
+    adoption: Adoption, nlp: Language, pipe: EarlyExitPipe, work: Path, words: int
+) -> Path:
+    """Train the earlier heads, then all of it.
+
+    adoption (Adoption): What to adopt, and how.
+    nlp (Language): The pipeline, as it is saved in ``untrained``.
+    pipe (EarlyExitPipe): Its component.
+    work (Path): Where texts and stages are.
+    words (int): How many there are to train on.
+    RETURNS (Path): The folder of the trained pipeline.
+    """
+    steps = max(1, -(-words * adoption.epochs // BATCH_WORDS))
+    stages = [
+        ("first", {"training": FIRST_STAGE, "freeze_full_depth": True}, 2e-4, steps),
+        ("second", {"training": SECOND_STAGE, "freeze_full_depth": False}, 1e-4, -(-steps // 4)),
+    ]
+    start = work / "untrained"
+    for stage, changes, rate, every in stages:
+        config = training_config(nlp, pipe, start, work, adoption.seed, rate, steps, every)
+        settings = config["components"][pipe.name]
+        settings["training"] = changes["training"]
+        settings["model"]["freeze_full_depth"] = changes["freeze_full_depth"]
+        if stage == "first":  # it is the last step's that counts
+            del config["training"]["before_update"]
+            config["training"]["dropout"] = 0.0
+        (work / stage).mkdir()
+        train(init_nlp(config), work / stage)
+        start = work / stage / ("model-last" if stage == "first" else "model-best")
+    return start
 
 
 def training_config(
@@ -233,7 +338,6 @@ def training_config(
             "every": every,
             "component": pipe.name,
         },
-        "score_weights": {pipe.main_score: 1.0},
     }
     config["training"] = {**config["training"], **training}
     return config

@@ -283,8 +283,10 @@ class Encoders:
         elif family == "roberta":
             tokenizer = roberta_tokenizer()
         else:
+            segments = ["token_type_ids"] if family.startswith(("bert", "electra")) else []
             tokenizer = PreTrainedTokenizerFast(
                 tokenizer_object=wordpiece_tokenizer(),
+                model_input_names=["input_ids", *segments, "attention_mask"],
                 pad_token="[PAD]",
                 cls_token="[CLS]",
                 sep_token="[SEP]",

@@ -3,23 +3,40 @@
 import json
 import pickle
 import random
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import spacy
+import srsly
 import torch
 
-from spacy_early_exit.adoption import Adoption, adopt
-from spacy_early_exit.checkpoints import bio_rows, read_token_classifier
+from spacy_early_exit.adoption import (
+    Adoption,
+    adopt,
+    agreement,
+    check_attribute,
+    checkpoint_pipeline,
+    fitting_speedup,
+)
+from spacy_early_exit.budget.curve import Calibration, Point
+from spacy_early_exit.checkpoints import (
+    TokenClassifier,
+    bio_rows,
+    label_names,
+    read_token_classifier,
+)
+from spacy_early_exit.cli.adopt import warn_of_less
 from spacy_early_exit.encoders import HFEncoder
 
-from .factories import SENTENCES, TEXTS, answers, examples_of, run
+from .factories import FAMILIES, SENTENCES, TEXTS, answers, examples_of, run
 
 NAME = "early_exit_ner"
 LABELS = ["B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER", "O"]  # in an order not ours
 FULL = {NAME: {"threshold": 0.0}}
+PARTS = ["ADJ", "NOUN", "PROPN", "PUNCT", "VERB"]
 
 
 def some_texts(count: int) -> list:
@@ -93,8 +110,9 @@ def adopted(checkpoint, tmp_path_factory) -> Path:
     printed = run(
         *("-m", "spacy", "early-exit", "adopt", checkpoint, folder / "texts.txt"),
         *("--output", folder / "pipeline", "--epochs", "4", "--speedups", "1.3,2"),
+        *("--min-agreement", "0"),
     )
-    assert "Saved the pipeline" in printed
+    assert "Saved the pipeline" in printed and "--min-agreement" not in printed
     return folder / "pipeline"
 
 
@@ -122,20 +140,182 @@ def original_labels(checkpoint: Path, doc) -> list:
     return labels
 
 
+def labels_said(nlp, checkpoint: Path, texts) -> set:
+    """What the checkpoint says of texts, once it is sure that full depth says the same."""
+    said = set()
+    for text in texts:
+        doc = nlp(text, component_cfg=FULL)
+        expected = original_labels(checkpoint, doc)
+        said |= set(expected)
+        for number, label in enumerate(expected):  # as conlleval reads a stray I-X
+            before = expected[number - 1] if number else "O"
+            if label[0] == "I" and before[2:] != label[2:]:
+                expected[number] = f"B-{label[2:]}"
+        found = [f"{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ else "O" for t in doc]
+        assert found == expected
+    return said
+
+
+def write_checkpoint(encoder: str, labels, folder: Path, **options) -> Path:
+    """A token classifier whose head has random weights, but says each label about as often."""
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    names = dict(enumerate(labels))
+    model = AutoModelForTokenClassification.from_pretrained(encoder, id2label=names)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.classifier.weight)
+    torch.nn.init.zeros_(model.classifier.bias)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    with torch.no_grad():
+        rows = [tokenizer(text, return_tensors="pt") for text in TEXTS]
+        said = torch.cat([model.eval()(**row).logits[0] for row in rows])
+        model.classifier.weight /= said.std(0)[:, None]
+        model.classifier.bias -= said.mean(0) / said.std(0)
+    model.save_pretrained(folder, **options)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def at_full_depth(folder: Path):
+    adoption = Adoption(HFEncoder(str(folder)))
+    return checkpoint_pipeline(adoption, read_token_classifier(adoption.source))[0]
+
+
+class TestOtherCheckpoints:
+    @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "modernbert"])
+    def test_of_any_family_every_word_has_the_label_of_transformers(
+        self, family, encoders, tmp_path
+    ):
+        folder = write_checkpoint(encoders[family], LABELS, tmp_path)
+        assert len(labels_said(at_full_depth(folder), folder, TEXTS)) > 3
+
+    def test_one_that_has_no_safetensors(self, encoders, tmp_path):
+        folder = write_checkpoint(encoders["bert"], LABELS, tmp_path, safe_serialization=False)
+        assert (folder / "pytorch_model.bin").exists()
+        with pytest.warns(UserWarning, match="weights_only=True"):
+            nlp = at_full_depth(folder)
+        assert len(labels_said(nlp, folder, TEXTS)) > 3
+
+    def test_entities_without_a_type(self, encoders, tmp_path):
+        folder = write_checkpoint(encoders["bert"], ["B", "I", "O"], tmp_path)
+        nlp = at_full_depth(folder)
+        assert nlp.get_pipe(NAME).labels == ("ENTITY",)
+        for text in TEXTS:
+            doc, before = nlp(text, component_cfg=FULL), "O"
+            for token, label in zip(doc, original_labels(folder, doc)):
+                found = token.ent_iob_
+                assert found == ("B" if label == "I" and before == "O" else label)
+                before = label
+
+
+@pytest.fixture(scope="module")
+def tagging(encoders, tmp_path_factory):
+    """A token classifier of parts of speech, the pipeline made of it, and what was printed."""
+    folder = tmp_path_factory.mktemp("tagging")
+    write_checkpoint(encoders["roberta"], PARTS, folder / "checkpoint")
+    srsly.write_jsonl(folder / "texts.jsonl", [{"text": text} for text in some_texts(60)])
+    printed = run(
+        *("-m", "spacy", "early-exit", "adopt", folder / "checkpoint", folder / "texts.jsonl"),
+        *("--output", folder / "pipeline", "--epochs", "1", "--speedups", "1.3"),
+        *("--attribute", "pos", "--min-agreement", "1"),
+    )
+    return folder / "checkpoint", folder / "pipeline", " ".join(printed.split())
+
+
+class TestTagger:
+    def test_full_depth_is_what_transformers_says(self, tagging):
+        checkpoint, pipeline, _ = tagging
+        nlp = spacy.load(pipeline)
+        said = set()
+        for doc in nlp.pipe(TEXTS):
+            expected = original_labels(checkpoint, doc)
+            assert [token.pos_ for token in doc] == expected
+            assert not any(token.tag_ for token in doc)
+            said |= set(expected)
+        assert len(said) > 3
+
+    def test_it_leaves_early_where_it_is_told_to(self, tagging):
+        nlp = spacy.load(tagging[1])
+        docs = list(nlp.pipe(TEXTS, component_cfg={"early_exit_tagger": {"speedup": 1.3}}))
+        records = [doc._.early_exit["early_exit_tagger"] for doc in docs]
+        assert sum(r.full for r in records) / sum(r.spent for r in records) > 1.1
+
+    def test_without_enough_agreement_it_stays_at_full_depth_and_says_so(self, tagging):
+        _, pipeline, printed = tagging
+        assert spacy.load(pipeline).get_pipe("early_exit_tagger").speedup == 1.0
+        assert "At speedup = 1.3 the answers agree with the checkpoint's by 0." in printed
+        assert "less than --min-agreement 1." in printed and "saves nothing" in printed
+
+    def test_it_is_scored_by_what_it_sets(self, tagging):
+        nlp = spacy.load(tagging[1])
+        assert nlp.get_pipe("early_exit_tagger").main_score == "pos_acc"
+        weights = {"pos_acc": 1.0, "tag_acc": None, "exit_cost": 0.0}
+        assert nlp.config["training"]["score_weights"] == weights
+        assert "POS_ACC" in tagging[2] and "TAG_ACC" not in tagging[2]
+
+
+class TestAttribute:
+    def check(self, task, labels, attribute="pos"):
+        none = torch.zeros(0)
+        adoption = Adoption(HFEncoder("some/model"), attribute=attribute)
+        check_attribute(adoption, TokenClassifier(task, labels, none, none))
+
+    def test_pos_takes_parts_of_speech_alone(self):
+        self.check("tagger", PARTS)
+        with pytest.raises(ValueError, match="'some/model' are no parts .* pos: NN, VBD. --attrib"):
+            self.check("tagger", ["NOUN", "NN", "VBD"])
+
+    def test_entities_are_no_parts_of_speech(self):
+        with pytest.raises(ValueError, match="'some/model' are entities"):
+            self.check("ner", ["NOUN"])
+
+    def test_tags_may_be_anything(self):
+        self.check("tagger", ["NN", "VBD"], "tag")
+        self.check("ner", ["PER"], "tag")
+
+
+def curve(*points) -> Calibration:
+    """Of thresholds, savings and scores."""
+    return Calibration(tuple(Point(*point) for point in points), {}, 100)
+
+
+class TestAgreement:
+    FOUND = curve(
+        (0.0, 1.0, 1.0), (0.1, 1.5, 0.99), (0.2, 2.0, 0.96), (0.3, 2.5, 0.9), (0.4, 5.0, 0.5)
+    )
+
+    def test_the_largest_speedup_that_keeps_it_is_chosen(self):
+        asked = [1.5, 2.0, 2.5, 4.0]
+        for least, expected in ((0.97, 1.5), (0.95, 2.0), (0.9, 2.5), (0.0, 2.5)):
+            assert fitting_speedup(self.FOUND, asked, least) == expected
+        assert fitting_speedup(self.FOUND, asked, 0.995) == 1.0
+        assert fitting_speedup(self.FOUND, [9.0], 0.0) == 1.0
+
+    def test_between_two_savings_it_is_that_of_the_larger(self):
+        assert agreement(self.FOUND, 2.2) == 0.9
+
+    def test_where_neither_finds_anything_they_agree(self):
+        found = curve((0.0, 1.0, None), (0.1, 2.0, None), (0.2, 3.0, 0.0))
+        assert fitting_speedup(found, [2.0, 3.0], 0.95) == 2.0
+
+    @pytest.mark.parametrize(
+        "asked, chosen, message",
+        [
+            ([1.5, 2.0, 2.5], 2.0, "At speedup = 2.5 the answers agree .* 0.900, .* 0.95"),
+            ([2.5], 1.0, "At speedup = 2.5 .* full depth, which saves nothing"),
+            ([1.5, 2.0, 9.0], 2.0, None),
+        ],
+    )
+    def test_less_than_could_be_saved_is_said(self, asked, chosen, message, capsys):
+        warn_of_less(self.FOUND, asked, chosen, 0.95)
+        said = " ".join(capsys.readouterr().out.split())
+        assert re.search(message, said) if message else not said
+
+
 class TestFullDepth:
     def test_every_word_has_the_label_that_transformers_gives_it(self, nlp, checkpoint):
-        said = set()
-        for text in [*TEXTS, *some_texts(320)[300:]]:
-            doc = nlp(text, component_cfg=FULL)
-            expected = original_labels(checkpoint, doc)
-            said |= set(expected)
-            for number, label in enumerate(expected):  # as conlleval reads a stray I-X
-                before = expected[number - 1] if number else "O"
-                if label[0] == "I" and before[2:] != label[2:]:
-                    expected[number] = f"B-{label[2:]}"
-            found = [f"{t.ent_iob_}-{t.ent_type_}" if t.ent_type_ else "O" for t in doc]
-            assert found == expected
-        assert len(said) > 3
+        texts = [*TEXTS, *some_texts(320)[300:]]
+        assert len(labels_said(nlp, checkpoint, texts)) > 3
 
     def test_it_outlives_saving_and_copying(self, nlp, tmp_path):
         expected = [answers(nlp(text, component_cfg=FULL)) for text in TEXTS]
@@ -244,8 +424,9 @@ class TestRefused:
         def change(labels) -> HFEncoder:
             folder = shutil.copytree(checkpoint, tmp_path / "changed")
             config = json.loads((folder / "config.json").read_text())
-            config["id2label"] = dict(enumerate(labels))
-            config["label2id"] = {label: number for number, label in enumerate(labels)}
+            names = labels if isinstance(labels, dict) else dict(enumerate(labels))
+            config["id2label"] = names
+            config["label2id"] = {label: number for number, label in names.items()}
             (folder / "config.json").write_text(json.dumps(config))
             return HFEncoder(str(folder))
 
@@ -260,6 +441,44 @@ class TestRefused:
         source = changed(["O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC"])
         with pytest.raises(ValueError, match="'E-PER' does not go with B-PER, I-PER"):
             read_token_classifier(source)
+
+    @pytest.mark.parametrize("task", ["ner", "tagger"])
+    def test_labels_that_can_not_be_told_apart(self, changed, task, tmp_path):
+        source = changed(["O", "A", "B", "A", "B", "C", "D"])
+        with pytest.raises(ValueError, match="told from the other: A, B. Set id2label"):
+            read_token_classifier(source, task)
+
+    def test_the_command_says_so(self, changed, tmp_path):
+        source = changed(["A", "A", "C", "D", "E", "F", "G"])
+        (tmp_path / "texts.txt").write_text("\n".join(some_texts(30)), encoding="utf8")
+        printed = run(
+            *("-m", "spacy", "early-exit", "adopt", source.name, tmp_path / "texts.txt"),
+            *("--output", tmp_path / "pipeline", "--task", "tagger"),
+            ok=False,
+        )
+        assert "told from the other: A." in " ".join(printed.split())
+        assert "Traceback" not in printed
+
+    def test_labels_that_are_not_those_of_the_rows(self, changed):
+        source = changed({number: name for number, name in enumerate(LABELS, 1)})
+        with pytest.raises(ValueError, match="from 0 to 6, .* but has 1, 2, 3, 4, 5, 6, 7"):
+            read_token_classifier(source)
+
+    @pytest.mark.parametrize(
+        "labels, odd",
+        [
+            (["B-A", "I-A", "B-B", "I-B", "B-C", "I-C", "X"], "B-A"),
+            (["o", "b-a", "i-a", "b-b", "i-b", "b-c", "i-c"], "o"),
+            (["PAD", "A-B", "A-I", "B-B", "B-I", "C-B", "C-I"], "A-B"),
+            (["X", "Y", "Z", "S_PER", "B_PER", "M_PER", "E_PER"], "S_PER"),
+            (["B", "I", "E", "S", "M", "L", "U"], "B"),
+        ],
+    )
+    def test_entities_without_an_outside_do_not_become_tags_unasked(self, changed, labels, odd):
+        source = changed(labels)
+        with pytest.raises(ValueError, match=f"no 'O' .* '{odd}' looks .* words: --task tagger"):
+            read_token_classifier(source)
+        assert read_token_classifier(source, "tagger").labels == labels
 
     def test_no_outside(self, changed):
         source = changed(["A", "B", "C", "D", "E", "F", "G"])
@@ -294,6 +513,44 @@ class TestLabels:
 
     def test_bare_names_are_inside(self):
         assert bio_rows(["O", "A"]) == (["A"], [0, None, 1])
+
+    def test_one_type_may_have_no_name(self):
+        assert bio_rows(["B", "O", "I"]) == (["ENTITY"], [1, 0, 2])
+        assert bio_rows(["O", "I"]) == (["ENTITY"], [0, None, 1])
+        assert bio_rows(["O", "B", "C"]) == (["B", "C"], [0, None, 1, None, 2])
+
+    @pytest.mark.parametrize(
+        "names, message",
+        [
+            (["O", "B_PER", "I_PER"], "'B_PER' is neither. .*--task tagger"),
+            (["O", "PER-B", "PER-I"], "'PER-B' is neither. .*--task tagger"),
+            (["O", "b-per", "i-per"], "'b-per' is neither. .*--task tagger"),
+            (["O", "B-PER", "i-per"], "'i-per' does not go with B-PER"),
+            (["O", "B-PER", "I-PER", "PAD"], "'PAD' does not go with B-PER, I-PER"),
+            (["O", "B", "I", "E", "S"], "'B' is neither"),
+            (["O", "o", "PER"], "'o' is neither"),
+            (["O", "B-", "I-"], "'B-' among its labels names no entity"),
+            (["O", "B-PER", "I-"], "'I-' among its labels names no entity"),
+            (["o", "B-PER", "I-PER"], "no 'O' .*: o, B-PER, I-PER. .*--task tagger"),
+        ],
+    )
+    def test_what_can_not_be_read_as_entities_is_refused(self, names, message):
+        with pytest.raises(ValueError, match=message):
+            bio_rows(names)
+
+    @pytest.mark.parametrize(
+        "names, rows, message",
+        [
+            ({0: "O", 1: ""}, 2, "without white space around them, and ''"),
+            ({0: "O", 1: "PER "}, 2, "without white space around them, and 'PER '"),
+            ({0: "O", 1: 7}, 2, "must be names, .* and 7"),
+            ({0: "O"}, 1, "'O' is its only label"),
+            ({0: "O", 2: "PER"}, 2, "from 0 to 1, .* but has 0, 2"),
+        ],
+    )
+    def test_rows_without_a_name_of_their_own_are_refused(self, names, rows, message):
+        with pytest.raises(ValueError, match=message):
+            label_names(names, rows)
 
     def test_a_forbidden_tag_is_never_said(self, encoders, tmp_path):
         from transformers import AutoConfig, AutoModelForTokenClassification

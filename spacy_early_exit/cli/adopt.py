@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import TYPE_CHECKING, Any, Optional, Sequence, cast
 
 import spacy
 import typer
@@ -11,6 +11,9 @@ from wasabi import msg
 from .app import check_output, early_exit, progress, read_speedups
 from .calibrate import read_texts, show_curve
 
+if TYPE_CHECKING:
+    from ..budget.curve import Calibration
+
 
 @early_exit.command("adopt")
 def adopt_cli(
@@ -18,12 +21,15 @@ def adopt_cli(
         ..., help="Hugging Face token classifier: folder or hub id, such as dslim/bert-base-NER"
     ),
     texts: Path = typer.Argument(
-        ..., help="Such texts as it is to run on, some thousand: a text a line, or .spacy"
+        ..., help="Such texts as it is to run on, some thousand: lines of text, .jsonl or .spacy"
     ),
     output: Path = typer.Option(..., "--output", "-o", help="Where to save the pipeline"),
     lang: str = typer.Option("en", "--lang", "-l", help="Language, for spaCy's tokenizer"),
     task: Optional[str] = typer.Option(
         None, "--task", "-t", help="ner or tagger. Without: ner if one of its labels is O"
+    ),
+    attribute: str = typer.Option(
+        "tag", "--attribute", "-a", help="What a tagger sets: tag, or pos (Universal Dependencies)"
     ),
     speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Savings to measure"),
     epochs: int = typer.Option(4, "--epochs", "-n", min=1, help="Of each stage of training"),
@@ -33,11 +39,19 @@ def adopt_cli(
         help="The checkpoint itself answers at full depth, at twice the size. Else that is trained",
     ),
     revision: Optional[str] = typer.Option(None, "--revision", help="Branch or commit on the hub"),
+    min_agreement: float = typer.Option(
+        0.95,
+        "--min-agreement",
+        min=0.0,
+        max=1.0,
+        help="With the checkpoint, at the speedup that the pipeline is saved with",
+    ),
     seed: int = typer.Option(0, "--seed", help="Everything random follows from it"),
 ) -> None:
     """Teach a token classifier to leave early, on texts without annotation, and calibrate it.
 
-    Scores are agreement with what the checkpoint itself says: the F-score of one against the other.
+    Scores are agreement with what the checkpoint itself says: the F-score of one against the other,
+    or for tags the share of words that have the same.
     """
     from ..adoption import Adoption, adopt
     from ..encoders import HFEncoder
@@ -46,9 +60,18 @@ def adopt_cli(
     check_output(output, folder=True)
     if task not in (None, "ner", "tagger"):
         msg.fail(f"--task must be ner or tagger, not {task!r}.", exits=1)
+    if attribute not in ("tag", "pos"):
+        msg.fail(f"--attribute must be tag or pos, not {attribute!r}.", exits=1)
     lines = [eg.reference.text for eg in read_texts(spacy.blank(lang), texts)]
     adoption = Adoption(
-        HFEncoder(checkpoint, revision), lang, cast(Any, task), epochs, keep_original, seed
+        HFEncoder(checkpoint, revision),
+        lang,
+        cast(Any, task),
+        epochs,
+        keep_original,
+        seed,
+        attribute=cast(Any, attribute),
+        min_agreement=min_agreement,
     )
     with tempfile.TemporaryDirectory() as work:
         try:
@@ -60,5 +83,28 @@ def adopt_cli(
         show_curve(found, pipe.main_score)
         if asked[-1] > found.most:
             msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
+        warn_of_less(found, asked, pipe.speedup, min_agreement)
         nlp.to_disk(output)
     msg.good(f"Saved the pipeline to {output}, with speedup = {pipe.speedup:g}.")
+
+
+def warn_of_less(
+    found: "Calibration", asked: Sequence[float], speedup: float, least: float
+) -> None:
+    """Say so where larger speedups within reach do not agree well enough with the checkpoint.
+
+    found (Calibration): The calibration.
+    asked (Sequence[float]): The speedups that were asked for, ascending.
+    speedup (float): The one that was chosen.
+    least (float): How far answers must agree.
+    """
+    from ..adoption import agreement, within_reach
+
+    larger = [one for one in within_reach(found, asked) if one > speedup]
+    if larger:
+        rest = "It is set to full depth, which saves nothing. " if speedup == 1 else ""
+        msg.warn(
+            f"At speedup = {larger[0]:g} the answers agree with the checkpoint's by "
+            f"{agreement(found, larger[0]):.3f}, less than --min-agreement {least:g}.",
+            f"{rest}More texts and more --epochs let them agree more.",
+        )
