@@ -12,9 +12,11 @@ from thinc.api import Config
 
 NER = "early_exit_ner"
 TASKS = ("ner", "tagger", "segmenter")
+# The weights that the factories have would leave the tagger half a score for what it does not set.
 SCORES = {
-    "early_exit_tagger": {"tag_acc": 0.5, "pos_acc": 0.5, "exit_cost": 0.0},
-    "early_exit_segmenter": {"token_f": 1.0, "token_p": 0.0, "token_r": 0.0, "exit_cost": 0.0},
+    "tag": {"tag_acc": 1.0, "pos_acc": None, "exit_cost": 0.0},
+    "pos": {"tag_acc": None, "pos_acc": 1.0, "exit_cost": 0.0},
+    "segmenter": {"token_f": 1.0, "token_p": 0.0, "token_r": 0.0, "exit_cost": 0.0},
 }
 
 
@@ -36,10 +38,11 @@ def main() -> None:
         words = sum(len("".join(doc.text.split())) for doc in docs)
     else:
         words = sum(len(doc) for doc in docs)
-    if args.task != "ner":
-        adapt(config, f"early_exit_{args.task}")
     if args.task == "tagger":
+        adapt(config, "early_exit_tagger", SCORES[args.attribute])
         config["components"]["early_exit_tagger"]["attribute"] = args.attribute
+    elif args.task == "segmenter":
+        adapt(config, "early_exit_segmenter", SCORES["segmenter"])
     steps_an_epoch = math.ceil(words / config["training"]["batcher"]["size"])
     steps = args.epochs * steps_an_epoch
     config["nlp"]["lang"] = args.lang
@@ -54,18 +57,19 @@ def main() -> None:
     print(f"{words} words, {args.epochs} epochs of {steps_an_epoch} steps -> {args.output}")
 
 
-def adapt(config: Config, component: str) -> None:
+def adapt(config: Config, component: str, scores: dict[str, float | None]) -> None:
     """Turn a config for entities into one for another task.
 
     config (Config): The config, changed in place.
     component (str): The factory, which is the component's name, too.
+    scores (dict[str, float | None]): What the best checkpoint is best in. None: not given.
     """
     settings = config["components"].pop(NER)
     settings["factory"] = component
     settings["decoder"] = {"@misc": "spacy-early-exit.Viterbi.v1"}
     config["components"][component] = settings
     config["nlp"]["pipeline"] = [component]
-    config["training"]["score_weights"] = SCORES[component]
+    config["training"]["score_weights"] = scores
     callback = config["training"].get("before_update")
     if callback:
         callback["component"] = component

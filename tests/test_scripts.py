@@ -64,6 +64,83 @@ def test_the_config_is_complete(tmp_path):
     assert set(settings) - set(ours) <= {"scorer"}
 
 
+@pytest.mark.parametrize("stage", ["joint", "self_sampling"])
+def test_a_tagger_is_chosen_by_the_accuracy_of_what_it_sets(stage, tmp_path):
+    nlp = spacy.blank("en")
+    DocBin(docs=[nlp("Ann lives in Oslo.")]).to_disk(tmp_path / "train.spacy")
+    for attribute, other in (("tag", "pos"), ("pos", "tag")):
+        run(
+            "scripts/create_config.py", f"configs/{stage}.cfg", tmp_path / "train.spacy",
+            tmp_path / "made.cfg", "--epochs", 1, "--task", "tagger", "--attribute", attribute,
+        )  # fmt: skip
+        config = load_config(tmp_path / "made.cfg", interpolate=False)
+        assert config["components"]["early_exit_tagger"]["attribute"] == attribute
+        made = spacy.util.load_model_from_config(config, auto_fill=True)
+        for weights in (config["training"], made.config["training"]):  # spaCy adds the factory's
+            expected = {f"{attribute}_acc": 1.0, f"{other}_acc": None, "exit_cost": 0.0}
+            assert weights["score_weights"] == expected
+
+
+def convert(folder, text, *options, ok=True):
+    """What the script makes of a file, or says of it."""
+    (folder / "made.tsv").write_text(text, encoding="utf8")
+    files = [folder / "made.tsv", folder / "made.spacy"]
+    output = run("scripts/convert.py", *files, *options, ok=ok)
+    if not ok:
+        assert "Traceback" not in output
+        return " ".join(output.split())
+    return list(DocBin().from_disk(folder / "made.spacy").get_docs(spacy.blank("en").vocab))
+
+
+def test_words_without_a_tag_do_not_change_what_the_others_have(tmp_path):
+    text = "Ann\tPROPN\nran\t_\n\nOslo\tPROPN\n"
+    for attribute in ("tag", "pos"):
+        docs = convert(tmp_path, text, "--task", "tagger", "--attribute", attribute)
+        for name in ("tag_", "pos_"):
+            found = [[getattr(token, name) for token in doc] for doc in docs]
+            assert found == [["PROPN", ""], ["PROPN"]]
+
+
+def test_pos_takes_parts_of_speech_alone(tmp_path):
+    text = "Ann\tPROPN\n\nsaw\tVERB\nhim\tPRP\n"
+    (_, doc) = convert(tmp_path, text, "--task", "tagger")
+    assert [token.tag_ for token in doc] == ["VERB", "PRP"] and not doc.has_annotation("POS")
+    said = convert(tmp_path, text, "--task", "tagger", "--attribute", "pos", ok=False)
+    assert "made.tsv, sentence 2: 'PRP', the tag of 'him', is no part of speech" in said
+
+
+@pytest.mark.parametrize(
+    "tags, message",
+    [
+        ("SE", "E of 'd' can't be behind S, in 'cd', SE"),
+        ("MS", "M of 'c' can't be at the beginning, in 'cd', MS"),
+        ("BB", "B of 'd' can't be behind B, in 'cd', BB"),
+        ("BMS", "S of 'e' can't be behind M, in 'cde', BMS"),
+        ("SB", "the last word has no E, in 'cd', SB"),
+        ("BEBM", "the last word has no E, in 'cdef', BEBM"),
+    ],
+)
+def test_words_that_do_not_begin_and_end_are_refused(tags, message, tmp_path):
+    lines = [f"{character}\t{tag}" for character, tag in zip("cdef", tags)]
+    text = "\n".join(["a\tB", "b\tE", "", *lines])
+    said = convert(tmp_path, text, "--task", "segmenter", ok=False)
+    assert f"made.tsv, sentence 2: {message}." in said
+
+
+def test_words_of_characters(tmp_path):
+    text = "a\tB\nb\tM\nc\tM\nd\tE\ne\tS\nf\tB\ng\tE\n"
+    (doc,) = convert(tmp_path, text, "--task", "segmenter")
+    assert [token.text for token in doc] == ["abcd", "e", "fg"] and doc.text == "abcdefg"
+
+
+def test_the_attribute_reaches_all_that_asks_for_it():
+    project = yaml.safe_load((ROOT / "project.yml").read_text())
+    scripts = {command["name"]: command["script"] for command in project["commands"]}
+    asked = [line for lines in scripts.values() for line in lines if "${vars.task}" in line]
+    made = [line for line in asked if "cut_tune" not in line]
+    assert len(made) == 5 and all("--attribute ${vars.attribute}" in line for line in made)
+
+
 def test_project_commands_and_workflows_agree():
     project = yaml.safe_load((ROOT / "project.yml").read_text())
     names = [command["name"] for command in project["commands"]]
