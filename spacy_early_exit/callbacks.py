@@ -102,7 +102,7 @@ def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
     def score(examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
         scores = scorer(examples, **kwargs)
         return {
-            name: value if isinstance(value, dict) or name == "exit_cost" else 0.0
+            name: value if isinstance(value, dict) or name.startswith("exit_cost") else 0.0
             for name, value in scores.items()
         }
 

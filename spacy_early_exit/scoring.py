@@ -18,6 +18,14 @@ def exit_cost(examples: Iterable[Example], name: str) -> float:
     return spent / full if full else 0.0
 
 
+def costs(examples: Iterable[Example], name: str) -> Dict[str, float]:
+    """RETURNS (Dict[str, float]): ``exit_cost`` of a component, and the same with its name behind
+    it: where a pipeline has several, the last one's ``exit_cost`` takes the place of the others'.
+    """
+    cost = exit_cost(examples, name)
+    return {"exit_cost": cost, f"exit_cost_{name}": cost}
+
+
 def ner_score(
     examples: Iterable[Example], *, name: str = "early_exit_ner", **kwargs: Any
 ) -> Dict[str, Any]:
@@ -25,11 +33,11 @@ def ner_score(
 
     examples (Iterable[Example]): Annotated examples.
     name (str): Name of the component whose cost is meant.
-    RETURNS (Dict[str, Any]): ``ents_p``, ``ents_r``, ``ents_f``, ``ents_per_type`` and
-        ``exit_cost``.
+    RETURNS (Dict[str, Any]): ``ents_p``, ``ents_r``, ``ents_f``, ``ents_per_type``, and
+        what ``costs`` gives.
     """
     examples = list(examples)
-    return {**get_ner_prf(examples, **kwargs), "exit_cost": exit_cost(examples, name)}
+    return {**get_ner_prf(examples, **kwargs), **costs(examples, name)}
 
 
 def tagger_score(
@@ -44,11 +52,11 @@ def tagger_score(
     examples (Iterable[Example]): Annotated examples.
     name (str): Name of the component whose cost is meant.
     attribute (str): ``"tag"`` or ``"pos"``.
-    RETURNS (Dict[str, Any]): ``tag_acc`` or ``pos_acc``, and ``exit_cost``.
+    RETURNS (Dict[str, Any]): ``tag_acc`` or ``pos_acc``, and what ``costs`` gives.
     """
     examples = list(examples)
     scores = Scorer.score_token_attr(examples, attribute)
-    return {**scores, "exit_cost": exit_cost(examples, name)}
+    return {**scores, **costs(examples, name)}
 
 
 def segmenter_score(
@@ -58,12 +66,12 @@ def segmenter_score(
 
     examples (Iterable[Example]): Annotated examples.
     name (str): Name of the component whose cost is meant.
-    RETURNS (Dict[str, Any]): ``token_acc``, ``token_p``, ``token_r``, ``token_f`` and
-        ``exit_cost``.
+    RETURNS (Dict[str, Any]): ``token_acc``, ``token_p``, ``token_r``, ``token_f``,
+        and what ``costs`` gives.
     """
     examples = list(examples)
     scores = Scorer.score_tokenization(examples)
-    return {**scores, "exit_cost": exit_cost(examples, name)}
+    return {**scores, **costs(examples, name)}
 
 
 def make_ner_scorer() -> Score:

@@ -585,6 +585,9 @@ class TestScoring:
         assert set(docs[0]._.early_exit) == {NAME, "second"}
         costs = [nlp.get_pipe(name).score(examples)["exit_cost"] for name in ("second", NAME)]
         assert costs[0] == 1.0 > costs[1]
+        scores = nlp.evaluate(examples_of(nlp), component_cfg=cfg)
+        assert [scores[f"exit_cost_{name}"] for name in ("second", NAME)] == costs
+        assert scores["exit_cost"] == costs[1], "that of the last"
 
 
 class TestOtherLayers:

@@ -102,6 +102,7 @@ def test_the_score_is_that_of_the_attribute_and_has_the_cost(nlp):
     scores = nlp.evaluate(examples_of(nlp))
     assert scores["pos_acc"] > 0.9 and 0 < scores["exit_cost"] < 1
     assert ner.main_score == "pos_acc"
+    assert scores[f"exit_cost_{NAME}"] == scores["exit_cost"]
 
 
 def test_what_is_set_stays_unless_it_is_to_be_overwritten(nlp):

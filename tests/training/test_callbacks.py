@@ -114,7 +114,8 @@ def test_what_training_starts_from_scores_nothing_and_checkpoints_are_chosen_by_
     hold(nlp, {"step": 0, "epoch": 0})
     start, scores = evaluate()
     assert (start > 0) == score_start and scores["ents_f"] == start
-    assert scores["exit_cost"] > 0, "0 would be the best"
+    costs = [scores["exit_cost"], scores["exit_cost_early_exit_ner"]]
+    assert min(costs) > 0, "0 would be the best"
     hold(nlp, {"step": 1, "epoch": 0})  # also where spaCy evaluates more often than it holds
     score, scores = evaluate()
     assert score == scores["ents_f"] > 0 and scores["exit_cost"] > 0
