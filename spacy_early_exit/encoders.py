@@ -163,8 +163,8 @@ class HFEncoder:
         because = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
         return (
             f"Can't load the encoder {self.name!r}: {what}{because}. "
-            f"[components.early_exit_ner.model.encoder] name must be a hub id, or a folder with "
-            f"config.json, tokenizer.json and model.safetensors."
+            f"The name in [components.NAME.model.encoder], NAME being the component's, must be a "
+            f"hub id, or a folder with config.json, tokenizer.json and model.safetensors."
         )
 
 

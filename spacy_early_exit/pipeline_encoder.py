@@ -58,9 +58,10 @@ class PipelineEncoder:
         because = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
         return (
             f"Can't lend the encoder of the component '{self.component}' of {self.pipeline!r}: "
-            f"{what}{because}. [components.early_exit_ner.model.encoder] needs a pipeline that "
-            f"spacy.load takes, whose package, spacy-transformers or spacy-curated-transformers, "
-            f"is installed; and the name of its transformer component."
+            f"{what}{because}. [components.NAME.model.encoder], NAME being that of the early-exit "
+            f"component, needs a pipeline that spacy.load takes, whose package, spacy-transformers "
+            f"or spacy-curated-transformers, is installed; and the name of its transformer "
+            f"component."
         )
 
 

@@ -145,3 +145,15 @@ def test_a_pipeline_at_its_speedups(nlp, tmp_path):
     nlp.to_disk(tmp_path / "mine")
     newer = contenders_of(str(tmp_path / "mine"), [1.0], [8])[0]
     assert newer.version != contenders[0].version and newer.arguments == contenders[0].arguments
+
+
+def test_pipelines_that_find_no_entities_are_refused(tmp_path):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("early_exit_tagger")
+    nlp.to_disk(tmp_path / "tags")
+    with pytest.raises(ValueError, match="component is 'early_exit_tagger', of early_exit_tagger"):
+        contenders_of(str(tmp_path / "tags"), [1.0], [8])
+    nlp.add_pipe(NAME)  # beside one that finds them it may be
+    nlp.to_disk(tmp_path / "both")
+    (contender,) = contenders_of(str(tmp_path / "both"), [1.0], [8])
+    assert contender.name == "both, 1X"

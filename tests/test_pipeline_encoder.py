@@ -16,6 +16,7 @@ from spacy_early_exit.wordpieces import windows_of
 
 from .factories import (
     EMOJI,
+    FAMILIES,
     TEXTS,
     answers,
     byte_level_tokenizer,
@@ -181,6 +182,19 @@ class TestSpacyTransformers:
         assert_it_is_trained_on_and_needs_the_pipeline_no_more(stock[1], tmp_path)
 
 
+@pytest.mark.parametrize("family", sorted({*FAMILIES} - {"roberta", "bert", "xlm-roberta"}))
+def test_other_families_lend_theirs_too(family, encoders, tmp_path):
+    theirs = spacy_transformers_pipeline(encoders[family])
+    theirs.to_disk(tmp_path)
+    nlp = initialized_with(tmp_path)
+    for text in TEXTS:
+        ids, states = our_states(nlp, text)
+        data = theirs(text)._.trf_data
+        assert data.wordpieces.input_ids[0].tolist() == ids
+        expected = data.model_output.last_hidden_state[0]
+        np.testing.assert_allclose(states, expected, atol=2e-5)
+
+
 @pytest.fixture(scope="module", params=list(CURATED_FAMILIES))
 def curated(request, encoders, tmp_path_factory):
     """A pipeline of spacy-curated-transformers, and where it is saved."""
@@ -244,8 +258,9 @@ def assert_it_is_trained_on_and_needs_the_pipeline_no_more(pipeline, tmp_path):
 
 class TestRefused:
     def test_a_pipeline_that_is_not_there(self, tmp_path):
-        with pytest.raises(ValueError, match="of 'no_such_pipeline': the pipeline can't be loaded"):
+        with pytest.raises(ValueError, match="of 'no_such_pipeline': the pipeline can't") as error:
             PipelineEncoder("no_such_pipeline").load()
+        assert "[components.NAME.model.encoder]" in str(error.value)
 
     def test_a_pipeline_without_a_transformer(self, tmp_path):
         nlp = spacy.blank("en")

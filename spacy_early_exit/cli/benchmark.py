@@ -17,7 +17,7 @@ from .app import DEFAULT, early_exit, progress, read_speedups
 
 @early_exit.command("benchmark")
 def benchmark_cli(
-    model: str = typer.Argument(..., help="Calibrated pipeline: folder or package name"),
+    model: str = typer.Argument(..., help="Calibrated pipeline of entities: folder or package"),
     data: Path = typer.Argument(..., help="Annotated texts, .spacy"),
     speedups: str = typer.Option(DEFAULT, "--speedups", "-s", help="As far as calibrated"),
     beside: Optional[List[str]] = typer.Option(

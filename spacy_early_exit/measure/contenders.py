@@ -65,7 +65,8 @@ def contenders_of(
     name (Optional[str]): Its name in tables; None: what ``model`` ends with.
     RETURNS (List[Contender]): One for each setting.
     RAISES (OSError): If there is no such pipeline.
-    RAISES (ValueError): If none of the speedups is within reach. The message says what is.
+    RAISES (ValueError): If none of the speedups is within reach, or its early-exit components find
+        no entities. The message says what is, and what they are.
     """
     from ..component import EarlyExitPipe
 
@@ -83,6 +84,12 @@ def contenders_of(
             )
             for size in batch_sizes
         ]
+    if all(pipe.kind != "early_exit_ner" for pipe in mine.values()):
+        kinds = " and ".join(f"'{part}', of {pipe.kind}" for part, pipe in mine.items())
+        raise ValueError(
+            f"the benchmark scores entities, and its early-exit component is {kinds}. It takes "
+            f"pipelines with an early_exit_ner; spacy early-exit evaluate measures others."
+        )
     reachable = min(
         1.0 if pipe.calibration is None else pipe.calibration.most for pipe in mine.values()
     )

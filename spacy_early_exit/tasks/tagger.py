@@ -145,7 +145,13 @@ class EarlyExitTagger(EarlyExitPipe):
         return sorted({self._tag(token) for token in words} - {""})
 
     def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
-        """RETURNS (Tuple[List[int], Set[str]]): See ``EarlyExitPipe.gold_tags``."""
+        """Find the right tags, as spaCy's ``tagger`` does: where words are cut otherwise in the
+        annotation, all parts of a word have its tag; one that is several words has theirs if they
+        have the same.
+
+        example (Example): The example.
+        RETURNS (Tuple[List[int], Set[str]]): See ``EarlyExitPipe.gold_tags``.
+        """
         label_ids = {label: number for number, label in enumerate(self.labels)}
         gold = example.get_aligned(self.attribute.upper(), as_string=True)
         spaces = [token.is_space for token in example.predicted]

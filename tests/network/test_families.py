@@ -122,7 +122,8 @@ class TestEncoderFolders:
         return shutil.copytree(encoders["bert"], tmp_path / "copy")
 
     def test_missing(self, tmp_path):
-        assert "no such folder" in self.problem(tmp_path / "nothing")
+        problem = self.problem(tmp_path / "nothing")
+        assert "no such folder" in problem and "[components.NAME.model.encoder]" in problem
 
     def test_empty(self, tmp_path):
         assert "no config.json" in self.problem(tmp_path)

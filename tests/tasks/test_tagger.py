@@ -136,11 +136,21 @@ def test_unknown_tags_count_as_missing_with_a_warning(nlp):
     assert nlp.get_pipe(NAME).gold_tags(eg) == ([-1] * len(gold), {"SYM"})
 
 
-def test_tokens_of_another_tokenization_are_missing(nlp):
-    gold = Doc(nlp.vocab, words=["Ann Lee", "lives"], pos=["PROPN", "VERB"])
-    eg = Example(Doc(nlp.vocab, words=["Ann", "Lee", "lives"]), gold)
-    known = nlp.get_pipe(NAME).gold_tags(eg)[0]
-    assert len(known) == 3
+def test_words_that_are_cut_otherwise_are_read_as_spacys_tagger_reads_them(nlp):
+    tagger = nlp.get_pipe(NAME)
+
+    def known(gold, pos, predicted):
+        gold = Doc(nlp.vocab, words=gold, pos=pos)
+        eg = Example(Doc(nlp.vocab, words=predicted), gold)
+        tags, unknown = tagger.gold_tags(eg)
+        assert not unknown
+        return [None if tag == -1 else tagger.labels[tag] for tag in tags]
+
+    parts = known(["Ann Lee", "cat"], ["PROPN", "NOUN"], ["Ann", "Lee", "cat"])
+    assert parts == ["PROPN", "PROPN", "NOUN"]
+    several = ["Ann", "Lee", "the", "cat", "of", "Bob"]
+    tags = ["PROPN", "PROPN", "DET", "NOUN", "", "PROPN"]
+    assert known(several, tags, ["Ann Lee", "the cat", "of Bob"]) == ["PROPN", None, None]
 
 
 def test_saved_and_loaded_it_says_the_same(nlp, tmp_path):
