@@ -131,6 +131,7 @@ class TaggerShim(Shim):
         known = network.learned
         of_decoder, of_criterion = fresh(network, decoder, criterion, "cpu")
         network.set_learned(of_decoder, of_criterion)
+        self._freeze()
         self._teacher = None
         self.weights_changed()
         return [name for name in of_criterion if name not in known]
