@@ -5,7 +5,8 @@ the texts of train.spacy without it. Both are scored on dev.spacy: what the adop
 at speedups that were calibrated on its own held-out texts, and what the classifier says, read by
 transformers.
 
-A corpus is a folder with train.spacy and dev.spacy. A classifier that is there already is taken.
+A corpus is a folder with train.spacy and dev.spacy. A classifier, or an adopted pipeline, that is
+there already is taken.
 """
 
 import argparse
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for classifier and pipeline")
     parser.add_argument("output", type=Path, help="the results, as JSON")
     parser.add_argument("--epochs", type=int, default=4, help="of the classifier")
+    parser.add_argument("--epochs-adopting", type=int, default=4, help="of each of its stages")
     parser.add_argument("--speedups", default="1,1.5,2,3,4")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -47,7 +49,9 @@ def main() -> None:
     if not classifier.exists():
         fine_tune(train, args.encoder, classifier, args.epochs)
     adopt = ["-m", "spacy", "early-exit", "adopt", classifier, args.corpus / "train.spacy"]
-    run(*adopt, "--output", pipeline, log=args.work / "adopt")
+    if not pipeline.exists():
+        how = ["--epochs", args.epochs_adopting]
+        run(*adopt, "--output", pipeline, *how, log=args.work / "adopt")
     evaluate = ["-m", "spacy", "early-exit", "evaluate", pipeline, args.corpus / "dev.spacy"]
     figures = args.work / "evaluated.json"
     run(*evaluate, "--speedups", args.speedups, "--rounds", 0, "--output", figures)

@@ -9,12 +9,13 @@ from ..network.window import Ints
 from .base import Floats
 
 Doubles = NDArray[np.float64]
+IN_CACHE = 2**17  # transitions looked at together, of all texts
 
 
 def best_paths(
     logits: Sequence[Floats], start: Doubles, transitions: Doubles, end: Doubles
 ) -> List[Ints]:
-    """Viterbi, all texts step by step together.
+    """Viterbi, many texts step by step together.
 
     logits (Sequence[Floats]): Of each text. *Shape:* ``(words, tags)``
     start (Doubles): Of first words. *Shape:* ``(tags,)``
@@ -27,19 +28,38 @@ def best_paths(
     if not some:
         return found
     order = sorted(some, key=lambda text: -len(logits[text]))
-    lengths = np.array([len(logits[text]) for text in order], dtype=np.int64)
+    size = max(1, IN_CACHE // len(start) ** 2)
+    for first in range(0, len(order), size):
+        block = order[first : first + size]
+        texts = [logits[text] for text in block]
+        for text, path in zip(block, _together(texts, start, transitions.T.copy(), end)):
+            found[text] = path
+    return found
+
+
+def _together(
+    logits: Sequence[Floats], start: Doubles, origins: Doubles, end: Doubles
+) -> List[Ints]:
+    """RETURNS (List[Ints]): The best sequence of each text. *Shape:* ``(words,)``
+
+    logits (Sequence[Floats]): None empty, the longest in front. *Shape:* ``(words, tags)``
+    start (Doubles): Of first words. *Shape:* ``(tags,)``
+    origins (Doubles): To a tag from the one before. *Shape:* ``(tags, tags)``
+    end (Doubles): Of last words. *Shape:* ``(tags,)``
+    """
+    lengths = np.array([len(text) for text in logits], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
-    scores = np.concatenate([logits[text] for text in order]).astype(np.float64)
+    scores = np.concatenate(logits).astype(np.float64)
     running = [int(np.searchsorted(-lengths, -step, side="left")) for step in range(lengths[0])]
     before = np.zeros(scores.shape, dtype=np.int64)  # the best tag of the word before
-    last = np.zeros(len(order), dtype=np.int64)
+    last = np.zeros(len(logits), dtype=np.int64)
     total = start + scores[starts]
     for step, texts in enumerate(running):
         rows = starts[:texts] + step
         if step:
-            steps = total[:texts, :, None] + transitions
-            before[rows] = best = steps.argmax(1)
-            total = np.take_along_axis(steps, best[:, None], axis=1)[:, 0] + scores[rows]
+            steps = total[:texts, None] + origins
+            before[rows] = best = steps.argmax(2)
+            total = np.take_along_axis(steps, best[:, :, None], axis=2)[:, :, 0] + scores[rows]
         total -= total.max(1, keepdims=True)  # long sums stay exact
         ends = lengths[:texts] == step + 1
         last[:texts][ends] = (total[ends] + end).argmax(1)
@@ -48,6 +68,4 @@ def best_paths(
         rows = starts[:texts] + step
         answer[rows] = tag[:texts]
         tag[:texts] = before[rows, tag[:texts]]
-    for text, first, length in zip(order, starts, lengths):
-        found[text] = answer[first : first + length]
-    return found
+    return [answer[first : first + length] for first, length in zip(starts, lengths)]
