@@ -109,12 +109,14 @@ def as_seen(scheme: str, tags: Ints, seen: Bools) -> Ints:
     """
     if scheme == "free":
         return tags
+    # What goes on with an entity, or with a word.
+    inside = (tags > 0) & (tags % 2 == 0) if scheme == "bio" else (tags == 1) | (tags == 2)
     tags = tags.copy()
     done = 0
     for word in np.flatnonzero(~seen & (tags != MISSING)).tolist():
         if word < done:
             continue
-        start, done = _extent(scheme, tags, word)
+        start, done = _extent(inside, word)
         rows = start + np.flatnonzero(seen[start:done])
         if not len(rows) or tags[start] == MISSING:
             continue
@@ -131,16 +133,14 @@ def as_seen(scheme: str, tags: Ints, seen: Bools) -> Ints:
     return tags
 
 
-def _extent(scheme: str, tags: Ints, word: int) -> Tuple[int, int]:
+def _extent(inside: Bools, word: int) -> Tuple[int, int]:
     """RETURNS (Tuple[int, int]): Of the entity or word that one is in: its first, and the one
     behind its last.
     """
-    inside = (tags > 0) & (tags % 2 == 0) if scheme == "bio" else (tags == 1) | (tags == 2)
-    start = word
+    start, end = word, word + 1
     while start and inside[start]:
         start -= 1
-    end = word + 1
-    while end < len(tags) and inside[end]:
+    while end < len(inside) and inside[end]:
         end += 1
     return start, end
 

@@ -28,11 +28,11 @@ def best_paths(
     if not some:
         return found
     order = sorted(some, key=lambda text: -len(logits[text]))
-    size = max(1, IN_CACHE // len(start) ** 2)
+    size, origins = max(1, IN_CACHE // len(start) ** 2), transitions.T.copy()
     for first in range(0, len(order), size):
         block = order[first : first + size]
         texts = [logits[text] for text in block]
-        for text, path in zip(block, _together(texts, start, transitions.T.copy(), end)):
+        for text, path in zip(block, _together(texts, start, origins, end)):
             found[text] = path
     return found
 
