@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from wasabi import table
 
-SCORES = {"ner": "ents_f", "tagger": "tag_acc", "segmenter": "token_f"}
+SCORES = {"ner": "ents_f", "tagger": "{}_acc", "segmenter": "token_f"}
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -56,9 +56,7 @@ def main() -> None:
     evaluate = [*command, "evaluate", final, args.corpus / "dev.spacy", "--output", args.output]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     run(*evaluate, "--speedups", f"1,{args.speedups}", "--rounds", 0)
-    score = SCORES[args.task]
-    if args.task == "tagger":
-        score = f"{args.attribute}_acc"
+    score = SCORES[args.task].format(args.attribute)
     show(json.loads(args.output.read_text())["speedups"], score)
 
 
