@@ -11,27 +11,50 @@ import torch
 from hypothesis import strategies as st
 from spacy.language import Language
 from spacy.tokens import Doc, Span
+from spacy.util import registry
 
 from .factories import TEXTS, answers, blank, examples_of
 
 NAME = "early_exit_ner"
 FAMILIES = ["bert", "roberta", "xlm-roberta", "albert", "modernbert", "mpnet", "deberta-v2"]
+WAYS: dict[str, dict[str, Any]] = {
+    "sentences": {"criterion": {"@misc": "spacy-early-exit.SentenceExit.v1"}},
+    "patience": {
+        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1", "patience": 1, "window": 0}
+    },
+    "reduction, dropped": {
+        "criterion": {"@misc": "spacy-early-exit.TokenReduction.v1", "layers": [1, 2]},
+        "kv": "drop",
+    },
+    "CRF, dropped": {"decoder": {"@misc": "spacy-early-exit.CRFDecoder.v1"}, "kv": "drop"},
+    "AIN, beliefs": {
+        "criterion": {"@misc": "spacy-early-exit.BeliefExit.v1", "window": 1},
+        "decoder": {"@misc": "spacy-early-exit.AINDecoder.v1", "order": 2},
+    },
+}
+PIPELINES = [*FAMILIES, *WAYS]
 TIE = 1e-5  # how near the threshold floating point may decide
 LABEL_TIE = 1e-4  # how near the best tags others may be, in logits
 KINDS = ["entity", "blocked", "missing", "outside", None]
 THRESHOLDS = [0.0, 0.02, 0.1, 0.3, 0.6, 0.9, 1.0]
 
 
-def untrained(encoder: str, **config: Any) -> Language:
+def untrained(encoder: str, criterion: dict[str, Any] | None = None, **config: Any) -> Language:
     """A pipeline with random weights that is sure of some words, and not of others."""
     nlp = blank(encoder, **{"store_exits": True, **config})
     nlp.initialize(lambda: examples_of(nlp))
-    shim = nlp.get_pipe(NAME).model.shims[0]
+    pipe = nlp.get_pipe(NAME)
+    shim = pipe.model.shims[0]
+    if criterion is not None:  # only now: one that learns must be trained
+        pipe.criterion = registry.resolve({"criterion": criterion})["criterion"]
+        shim.set_learned(pipe.decoder, pipe.criterion)
     network = shim.trained.network
     torch.manual_seed(1)
     for head in network.heads:
         torch.nn.init.normal_(head.weight, std=0.6 * (32 / network.spec.hidden_size) ** 0.5)
         torch.nn.init.normal_(head.bias, std=0.1)
+    for parameter in network.learned.values():
+        torch.nn.init.normal_(parameter, std=0.5)
     shim.weights_changed()
     return nlp
 
@@ -252,14 +275,18 @@ def _apart(nlp: Language, given: Given, threshold: float, alone: Doc, doc: Doc) 
 
 
 class Pipelines:
-    """Pipelines with random weights by family, each made when it is first asked for."""
+    """Pipelines with random weights: a family's, or BERTs that leave or decode in another way.
+
+    Each is made when it is first asked for.
+    """
 
     def __init__(self, encoders: Any):
         self.encoders = encoders
         self.made: dict[str, Language] = {}
 
-    def __getitem__(self, family: str) -> Language:
-        if family not in self.made:
+    def __getitem__(self, name: str) -> Language:
+        if name not in self.made:
             spacy.util.fix_random_seed(0)
-            self.made[family] = untrained(self.encoders[family])
-        return self.made[family]
+            family = "bert" if name in WAYS else name
+            self.made[name] = untrained(self.encoders[family], **WAYS.get(name, {}))
+        return self.made[name]

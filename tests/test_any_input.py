@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .factories import TEXTS, answers, texts_of_all_lengths, train_small
-from .properties import FAMILIES, NAME, Pipelines, cases, check, is_tie
+from .properties import NAME, PIPELINES, Pipelines, cases, check, is_tie
 
 ANY = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
@@ -21,24 +21,24 @@ def pipelines(encoders):
 
 
 @settings(max_examples=60, **ANY)
-@given(case=cases(), family=st.sampled_from(FAMILIES))
-def test_any_docs_are_answered_alike_alone_and_in_any_batch(case, family, pipelines):
-    check(pipelines[family], case, Counter())
+@given(case=cases(), name=st.sampled_from(PIPELINES))
+def test_any_docs_are_answered_alike_alone_and_in_any_batch(case, name, pipelines):
+    check(pipelines[name], case, Counter())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_many_more_docs_are(family, pipelines, capsys):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_many_more_docs_are(name, pipelines, capsys):
     counts = Counter()
 
     @settings(max_examples=500, **ANY)
     @given(case=cases())
     def many(case):
-        check(pipelines[family], case, counts)
+        check(pipelines[name], case, counts)
 
     many()
     with capsys.disabled():
-        print(f"\n{family}: {dict(counts)}")
+        print(f"\n{name}: {dict(counts)}")
     assert counts["ties"] + counts["ties of labels"] <= 1e-3 * counts["docs answered"]
 
 
