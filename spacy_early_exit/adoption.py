@@ -63,6 +63,7 @@ class Adoption:
         of Universal Dependencies.
     min_agreement (float): How far the answers must agree with the checkpoint's own, from 0 to 1, at
         the speedup that the pipeline is set to.
+    RAISES (ValueError): If there is nothing to train, or an agreement that can't be.
     """
 
     source: HFEncoder
@@ -73,6 +74,12 @@ class Adoption:
     seed: int = 0
     attribute: Attribute = "tag"
     min_agreement: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be 1 or more, not {self.epochs}.")
+        if not 0 <= self.min_agreement <= 1:
+            raise ValueError(f"min_agreement must be from 0 to 1, not {self.min_agreement}.")
 
 
 def adopt(

@@ -36,6 +36,7 @@ from .annotations import Prediction, same_words
 from .budget.controller import Controller, in_spacy_worker
 from .budget.curve import Calibration
 from .budget.fingerprint import describe
+from .checks import check_block, check_choice, check_kv, check_least, check_name
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, read_at_most, replacing, seal, unseal
@@ -169,38 +170,18 @@ class EarlyExitPipe(TrainablePipe):
         quantize: Optional[Literal["int8"]] = None,
         scorer: Optional[Callable[..., Any]] = None,
     ):
-        if quantize not in (None, "int8"):
-            raise ValueError(f"quantize of '{name}' must be null or 'int8', not {quantize!r}.")
-        if kv not in ("copy", "drop"):
-            raise ValueError(f"kv of '{name}' must be 'copy' or 'drop', not {kv!r}.")
-        if kv == "drop" and getattr(criterion, "watches_left_words", False):
-            raise ValueError(
-                f"kv = \"drop\" of '{name}' leaves nothing of words that left, but its criterion "
-                f'{type(criterion).__name__} watches them. Set left_words = "ignore" there, or '
-                f'kv = "copy".'
-            )
-        for setting, value in (
-            ("batch_wordpieces", batch_wordpieces),
-            ("window_length", 1 if window_length is None else window_length),
-            ("window_overlap", window_overlap + 1),
-        ):
-            if value < 1:
-                raise ValueError(f"{setting} of '{name}' is too small.")
-        if Path(name).name != name or name in ("", "..") or "\\" in name:
-            raise ValueError(
-                f"The name of a component is that of its folder in a saved pipeline, so it can't "
-                f"be a path, as {name!r} is. Take letters, digits and '_'."
-            )
+        check_name(name)
         for block, given in (
             ("criterion", criterion),
             ("decoder", decoder),
             ("training", training),
         ):
-            if given is None:
-                raise ValueError(
-                    f"'{name}' needs a {block}: [components.{name}.{block}] must not be null. "
-                    f"Leave it out for the default."
-                )
+            check_block(name, block, given)
+        check_kv(name, kv, criterion)
+        check_choice(name, "quantize", quantize, (None, "int8"))
+        check_least(name, "batch_wordpieces", batch_wordpieces, 1)
+        check_least(name, "window_length", 1 if window_length is None else window_length, 1)
+        check_least(name, "window_overlap", window_overlap, 0)
         warn_if_names_are_taken()
         self.vocab = vocab
         self.model = model

@@ -502,6 +502,11 @@ class TestRefused:
         with pytest.raises(ValueError, match="1 different texts are too few"):
             adopt(Adoption(HFEncoder(str(checkpoint))), ["Ann ran."] * 50, [2.0], tmp_path)
 
+    @pytest.mark.parametrize("setting", [{"min_agreement": 95}, {"epochs": 0}])
+    def test_settings_that_can_not_be(self, setting):
+        with pytest.raises(ValueError, match=f"{next(iter(setting))} must be"):
+            Adoption(HFEncoder("any"), **setting)
+
 
 class TestLabels:
     def test_bio_in_any_order(self):

@@ -1,0 +1,79 @@
+"""What a component is made with: checked, and refused with what would be right."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
+
+if TYPE_CHECKING:
+    from .network.criterion import Criterion
+
+
+def check_name(name: str) -> None:
+    """The name of a component is that of its folder in a saved pipeline.
+
+    name (str): The name.
+    RAISES (ValueError): If it is a path.
+    """
+    if Path(name).name != name or name in ("", "..") or "\\" in name:
+        raise ValueError(
+            f"The name of a component is that of its folder in a saved pipeline, so it can't "
+            f"be a path, as {name!r} is. Take letters, digits and '_'."
+        )
+
+
+def check_block(name: str, block: str, given: Any) -> None:
+    """A block of the config must be there.
+
+    name (str): The component's name.
+    block (str): The block's.
+    given (Any): What it is.
+    RAISES (ValueError): If it is None.
+    """
+    if given is None:
+        raise ValueError(
+            f"'{name}' needs a {block}: [components.{name}.{block}] must not be null. "
+            f"Leave it out for the default."
+        )
+
+
+def check_choice(name: str, setting: str, given: Any, choices: Sequence[Any]) -> None:
+    """A setting must be one of a few.
+
+    name (str): The component's name.
+    setting (str): The setting's.
+    given (Any): What it is.
+    choices (Sequence[Any]): What it may be.
+    RAISES (ValueError): If it is none of them.
+    """
+    if given not in choices:
+        may_be = " or ".join("null" if choice is None else repr(choice) for choice in choices)
+        raise ValueError(f"{setting} of '{name}' must be {may_be}, not {given!r}.")
+
+
+def check_least(name: str, setting: str, given: int, least: int) -> None:
+    """A number must be large enough.
+
+    name (str): The component's name.
+    setting (str): The setting's.
+    given (int): What it is.
+    least (int): What it is at least.
+    RAISES (ValueError): If it is less.
+    """
+    if given < least:
+        raise ValueError(f"{setting} of '{name}' must be {least} or more, not {given}.")
+
+
+def check_kv(name: str, kv: str, criterion: "Criterion") -> None:
+    """What left can only be watched if it is kept.
+
+    name (str): The component's name.
+    kv (str): ``"copy"`` or ``"drop"``.
+    criterion (Criterion): Who may leave.
+    RAISES (ValueError): If the two do not go together.
+    """
+    check_choice(name, "kv", kv, ("copy", "drop"))
+    if kv == "drop" and getattr(criterion, "watches_left_words", False):
+        raise ValueError(
+            f"kv = \"drop\" of '{name}' leaves nothing of words that left, but its criterion "
+            f'{type(criterion).__name__} watches them. Set left_words = "ignore" there, or '
+            f'kv = "copy".'
+        )
