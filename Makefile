@@ -3,6 +3,7 @@
 # make bench   everything a user would run instead beside it, on the clock; hours
 # make check   these, the slow ones, types and style, and the soak
 # make soak    a pipeline at work for 20 minutes: same answers, no memory lost
+# make fuzz    any Unicode, cut and marked anyhow, through small networks for half an hour
 # make versions   the quick tests with the oldest and the newest releases that are supported; and whether other
 #                 Pythons find all they need. Hours; how to look at one alone: make versions-oldest
 # make coverage    which lines the quick tests run: fails under 95 %; longer than make test
@@ -18,7 +19,7 @@ BIN = $(VENV)/bin
 TESTS ?=
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test bench check soak versions versions-oldest versions-newest versions-pythons lint coverage audit build clean
+.PHONY: demo test bench check fuzz soak versions versions-oldest versions-newest versions-pythons lint coverage audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -33,6 +34,9 @@ bench: $(VENV)/.installed
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
 	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadscope
 	$(MAKE) soak
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python benchmarks/fuzz.py --minutes 30 --output training/fuzz.json
 
 # The real encoder with random heads: nothing has to be trained for it.
 soak: $(VENV)/.installed $(ENCODER)/model.safetensors

@@ -8,8 +8,10 @@ from typing import Any, Dict, List, Optional
 
 import spacy
 import torch
-from fastapi import FastAPI
-from pydantic import BaseModel, Field
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field, field_validator
 
 torch.set_num_threads(1)  # requests run beside one another already
 nlp = spacy.load(os.environ.get("PIPELINE", "training/final"))
@@ -21,6 +23,19 @@ class Query(BaseModel):
 
     text: str = Field(max_length=100_000)
     threshold: Optional[float] = Field(default=None, ge=0.0, le=1.0)
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def without_surrogates(cls, text: Any) -> Any:
+        """Half an emoji is no text to spaCy: a question mark in its place moves nothing else."""
+        return text.encode("utf8", "replace").decode("utf8") if isinstance(text, str) else text
+
+
+@app.exception_handler(RequestValidationError)
+async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Say what is wrong, but not what was sent, as FastAPI would: it may be no JSON."""
+    wrong = [{"where": found["loc"], "what": found["msg"]} for found in error.errors()]
+    return JSONResponse({"detail": wrong}, status_code=422)
 
 
 @app.post("/entities")

@@ -39,7 +39,7 @@ from .budget.fingerprint import describe
 from .checks import check_block, check_choice, check_kv, check_least, check_name
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
-from .saving import checksum, read_at_most, replacing, seal, unseal
+from .saving import MOST_OF_NETWORK, checksum, read_at_most, replacing, seal, unseal
 from .spans import SpanGetter
 from .tags import MISSING, as_seen, tag_count
 
@@ -753,10 +753,8 @@ class EarlyExitPipe(TrainablePipe):
             "model": lambda p: self._shim.from_disk(p) if state.get("has_weights", True) else None,
         }
         util.from_disk(path, deserialize, exclude)
-        if "model" not in exclude and state.get("network") not in (
-            None,
-            _network_in(Path(path) / "cfg"),
-        ):
+        saved_with = state.get("network")
+        if "model" not in exclude and saved_with not in (None, _network_in(Path(path) / "cfg")):
             raise ValueError(
                 f"The files cfg and {NETWORK} in {path} are not of one pipeline: was the process "
                 f"ended while it saved the pipeline? Load another checkpoint."
@@ -876,7 +874,10 @@ def _network_in(cfg: Path) -> Optional[str]:
     file has the checksums of the others.
     """
     path = cfg.parent / NETWORK
-    return checksum(path.read_bytes()) if path.is_file() else None
+    try:
+        return checksum(read_at_most(path, MOST_OF_NETWORK)) if path.is_file() else None
+    except ValueError as e:
+        raise ValueError(f"The file {path} can't be read: {e}.") from e
 
 
 def _read_state(read: Callable[[], bytes], what: str) -> Dict[str, Any]:

@@ -8,10 +8,12 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping
 
 FORMAT_VERSION = 1
+MOST_OF_NETWORK = 2**20  # bytes of network.json
 ASIDE = ".saving"
 
 
@@ -57,12 +59,21 @@ def read_at_most(path: Path, size: int) -> bytes:
     path (Path): The file.
     size (int): Bytes that it may have.
     RETURNS (bytes): Its content.
-    RAISES (ValueError): If it has more. Nothing of it has been read then.
+    RAISES (ValueError): If it has more, or is none, such as a pipe. Nothing of it has been read
+        then.
     """
-    with path.open("rb") as file:
-        found = os.fstat(file.fileno()).st_size
+    with open(path, "rb", opener=_open_at_once) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is no plain file")
+        found = about.st_size
         check_size(found, size)
         return file.read(found)  # as many as are asked for are reserved
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe that nobody writes to would be waited for without end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_size(found: int, most: int) -> None:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from .network.families import EncoderSpec, check_sizes
 from .network.tagger import Tagger
-from .saving import checksum, seal, unseal
+from .saving import MOST_OF_NETWORK, checksum, seal, unseal
 from .wordpieces import WordpieceTokenizer
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 ORIGINAL = "original.safetensors"
 
 # Bytes of a file, at most. The largest tokenizer of a supported family has about 20 million.
-MOST_OF_NETWORK, MOST_OF_TOKENIZER = 2**20, 2**28
+MOST_OF_TOKENIZER = 2**28
 # What decoders and criteria learn comes on top of what network.json tells of the weights.
 MOST_LEARNED = 2**26
 

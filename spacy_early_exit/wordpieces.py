@@ -5,6 +5,7 @@ with the Doc's words by character offsets. Nothing is truncated: what is longer 
 overlapping windows, and each word is tagged in the one that shows most of its surroundings.
 """
 
+import contextlib
 import math
 import warnings
 from dataclasses import dataclass, replace
@@ -34,14 +35,15 @@ class WordpieceTokenizer:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_str(serialized)
+            with panics_as_errors():
+                tokenizer = Tokenizer.from_str(serialized)
+                # Checkpoints ship with either, e.g. all-MiniLM-L6-v2 with a truncation to 128.
+                tokenizer.no_truncation()
+                tokenizer.no_padding()
+                probe = tokenizer.encode("a")
         except Exception as e:  # the library raises bare Exceptions
             raise ValueError(f"tokenizer.json can't be read by the tokenizers library: {e}") from e
-        # Checkpoints ship with either, e.g. all-MiniLM-L6-v2 with a truncation to 128.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self._tokenizer: tokenizers.Tokenizer = tokenizer
-        probe = tokenizer.encode("a")
         inner = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, behind = (inner[0], inner[-1] + 1) if inner else (len(probe.ids),) * 2
         self.prefix = np.array(probe.ids[:first], dtype=np.int64)
@@ -55,7 +57,8 @@ class WordpieceTokenizer:
             tokens, and the characters they cover. *Shapes:* ``(wordpieces,)``,
             ``(wordpieces, 2)``
         """
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        with panics_as_errors():
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [
             (
                 np.array(encoding.ids, dtype=np.int64),
@@ -81,6 +84,21 @@ class WordpieceTokenizer:
         """RETURNS (str): The tokenizer as JSON, as in ``tokenizer.json``."""
         serialized: str = self._tokenizer.to_str()
         return serialized
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """A panic of the tokenizers library, which is in Rust, is no ``Exception``: it would pass
+    whatever keeps one bad text from its batch.
+
+    RAISES (ValueError): In place of a panic.
+    """
+    try:
+        yield
+    except BaseException as e:
+        if type(e).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the tokenizers library panicked: {e}") from e
 
 
 @dataclass(frozen=True)

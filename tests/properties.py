@@ -1,5 +1,6 @@
 """What holds for any input, and the input: for tests/test_any_input.py and benchmarks/fuzz.py."""
 
+import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ FAMILIES = ["bert", "roberta", "xlm-roberta", "albert", "modernbert", "mpnet", "
 WAYS: dict[str, dict[str, Any]] = {
     "sentences": {"criterion": {"@misc": "spacy-early-exit.SentenceExit.v1"}},
     "patience": {
-        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1", "patience": 1, "window": 0}
+        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1", "patience": 1, "window": 0},
+        "alike": True,
     },
     "reduction, dropped": {
         "criterion": {"@misc": "spacy-early-exit.TokenReduction.v1", "layers": [1, 2]},
@@ -32,15 +34,24 @@ WAYS: dict[str, dict[str, Any]] = {
         "decoder": {"@misc": "spacy-early-exit.AINDecoder.v1", "order": 2},
     },
 }
+# Many batches of the Docs of a case, which run side by side where there is more than one thread.
+WAYS["small batches"] = {"batch_wordpieces": 24}
 PIPELINES = [*FAMILIES, *WAYS]
 TIE = 1e-5  # how near the threshold floating point may decide
 LABEL_TIE = 1e-4  # how near the best tags others may be, in logits
 KINDS = ["entity", "blocked", "missing", "outside", None]
-THRESHOLDS = [0.0, 0.02, 0.1, 0.3, 0.6, 0.9, 1.0]
+THRESHOLDS = [0.0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0]
+MOST_TIES = 1e-3  # of the Docs answered
+SEVERAL = "docs whose words left at several layers"
 
 
-def untrained(encoder: str, criterion: dict[str, Any] | None = None, **config: Any) -> Language:
-    """A pipeline with random weights that is sure of some words, and not of others."""
+def untrained(
+    encoder: str, criterion: dict[str, Any] | None = None, alike: bool = False, **config: Any
+) -> Language:
+    """A pipeline with random weights that is sure of some words, and not of others.
+
+    alike: Whether all layers ask the same of their states, so that some agree.
+    """
     nlp = blank(encoder, **{"store_exits": True, **config})
     nlp.initialize(lambda: examples_of(nlp))
     pipe = nlp.get_pipe(NAME)
@@ -53,10 +64,27 @@ def untrained(encoder: str, criterion: dict[str, Any] | None = None, **config: A
     for head in network.heads:
         torch.nn.init.normal_(head.weight, std=0.6 * (32 / network.spec.hidden_size) ** 0.5)
         torch.nn.init.normal_(head.bias, std=0.1)
+        if alike:
+            head.load_state_dict(network.heads[0].state_dict())
     for parameter in network.learned.values():
         torch.nn.init.normal_(parameter, std=0.5)
     shim.weights_changed()
+    logits, _ = pipe.heads_on(examples_of(nlp))
+    network.scale_heads([_temperature(of_layer) for of_layer in logits])
+    shim.weights_changed()
     return nlp
+
+
+def _temperature(logits: Any) -> float:
+    """What makes half of some words more than half as uncertain as can be, by one head's logits."""
+    low, high = 1e-3, 1e3
+    while high / low > 1.01:
+        middle = (low * high) ** 0.5
+        halved = torch.tensor(logits) / middle
+        entropy = torch.distributions.Categorical(logits=halved).entropy()
+        half = float(entropy.median()) > 0.5 * math.log(halved.shape[-1])
+        low, high = (low, middle) if half else (middle, high)
+    return high
 
 
 @dataclass(frozen=True)
@@ -187,6 +215,21 @@ def check(nlp: Language, case: Case, counts: Counter[str]) -> None:
     counts["texts"] += len(case.given)
     counts["words"] += sum(map(len, alone))
     counts["docs answered"] += len(case.given) * (1 + len(orders))
+    for doc in alone:
+        left = Counter(doc._.early_exit[NAME].layers)
+        counts[SEVERAL] += len(left.keys() - {0}) > 1
+        counts["entities"] += len(doc.ents)
+        counts.update({f"words that left at layer {at}": left[at] for at in left})
+
+
+def trivial(counts: Counter[str]) -> str:
+    """RETURNS (str): Why what was run shows little, or too little agrees; empty if it does."""
+    left = sorted(counts[key] for key in counts if key.startswith("words that left at layer "))
+    if sum(left[:-1]) < 0.2 * counts["words"]:
+        return "nearly all words left at one layer"
+    if counts["ties"] + counts["ties of labels"] > MOST_TIES * counts["docs answered"]:
+        return "there are too many ties"
+    return "" if counts["entities"] else "there are no entities"
 
 
 def _run(nlp: Language, threshold: float, given: list[Given], batch_size: int | None) -> list[Doc]:

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import spacy
@@ -33,22 +34,27 @@ def calibrated(nlp):
     "calls, torch_threads",
     [(400, 1), pytest.param(10_000, 2, marks=pytest.mark.slow)],
 )
-def test_16_threads_with_settings_of_their_own_get_what_one_gets(calls, torch_threads, calibrated):
+def test_16_threads_with_settings_of_their_own_get_what_one_gets(
+    calls, torch_threads, calibrated, tmp_path
+):
     texts = [*TEXTS, *texts_of_all_lengths(count=20)]
     draw = random.Random(0)
     work = [(draw.choice(texts), draw.choice(SETTINGS)) for _ in range(calls)]
 
-    def call(item):
+    def call(item, nlp):
         text, settings = item
-        return answers(calibrated(text, component_cfg={NAME: dict(settings)}))
+        return answers(nlp(text, component_cfg={NAME: dict(settings)}))
 
-    expected = {repr(item): call(item) for item in work}
+    expected = {repr(item): call(item, calibrated) for item in work}
     assert len({str(answer) for answer in expected.values()}) > 2 * len(texts)
+    # Just loaded: all threads meet new words, and what is made at the first call.
+    calibrated.to_disk(tmp_path)
+    fresh = spacy.load(tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(torch_threads)
     try:
         with ThreadPoolExecutor(16) as pool:
-            found = list(pool.map(call, work))
+            found = list(pool.map(partial(call, nlp=fresh), work))
     finally:
         torch.set_num_threads(before)
     wrong = [item for item, answer in zip(work, found) if answer != expected[repr(item)]]
@@ -140,8 +146,17 @@ def test_a_web_server_answers_32_requests_at_a_time_and_keeps_no_memory(
                 assert all(0 < entity["confidence"] <= 1 for entity in response.json())
                 return [(e["start"], e["end"], e["label"]) for e in response.json()]
 
-            refused = await client.post("/entities", json={"text": "Ann", "threshold": 2})
-            assert refused.status_code == 422
+            json = {"content-type": "application/json"}
+            for wrong in ("2", "NaN", "1e999"):
+                content = f'{{"text": "Ann", "threshold": {wrong}}}'
+                refused = await client.post("/entities", content=content, headers=json)
+                assert refused.status_code == 422 and "threshold" in refused.text
+            refused = await client.post("/entities", json={"text": "Ann " * 30_000})
+            assert refused.status_code == 422 and len(refused.text) < 300
+            half = await client.post(
+                "/entities", content=r'{"text": "\ud83d Ann Lee"}', headers=json
+            )
+            assert half.status_code == 200, half.text
             return await asyncio.gather(*map(ask, queries))
 
     asyncio.run(ask_all(queries[: requests // 3]))  # until all threads have been there

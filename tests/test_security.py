@@ -218,6 +218,50 @@ class TestSizes:
         found = problem(model.parent)
         assert path.name in found and "1,099,511,627,776 bytes" in found
 
+    def test_nor_is_one_that_nothing_else_was_read_of(self, model):
+        about = {"labels": [], "has_weights": False, "network": "0"}
+        (model.parent / "cfg").write_text(json.dumps(about))
+        with (model / "network.json").open("r+b") as file:
+            file.truncate(2**40)
+        found = problem(model.parent)
+        assert "network.json" in found and "1,099,511,627,776 bytes" in found
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+    @pytest.mark.parametrize("name", ["cfg", *(f"model/{part}" for part in PARTS)])
+    def test_nobody_waits_for_a_pipe(self, name, model):
+        path = model.parent / name
+        path.unlink()
+        os.mkfifo(path)
+        found = problem(model.parent)
+        assert path.name in found and "no plain file" in found
+
+    def test_a_link_to_something_else_is_an_error(self, model, tmp_path):
+        (tmp_path / "secret").write_text("of somebody")
+        (model / "tokenizer.json").unlink()
+        (model / "tokenizer.json").symlink_to(tmp_path / "secret")
+        found = problem(model.parent)
+        assert "tokenizer.json" in found and "of somebody" not in found
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+            {
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [{"SpecialToken": {"id": "[NONE]", "type_id": 0}}],
+                    "pair": [],
+                    "special_tokens": {},
+                }
+            },
+            {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        ],
+    )
+    def test_a_tokenizer_that_panics_is_an_error_as_well(self, part, model):
+        tokenizer = json.loads((model / "tokenizer.json").read_text())
+        (model / "tokenizer.json").write_text(json.dumps({**tokenizer, **part}))
+        assert "tokenizer.json" in problem(model.parent)
+
     @pytest.mark.parametrize(
         "header",
         [
