@@ -7,7 +7,7 @@
 # make versions   the quick tests with the oldest and the newest releases that are supported; and whether other
 #                 Pythons find all they need. Hours; how to look at one alone: make versions-oldest
 # make coverage    which lines the quick tests run: fails under 95 %; longer than make test
-# make audit   licences of all that is installed, and known weaknesses (which needs internet access)
+# make audit   licences of all that is installed, and known weaknesses: fails where it can't ask for those
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
 TORCH ?= torch
@@ -24,6 +24,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
 test: $(VENV)/.installed $(ENCODER)/model.safetensors
+	$(BIN)/python -m pip list --format=freeze | grep -E '^(spacy|thinc|transformers|tokenizers|torch)'
 	$(BIN)/python -m pytest -rs -n 2 --dist loadscope
 
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
@@ -45,11 +46,14 @@ soak: $(VENV)/.installed $(ENCODER)/model.safetensors
 
 versions: versions-oldest versions-newest versions-pythons
 
+# Anew each time: what is newest changes.
 versions-oldest:
+	rm -rf $(VENV)-oldest
 	$(MAKE) test VENV=$(VENV)-oldest CONSTRAINTS=constraints-oldest.txt
 
 # Not [trf] as a whole: spacy-transformers has no release for the newest transformers. Its tests are skipped.
 versions-newest:
+	rm -rf $(VENV)-newest
 	$(MAKE) test VENV=$(VENV)-newest CONSTRAINTS=constraints-newest.txt \
 		INSTALL="--editable '.[demo,test,dev]' 'spacy-curated-transformers<0.4'"
 
@@ -70,7 +74,8 @@ audit: $(VENV)/.installed
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
 	$(VENV)-audit/bin/pip-licenses --python $(BIN)/python --order license --partial-match --fail-on "GPL;General Public"
-	$(VENV)-audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	$(BIN)/python -m pip list --exclude-editable --format=freeze | sed 's/+.*//' > $(VENV)-audit/installed.txt
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)-audit/installed.txt
 
 build: $(VENV)/.installed
 	$(BIN)/python -m build --outdir dist .

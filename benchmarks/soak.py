@@ -5,8 +5,9 @@ calibrated, at speedups, fixed and adaptive, in any batches. Words are those of 
 spaCy's vocabulary is full early on. Of some texts each answer is compared with the first one at the
 same setting (not where the setting is adaptive: there it depends on the stream).
 
-Ends with 1 if an answer was another one or none, or if memory grew by 20 MB or more after the
-first five minutes (of a shorter run: its first quarter).
+Ends with 1 if an answer was another one or none, if none were compared, or if memory grew by
+20 MB or more after the first five minutes (of a shorter run: its first quarter). Where a system
+does not tell how much there is, that is said.
 """
 
 import argparse
@@ -65,11 +66,33 @@ def main() -> None:
         **machine(),
     }
     print(json.dumps({**found, "memory": f"{len(found['memory'])} samples"}, indent=1))
+    if not found["memory_most_mb"]:
+        print("This system does not tell how much memory a process has: growth was not measured.")
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
-    if found["wrong"] or found["memory_grown_mb"] >= MOST_GROWTH:
+    if failed(found):
         sys.exit(1)
+
+
+def failed(found: dict[str, Any]) -> bool:
+    """RETURNS (bool): Whether an answer was wrong, too few were there, or memory grew too much."""
+    nothing = not (found.get("compared") and found["short_calls"])
+    return bool(found["wrong"]) or nothing or found["memory_grown_mb"] >= MOST_GROWTH
+
+
+def growth(samples: list[tuple[float, float]], warm: float) -> float:
+    """RETURNS (float): How much more memory there is at the end than after the first seconds. A
+    batch more or less is no growth: the middle of the first and of the last tenth, and as much more
+    as is gone of the time that lies between their middles and the ends.
+
+    samples (list[tuple[float, float]]): Seconds and megabytes.
+    warm (float): The first seconds.
+    """
+    later = [mb for at, mb in samples if at >= warm]
+    tenth = max(1, len(later) // 10)
+    grown = statistics.median(later[-tenth:]) - statistics.median(later[:tenth])
+    return grown * len(later) / max(1, len(later) - tenth)
 
 
 class Soak:
@@ -123,11 +146,7 @@ class Soak:
             kind = self.draw.choice(["call", "call", "call", "call", "short", "pipe"])
             getattr(self, kind)()
         samples.append((round(now, 1), round(resident() / 2**20, 2)))
-        warm = min(60 * WARM, seconds / 4)
-        later = [mb for at, mb in samples if at >= warm]
-        # A batch more or less is no growth: the middle of the first and of the last fifth.
-        fifth = max(1, len(later) // 5)
-        grown = statistics.median(later[-fifth:]) - statistics.median(later[:fifth])
+        grown = growth(samples, min(60 * WARM, seconds / 4))
         waits = 1000 * np.array(self.seconds or [0.0])
         return {
             "seconds": round(time.monotonic() - start, 1),

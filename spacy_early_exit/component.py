@@ -39,7 +39,7 @@ from .budget.fingerprint import describe
 from .checks import check_block, check_choice, check_kv, check_least, check_name
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
-from .saving import MOST_OF_NETWORK, checksum, read_at_most, replacing, seal, unseal
+from .saving import MOST_OF_NETWORK, checksum, read_at_most, replacing, seal, unpack, unseal
 from .spans import SpanGetter
 from .tags import MISSING, as_seen, tag_count
 
@@ -98,6 +98,13 @@ class EarlyExitPipe(TrainablePipe):
     @abstractmethod
     def labels_in(self, examples: Iterable[Example]) -> List[str]:
         """RETURNS (List[str]): The labels that examples are annotated with, in order."""
+
+    def check_label(self, label: str) -> None:
+        """RAISES (ValueError): If it can be no label of this task."""
+        if not isinstance(label, str):
+            raise ValueError(Errors.E187)
+        if not label or label != label.encode("utf8", "replace").decode("utf8"):
+            raise ValueError(f"A label of '{self.name}' can't be {label!r}.")
 
     @abstractmethod
     def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
@@ -230,10 +237,9 @@ class EarlyExitPipe(TrainablePipe):
 
         label (str): The label.
         RETURNS (int): 0 if it is already there, otherwise 1.
-        RAISES (ValueError): If it is not a string.
+        RAISES (ValueError): If it can't be one.
         """
-        if not isinstance(label, str):
-            raise ValueError(Errors.E187)
+        self.check_label(label)
         if label in self._labels:
             return 0
         self._labels.append(label)
@@ -467,17 +473,22 @@ class EarlyExitPipe(TrainablePipe):
             threshold = controller.threshold
             criterion = self.criterion if threshold else None
             at = replace(settings, threshold=threshold, criterion=criterion)
-            words = sum(map(len, part))  # before any are merged
-            done = list(self._annotate(part, at))
-            records = [get_records(doc)[self.name] for doc in done]
-            controller.account(words, sum(r.spent for r in records), sum(r.full for r in records))
-            yield from done
+            lengths = {id(doc): len(doc) for doc in part}  # before any are merged
+            words = spent = full = 0
+            for doc in self._annotate(part, at):
+                record = get_records(doc)[self.name]
+                words += lengths[id(doc)]
+                spent += record.spent
+                full += record.full
+                yield doc
+            controller.account(words, spent, full)
 
     def _annotate(self, docs: List[Doc], settings: "RunSettings") -> Iterator[Doc]:
         """If a batch fails, its docs are tried one by one: only bad ones meet the handler.
 
         YIELDS (Doc): The docs, annotated, in order, without those that failed.
         """
+        lengths = [len(doc) for doc in docs]
         try:
             predictions = self._predict(docs, settings)
         except Exception as e:
@@ -487,7 +498,10 @@ class EarlyExitPipe(TrainablePipe):
             for doc in docs:
                 yield from self._annotate([doc], settings)
             return
-        for doc, prediction in zip(docs, predictions):
+        for doc, length, prediction in zip(docs, lengths, predictions):
+            if len(doc) != length:  # the same Doc once more, whose characters are words by now
+                yield from self._annotate([doc], settings)
+                continue
             try:
                 self.set_annotations([doc], [prediction])
             except Exception as e:
@@ -539,6 +553,8 @@ class EarlyExitPipe(TrainablePipe):
         RAISES (ValueError): If there are no labels, or the encoder or pipeline can't be loaded.
         """
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
+        if isinstance(labels, str):
+            raise ValueError(f"labels of '{self.name}' must be a list, not {labels!r} alone.")
         if start_from is not None:
             self._start_from(Path(start_from))
         if labels is None:
@@ -747,7 +763,7 @@ class EarlyExitPipe(TrainablePipe):
         state: Dict[str, Any] = {}
         deserialize = {
             "cfg": lambda p: state.update(
-                _read_state(lambda: read_at_most(p, MOST_OF_CFG), f"file {p}")
+                self._read_state(lambda: read_at_most(p, MOST_OF_CFG), f"file {p}")
             ),
             "vocab": lambda p: self.vocab.from_disk(p, exclude=exclude),
             "model": lambda p: self._shim.from_disk(p) if state.get("has_weights", True) else None,
@@ -764,10 +780,11 @@ class EarlyExitPipe(TrainablePipe):
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """RETURNS (bytes): What ``to_disk`` saves, in one."""
+        model = b"" if "model" in exclude else self._shim.to_bytes()
         serialize = {
-            "cfg": lambda: seal(self._state()),
+            "cfg": lambda: seal({**self._state(), "model": checksum(model) if model else None}),
             "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
-            "model": self._shim.to_bytes,
+            "model": lambda: model,
         }
         data: bytes = util.to_bytes(serialize, exclude)
         return data
@@ -778,16 +795,23 @@ class EarlyExitPipe(TrainablePipe):
         bytes_data (bytes): The bytes.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
         RETURNS (EarlyExitPipe): Itself.
+        RAISES (ValueError): If a part is missing or damaged; the message names it.
         """
         state: Dict[str, Any] = {}
         deserialize = {
-            "cfg": lambda b: state.update(_read_state(lambda: b, "cfg in the bytes")),
+            "cfg": lambda b: state.update(self._read_state(lambda: b, "cfg in the bytes")),
             "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-            "model": self._shim.from_bytes,
+            "model": lambda b: self._model_from_bytes(b, state),
         }
-        util.from_bytes(bytes_data, deserialize, exclude)
+        util.from_dict(unpack(bytes_data, {*deserialize} - {*exclude}), deserialize, exclude)
         self._set_state(state)
         return self
+
+    def _model_from_bytes(self, data: bytes, state: Dict[str, Any]) -> None:
+        if state.get("model") not in (None, checksum(data)):
+            raise ValueError("model in the bytes is damaged: it does not fit its checksum in cfg.")
+        if state.get("has_weights", True):
+            self._shim.from_bytes(data)
 
     def _state(self) -> Dict[str, Any]:
         calibration = None if self.calibration is None else self.calibration.to_dict()
@@ -797,10 +821,31 @@ class EarlyExitPipe(TrainablePipe):
             "calibration": calibration,
         }
 
+    def _read_state(self, read: Callable[[], bytes], what: str) -> Dict[str, Any]:
+        """RETURNS (Dict[str, Any]): What ``_state`` gave, checked: it may be anybody's."""
+        try:
+            state = unseal(read())
+            labels, calibration = state.get("labels", []), state.get("calibration")
+            if not isinstance(labels, list) or type(state.get("has_weights", True)) is not bool:
+                raise ValueError("labels must be a list, and has_weights true or false")
+            for label in labels:
+                self.check_label(label)
+            if len(set(labels)) < len(labels):
+                raise ValueError("a label is there twice")
+            if calibration is not None:
+                state["calibration"] = Calibration.from_dict(calibration)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
+            raise ValueError(
+                f"The {what} can't be read: it is damaged ({type(e).__name__}: {e})."
+            ) from e
+        return state
+
     def _set_state(self, state: Dict[str, Any]) -> None:
         self._labels = list(state.get("labels", self._labels))
+        for label in self._labels:  # they may have come without the vocabulary
+            self.vocab.strings.add(label)
         if state.get("calibration") is not None:
-            self.calibration = Calibration.from_dict(state["calibration"])
+            self.calibration = state["calibration"]
         if self._is_trained:
             tags = self._shim.trained.network.tags
             if tags != tag_count(self.scheme, len(self._labels)):
@@ -878,13 +923,6 @@ def _network_in(cfg: Path) -> Optional[str]:
         return checksum(read_at_most(path, MOST_OF_NETWORK)) if path.is_file() else None
     except ValueError as e:
         raise ValueError(f"The file {path} can't be read: {e}.") from e
-
-
-def _read_state(read: Callable[[], bytes], what: str) -> Dict[str, Any]:
-    try:
-        return unseal(read())
-    except (ValueError, RecursionError) as e:
-        raise ValueError(f"The {what} can't be read: it is damaged ({e}).") from e
 
 
 def configure(

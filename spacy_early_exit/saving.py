@@ -10,7 +10,9 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping
+from typing import AbstractSet, Any, Dict, Iterator, Mapping
+
+import srsly
 
 FORMAT_VERSION = 1
 MOST_OF_NETWORK = 2**20  # bytes of network.json
@@ -51,6 +53,27 @@ def unseal(data: bytes) -> Dict[str, Any]:
     if expected not in (None, _checksum_of(sealed)):
         raise ValueError("what it says does not fit its checksum, 'sha256'")
     return sealed
+
+
+def unpack(data: bytes, parts: AbstractSet[str]) -> Dict[str, Any]:
+    """Take apart what spaCy's ``to_bytes`` put together. Its own ``from_bytes`` would leave out
+    what it does not find.
+
+    data (bytes): The bytes.
+    parts (AbstractSet[str]): What must be in them.
+    RETURNS (Dict[str, Any]): The parts by name.
+    RAISES (ValueError): If they are damaged, or a part is missing. The message names it.
+    """
+    try:
+        found = srsly.msgpack_loads(data)
+        if not isinstance(found, dict):
+            raise ValueError("they hold no parts")
+    except Exception as e:  # the library raises many kinds
+        raise ValueError(f"The bytes can't be read: they are damaged ({e}).") from e
+    missing = sorted(part for part in parts if not isinstance(found.get(part), bytes))
+    if missing:
+        raise ValueError(f"The bytes have no {' and no '.join(missing)}: they are damaged.")
+    return found
 
 
 def read_at_most(path: Path, size: int) -> bytes:

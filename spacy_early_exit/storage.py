@@ -183,8 +183,12 @@ def _read_about(data: bytes) -> _About:
     check_sizes(spec, tags)
     with torch.device("meta"):  # no memory, no random numbers: the weights follow
         network = Tagger(spec, tags)
-    _check_memory(_size_of(network))
-    return _About(network, about.get("files", {}), bool(about.get("original", False)))
+    has_original = about.get("original", False)
+    if type(has_original) is not bool:
+        raise ValueError(f"original must be true or false, not {has_original!r}")
+    # Each as the bytes of its file, and as what becomes of them.
+    _check_memory(_size_of(network) * (4 if has_original else 2))
+    return _About(network, about.get("files", {}), has_original)
 
 
 def _read_tokenizer(data: bytes) -> WordpieceTokenizer:
@@ -212,6 +216,6 @@ def _check_memory(needed: int) -> None:
     there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there_is:
         raise ValueError(
-            f"the network that it describes needs {needed:,} bytes, and this machine has "
+            f"to read the network that it describes takes {needed:,} bytes, and this machine has "
             f"{there_is:,}"
         )

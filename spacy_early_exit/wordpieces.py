@@ -73,11 +73,12 @@ class WordpieceTokenizer:
         vocab_size (int): Wordpieces that the encoder knows.
         RAISES (ValueError): If the tokenizer has more.
         """
-        size = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        if size > vocab_size:
+        ids = [*self._tokenizer.get_vocab(with_added_tokens=True).values()]
+        last = max([*ids, *self.prefix.tolist(), *self.suffix.tolist()], default=0)
+        if last >= vocab_size:
             raise ValueError(
-                f"The tokenizer has {size} wordpieces and the encoder knows {vocab_size}: they "
-                f"are not of one model."
+                f"The tokenizer (tokenizer.json) has wordpieces up to number {last}, and the "
+                f"encoder knows {vocab_size}, from 0 on: they are not of one model."
             )
 
     def to_str(self) -> str:

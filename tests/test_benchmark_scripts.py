@@ -1,7 +1,9 @@
 """The scripts in benchmarks/, as far as they need neither corpora nor other people's programs."""
 
 import importlib
+import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,67 @@ def test_a_cut_pipeline_says_what_the_first_layers_say(nlp, tmp_path):
     for mine_layer, layer in zip(mine.network.encoder.layers, whole.network.encoder.layers):
         assert torch.equal(mine_layer.output.weight, layer.output.weight)
     assert len(list(cut.pipe(TEXTS))) == len(TEXTS)
+
+
+class TestSoak:
+    GOOD = {"wrong": [], "compared": 9, "short_calls": 9, "memory_grown_mb": 3.0}
+
+    def test_growth_is_that_of_all_the_time_after_the_start(self):
+        growth = importlib.import_module("soak").growth
+        steady = [(float(at), 100 + 20 * max(0.0, at - 300) / 3300) for at in range(0, 3600, 15)]
+        assert growth(steady, 300) == pytest.approx(20, abs=0.5)
+        once_more = [(at, 300.0 if at == 1500 else 100.0) for at, _ in steady]
+        assert growth(once_more, 300) == 0
+
+    @pytest.mark.parametrize(
+        "what",
+        [{"wrong": ["x"]}, {"compared": 0}, {"short_calls": 0}, {"memory_grown_mb": 20.0}],
+        ids=str,
+    )
+    def test_what_fails(self, what):
+        failed = importlib.import_module("soak").failed
+        assert not failed(self.GOOD)
+        assert failed({**self.GOOD, **what})
+
+    def test_another_answer_is_found_out(self, nlp, tmp_path, monkeypatch):
+        soak = importlib.import_module("soak")
+        spacy.tokens.DocBin(docs=[nlp.make_doc(text) for text in TEXTS]).to_disk(
+            tmp_path / "texts.spacy"
+        )
+        monkeypatch.setattr(soak, "LENGTHS", [1, 5, 20])
+        monkeypatch.setattr(soak, "WATCHED", 2)
+        one = soak.Soak(nlp, tmp_path / "texts.spacy", random.Random(0))
+        one.settings = one.settings[:2]
+        right = one.run(3)
+        assert not right["wrong"] and right["compared"]
+        monkeypatch.setattr(soak, "answers", lambda doc: random.random())
+        monkeypatch.setattr(one, "is_tie", lambda text, setting: False)
+        assert soak.failed(one.run(3))
+
+
+class TestFuzz:
+    def test_a_panic_is_a_failure_with_its_smallest_case(self, monkeypatch):
+        from tests.properties import Case
+
+        fuzz = importlib.import_module("fuzz")
+
+        class Panic(BaseException):
+            pass
+
+        def check(nlp, case: Case, counts):
+            if case.batch_size > 3:
+                raise Panic("four")
+
+        monkeypatch.setattr(fuzz, "check", check)
+        found = fuzz.run_round({"any": None}, "any", 0, Counter())
+        assert "Panic: four" in found["error"] and "batch_size=4" in found["case"]
+
+    def test_where_all_leave_at_once_nothing_is_shown(self):
+        trivial = importlib.import_module("fuzz").trivial
+        seen = Counter({"words": 100, "docs answered": 1000, "entities": 3})
+        layers = "words that left at layer "
+        assert "at one layer" in trivial(seen + Counter({layers + "4": 85, layers + "1": 15}))
+        spread = seen + Counter({layers + "4": 60, layers + "1": 40})
+        assert not trivial(spread)
+        assert "ties" in trivial(spread + Counter({"ties": 2}))
+        assert "entities" in trivial(spread - Counter({"entities": 3}))

@@ -182,11 +182,47 @@ HUGE = {
     "positions": [10**12, 0],
     "attention_heads": [0, 7],
     "token_types": [10**12],
-    "global_every": [0],
-    "layer_norm_eps": [float("nan"), float("inf"), "x"],
+    "global_every": [0, 2],
+    "layer_norm_eps": [float("nan"), float("inf"), "x", 10**400, 1e300],
+    "first_position": [48, 10**6],
+    "local_reach": [5],
     "attention_bias": ["yes"],
     "family": ["t5", ["bert"]],
     "activation": ["__import__"],
+}
+
+
+def calibration_of(*points, **others):
+    keys = ("threshold", "saving", "score")
+    found = [dict(zip(keys, point)) for point in points]
+    return {"points": found, "fingerprint": {}, "words": 9, **others}
+
+
+FULL, NAN = (0.0, 1.0, 0.5), float("nan")
+CRAFTED = {
+    "labels": [
+        None,
+        5,
+        "abc",
+        {"PER": 1},
+        [1, 2, 3],
+        [None],
+        [["a"]],
+        [""],
+        ["\ud800"],
+        "repeated",
+    ],
+    "has_weights": ["no", 1, None],
+    "calibration": [
+        *(5, "x", [], {}, {"points": [5], "fingerprint": {}, "words": 1}),
+        *(calibration_of(FULL, words=words) for words in ("x", float("inf"), -1, True)),
+        *(calibration_of(FULL, fingerprint=print_) for print_ in ({"a": 1}, "x", None)),
+        *(calibration_of(FULL, (at, 2.0, None)) for at in (NAN, 7, -1, "0.5", None)),
+        *(calibration_of(FULL, (0.5, saving, None)) for saving in (NAN, 0.5, "2", float("inf"))),
+        *(calibration_of(FULL, (0.5, 2.0, score)) for score in (NAN, "x")),
+        calibration_of(),
+        calibration_of((0.5, 1.0, None), (0.1, 2.0, None)),
+    ],
 }
 
 
@@ -203,6 +239,30 @@ class TestSizes:
         about = json.loads((model / "network.json").read_text())
         (model / "network.json").write_text(json.dumps({**about, "tags": tags}))
         assert "network.json" in problem(model.parent)
+
+    def test_so_is_what_is_neither_true_nor_false(self, model):
+        about = json.loads((model / "network.json").read_text())
+        (model / "network.json").write_text(json.dumps({**about, "original": "no"}))
+        assert "network.json" in problem(model.parent)
+
+    @pytest.mark.parametrize("name, value", [(n, value) for n in CRAFTED for value in CRAFTED[n]])
+    def test_a_state_that_can_not_be_is_refused(self, name, value, model):
+        state = json.loads((model.parent / "cfg").read_text())
+        labels = state["labels"]
+        value = labels[:1] * len(labels) if value == "repeated" else value
+        (model.parent / "cfg").write_text(json.dumps({**state, name: value}))
+        assert "cfg" in problem(model.parent)
+
+    @pytest.mark.parametrize("where", ["vocabulary", "template"])
+    def test_wordpieces_that_the_encoder_does_not_know_are_refused(self, where, model):
+        tokenizer = json.loads((model / "tokenizer.json").read_text())
+        if where == "template":
+            tokenizer["post_processor"]["special_tokens"]["[CLS]"]["ids"] = [999_999]
+        else:
+            vocab = tokenizer["model"]["vocab"]
+            tokenizer["model"]["vocab"] = {piece: vocab[piece] + 10**6 for piece in vocab}
+        (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+        assert "tokenizer.json" in problem(model.parent)
 
     def test_more_than_the_machine_has_is_refused(self, model):
         about = json.loads((model / "network.json").read_text())

@@ -1,12 +1,14 @@
 import json
 import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
 
 import pytest
 import spacy
+import srsly
 
 from .factories import OTHERS, TEXTS, answers, blank, hiding, train_small, unsealed
 
@@ -194,3 +196,49 @@ class TestDamage:
         path = saved / NAME / "cfg"
         path.write_text(json.dumps({"labels": ["A"], "has_weights": True}))
         assert "not of one pipeline" in self.problem(saved)
+
+
+class TestDamagedBytes:
+    @pytest.fixture(scope="class")
+    def data(self, nlp):
+        return nlp.get_pipe(NAME).to_bytes(exclude=["vocab"])
+
+    def test_they_give_an_error_or_the_same_answers(self, nlp, data):
+        expected, draw = everything(nlp), random.Random(0)
+        other = blank("nowhere", store_exits=True, threshold=0.15)
+        for number in range(300):
+            # The names of the parts, cfg, which comes first, and anywhere.
+            place = number // 2 if number < 200 else draw.randrange(len(data))
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << draw.randrange(8)
+            pipe = other.get_pipe(NAME)
+            pipe._labels = ["LOC", "ORG", "PER"]  # in another order
+            pipe.calibration = None
+            try:
+                pipe.from_bytes(bytes(damaged), exclude=["vocab"])
+            except ValueError:
+                continue
+            assert everything(other) == expected, place
+
+    def test_a_part_that_is_missing_is_named(self, nlp, data):
+        parts = srsly.msgpack_loads(data)
+        for name in ("cfg", "model"):
+            less = {part: parts[part] for part in parts if part != name}
+            with pytest.raises(ValueError, match=f"no {name}"):
+                blank("nowhere").get_pipe(NAME).from_bytes(
+                    srsly.msgpack_dumps(less), exclude=["vocab"]
+                )
+
+    def test_weights_of_others_are_told_apart(self, nlp, data, encoders):
+        other = train_small(encoders["bert"], steps=1).get_pipe(NAME).to_bytes(exclude=["vocab"])
+        mixed = {**srsly.msgpack_loads(data), "model": srsly.msgpack_loads(other)["model"]}
+        with pytest.raises(ValueError, match="model in the bytes"):
+            blank("nowhere").get_pipe(NAME).from_bytes(
+                srsly.msgpack_dumps(mixed), exclude=["vocab"]
+            )
+
+    def test_what_is_left_out_need_not_be_there(self, nlp):
+        ner = nlp.get_pipe(NAME)
+        before = everything(nlp)
+        ner.from_bytes(ner.to_bytes(exclude=["vocab", "model"]), exclude=["vocab", "model"])
+        assert everything(nlp) == before

@@ -1,5 +1,6 @@
 """The calibrated curve: which threshold saves how much, and what it was measured with."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -81,13 +82,35 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Calibration":
-        """RETURNS (Calibration): What ``to_dict`` gave."""
+        """Read it again.
+
+        data (Mapping[str, Any]): What ``to_dict`` gave, or somebody wrote.
+        RETURNS (Calibration): The calibration.
+        RAISES (ValueError): If it can't be one; where parts are missing, TypeError or KeyError.
+        """
         points = tuple(
             # "ents_f" is what it was called before there were other tasks.
             Point(point["threshold"], point["saving"], point.get("score", point.get("ents_f")))
             for point in data["points"]
         )
-        return cls(points, dict(data["fingerprint"]), int(data["words"]))
+        _check(points)
+        fingerprint, words = dict(data["fingerprint"]), data["words"]
+        if not all(isinstance(part, str) for pair in fingerprint.items() for part in pair):
+            raise ValueError("the fingerprint of a calibration must be strings")
+        if type(words) is not int or words < 0:
+            raise ValueError(f"the words of a calibration must be a whole number, not {words!r}")
+        return cls(points, fingerprint, words)
+
+
+def _check(points: Sequence[Point]) -> None:
+    numbers = [(p.threshold, p.saving, 0.0 if p.score is None else p.score) for p in points]
+    if not all(isinstance(x, (int, float)) and abs(x) < math.inf for row in numbers for x in row):
+        raise ValueError("thresholds, savings and scores of a calibration must be numbers")
+    thresholds, savings = [p.threshold for p in points], [p.saving for p in points]
+    if not points or thresholds[0] < 0 or thresholds[-1] > 1 or savings[0] <= 0:
+        raise ValueError("a calibration must have points, with thresholds from 0 to 1")
+    if sorted(thresholds) != thresholds or sorted(set(savings)) != savings:
+        raise ValueError("thresholds and savings of a calibration must ascend")
 
 
 def make_curve(points: Sequence[Point]) -> Tuple[Point, ...]:

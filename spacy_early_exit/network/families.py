@@ -5,7 +5,6 @@ an encoder is read by name, and its arithmetic is ours (``encoder.py``). A new f
 shape is a new row here.
 """
 
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, Literal, Mapping, Optional, Tuple
 
@@ -403,6 +402,8 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
 # Far above any encoder that there is: what is larger is a mistake, or meant to exhaust memory.
 _LARGEST = {"layers": 512, "hidden_size": 2**16, "embedding_size": 2**16, "vocab_size": 2**24}
 _LARGEST_OTHER = 2**20
+_LARGEST_FLOAT = {"layer_norm_eps": 1.0}
+_LARGEST_OTHER_FLOAT = 1e12
 _ABOVE_0 = {
     *("hidden_size", "embedding_size", "intermediate_size", "layers", "attention_heads"),
     *("vocab_size", "positions", "global_every", "tags"),
@@ -430,10 +431,19 @@ def check_sizes(spec: EncoderSpec, tags: int = 1) -> None:
             raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
     for size in fields(spec):
         value = getattr(spec, size.name)
-        if size.type is float and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
-            raise ValueError(f"{size.name} must be a number of at least 0, not {value!r}")
+        bound = _LARGEST_FLOAT.get(size.name, _LARGEST_OTHER_FLOAT)
+        if size.type is float and not (isinstance(value, (int, float)) and 0 <= value <= bound):
+            raise ValueError(f"{size.name} must be a number from 0 to {bound:g}")
         if size.type is bool and type(value) is not bool:
             raise ValueError(f"{size.name} must be true or false, not {value!r}")
+    if spec.first_position >= spec.positions:
+        raise ValueError(f"first_position must be below positions, which is {spec.positions}")
+    local = (spec.global_every, spec.local_reach) != (1, 0)
+    if local and FAMILIES[spec.family].attention != "rotary":
+        raise ValueError(
+            f"layers of the family {spec.family!r} attend to everything: global_every "
+            f"must be 1 and local_reach 0"
+        )
     if spec.hidden_size % spec.attention_heads:
         raise ValueError(
             f"hidden_size must be a multiple of attention_heads, {spec.attention_heads}, not "

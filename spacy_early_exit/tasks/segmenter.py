@@ -15,7 +15,7 @@ from typing import (
 
 import numpy as np
 from spacy.language import Language
-from spacy.tokens import Doc, SpanGroup, Token
+from spacy.tokens import Doc, Span, SpanGroup, Token
 from spacy.training import Example, validate_get_examples
 from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
@@ -123,7 +123,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
     ):
         super().__init__(vocab, model, name, scorer=scorer, **settings)
         for label in BMES:
-            super().add_label(label)
+            self.add_label(label)
 
     def initialize(
         self,
@@ -154,16 +154,10 @@ class EarlyExitSegmenter(EarlyExitPipe):
             )
         super().initialize(get_examples, nlp=nlp, labels=BMES, start_from=start_from)
 
-    def add_label(self, label: str) -> int:
-        """Its labels are B, M, E and S, and no others.
-
-        label (str): The label.
-        RETURNS (int): 0 if it is already there, otherwise 1.
-        RAISES (ValueError): If it is another.
-        """
+    def check_label(self, label: str) -> None:
+        """RAISES (ValueError): If it is none of B, M, E and S."""
         if label not in BMES:
             raise ValueError(f"The labels of '{self.name}' are {', '.join(BMES)}, not {label!r}.")
-        return super().add_label(label)
 
     def labels_in(self, examples: Iterable[Example]) -> List[str]:
         """RETURNS (List[str]): B, M, E and S."""
@@ -235,7 +229,8 @@ class EarlyExitSegmenter(EarlyExitPipe):
 
 
 def borders(doc: Doc) -> Bools:
-    """Find where words end, whatever the network says.
+    """Find where words end, whatever the network says: at white space, entities, blocked tokens and
+    sentences.
 
     doc (Doc): Its tokens are characters.
     RETURNS (Bools): Whether no word reaches from the token before to this one. *Shape:*
@@ -250,20 +245,22 @@ def borders(doc: Doc) -> Bools:
             found[token.i + 1] = True
         if token.is_sent_start:
             found[token.i] = True
+        if token.ent_iob_ == "B" and not token.ent_type:  # blocked
+            found[token.i : token.i + 2] = True
     for entity in doc.ents:
         found[[entity.start, entity.end]] = True
     return found[:-1]
 
 
 def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
-    """Merge tokens, and keep the span groups on the words that cover them.
+    """Merge tokens, and keep the span groups on the words that cover them; empty spans stay empty.
 
     doc (Doc): The Doc, changed in place.
     starts (Ints): First token of each word. *Shape:* ``(words,)``
     ends (Ints): The one behind its last. *Shape:* ``(words,)``
     """
     groups = {
-        key: ([(s.start_char, s.end_char, s.label, s.kb_id, s.id) for s in group], group.attrs)
+        key: ([_moved(span, starts) for span in group], group.attrs)
         for key, group in doc.spans.items()
     }
     long = np.flatnonzero(ends - starts > 1)
@@ -274,7 +271,16 @@ def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
                 retokenizer.merge(doc[int(starts[word]) : int(ends[word])])
     for key, (spans, attrs) in groups.items():
         moved = [
-            doc.char_span(start, end, label, kb_id=kb_id, span_id=span_id, alignment_mode="expand")
+            Span(doc, start, end, label=label, kb_id=kb_id, span_id=span_id)
             for start, end, label, kb_id, span_id in spans
         ]
         doc.spans[key] = SpanGroup(doc, name=key, attrs=attrs, spans=moved)
+
+
+def _moved(span: Span, starts: Ints) -> Tuple[int, int, int, int, int]:
+    """RETURNS (Tuple[int, ...]): First word of a span, and the one behind, label, kb_id and id."""
+    start = int(np.searchsorted(starts, span.start, side="right")) - 1
+    end = int(np.searchsorted(starts, span.end, side="left"))
+    if span.start == span.end:
+        start = end
+    return start, end, span.label, span.kb_id, span.id

@@ -124,20 +124,15 @@ class EarlyExitTagger(EarlyExitPipe):
         self.scores = (self.main_score,)
         super().__init__(vocab, model, name, scorer=scorer, **settings)
 
-    def add_label(self, label: str) -> int:
-        """See ``EarlyExitPipe.add_label``.
-
-        label (str): The label.
-        RETURNS (int): 0 if it is already there, otherwise 1.
-        RAISES (ValueError): If it is none that the attribute can be.
-        """
+    def check_label(self, label: str) -> None:
+        """RAISES (ValueError): If it is none that the attribute can be."""
+        super().check_label(label)
         if self.attribute == "pos" and label not in UPOS:
             raise ValueError(
                 f"'{self.name}' sets pos, which can't be {label!r}: it must be one of "
                 f"{', '.join(sorted(filter(None, UPOS)))}. For other labels there is "
                 f'attribute = "tag".'
             )
-        return super().add_label(label)
 
     def labels_in(self, examples: Iterable[Example]) -> List[str]:
         """RETURNS (List[str]): The tags of the annotated words, in order."""

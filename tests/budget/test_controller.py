@@ -117,6 +117,25 @@ def test_the_size_of_batches_changes_nothing(nlp):
     assert found[0] == found[1] == found[2]
 
 
+def test_what_was_answered_before_a_failure_is_given(nlp, monkeypatch):
+    """Where the handler raises, as spaCy's own does."""
+    ner = nlp.get_pipe(NAME)
+    texts = [text for text in stream() if text.strip()][:40]
+    original = type(ner).annotate
+
+    def fails(self, doc, prediction):
+        if doc.text == "bad":
+            raise RuntimeError("a bad doc")
+        return original(self, doc, prediction)
+
+    monkeypatch.setattr(type(ner), "annotate", fails)
+    given = []
+    with pytest.raises(RuntimeError, match="a bad doc"):
+        docs = nlp.pipe([*texts[:30], "bad", *texts[30:]], component_cfg=adaptive(1.5))
+        given.extend(doc.text for doc in docs)
+    assert given == texts[:30]
+
+
 def test_every_call_starts_anew_and_adaptive_may_be_set_for_one(nlp):
     ner = nlp.get_pipe(NAME)
     ner.speedup, ner.adaptive = 1.5, True

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import spacy
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 
 from spacy_early_exit.decoders.viterbi import make_viterbi
@@ -150,6 +150,32 @@ def test_what_is_annotated_already_stays_as_it_is(nlp):
     spans = done.spans["groups"]
     assert [(s.start_char <= a, s.end_char >= b) for s, (a, b) in zip(spans, [(0, 2), (10, 13)])]
     assert all(s.doc is done and text[s.start_char : s.end_char] == s.text for s in spans)
+
+
+def test_empty_spans_stay_empty_and_where_they_are(nlp):
+    doc = nlp.make_doc("".join(SENTENCES[0]))  # 李小明 住 在 北京市 。
+    doc.spans["empty"] = [Span(doc, i, i, "E") for i in (0, 3, 7, len(doc))]
+    done = nlp(doc, component_cfg={NAME: {"threshold": 0}})
+    assert words_of(done) == SENTENCES[0]
+    spans = [(span.start, span.end, span.label_) for span in done.spans["empty"]]
+    assert spans == [(0, 0, "E"), (1, 1, "E"), (4, 4, "E"), (5, 5, "E")]  # 7: within 北京市
+
+
+def test_blocked_characters_stay_by_themselves(nlp):
+    doc = nlp.make_doc("".join(SENTENCES[0]))
+    doc.set_ents([], blocked=[doc[1:2]])
+    done = nlp(doc, component_cfg={NAME: {"threshold": 0}})
+    assert words_of(done)[:3] == ["李", "小", "明"] and words_of(done)[3:] == SENTENCES[0][1:]
+    assert [token.text for token in done if token.ent_iob == 3] == ["小"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+def test_the_same_doc_may_come_again(batch_size, nlp):
+    texts = ["".join(words) for words in SENTENCES]
+    expected = [words_of(nlp(text)) for text in texts]
+    docs = [nlp.make_doc(text) for text in texts]
+    found = list(nlp.pipe([*docs, *docs], batch_size=batch_size))
+    assert [words_of(doc) for doc in docs] == expected and found == docs * 2
 
 
 def test_the_words_of_a_long_text_are_merged_in_blocks(nlp):

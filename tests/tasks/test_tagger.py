@@ -161,6 +161,28 @@ def test_saved_and_loaded_it_says_the_same(nlp, tmp_path):
         assert tags(loaded(text)) == tags(nlp(text))
 
 
+@pytest.mark.parametrize("how", ["start_from", "bytes"])
+def test_labels_that_come_without_the_vocabulary_have_names(how, encoders, tmp_path):
+    """As those of a first stage, that the second stage's texts lack."""
+    first = blank(encoders["bert"], attribute="tag")
+    first.initialize(lambda: examples_of(first, "tag"))
+    tagger = first.get_pipe(NAME)
+    names = [f"tag-of-{how}-{number}" for number in range(len(tagger.labels))]
+    tagger._labels = names
+    second = blank(encoders["bert"], attribute="tag")
+    if how == "bytes":
+        data = tagger.to_bytes(exclude=["vocab"])
+        second.get_pipe(NAME).from_bytes(data, exclude=["vocab"])
+    else:
+        first.to_disk(tmp_path / "first")
+        examples = [Example(second.make_doc("ok"), second.make_doc("ok"))]
+        start = {"start_from": str(tmp_path / "first")}
+        second.get_pipe(NAME).initialize(lambda: examples, nlp=second, **start)
+    second.to_disk(tmp_path / "second")
+    for nlp in (second, spacy.load(tmp_path / "second")):
+        assert {token.tag_ for doc in nlp.pipe(TEXTS) for token in doc} <= {*names, "_SP"}
+
+
 def test_pos_has_no_other_labels_and_says_what_has(encoders):
     nlp = blank(encoders["bert"], attribute="pos")
     with pytest.raises(ValueError, match='attribute = "tag"'):
