@@ -337,6 +337,18 @@ class TestFullDepth:
         with pytest.raises(ValueError, match="original.safetensors is missing"):
             spacy.load(tmp_path)
 
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_damage_to_its_file_is_named(self, whole, nlp, tmp_path):
+        nlp.to_disk(tmp_path)
+        path, draw = tmp_path / NAME / "model" / "original.safetensors", random.Random(0)
+        data = path.read_bytes()
+        for _ in range(5):
+            place = draw.randrange(len(data))
+            flipped = bytes([data[place] ^ 1 << draw.randrange(8)])
+            path.write_bytes(data[:place] + (flipped + data[place + 1 :] if whole else b""))
+            with pytest.raises(ValueError, match=r"original\.safetensors"):
+                spacy.load(tmp_path)
+
     def test_training_on_replaces_it(self, nlp):
         shim = nlp.get_pipe(NAME).model.shims[0]
         assert shim.trained.original is not None

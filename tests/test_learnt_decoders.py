@@ -74,6 +74,19 @@ def test_it_is_saved_with_the_weights(nlp, tmp_path):
         assert [answers(doc) for doc in loaded.pipe(TEXTS)] == [answers(d) for d in nlp.pipe(TEXTS)]
 
 
+def test_what_is_no_number_in_it_is_named_before_any_text(nlp, tmp_path):
+    nlp.to_disk(tmp_path)
+    damaged = spacy.load(tmp_path)
+    network = damaged.get_pipe(NAME).model.shims[0].trained.network
+    name, parameter = next(iter(network.learned.items()))
+    parameter.data.view(-1)[1] = np.nan
+    damaged.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    loaded.set_error_handler(lambda *a: pytest.fail("it is no fault of a text"))
+    with pytest.raises(ValueError, match=name):
+        list(loaded.pipe(TEXTS))
+
+
 def test_without_it_the_pipeline_runs_with_plain_decoding(nlp, tmp_path):
     nlp.to_disk(tmp_path)
     block = {"@misc": "spacy-early-exit.BIOViterbi.v1"}
