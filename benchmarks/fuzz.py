@@ -42,7 +42,7 @@ def main() -> None:
     counts: Counter[str] = Counter()
     failures: list[dict[str, Any]] = []
     start = time.monotonic()
-    rounds = 0
+    rounds, found = 0, {}
     with tempfile.TemporaryDirectory() as folder:
         pipelines = Pipelines(Encoders(Path(folder)))
         while time.monotonic() - start < 60 * args.minutes:

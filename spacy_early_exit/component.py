@@ -99,6 +99,11 @@ class EarlyExitPipe(TrainablePipe):
     def labels_in(self, examples: Iterable[Example]) -> List[str]:
         """RETURNS (List[str]): The labels that examples are annotated with, in order."""
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """RAISES (ValueError): If they can't be those of a saved component of this task."""
+        for label in labels:
+            self.check_label(label)
+
     def check_label(self, label: str) -> None:
         """RAISES (ValueError): If it can be no label of this task."""
         if not isinstance(label, str):
@@ -803,7 +808,8 @@ class EarlyExitPipe(TrainablePipe):
             "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
             "model": lambda b: self._model_from_bytes(b, state),
         }
-        util.from_dict(unpack(bytes_data, {*deserialize} - {*exclude}), deserialize, exclude)
+        needed = {"cfg", "model"} - {*exclude}
+        util.from_dict(unpack(bytes_data, needed), deserialize, exclude)
         self._set_state(state)
         return self
 
@@ -828,15 +834,14 @@ class EarlyExitPipe(TrainablePipe):
             labels, calibration = state.get("labels", []), state.get("calibration")
             if not isinstance(labels, list) or type(state.get("has_weights", True)) is not bool:
                 raise ValueError("labels must be a list, and has_weights true or false")
-            for label in labels:
-                self.check_label(label)
+            self.check_labels(labels)
             if len(set(labels)) < len(labels):
                 raise ValueError("a label is there twice")
             if calibration is not None:
                 state["calibration"] = Calibration.from_dict(calibration)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
             raise ValueError(
-                f"The {what} can't be read: it is damaged ({type(e).__name__}: {e})."
+                f"The {what} can't be read: it is missing or damaged ({type(e).__name__}: {e})."
             ) from e
         return state
 

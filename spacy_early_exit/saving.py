@@ -72,7 +72,10 @@ def unpack(data: bytes, parts: AbstractSet[str]) -> Dict[str, Any]:
         raise ValueError(f"The bytes can't be read: they are damaged ({e}).") from e
     missing = sorted(part for part in parts if not isinstance(found.get(part), bytes))
     if missing:
-        raise ValueError(f"The bytes have no {' and no '.join(missing)}: they are damaged.")
+        raise ValueError(
+            f"The bytes have no {' and no '.join(missing)}: they are damaged, or it was left "
+            f"out, as by to_bytes(exclude=...). Then give the same exclude."
+        )
     return found
 
 
@@ -89,6 +92,8 @@ def read_at_most(path: Path, size: int) -> bytes:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("it is no plain file")
+        if hasattr(os, "O_NONBLOCK"):
+            os.set_blocking(file.fileno(), True)
         found = about.st_size
         check_size(found, size)
         return file.read(found)  # as many as are asked for are reserved

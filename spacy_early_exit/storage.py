@@ -186,8 +186,8 @@ def _read_about(data: bytes) -> _About:
     has_original = about.get("original", False)
     if type(has_original) is not bool:
         raise ValueError(f"original must be true or false, not {has_original!r}")
-    # Each as the bytes of its file, and as what becomes of them.
-    _check_memory(_size_of(network) * (4 if has_original else 2))
+    # The bytes of a file lie beside what becomes of them, one file after the other.
+    _check_memory(_size_of(network) * (3 if has_original else 2))
     return _About(network, about.get("files", {}), has_original)
 
 

@@ -104,11 +104,15 @@ class TestSoak:
         monkeypatch.setattr(soak, "WATCHED", 2)
         one = soak.Soak(nlp, tmp_path / "texts.spacy", random.Random(0))
         one.settings = one.settings[:2]
-        right = one.run(3)
-        assert not right["wrong"] and right["compared"]
+        for _ in range(40):
+            one.call()
+        assert not one.wrong and one.counts["compared"]
         monkeypatch.setattr(soak, "answers", lambda doc: random.random())
         monkeypatch.setattr(one, "is_tie", lambda text, setting: False)
-        assert soak.failed(one.run(3))
+        for _ in range(20):
+            one.call()
+        assert any("another answer" in what for what in one.wrong)
+        assert soak.failed(one.run(0.5))
 
 
 class TestFuzz:

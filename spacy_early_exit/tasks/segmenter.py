@@ -154,6 +154,12 @@ class EarlyExitSegmenter(EarlyExitPipe):
             )
         super().initialize(get_examples, nlp=nlp, labels=BMES, start_from=start_from)
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """RAISES (ValueError): If they are not B, M, E and S, in this order: tags are by number."""
+        super().check_labels(labels)
+        if list(labels) != list(BMES):
+            raise ValueError(f"labels must be {', '.join(BMES)}, in this order")
+
     def check_label(self, label: str) -> None:
         """RAISES (ValueError): If it is none of B, M, E and S."""
         if label not in BMES:
