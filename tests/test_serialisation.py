@@ -199,7 +199,7 @@ class TestDamage:
 
 
 class TestDamagedBytes:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def data(self, nlp):
         return nlp.get_pipe(NAME).to_bytes(exclude=["vocab"])
 
