@@ -39,8 +39,9 @@ from .budget.fingerprint import describe
 from .checks import check_block, check_choice, check_kv, check_least, check_name
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
-from .saving import MOST_OF_NETWORK, checksum, read_at_most, replacing, seal, unpack, unseal
+from .saving import checksum, replacing, unpack
 from .spans import SpanGetter
+from .state import NETWORK, State, network_in, parse_state, read_state
 from .tags import MISSING, as_seen, tag_count
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
     from .training.stages import Gradient, JointLogits, Stage
 
 register_extensions()
-
-MOST_OF_CFG = 2**26  # bytes of labels and calibration
-NETWORK = Path("model", "network.json")
 
 
 class EarlyExitPipe(TrainablePipe):
@@ -103,6 +101,8 @@ class EarlyExitPipe(TrainablePipe):
         """RAISES (ValueError): If they can't be those of a saved component of this task."""
         for label in labels:
             self.check_label(label)
+        if len(set(labels)) < len(labels):
+            raise ValueError("a label is there twice")
 
     def check_label(self, label: str) -> None:
         """RAISES (ValueError): If it can be no label of this task."""
@@ -752,7 +752,7 @@ class EarlyExitPipe(TrainablePipe):
         serialize = {
             "model": lambda p: self._shim.to_disk(p) if self._is_trained else None,
             "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
-            "cfg": lambda p: p.write_bytes(seal({**self._state(), "network": _network_in(p)})),
+            "cfg": lambda p: p.write_bytes(self._state(network=network_in(p.parent)).to_bytes()),
         }
         with replacing(Path(path)) as folder:
             util.to_disk(folder, serialize, exclude)
@@ -765,17 +765,14 @@ class EarlyExitPipe(TrainablePipe):
         RETURNS (EarlyExitPipe): Itself.
         RAISES (ValueError): If a file is missing or damaged; the message names it.
         """
-        state: Dict[str, Any] = {}
+        folder = Path(path)
+        state = State() if "cfg" in exclude else read_state(folder / "cfg", self.check_labels)
         deserialize = {
-            "cfg": lambda p: state.update(
-                self._read_state(lambda: read_at_most(p, MOST_OF_CFG), f"file {p}")
-            ),
             "vocab": lambda p: self.vocab.from_disk(p, exclude=exclude),
-            "model": lambda p: self._shim.from_disk(p) if state.get("has_weights", True) else None,
+            "model": lambda p: self._shim.from_disk(p) if state.has_weights else None,
         }
-        util.from_disk(path, deserialize, exclude)
-        saved_with = state.get("network")
-        if "model" not in exclude and saved_with not in (None, _network_in(Path(path) / "cfg")):
+        util.from_disk(folder, deserialize, exclude)
+        if "model" not in exclude and state.network not in (None, network_in(folder)):
             raise ValueError(
                 f"The files cfg and {NETWORK} in {path} are not of one pipeline: was the process "
                 f"ended while it saved the pipeline? Load another checkpoint."
@@ -786,8 +783,9 @@ class EarlyExitPipe(TrainablePipe):
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """RETURNS (bytes): What ``to_disk`` saves, in one."""
         model = b"" if "model" in exclude else self._shim.to_bytes()
+        state = self._state(model=checksum(model) if model else None)
         serialize = {
-            "cfg": lambda: seal({**self._state(), "model": checksum(model) if model else None}),
+            "cfg": state.to_bytes,
             "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
             "model": lambda: model,
         }
@@ -802,55 +800,30 @@ class EarlyExitPipe(TrainablePipe):
         RETURNS (EarlyExitPipe): Itself.
         RAISES (ValueError): If a part is missing or damaged; the message names it.
         """
-        state: Dict[str, Any] = {}
+        parts = unpack(bytes_data, {"cfg", "model"} - {*exclude})
+        state = State()
+        if "cfg" not in exclude:
+            state = parse_state(parts["cfg"], "cfg in the bytes", self.check_labels)
+        if "model" not in exclude and state.model not in (None, checksum(parts["model"])):
+            raise ValueError("model in the bytes is damaged: it does not fit its checksum in cfg.")
         deserialize = {
-            "cfg": lambda b: state.update(self._read_state(lambda: b, "cfg in the bytes")),
             "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-            "model": lambda b: self._model_from_bytes(b, state),
+            "model": lambda b: self._shim.from_bytes(b) if state.has_weights else None,
         }
-        needed = {"cfg", "model"} - {*exclude}
-        util.from_dict(unpack(bytes_data, needed), deserialize, exclude)
+        util.from_dict(parts, deserialize, exclude)
         self._set_state(state)
         return self
 
-    def _model_from_bytes(self, data: bytes, state: Dict[str, Any]) -> None:
-        if state.get("model") not in (None, checksum(data)):
-            raise ValueError("model in the bytes is damaged: it does not fit its checksum in cfg.")
-        if state.get("has_weights", True):
-            self._shim.from_bytes(data)
+    def _state(self, **checksums: Optional[str]) -> State:
+        return State(tuple(self._labels), self._is_trained, self.calibration, **checksums)
 
-    def _state(self) -> Dict[str, Any]:
-        calibration = None if self.calibration is None else self.calibration.to_dict()
-        return {
-            "labels": self._labels,
-            "has_weights": self._is_trained,
-            "calibration": calibration,
-        }
-
-    def _read_state(self, read: Callable[[], bytes], what: str) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): What ``_state`` gave, checked: it may be anybody's."""
-        try:
-            state = unseal(read())
-            labels, calibration = state.get("labels", []), state.get("calibration")
-            if not isinstance(labels, list) or type(state.get("has_weights", True)) is not bool:
-                raise ValueError("labels must be a list, and has_weights true or false")
-            self.check_labels(labels)
-            if len(set(labels)) < len(labels):
-                raise ValueError("a label is there twice")
-            if calibration is not None:
-                state["calibration"] = Calibration.from_dict(calibration)
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
-            raise ValueError(
-                f"The {what} can't be read: it is missing or damaged ({type(e).__name__}: {e})."
-            ) from e
-        return state
-
-    def _set_state(self, state: Dict[str, Any]) -> None:
-        self._labels = list(state.get("labels", self._labels))
+    def _set_state(self, state: State) -> None:
+        if state.labels is not None:
+            self._labels = list(state.labels)
         for label in self._labels:  # they may have come without the vocabulary
             self.vocab.strings.add(label)
-        if state.get("calibration") is not None:
-            self.calibration = state["calibration"]
+        if state.calibration is not None:
+            self.calibration = state.calibration
         if self._is_trained:
             tags = self._shim.trained.network.tags
             if tags != tag_count(self.scheme, len(self._labels)):
@@ -917,17 +890,6 @@ class EarlyExitPipe(TrainablePipe):
             "decoder": [*decoder],
             "criterion": [*criterion, *self.criterion.needs_learned],
         }
-
-
-def _network_in(cfg: Path) -> Optional[str]:
-    """RETURNS (Optional[str]): The checksum of the network beside a cfg file, if there is one. That
-    file has the checksums of the others.
-    """
-    path = cfg.parent / NETWORK
-    try:
-        return checksum(read_at_most(path, MOST_OF_NETWORK)) if path.is_file() else None
-    except ValueError as e:
-        raise ValueError(f"The file {path} can't be read: {e}.") from e
 
 
 def configure(

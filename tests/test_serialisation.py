@@ -159,6 +159,20 @@ class TestDamage:
         path.write_bytes(path.read_bytes()[:100])
         assert name in self.problem(saved) and "damaged" in self.problem(saved)
 
+    def test_a_missing_cfg_is_named(self, saved):
+        (saved / NAME / "cfg").unlink()
+        assert "cfg can't be read" in self.problem(saved)
+
+    def test_a_cfg_that_can_not_be_is_named(self, saved):
+        for wrong in (
+            {"labels": None},
+            {"labels": ["PER", "LOC", "PER"]},
+            {"has_weights": None},
+            {"calibration": {"points": []}},
+        ):
+            (saved / NAME / "cfg").write_text(json.dumps(wrong))
+            assert "cfg can't be read" in self.problem(saved), wrong
+
     def test_a_truncated_cfg_is_named(self, saved):
         path = saved / NAME / "cfg"
         path.write_text(path.read_text()[:10])

@@ -24,7 +24,7 @@ from thinc.api import Model
 from ..annotations import Floats, Prediction, exit_layers
 from ..component import EarlyExitPipe
 from ..network.window import Bools, Ints
-from ..records import write_record
+from ..records import get_records, write_record
 from ..scoring import segmenter_score
 from ..spans import SpanGetter
 from ..tags import BMES, MISSING
@@ -93,11 +93,12 @@ class EarlyExitSegmenter(EarlyExitPipe):
     """Merges characters into words with a transformer that stops, character by character, when it
     is sure.
 
-    For tokenizers that make a token of each character, as that of ``spacy.blank("zh")`` does. No
-    word reaches across white space, the borders of entities that are there already, or where a
-    sentence begins. Characters without a wordpiece, such as accents that combine, go on with the
-    one before. The encoder must have wordpieces of single characters, as those trained on Chinese
-    have: of characters that share one it says the same.
+    For tokenizers that make a token of each character, as that of ``spacy.blank("zh")`` does. Words
+    of a Doc that it has been through stay as they are, as do tokens of several characters. No word
+    reaches across white space, the borders of entities that are there already, or where a sentence
+    begins. Characters without a wordpiece, such as accents that combine, go on with the one before.
+    The encoder must have wordpieces of single characters, as those trained on Chinese have: of
+    characters that share one it says the same.
 
     vocab (Vocab): The shared vocabulary.
     model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
@@ -156,7 +157,6 @@ class EarlyExitSegmenter(EarlyExitPipe):
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """RAISES (ValueError): If they are not B, M, E and S, in this order: tags are by number."""
-        super().check_labels(labels)
         if list(labels) != list(BMES):
             raise ValueError(f"labels must be {', '.join(BMES)}, in this order")
 
@@ -211,6 +211,8 @@ class EarlyExitSegmenter(EarlyExitPipe):
         layers = exit_layers(doc, exits)
         goes_on = ~borders(doc)  # whether a character goes on with a word
         goes_on[exits.words] = (tags == MIDDLE) | (tags == END)
+        if self.name in get_records(doc):  # the same Doc once more: its tokens are words
+            goes_on[:] = False
         starts = np.flatnonzero(~goes_on)
         merge(doc, starts, np.append(starts[1:], len(doc))[: len(starts)])
         kept = None
@@ -235,8 +237,8 @@ class EarlyExitSegmenter(EarlyExitPipe):
 
 
 def borders(doc: Doc) -> Bools:
-    """Find where words end, whatever the network says: at white space, entities, blocked tokens and
-    sentences.
+    """Find where words end, whatever the network says: at white space, entities, blocked tokens,
+    tokens of several characters and sentences.
 
     doc (Doc): Its tokens are characters.
     RETURNS (Bools): Whether no word reaches from the token before to this one. *Shape:*
@@ -245,7 +247,7 @@ def borders(doc: Doc) -> Bools:
     found = np.zeros(len(doc) + 1, dtype=np.bool_)
     found[0] = True
     for token in doc:
-        if token.is_space:
+        if token.is_space or len(token) > 1:
             found[token.i : token.i + 2] = True
         if token.whitespace_:
             found[token.i + 1] = True

@@ -169,6 +169,18 @@ def test_blocked_characters_stay_by_themselves(nlp):
     assert [token.text for token in done if token.ent_iob == 3] == ["小"]
 
 
+def test_words_that_are_there_stay_as_they_are(nlp):
+    doc = nlp.make_doc("".join(SENTENCES[0]))
+    with doc.retokenize() as retokenizer:
+        retokenizer.merge(doc[2:5])
+    words = words_of(nlp(doc, component_cfg={NAME: {"threshold": 0}}))
+    assert (
+        "明住在" in words
+        and words[-2:] == ["北京市", "。"]
+        and "".join(words) == "".join(SENTENCES[0])
+    )
+
+
 @pytest.mark.parametrize("batch_size", [1, 10])
 def test_the_same_doc_may_come_again(batch_size, nlp):
     texts = ["".join(words) for words in SENTENCES]
