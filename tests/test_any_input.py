@@ -1,11 +1,13 @@
 """Whatever a Doc is, it is answered, and as if it were alone."""
 
+import copy
 import random
 from collections import Counter
 from functools import partial
 
 import pytest
 import spacy
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +49,25 @@ def test_what_is_no_tie_is_told_apart(pipelines):
     for text in TEXTS:
         for threshold in (0.0, 0.3, 1.0):
             assert not is_tie(nlp, partial(nlp.make_doc, text), threshold)
+
+
+def test_layers_that_all_but_disagree_are_a_tie(pipelines):
+    nlp = pipelines["patience"]
+    shim = nlp.get_pipe(NAME).model.shims[0]
+    heads = shim.trained.network.heads
+    before = [copy.deepcopy(head.state_dict()) for head in heads]
+    try:
+        for apart, tie in ((1.0, False), (1e-6, True)):
+            for head in heads:  # they say the same of any word
+                torch.nn.init.zeros_(head.weight)
+                torch.nn.init.zeros_(head.bias)
+                head.bias.data[1] = apart
+            shim.weights_changed()
+            assert is_tie(nlp, partial(nlp.make_doc, "Ann"), 1.0) == tie, apart
+    finally:
+        for head, weights in zip(heads, before):
+            head.load_state_dict(weights)
+        shim.weights_changed()
 
 
 HOSTILE = [
