@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m pip list --format=freeze | grep -E '^(spacy|thinc|transformers|tokenizers|torch)'
-	$(BIN)/python -m pytest -rs -n 2 --dist loadscope
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
 bench: $(VENV)/.installed
@@ -33,7 +33,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/everything.py corpus training/final $(ENCODER) training/bench training/bench.json
 
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
-	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadscope
+	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadfile
 	$(MAKE) soak
 
 fuzz: $(VENV)/.installed
@@ -66,7 +66,7 @@ lint: $(VENV)/.installed
 
 coverage: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -rs -n 2 --dist loadscope $(TESTS)
+	$(BIN)/coverage run -m pytest -rs -n 2 --dist loadfile $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

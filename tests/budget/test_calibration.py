@@ -6,6 +6,7 @@ import random
 import pytest
 import spacy
 import torch
+from spacy.util import load_config_from_str, load_model_from_config
 
 import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, make_curve
@@ -194,9 +195,16 @@ def saving_of(nlp, **knob):
     return saving((r.spent, r.full) for r in (doc._.early_exit[NAME] for doc in docs))
 
 
+@pytest.fixture(scope="module")
+def calibration(trained_bytes):
+    config, data = trained_bytes
+    nlp = load_model_from_config(load_config_from_str(config), auto_fill=True).from_bytes(data)
+    return calibrate(nlp.get_pipe(NAME), many(nlp), [1.2, 1.5, 2.0])
+
+
 @pytest.fixture
-def calibrated(nlp):
-    calibrate(nlp.get_pipe(NAME), many(nlp), [1.2, 1.5, 2.0])
+def calibrated(nlp, calibration):
+    nlp.get_pipe(NAME).calibration = calibration
     return nlp
 
 
