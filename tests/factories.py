@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,15 +51,23 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROBERTA_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
+def wordpieces() -> dict:
+    """Characters, pairs of them, and short words of our texts: longer ones have several.
+
+    A trainer finds another vocabulary each time, since it breaks ties by chance.
+    """
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(TEXTS).lower())))
+    found = {c for word in words for c in (word[0], *("##" + c for c in word[1:]))}
+    found |= {"##" + word[i : i + 2] for word in words for i in range(1, len(word) - 1, 2)}
+    found |= {word for word in words if len(word) < 5}
+    return {piece: i for i, piece in enumerate([*SPECIALS, *sorted(found)])}
+
+
 def wordpiece_tokenizer():
     """A WordPiece tokenizer as BERT has it, with a truncation that must be switched off."""
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(wordpieces(), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=200, special_tokens=SPECIALS, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXTS * 3, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

@@ -43,7 +43,7 @@ class BeliefExit(Plain):
 
     iterations: int
     window: int
-    order: int = 1
+    order: int
 
     @property
     def needs_learned(self) -> Tuple[str, ...]:

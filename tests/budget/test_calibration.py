@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from contextlib import nullcontext
 
 import pytest
 import spacy
@@ -56,6 +57,12 @@ class TestTheCurve:
         for point in data["points"]:
             point["ents_f"] = point.pop("score")
         assert Calibration.from_dict(data) == Calibration(CURVE, {}, 10)
+
+    @pytest.mark.parametrize("first, last, fine", [(0, 1, 1), (-0.5, 1, 0), (0, 1.5, 0)])
+    def test_thresholds_are_from_0_to_1(self, first, last, fine):
+        data = Calibration((Point(first, 1.0), Point(last, 2.0)), {}, 10).to_dict()
+        with nullcontext() if fine else pytest.raises(ValueError, match="from 0 to 1"):
+            assert len(Calibration.from_dict(data).points) == 2
 
     def test_beyond_it_there_is_an_error_that_says_what_can_be_reached(self):
         with pytest.raises(
@@ -139,8 +146,13 @@ def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoder
             found, meter = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
             assert found.tolist() == by_hand(batch, logits, neighbours, left_words, 0.6)
             if left_words == "ignore":  # nobody who left is looked at again
-                real = run_with_exits(trained.network, batch, Replayed(found), 0.6)
-                assert torch.equal(meter.spent, real.spent)
+                for by_states in (False, True):  # where only who leaves has an answer
+                    replayed = Replayed(found, by_states)
+                    again, costs = simulate_exits(trained.network, *answers[-1], replayed, 0.6)
+                    real = run_with_exits(trained.network, batch, replayed, 0.6)
+                    assert torch.equal(again, found) and torch.equal(real.exit_layer, found)
+                    assert torch.equal(costs.spent, real.spent)
+                    assert torch.equal(costs.spent, meter.spent) != by_states
             meters.append(meter)
         spent, full = (
             sum(int(getattr(m, what).sum()) for m in meters) for what in ("spent", "full")
@@ -155,6 +167,7 @@ class Replayed(Plain):
     """Words leave where they left before."""
 
     exit_layer: torch.Tensor
+    judges_by_states: bool
 
     def leave(self, step, state):
         return self.exit_layer[step.words] <= step.layer

@@ -102,6 +102,10 @@ def test_its_defaults_never_change():
     assert make_belief_exit() == make_belief_exit(3, 0, 1)
 
 
+def test_it_counts_a_message_to_each_side_in_every_iteration():
+    assert make_belief_exit(3, 0, 2).macs(1, None, 5) == 2 * 2 * 3 * 5 * 5
+
+
 @pytest.mark.parametrize("arguments", [{"iterations": -1}, {"window": -1}, {"order": 0}])
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

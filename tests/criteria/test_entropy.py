@@ -73,6 +73,10 @@ def test_a_huge_window_is_that_of_the_longest_text():
         ]  # fmt: skip
 
 
+def test_its_defaults_never_change():
+    assert make_token_exit() == TokenExit(1, "ignore")
+
+
 def test_words_that_left_are_neither_counted_nor_bridged():
     # Word 1 has left: words 0 and 2 are not next to each other for that.
     criterion = TokenExit(1, "ignore")

@@ -88,6 +88,10 @@ class TestConfidence:
         criterion = make_patience_exit(1, level="sentence")
         assert exits(criterion, batch_of(2), [[0, 1]] * 5, threshold=1.0, sure=0.0) == [2, 2]
 
+    def test_at_a_threshold_of_0_nobody_leaves_however_certain(self):
+        criterion = make_patience_exit(1, window=0)
+        assert exits(criterion, batch_of(2), [[0, 1]] * 5, threshold=0.0, sure=1e9) == [6, 6]
+
     def test_each_word_may_have_a_threshold_of_its_own(self):
         # As in training; 0 is full depth.
         criterion, batch = make_patience_exit(1, window=0), batch_of(3)

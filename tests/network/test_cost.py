@@ -81,11 +81,12 @@ def test_full_depth_has_a_closed_form(encoders, en):
     assert macs == spec.layers * layer + words * h * trained.network.tags
 
 
-def test_a_window_costs_the_same_alone_and_in_any_batch(encoders, en):
+@pytest.mark.parametrize("left_words", ["ignore", "hold"])
+def test_a_window_costs_the_same_alone_and_in_any_batch(left_words, encoders, en):
     trained = network_of(encoders["bert"])
     docs = [en.make_doc(text) for text in texts_of_all_lengths(count=30)]
     windows = windows_of(docs, trained.tokenizer, 48, 8)
-    criterion = TokenExit(1, "ignore")
+    criterion = TokenExit(1, left_words)
     alone = [
         run_with_exits(trained.network, Batch.of([window], CPU), criterion, 0.2)
         for window in windows
@@ -101,3 +102,4 @@ def test_unless_told_otherwise_what_left_is_attended_to_and_special_tokens_stay(
     trained = network_of(encoders["bert"])
     batch = Batch.of(windows_of([en.make_doc("Ann")], trained.tokenizer, 48, 8), CPU)
     assert (batch.kv, batch.halt_special) == ("copy", False)
+    assert run_with_exits(trained.network, batch, TokenExit(1, "ignore"), 0.2).states is None
