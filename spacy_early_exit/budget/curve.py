@@ -108,7 +108,9 @@ def _check(points: Sequence[Point]) -> None:
         raise ValueError("thresholds, savings and scores of a calibration must be numbers")
     thresholds, savings = [p.threshold for p in points], [p.saving for p in points]
     if not points or thresholds[0] < 0 or thresholds[-1] > 1 or savings[0] <= 0:
-        raise ValueError("a calibration must have points, with thresholds from 0 to 1")
+        raise ValueError(
+            "a calibration must have points, with thresholds from 0 to 1 and savings above 0"
+        )
     if sorted(thresholds) != thresholds or sorted(set(savings)) != savings:
         raise ValueError("thresholds and savings of a calibration must ascend")
 

@@ -73,6 +73,12 @@ def test_a_huge_window_is_that_of_the_longest_text():
         ]  # fmt: skip
 
 
+def test_heads_run_on_words_that_left_where_those_hold():
+    for left_words, watches in (("hold", True), ("ignore", False)):
+        assert make_token_exit(1, left_words).watches_left_words is watches
+    assert make_sentence_exit().watches_left_words is False
+
+
 def test_its_defaults_never_change():
     assert make_token_exit() == TokenExit(1, "ignore")
 
