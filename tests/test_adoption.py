@@ -314,7 +314,13 @@ class TestAgreement:
 
 class TestFullDepth:
     def test_every_word_has_the_label_that_transformers_gives_it(self, nlp, checkpoint):
+        from transformers import AutoTokenizer
+
+        window = nlp.get_pipe(NAME).model.shims[0].trained.network.spec.max_wordpieces
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         texts = [*TEXTS, *some_texts(320)[300:]]
+        texts = [text for text in texts if len(tokenizer(text)["input_ids"]) <= window]
+        assert len(texts) > 20
         assert len(labels_said(nlp, checkpoint, texts)) > 3
 
     def test_it_outlives_saving_and_copying(self, nlp, tmp_path):
