@@ -64,6 +64,12 @@ class TestTheCurve:
         with nullcontext() if fine else pytest.raises(ValueError, match="from 0 to 1"):
             assert len(Calibration.from_dict(data).points) == 2
 
+    @pytest.mark.parametrize("wrong", ["1", None, float("nan"), float("inf")], ids=str)
+    def test_what_is_no_number_is_refused(self, wrong):
+        data = Calibration((Point(0.0, 1.0), Point(0.1, wrong)), {}, 10).to_dict()
+        with pytest.raises(ValueError, match="must be numbers"):
+            Calibration.from_dict(data)
+
     @pytest.mark.parametrize("saving", [0.0, -0.5])
     def test_savings_are_above_0(self, saving):
         data = Calibration((Point(0.0, saving), Point(0.1, 2.0)), {}, 10).to_dict()

@@ -103,7 +103,7 @@ def test_its_defaults_never_change():
 
 
 def test_it_counts_a_message_to_each_side_in_every_iteration():
-    assert make_belief_exit(3, 0, 2).macs(1, None, 5) == 2 * 2 * 3 * 5 * 5
+    assert make_belief_exit(4, 0, 3).macs(1, None, 5) == 2 * 3 * 4 * 5 * 5
 
 
 @pytest.mark.parametrize("arguments", [{"iterations": -1}, {"window": -1}, {"order": 0}])
