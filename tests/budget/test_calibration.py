@@ -60,9 +60,10 @@ class TestTheCurve:
 
     @pytest.mark.parametrize("first, last, fine", [(0, 1, 1), (-0.5, 1, 0), (0, 1.5, 0)])
     def test_thresholds_are_from_0_to_1(self, first, last, fine):
-        data = Calibration((Point(first, 1.0), Point(last, 2.0)), {}, 10).to_dict()
+        points = (Point(first, 1.0), Point(0.5, 2.0), Point(last, 3.0))
+        data = Calibration(points, {}, 10).to_dict()
         with nullcontext() if fine else pytest.raises(ValueError, match="from 0 to 1"):
-            assert len(Calibration.from_dict(data).points) == 2
+            assert Calibration.from_dict(data).points == points
 
     @pytest.mark.parametrize("wrong", ["1", None, float("nan"), float("inf")], ids=str)
     def test_what_is_no_number_is_refused(self, wrong):

@@ -102,6 +102,11 @@ def test_its_defaults_never_change():
     assert make_belief_exit() == make_belief_exit(3, 0, 1)
 
 
+def test_it_asks_for_what_words_tell_one_another_at_every_distance():
+    parts = [f"{part}_{apart}" for apart in (1, 2) for part in ("transitions", "start", "end")]
+    assert make_belief_exit(3, 0, 2).needs_learned == tuple(parts)
+
+
 def test_it_counts_a_message_to_each_side_in_every_iteration():
     assert make_belief_exit(4, 0, 3).macs(1, None, 5) == 2 * 3 * 4 * 5 * 5
 
