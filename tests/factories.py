@@ -4,8 +4,6 @@ import json
 import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -410,13 +408,6 @@ def hiding(*packages: str) -> str:
         f"            if not p.value.startswith({packages!r}))\n"
         "catalogue.AVAILABLE_ENTRY_POINTS = Hidden()\n"
     )
-
-
-def run(*arguments, ok=True, cwd=ROOT, python=sys.executable, seconds=None) -> str:
-    command = [str(python), *map(str, arguments)]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=seconds)
-    assert (found.returncode == 0) == ok, found.stdout + found.stderr
-    return found.stdout + found.stderr
 
 
 def write_corpus(folder: Path, train: int = 40, dev: int = 10) -> Path:

@@ -31,7 +31,8 @@ from spacy_early_exit.checkpoints import (
 from spacy_early_exit.cli.adopt import warn_of_less
 from spacy_early_exit.encoders import HFEncoder
 
-from .factories import FAMILIES, SENTENCES, TEXTS, answers, examples_of, run
+from .commands import run
+from .factories import FAMILIES, SENTENCES, TEXTS, answers, examples_of
 
 NAME = "early_exit_ner"
 LABELS = ["B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER", "O"]  # in an order not ours

@@ -12,7 +12,8 @@ import pytest
 import spacy
 import torch
 
-from .factories import ROOT, TEXTS, answers, examples_of, run, texts_of_all_lengths
+from .commands import run
+from .factories import ROOT, TEXTS, answers, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 SETTINGS = [

@@ -7,7 +7,8 @@ from collections import defaultdict
 
 import pytest
 
-from .factories import ROOT, run
+from .commands import run
+from .factories import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 

@@ -8,7 +8,8 @@ import torch
 
 from spacy_early_exit.measure.calibrate import calibrate
 
-from .factories import FAMILIES, TEXTS, answers, blank, examples_of, run, train_small, write_corpus
+from .commands import run
+from .factories import FAMILIES, TEXTS, answers, blank, examples_of, train_small, write_corpus
 
 NAME = "early_exit_ner"
 STAGES = {
@@ -160,4 +161,5 @@ class TestGPU:
             *("-m", "spacy", "train", "configs/joint.cfg", "--output", tmp_path, "--gpu-id", "0"),
             *("--paths.train", tmp_path / "train.spacy", "--paths.dev", tmp_path / "dev.spacy"),
             *("--paths.encoder", encoders["bert"], "--training.max_steps", "2"),
+            fresh=True,
         )

@@ -16,7 +16,8 @@ import spacy_early_exit
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.tasks.ner import DEFAULT_CONFIG
 
-from .factories import ROOT, TEXTS, examples_of, run, texts_of_all_lengths
+from .commands import run
+from .factories import ROOT, TEXTS, examples_of, texts_of_all_lengths
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -20,13 +20,13 @@ import spacy
 import torch
 from spacy.tokens import DocBin
 
+from .commands import run
 from .factories import (
     ROOT,
     TEXTS,
     answers,
     blank,
     examples_of,
-    run,
     train_small,
     unsealed,
 )
@@ -301,7 +301,7 @@ class TestKilledTrainings:
     def test_the_same_seed_gives_the_same_weights_and_answers(self, arguments, tmp_path):
         steps = ["--training.max_steps", "6", "--training.eval_frequency", "3"]
         for name in ("one", "other"):
-            run(*arguments, "--output", tmp_path / name, *steps)
+            run(*arguments, "--output", tmp_path / name, *steps, fresh=True)
         one, other = (spacy.load(tmp_path / name / "model-last") for name in ("one", "other"))
         files = [
             (tmp_path / name / "model-last" / OURS[-1]).read_bytes() for name in ("one", "other")

@@ -11,7 +11,8 @@ import yaml
 from spacy.tokens import DocBin
 from spacy.util import load_config
 
-from .factories import ROOT, answers, run, write_corpus
+from .commands import run
+from .factories import ROOT, answers, write_corpus
 
 sys.path.insert(0, str(ROOT / "scripts"))
 

@@ -12,7 +12,8 @@ from spacy.util import load_config
 
 import spacy_early_exit
 
-from .factories import ROOT, TEXTS, answers, blank, examples_of, run
+from .commands import run
+from .factories import ROOT, TEXTS, answers, blank, examples_of
 
 NAME = "early_exit_ner"
 

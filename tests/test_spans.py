@@ -19,7 +19,8 @@ from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.spans import sent_spans, word_ranges
 from spacy_early_exit.wordpieces import windows_of
 
-from .factories import SENTENCES, TEXTS, answers, blank, examples_of, hiding, run, train_small
+from .commands import run
+from .factories import SENTENCES, TEXTS, answers, blank, examples_of, hiding, train_small
 
 NAME = "early_exit_ner"
 OURS = {"@misc": "spacy-early-exit.sent_spans.v1"}

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from spacy_early_exit.cli import early_exit as commands
 from spacy_early_exit.measure import evaluate as clock
 
-from ..factories import TEXTS, blank, examples_of, run, texts_of_all_lengths
+from ..commands import run
+from ..factories import TEXTS, blank, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 

@@ -15,7 +15,8 @@ from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.report import collect, to_html
 from spacy_early_exit.records import write_record
 
-from ..factories import TEXTS, blank, examples_of, run
+from ..commands import run
+from ..factories import TEXTS, blank, examples_of
 
 NAME = "early_exit_ner"
 EMPTY = {"br", "meta", "link", "path", "use", "rect", "image", "g", "defs", "line"}

@@ -4,7 +4,8 @@ import pytest
 import spacy
 import srsly
 
-from tests.factories import TEXTS, run
+from tests.commands import run
+from tests.factories import TEXTS
 
 from .conftest import SENTENCES
 from .test_tagger import pos_of
