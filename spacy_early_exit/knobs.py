@@ -78,6 +78,6 @@ def _number(value: Any, name: str, place: str) -> float:
     try:
         if not isinstance(value, (bool, str)):
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise ValueError(f"{name} in {place} must be a number, not {value!r}.")

@@ -297,9 +297,11 @@ class TestKnobs:
             {"threshold": float("nan")},
             {"threshold": "high"},
             {"threshold": True},
+            {"threshold": 10**400},
             {"speedup": 0.5},
             {"speedup": float("inf")},
             {"speedup": "3X"},
+            {"speedup": 10**400},
         ],
     )
     def test_nonsense_is_refused_by_name(self, nlp, knob):
