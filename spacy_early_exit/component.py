@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .decoders import Decoder, Floats
     from .model import DocExits, RunSettings
     from .network.criterion import Criterion
+    from .storage import Trained
     from .training.stages import Gradient, JointLogits, Stage
 
 register_extensions()
@@ -747,7 +748,8 @@ class EarlyExitPipe(TrainablePipe):
 
         path (Union[str, Path]): The folder. If saving fails, what is in it stays as it is.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
-        RAISES (OSError): If the folder can't be written to, or the disk is full.
+        RAISES (OSError): If the folder, or one in it, can't be written to, or is a link, or the
+            disk is full.
         """
         serialize = {
             "model": lambda p: self._shim.to_disk(p) if self._is_trained else None,
@@ -763,21 +765,26 @@ class EarlyExitPipe(TrainablePipe):
         path (Union[str, Path]): The folder.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
         RETURNS (EarlyExitPipe): Itself.
-        RAISES (ValueError): If a file is missing or damaged; the message names it.
+        RAISES (ValueError): If a file is missing or damaged; the message names it. The component
+            stays as it was then.
         """
+        from .shim import trained_on_disk
+
         folder = Path(path)
-        state = State() if "cfg" in exclude else read_state(folder / "cfg", self.check_labels)
-        deserialize = {
-            "vocab": lambda p: self.vocab.from_disk(p, exclude=exclude),
-            "model": lambda p: self._shim.from_disk(p) if state.has_weights else None,
-        }
-        util.from_disk(folder, deserialize, exclude)
-        if "model" not in exclude and state.network not in (None, network_in(folder)):
-            raise ValueError(
-                f"The files cfg and {NETWORK} in {path} are not of one pipeline: was the process "
-                f"ended while it saved the pipeline? Load another checkpoint."
-            )
-        self._set_state(state)
+        state = None if "cfg" in exclude else read_state(folder / "cfg", self.check_labels)
+        trained = self._trained
+        if "model" not in exclude:
+            kept = state or State()
+            trained = trained_on_disk(folder / "model") if kept.has_weights else None
+            if kept.network not in (None, network_in(folder)):
+                raise ValueError(
+                    f"The files cfg and {NETWORK} in {path} are not of one pipeline: was the "
+                    f"process ended while it saved the pipeline? Load another checkpoint."
+                )
+        self._check_that_they_fit(state, trained)
+        vocab = {"vocab": lambda p: self.vocab.from_disk(p, exclude=exclude)}
+        util.from_disk(folder, vocab, exclude)
+        self._take(state, trained)
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
@@ -798,48 +805,69 @@ class EarlyExitPipe(TrainablePipe):
         bytes_data (bytes): The bytes.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
         RETURNS (EarlyExitPipe): Itself.
-        RAISES (ValueError): If a part is missing or damaged; the message names it.
+        RAISES (ValueError): If a part is missing or damaged; the message names it. The component
+            stays as it was then.
         """
+        from .shim import trained_in_bytes
+
         parts = unpack(bytes_data, {"cfg", "model"} - {*exclude})
-        state = State()
+        state, trained = None, self._trained
         if "cfg" not in exclude:
             state = parse_state(parts["cfg"], "cfg in the bytes", self.check_labels)
-        if "model" not in exclude and state.model not in (None, checksum(parts["model"])):
-            raise ValueError("model in the bytes is damaged: it does not fit its checksum in cfg.")
-        deserialize = {
-            "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-            "model": lambda b: self._shim.from_bytes(b) if state.has_weights else None,
-        }
-        util.from_dict(parts, deserialize, exclude)
-        self._set_state(state)
+        if "model" not in exclude:
+            kept = state or State()
+            if kept.model not in (None, checksum(parts["model"])):
+                raise ValueError(
+                    "model in the bytes is damaged: it does not fit its checksum in cfg."
+                )
+            trained = trained_in_bytes(parts["model"]) if kept.has_weights else None
+        self._check_that_they_fit(state, trained)
+        vocab = {"vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude)}
+        util.from_dict(parts, vocab, exclude)
+        self._take(state, trained)
         return self
 
     def _state(self, **checksums: Optional[str]) -> State:
         return State(tuple(self._labels), self._is_trained, self.calibration, **checksums)
 
-    def _set_state(self, state: State) -> None:
-        if state.labels is not None:
-            self._labels = list(state.labels)
+    def _check_that_they_fit(self, state: Optional[State], trained: Optional["Trained"]) -> None:
+        """RAISES (ValueError): If this state, or else the present one, is not of this network."""
+        from .model import check_settings
+
+        if trained is None:
+            return
+        known = None if state is None else state.labels
+        labels = len(self._labels if known is None else known)
+        if trained.network.tags != tag_count(self.scheme, labels):
+            raise ValueError(
+                f"'{self.name}' was saved with {labels} labels in its cfg file, but its weights "
+                f"have {trained.network.tags} tags: the files are not of one pipeline."
+            )
+        # Not the knob of the config: an outdated calibration must not keep it from loading.
+        check_settings(trained, self._settings(Knob(speedup=1.0)))
+
+    def _take(self, state: Optional[State], trained: Optional["Trained"]) -> None:
+        """Become what was read. It is checked: nothing fails from here on."""
+        if state is not None:
+            self._labels = self._labels if state.labels is None else [*state.labels]
+            self.calibration = state.calibration
         for label in self._labels:  # they may have come without the vocabulary
             self.vocab.strings.add(label)
-        if state.calibration is not None:
-            self.calibration = state.calibration
-        if self._is_trained:
-            tags = self._shim.trained.network.tags
-            if tags != tag_count(self.scheme, len(self._labels)):
-                raise ValueError(
-                    f"'{self.name}' was saved with {len(self._labels)} labels in its cfg file, "
-                    f"but its weights have {tags} tags: the files are not of one pipeline."
-                )
-            self.model.set_dim("nO", tags, force=True)
-            # Not the knob of the config: an outdated calibration must not keep it from loading.
-            self._ready(Knob(speedup=1.0))
+        if trained is None:
+            self._shim.drop()
+        elif trained is not self._trained:
+            self._shim.set(trained)
+            self.model.set_dim("nO", trained.network.tags, force=True)
 
     # --------------------------------------------------------------- the inside
 
     @property
     def _shim(self) -> Any:
         return self.model.shims[0]
+
+    @property
+    def _trained(self) -> Optional["Trained"]:
+        return self._shim.trained if self._is_trained else None
 
     @property
     def _is_trained(self) -> bool:

@@ -44,7 +44,7 @@ def unseal(data: bytes) -> Dict[str, Any]:
     if not isinstance(sealed, dict):
         raise ValueError("it holds no JSON object")
     version = sealed.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
             f"its format version is {version!r}, this spacy-early-exit reads {FORMAT_VERSION}: "
             f"was it saved by a later one?"
@@ -114,24 +114,51 @@ def check_size(found: int, most: int) -> None:
 def replacing(folder: Path) -> Iterator[Path]:
     """Write files aside first, then put them in place, one quick renaming after the other.
 
-    A full disk is met before anything is replaced. Should the process be killed between two
-    renamings, checksums tell that the files are not of one pipeline.
+    A full disk is met before anything is replaced, and so is a folder that can't be written to:
+    each file is moved into its folder under another name first. Should the process be killed
+    between two renamings, checksums tell that the files are not of one pipeline.
 
     folder (Path): The folder, made if need be.
     YIELDS (Path): A folder in it to write to. If an exception leaves the block, ``folder`` stays
         as it was.
+    RAISES (OSError): If it can't be written to; if it or a folder in it is a link, which may lead
+        anywhere; or if there is a folder in the place of a file.
     """
     aside = folder / ASIDE
+    _check_no_link(folder)
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
     aside.mkdir(parents=True)
+    moved: Dict[Path, Path] = {}
     try:
         yield aside
-        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
-            place = folder / path.relative_to(aside)
+        files = {path: path.relative_to(aside) for path in aside.rglob("*") if path.is_file()}
+        for path, name in sorted(files.items()):
+            place = folder / name
+            for parent in name.parents:
+                _check_no_link(folder / parent)
             place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
+            if place.is_dir():
+                raise IsADirectoryError(f"{place} is a folder, and should be a file of ours.")
+            near = place.with_name(place.name + ASIDE)
+            path.replace(near)
+            moved[near] = place
+        for near, place in moved.items():
+            near.replace(place)
     finally:
+        for near in moved:
+            near.unlink(missing_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_no_link(folder: Path) -> None:
+    """RAISES (OSError): If a folder is a link. One in a pipeline of somebody else may lead to
+    files of yours.
+    """
+    if folder.is_symlink():
+        raise OSError(
+            f"Nothing is saved through links, since they may lead anywhere: {folder} is one, to "
+            f"{folder.resolve()}. Save to another folder, or remove the link."
+        )
 
 
 def _checksum_of(about: Mapping[str, Any]) -> str:

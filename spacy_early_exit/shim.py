@@ -64,6 +64,7 @@ class TaggerShim(Shim):
         mixed_precision: bool = False,
     ):
         super().__init__(None)
+        self._model: Optional[Trained] = None
         self.encoder = encoder
         self.head_lr_factor = head_lr_factor
         self.freeze_encoder = freeze_encoder
@@ -89,8 +90,7 @@ class TaggerShim(Shim):
                 "The early-exit tagger has no weights yet. Train it: nlp.initialize(...) fetches "
                 "the pre-trained encoder; or load a trained pipeline with spacy.load(...)."
             )
-        trained: Trained = self._model
-        return trained
+        return self._model
 
     def set(self, trained: Trained) -> None:
         """Take over a network.
@@ -102,6 +102,11 @@ class TaggerShim(Shim):
         self._model = trained
         self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()
+        self.weights_changed()
+
+    def drop(self) -> None:
+        """Have no network, as before initialize."""
+        self._model, self._teacher = None, None
         self.weights_changed()
 
     def _freeze(self) -> None:
@@ -278,16 +283,9 @@ class TaggerShim(Shim):
         data (bytes): The files in one.
         RETURNS (TaggerShim): Itself.
         """
-        files = srsly.msgpack_loads(data)
-
-        def read(name: str, most: int) -> bytes:
-            check_size(len(files[name]), most)
-            content: bytes = files[name]
-            return content
-
-        if files:
-            device = get_torch_default_device()
-            self.set(storage.from_files(read, "the model's bytes", device))
+        trained = trained_in_bytes(data)
+        if trained is not None:
+            self.set(trained)
         return self
 
     def to_disk(self, path: Any) -> None:
@@ -303,13 +301,41 @@ class TaggerShim(Shim):
         path (Path): The folder.
         RETURNS (TaggerShim): Itself.
         """
-        folder = Path(path)
-
-        def read(name: str, most: int) -> bytes:
-            return read_at_most(folder / name, most)
-
-        self.set(storage.from_files(read, str(folder), get_torch_default_device()))
+        self.set(trained_on_disk(Path(path)))
         return self
+
+
+def trained_in_bytes(data: bytes) -> Optional[Trained]:
+    """Read what ``TaggerShim.to_bytes`` gave.
+
+    data (bytes): The files in one.
+    RETURNS (Optional[Trained]): The network, if there is one.
+    RAISES (ValueError): If a file is missing or damaged. The message names it.
+    """
+    files = srsly.msgpack_loads(data)
+
+    def read(name: str, most: int) -> bytes:
+        check_size(len(files[name]), most)
+        content: bytes = files[name]
+        return content
+
+    if not files:
+        return None
+    return storage.from_files(read, "the model's bytes", get_torch_default_device())
+
+
+def trained_on_disk(folder: Path) -> Trained:
+    """Read what ``TaggerShim.to_disk`` wrote.
+
+    folder (Path): The folder.
+    RETURNS (Trained): The network.
+    RAISES (ValueError): If a file is missing or damaged. The message names it.
+    """
+
+    def read(name: str, most: int) -> bytes:
+        return read_at_most(folder / name, most)
+
+    return storage.from_files(read, str(folder), get_torch_default_device())
 
 
 def fresh(

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from .budget.curve import Calibration
-from .saving import MOST_OF_NETWORK, checksum, read_at_most, seal, unseal
+from .saving import MOST_OF_NETWORK, check_size, checksum, read_at_most, seal, unseal
 
-MOST_OF_CFG = 2**26  # bytes of labels and calibration
+MOST_OF_CFG = 2**22  # bytes of labels and calibration; as JSON is read, it takes 30 times as many
+MOST_LABELS = 2**16
 NETWORK = Path("model", "network.json")
 
 # Raises ValueError if they can't be the labels of a component.
@@ -35,14 +36,23 @@ class State:
     model: Optional[str] = None
 
     def to_bytes(self) -> bytes:
-        """RETURNS (bytes): What the file says."""
+        """RETURNS (bytes): What the file says.
+
+        RAISES (ValueError): If it would be too large to be read again.
+        """
         about: Dict[str, Any] = {
             "labels": self.labels,
             "has_weights": self.has_weights,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
         }
         checksums = {"network": self.network, "model": self.model}
-        return seal({**about, **{name: found for name, found in checksums.items() if found}})
+        data = seal({**about, **{name: found for name, found in checksums.items() if found}})
+        try:
+            _check_count(self.labels or ())
+            check_size(len(data), MOST_OF_CFG)
+        except ValueError as e:
+            raise ValueError(f"The labels and the calibration can't be saved: {e}.") from e
+        return data
 
 
 def read_state(path: Path, check_labels: CheckLabels) -> State:
@@ -80,6 +90,7 @@ def _checked(about: Dict[str, Any], check_labels: CheckLabels) -> State:
     if "labels" in about:
         if not isinstance(about["labels"], list):
             raise ValueError("labels must be a list")
+        _check_count(about["labels"])
         check_labels(about["labels"])
         labels = tuple(about["labels"])
     has_weights = about.get("has_weights", True)
@@ -88,6 +99,11 @@ def _checked(about: Dict[str, Any], check_labels: CheckLabels) -> State:
     if calibration is not None:
         calibration = Calibration.from_dict(calibration)
     return State(labels, has_weights, calibration, about.get("network"), about.get("model"))
+
+
+def _check_count(labels: Sequence[str]) -> None:
+    if len(labels) > MOST_LABELS:
+        raise ValueError(f"there are {len(labels):,} labels, and {MOST_LABELS:,} are the most")
 
 
 def _unreadable(what: str, error: Exception) -> ValueError:

@@ -6,6 +6,7 @@ weights.safetensors    the parameters
 original.safetensors   if another network answers at full depth: those of its that are not the same
 """
 
+import contextlib
 import copy
 import dataclasses
 import os
@@ -27,6 +28,9 @@ ORIGINAL = "original.safetensors"
 MOST_OF_TOKENIZER = 2**28
 # What decoders and criteria learn comes on top of what network.json tells of the weights.
 MOST_LEARNED = 2**26
+
+# What a container may take, on Linux.
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 # Gives the content of a file, of so many bytes at most. It raises OSError or KeyError if there is
 # none, ValueError if it is larger.
@@ -214,8 +218,11 @@ def _check_memory(needed: int) -> None:
     if not hasattr(os, "sysconf"):  # Windows
         return
     there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # elsewhere, or "max"
+            there_is = min(there_is, int(Path(file).read_text()))
     if needed > there_is:
         raise ValueError(
-            f"to read the network that it describes takes {needed:,} bytes, and this machine has "
-            f"{there_is:,}"
+            f"to read the network that it describes takes {needed:,} bytes, and this machine or "
+            f"its container has {there_is:,}"
         )

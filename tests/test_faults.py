@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spacy
+import srsly
 import torch
 from spacy.tokens import DocBin
 
@@ -102,6 +103,71 @@ class TestDamagedFiles:
         assert loaded.calibration == nlp.get_pipe(NAME).calibration
 
 
+class TestLoadingThatFails:
+    """What is refused leaves the component as it was: some load anew while they serve."""
+
+    @pytest.fixture
+    def other(self, encoders):
+        return train_small(encoders["bert"], steps=1)
+
+    @pytest.mark.parametrize("tags", ["as many tags", "other tags"])
+    def test_files_of_two_pipelines(self, tags, other, nlp, saved, tmp_path):
+        if tags == "other tags":
+            other.get_pipe(NAME).add_label("NEVERSEEN")
+        other.to_disk(tmp_path / "other")
+        if tags == "other tags":
+            for folder in (saved, tmp_path / "other"):  # only sizes are to tell
+                unsealed(folder / NAME / "cfg")
+            shutil.copy(tmp_path / "other" / NAME / "cfg", saved / NAME)
+        else:
+            own = saved / NAME / "model"
+            shutil.copytree(tmp_path / "other" / NAME / "model", own, dirs_exist_ok=True)
+            assert everything(other) != everything(nlp)
+        expected, labels = everything(nlp), nlp.get_pipe(NAME).labels
+        with pytest.raises(ValueError, match="not of one pipeline"):
+            nlp.get_pipe(NAME).from_disk(saved / NAME, exclude=["vocab"])
+        assert everything(nlp) == expected and nlp.get_pipe(NAME).labels == labels
+        assert "NEVERSEEN" not in nlp.vocab.strings
+
+    @pytest.mark.parametrize("checksums", ["checksums", "no checksums"])
+    def test_bytes_of_two_pipelines(self, checksums, other, nlp):
+        other.get_pipe(NAME).add_label("NEVERSEEN")
+        parts = srsly.msgpack_loads(nlp.get_pipe(NAME).to_bytes(exclude=["vocab"]))
+        others = srsly.msgpack_loads(other.get_pipe(NAME).to_bytes(exclude=["vocab"]))
+        if checksums == "no checksums":
+            about = json.loads(others["cfg"])
+            kept = {name: about[name] for name in ("labels", "has_weights")}
+            others["cfg"] = json.dumps(kept).encode("utf8")
+        mixed = srsly.msgpack_dumps({**parts, "cfg": others["cfg"]})
+        expected, labels = everything(nlp), nlp.get_pipe(NAME).labels
+        message = "does not fit its checksum" if checksums == "checksums" else "not of one pipeline"
+        with pytest.raises(ValueError, match=message):
+            nlp.get_pipe(NAME).from_bytes(mixed, exclude=["vocab"])
+        assert everything(nlp) == expected and nlp.get_pipe(NAME).labels == labels
+
+    @pytest.mark.parametrize("way", ["disk", "bytes"])
+    def test_what_the_other_has_not_does_not_stay(self, way, nlp, saved, encoders, tmp_path):
+        from spacy_early_exit.measure.calibrate import calibrate
+
+        def load(pipe, given, folder):
+            given.to_disk(folder, exclude=["vocab"])
+            if way == "disk":
+                return pipe.from_disk(folder, exclude=["vocab"])
+            return pipe.from_bytes(given.to_bytes(exclude=["vocab"]), exclude=["vocab"])
+
+        pipe, plain = nlp.get_pipe(NAME), spacy.load(saved).get_pipe(NAME)
+        calibrate(pipe, examples_of(nlp), [1.5, 2])
+        load(pipe, plain, tmp_path / "uncalibrated")
+        with pytest.raises(ValueError, match="is not calibrated"):
+            nlp(TEXTS[0], component_cfg={NAME: {"speedup": 1.5}})
+        assert everything(nlp)
+        load(pipe, blank(encoders["bert"]).get_pipe(NAME), tmp_path / "untrained")
+        with pytest.raises(ValueError, match="has no weights yet"):
+            nlp(TEXTS[0])
+        load(pipe, plain, tmp_path / "again")
+        assert everything(nlp) == everything(spacy.load(saved))
+
+
 @contextlib.contextmanager
 def files_of_at_most(size):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -136,13 +202,18 @@ class TestSavingThatFails:
         assert contents(folder) == before
         assert everything(spacy.load(saved)) == expected
 
-    def test_a_read_only_folder_leaves_what_was_there(self, nlp):
+    @pytest.mark.parametrize("read_only", ["everything", "component", "component/model"])
+    def test_a_read_only_folder_leaves_what_was_there(self, read_only, nlp):
         with tempfile.TemporaryDirectory() as place:  # pytest's own are closed to others
             os.chmod(place, 0o755)
             folder = Path(place) / "component"
             nlp.get_pipe(NAME).to_disk(folder, exclude=["vocab"])
             before = contents(folder)
-            for path in (*folder.rglob("*"), folder):
+            theirs = [folder, *folder.rglob("*")]
+            if os.geteuid() == 0:
+                for path in theirs:
+                    os.chown(path, 65534, -1)
+            for path in theirs if read_only == "everything" else [Path(place) / read_only]:
                 path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
             nlp.update(examples_of(nlp), sgd=nlp.resume_training())
             with somebody_else(), pytest.raises(PermissionError):
@@ -151,10 +222,44 @@ class TestSavingThatFails:
             for path in (folder, folder / "model"):
                 path.chmod(0o755)
 
+    def test_a_folder_in_the_place_of_a_file_leaves_what_was_there(self, nlp, saved):
+        (saved / NAME / "model" / "weights.safetensors").unlink()
+        (saved / NAME / "model" / "weights.safetensors").mkdir()
+        before = contents(saved / NAME)
+        nlp.update(examples_of(nlp), sgd=nlp.resume_training())
+        with pytest.raises(IsADirectoryError, match="should be a file of ours"):
+            nlp.get_pipe(NAME).to_disk(saved / NAME, exclude=["vocab"])
+        assert contents(saved / NAME) == before
+
+    @pytest.mark.parametrize("link", [f"{NAME}/model", NAME, f"{NAME}/.saving"])
+    def test_nothing_is_saved_through_a_link(self, link, nlp, saved, tmp_path):
+        shutil.rmtree(saved / link, ignore_errors=True)
+        (tmp_path / "outside").mkdir()
+        (tmp_path / "outside" / "network.json").write_text("of somebody")
+        (saved / link).symlink_to(tmp_path / "outside", target_is_directory=True)
+        before = contents(saved)
+        with pytest.raises(OSError, match="is one, to|File exists"):
+            nlp.to_disk(saved)
+        assert {name.name for name in (tmp_path / "outside").iterdir()} == {"network.json"}
+        assert (tmp_path / "outside" / "network.json").read_text() == "of somebody"
+        assert {path: data for path, data in contents(saved).items() if path in before} == before
+
+    def test_a_link_in_the_place_of_a_file_is_replaced(self, nlp, saved, tmp_path):
+        (tmp_path / "outside").write_text("of somebody")
+        expected = everything(nlp)
+        for name in OURS:
+            (saved / name).unlink()
+            (saved / name).symlink_to(tmp_path / "outside")
+        nlp.to_disk(saved)
+        assert (tmp_path / "outside").read_text() == "of somebody"
+        assert not any((saved / name).is_symlink() for name in OURS)
+        assert everything(spacy.load(saved)) == expected
+
     def test_what_a_killed_save_left_is_cleared_away_by_the_next(self, nlp, saved):
         names = {path.name for path in (saved / NAME).iterdir()}
         (saved / NAME / ".saving" / "model").mkdir(parents=True)
         (saved / NAME / ".saving" / "model" / "weights.safetensors").write_bytes(b"half")
+        (saved / NAME / "cfg.saving").write_bytes(b"whole, but not in its place")
         expected = everything(nlp)
         assert everything(spacy.load(saved)) == expected
         nlp.to_disk(saved)

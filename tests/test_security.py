@@ -18,7 +18,9 @@ import srsly
 import torch
 from safetensors.torch import load_file, save_file
 
+from spacy_early_exit import storage
 from spacy_early_exit.encoders import HFEncoder
+from spacy_early_exit.state import MOST_LABELS, MOST_OF_CFG, State
 
 from .factories import TEXTS, blank, hiding, unsealed
 
@@ -79,10 +81,12 @@ WATCHED = """
 import os, sys
 import spacy
 import spacy_early_exit.model, safetensors.torch, tokenizers, torch
+from spacy_early_exit.storage import LIMITS
 folder, *texts = sys.argv[1:]
 spacy.blank("en").add_pipe("early_exit_ner")
 folder = os.path.realpath(folder)
 seen = []
+known = {"/proc/cpuinfo", *map(os.path.realpath, LIMITS)}
 metadata = os.path.dirname(spacy_early_exit.__file__) + ".egg-info"  # of a checkout, beside it
 code = tuple(os.path.realpath(place) for place in [*sys.path, metadata] if place)
 kinds = ("socket", "pickle", "subprocess", "os", "ctypes", "shutil", "marshal")
@@ -97,7 +101,7 @@ def watch(event, args):
             seen.append(("write", path))
         elif path.startswith(folder):
             print("read", os.path.relpath(path, folder))
-        elif not path.startswith(code) and path != "/proc/cpuinfo":  # whose processor it is
+        elif not path.startswith(code) and path not in known:  # of the machine
             seen.append(("read", path))
     elif event in ("exec", "compile") and folder in str(args):
         seen.append((event, str(args)))
@@ -222,7 +226,9 @@ CRAFTED = {
         *(calibration_of(FULL, (0.5, 2.0, score)) for score in (NAN, "x")),
         calibration_of(),
         calibration_of((0.5, 1.0, None), (0.1, 2.0, None)),
+        calibration_of(FULL, (0.5, 2.0, None)),
     ],
+    "format_version": [True, 1.0, "1", None],
 }
 
 
@@ -268,7 +274,32 @@ class TestSizes:
         about = json.loads((model / "network.json").read_text())
         about["encoder"].update(layers=20, hidden_size=2**15, intermediate_size=2**20)
         (model / "network.json").write_text(json.dumps(about))
-        assert "this machine has" in problem(model.parent)
+        assert "its container has" in problem(model.parent)
+
+    def test_so_is_more_than_its_container_may_take(self, model, monkeypatch, tmp_path):
+        limit = tmp_path / "memory.max"
+        monkeypatch.setattr(storage, "LIMITS", (str(tmp_path / "nowhere"), str(limit)))
+        pipe = blank("nowhere").get_pipe(NAME)
+        limit.write_text("max\n")
+        pipe.from_disk(model.parent, exclude=["vocab"])
+        limit.write_text("20000\n")
+        assert "its container has 20,000" in problem(model.parent)
+
+    def test_a_state_of_very_many_things_is_refused_before_it_takes_memory(self, model):
+        cfg = model.parent / "cfg"
+        cfg.write_text('{"labels": ["A"], "x": [' + "{}," * 1_400_000 + "{}]}")
+        assert "4,194,304 are the most" in problem(model.parent)
+        labels = [str(number) for number in range(MOST_LABELS + 1)]
+        cfg.write_text(json.dumps({"labels": labels, "has_weights": False}))
+        assert "65,537 labels" in problem(model.parent)
+
+    def test_nor_is_such_a_state_saved(self):
+        for labels, message in (
+            (map(str, range(MOST_LABELS + 1)), "65,537 labels"),
+            (["A" * MOST_OF_CFG], "are the most that it may have"),
+        ):
+            with pytest.raises(ValueError, match=f"can't be saved: .*{message}"):
+                State(tuple(labels)).to_bytes()
 
     @pytest.mark.parametrize("name", ["cfg", *(f"model/{part}" for part in PARTS)])
     def test_a_file_that_is_too_large_is_not_read(self, name, model):

@@ -106,6 +106,8 @@ def _check(points: Sequence[Point]) -> None:
     numbers = [(p.threshold, p.saving, 0.0 if p.score is None else p.score) for p in points]
     if not all(type(x) in (int, float) and abs(x) < math.inf for row in numbers for x in row):
         raise ValueError("thresholds, savings and scores of a calibration must be numbers")
+    if len({p.score is None for p in points}) > 1:
+        raise ValueError("either all points of a calibration have a score, or none has")
     thresholds, savings = [p.threshold for p in points], [p.saving for p in points]
     if not points or thresholds[0] < 0 or thresholds[-1] > 1 or savings[0] <= 0:
         raise ValueError(
