@@ -29,7 +29,7 @@ test: $(VENV)/.installed $(ENCODER)/model.safetensors
 
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
 bench: $(VENV)/.installed
-	$(BIN)/python -m pip install onnx onnxruntime
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) onnx onnxruntime
 	$(BIN)/python benchmarks/everything.py corpus training/final $(ENCODER) training/bench training/bench.json
 
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
@@ -82,7 +82,7 @@ build: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) --upgrade pip
 	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) $(TORCH)
 	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) $(INSTALL)
 	touch $@
