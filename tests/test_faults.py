@@ -388,15 +388,18 @@ class TestKilledTrainings:
                     found[name] = f"{type(e).__name__}: {e}"
             outcomes.append(found)
             assert len(TEXTS) in found.values(), found
+            best = next(name for name, outcome in found.items() if outcome == len(TEXTS))
+            self.check_that_it_goes_on(arguments, output / best, tmp_path / f"resumed{number}")
         with capsys.disabled():
             print("\n", *(f"{found}\n" for found in outcomes))
-        best = next(name for name, outcome in outcomes[-1].items() if outcome == len(TEXTS))
-        goes_on = [f"--initialize.components.{NAME}.start_from", output / best]
+
+    def check_that_it_goes_on(self, arguments, checkpoint, output):
+        goes_on = [f"--initialize.components.{NAME}.start_from", checkpoint]
         one_step = ["--training.max_steps", "1", "--training.eval_frequency", "1"]
-        run(*arguments, "--output", tmp_path / "resumed", *goes_on, *one_step)
-        assert len(everything(spacy.load(tmp_path / "resumed" / "model-last"))) == len(TEXTS)
-        before = spacy.load(output / best).get_pipe(NAME)
-        after = spacy.load(tmp_path / "resumed" / "model-last").get_pipe(NAME)
+        run(*arguments, "--output", output, *goes_on, *one_step)
+        assert len(everything(spacy.load(output / "model-last"))) == len(TEXTS)
+        before = spacy.load(checkpoint).get_pipe(NAME)
+        after = spacy.load(output / "model-last").get_pipe(NAME)
         assert before.labels == after.labels
         old, new = (p.model.shims[0].trained.network.head(4).weight for p in (before, after))
         fresh = torch.nn.init.normal_(torch.empty_like(old), std=0.02)
