@@ -24,6 +24,7 @@ from thinc.util import get_torch_default_device
 from .criteria.entropy import TokenExit
 from .encoders import EncoderSource
 from .forks import ready_for_torch
+from .memory import release_freed_memory, release_freed_memory_now_and_then
 from .network.batch import KV, Batch
 from .network.criterion import Criterion
 from .network.encoder import KeptState
@@ -35,7 +36,6 @@ from .network.window import Ints, Window
 from .shim import TaggerShim
 from .spans import SpanGetter
 from .storage import Trained
-from .training.memory import release_freed_memory
 from .training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining, Stage
 from .wordpieces import WordpieceTokenizer, batches, windows_of
 from .workers import run_side_by_side, worker_count
@@ -166,7 +166,9 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     if is_train:
         return _begin_update(shim_of(model), docs, settings, model.attrs["dropout_rate"])
     trained = shim_of(model).at(settings.precision)
-    return predict(trained, docs, settings), lambda gradient: docs
+    predicted = predict(trained, docs, settings)
+    release_freed_memory_now_and_then()
+    return predicted, lambda gradient: docs
 
 
 def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[DocExits]:

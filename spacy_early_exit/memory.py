@@ -1,9 +1,10 @@
-"""Keeping the memory of a training process flat."""
+"""Keeping the memory of a process flat, where the C library is glibc."""
 
 import ctypes
 import functools
 import mmap
 import sys
+import time
 from typing import Any, Optional
 
 # Trimming takes 20 ms, and what was handed back must be fetched again: 10 to 20 % of a training
@@ -11,8 +12,13 @@ from typing import Any, Optional
 GROWTH = 2**30
 
 
+# Of the time of a process that predicts, so little goes into it.
+SHARE = 1e-3
+LEAST_PAUSE = 30.0  # seconds
+
+
 def release_freed_memory() -> None:
-    """Hand freed memory back to the system when it has grown much, where the C library is glibc.
+    """While training, hand freed memory back to the system when it has grown much.
 
     glibc before 2.38 does not reuse aligned blocks well, which are what torch asks for: a
     training process grew by 45 MB a step of 600 words, to 14 GB after 500 steps (glibc 2.36,
@@ -30,6 +36,28 @@ def release_freed_memory() -> None:
 
 
 _after_last = 0  # bytes in memory after the last trimming
+
+
+def release_freed_memory_now_and_then() -> None:
+    """While predicting, hand freed memory back to the system from time to time: seldom, so that
+    what a batch frees is there for the next, and nobody waits for it.
+
+    Texts of all lengths leave gaps that no later text fits: after 10,000 of them a process with
+    MiniLM had 852 MB, 109 of which it did not need (glibc 2.36, 2026-11-27).
+    """
+    global _not_before
+    begun = time.monotonic()
+    if begun < _not_before:
+        return
+    first, _not_before = not _not_before, begun + LEAST_PAUSE  # at once: other threads pass by
+    libc = None if first else _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+        took = time.monotonic() - begun
+        _not_before = begun + max(LEAST_PAUSE, took / SHARE)
+
+
+_not_before = 0.0  # when it may be next
 
 
 def _resident() -> int:
