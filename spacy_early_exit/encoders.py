@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Optional, Protocol, Tuple, runtime_checkable
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Protocol, Tuple, runtime_checkable
 
 from .network.families import EncoderSpec, read_spec, read_weights
 from .wordpieces import WordpieceTokenizer
@@ -92,7 +92,7 @@ class HFEncoder:
             raise ValueError(self._problem("its tokenizer does not fit", e)) from e
         state, missing = self._load_weights(config)
         # The pooler is not used here, and token classifiers are saved without one.
-        missing = [name for name in missing if not name.startswith("pooler.")]
+        missing = [name for name in missing if "pooler" not in name.split(".")]  # "bert.pooler.…"
         if missing:
             raise ValueError(
                 self._problem(
@@ -116,18 +116,27 @@ class HFEncoder:
             )
 
         try:
-            try:
-                model, info = load(safetensors=True)
-            except OSError:  # there is no such file
-                model, info = load(safetensors=False)
-                warnings.warn(
-                    f"The encoder {self.name!r} has no safetensors file: its older PyTorch file "
-                    f"was read with weights_only=True, so that no code in it could run.",
-                    stacklevel=2,
-                )
+            # the oldest transformers would take the other file of a folder without a word.
+            folder = Path(self.place)
+            if folder.is_dir() and not any(folder.glob("*.safetensors")):
+                model, info = self._older(load)
+            else:
+                try:
+                    model, info = load(safetensors=True)
+                except OSError:  # there is no such file
+                    model, info = self._older(load)
         except Exception as e:
             raise ValueError(self._problem("its weights can't be loaded", e)) from e
         return model.float().state_dict(), info["missing_keys"]
+
+    def _older(self, load: Callable[[bool], Any]) -> Any:
+        found = load(False)
+        warnings.warn(
+            f"The encoder {self.name!r} has no safetensors file: its older PyTorch file "
+            f"was read with weights_only=True, so that no code in it could run.",
+            stacklevel=3,
+        )
+        return found
 
     def _check_folder(self) -> None:
         path = Path(self.place)
