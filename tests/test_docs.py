@@ -1,6 +1,9 @@
 """Every code block of the README and of docs/ does what it says."""
 
 import configparser
+import functools
+import json
+import operator
 import re
 import shlex
 import shutil
@@ -10,7 +13,7 @@ import pytest
 import spacy
 import yaml
 from spacy.tokens import DocBin
-from spacy.util import Config
+from spacy.util import Config, load_config
 
 import spacy_early_exit
 from spacy_early_exit.measure.calibrate import calibrate
@@ -105,11 +108,11 @@ def test_settings_can_be_pasted_into_a_config(block, tmp_path):
     with (tmp_path / "base.cfg").open("w") as file:
         config.write(file)
     run("-m", "spacy", "init", "fill-config", tmp_path / "base.cfg", tmp_path / "filled.cfg")
-    filled = configparser.ConfigParser(interpolation=None)
-    filled.optionxform = str
-    filled.read(tmp_path / "filled.cfg")
+    filled = load_config(tmp_path / "filled.cfg", interpolate=False)
     for name in pasted.sections():
-        assert dict(pasted[name]).items() <= dict(filled[name]).items()
+        there = functools.reduce(operator.getitem, name.split("."), filled)
+        for key, text in pasted[name].items():
+            assert there[key] == (text if text.startswith("$") else json.loads(text)), key
 
 
 def test_the_readme_shows_every_setting_and_its_default():

@@ -6,7 +6,7 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from .factories import TEXTS, answers, blank, train_small
+from .factories import OLD_CONFECTION, TEXTS, answers, blank, train_small
 
 NAME = "early_exit_ner"
 
@@ -80,7 +80,10 @@ def test_a_surrogate_fails_in_spacy_before_us(pipeline):
         ({"threshold": 2.0}, "threshold in the component's config"),
         ({"speedup": 0.2}, "speedup in the component's config"),
         ({"batch_wordpieces": 0}, "batch_wordpieces"),
-        ({"threshold": "0.2"}, "must be a number, not '0.2'"),
+        pytest.param(
+            *({"threshold": "0.2"}, "must be a number, not '0.2'"),
+            marks=pytest.mark.skipif(OLD_CONFECTION, reason="this confection makes a number of it"),
+        ),
         ({"criterion": None}, "needs a criterion"),
         ({"decoder": None}, "needs a decoder"),
         ({"window_length": 0}, "window_length"),

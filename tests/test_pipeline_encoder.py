@@ -112,7 +112,9 @@ def load_pieces(encoder, spm):
 
     if encoder.name == "byte_bpe_encoder":
         learnt = json.loads(byte_level_tokenizer().to_str())["model"]
-        processor = curated_tokenizers.ByteBPEProcessor(learnt["vocab"], learnt["merges"])
+        # Before tokenizers 0.20 "a b", then ["a", "b"].
+        merges = [m.split(" ") if isinstance(m, str) else m for m in learnt["merges"]]
+        processor = curated_tokenizers.ByteBPEProcessor(learnt["vocab"], merges)
         encoder.attrs["byte_bpe_processor"] = processor
     elif encoder.name == "wordpiece_encoder":
         learnt = wordpiece_tokenizer().get_vocab()
