@@ -746,7 +746,8 @@ class EarlyExitPipe(TrainablePipe):
     def to_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> None:
         """Save the trained state. Settings are not in it: config.cfg is where they are kept.
 
-        path (Union[str, Path]): The folder. If saving fails, what is in it stays as it is.
+        path (Union[str, Path]): The folder. If it can't be written to, or the disk is full, what is
+            in it stays as it is.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
         RAISES (OSError): If the folder, or one in it, can't be written to, or is a link, or the
             disk is full.

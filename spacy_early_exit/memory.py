@@ -40,7 +40,7 @@ _after_last = 0  # bytes in memory after the last trimming
 
 def release_freed_memory_now_and_then() -> None:
     """While predicting, hand freed memory back to the system from time to time: seldom, so that
-    what a batch frees is there for the next, and nobody waits for it.
+    what a batch frees is there for the next. Who asks then waits some 20 ms more.
 
     Texts of all lengths leave gaps that no later text fits: after 10,000 of them a process with
     MiniLM had 852 MB, 109 of which it did not need (glibc 2.36, 2026-11-27).

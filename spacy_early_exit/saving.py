@@ -119,8 +119,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     between two renamings, checksums tell that the files are not of one pipeline.
 
     folder (Path): The folder, made if need be.
-    YIELDS (Path): A folder in it to write to. If an exception leaves the block, ``folder`` stays
-        as it was.
+    YIELDS (Path): A folder in it to write to. If an exception leaves the block, or a file can't be
+        moved into its folder, ``folder`` stays as it was.
     RAISES (OSError): If it can't be written to; if it or a folder in it is a link, which may lead
         anywhere; or if there is a folder in the place of a file.
     """
@@ -132,10 +132,10 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         yield aside
         files = {path: path.relative_to(aside) for path in aside.rglob("*") if path.is_file()}
+        for parent in {parent for name in files.values() for parent in name.parents}:
+            _check_no_link(folder / parent)
         for path, name in sorted(files.items()):
             place = folder / name
-            for parent in name.parents:
-                _check_no_link(folder / parent)
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.is_dir():
                 raise IsADirectoryError(f"{place} is a folder, and should be a file of ours.")

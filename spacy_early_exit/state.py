@@ -80,6 +80,7 @@ def parse_state(data: bytes, what: str, check_labels: CheckLabels) -> State:
     RAISES (ValueError): If it is damaged, or can't be what is kept.
     """
     try:
+        check_size(len(data), MOST_OF_CFG)
         return _checked(unseal(data), check_labels)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
         raise _unreadable(what, e) from e

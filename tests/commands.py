@@ -1,8 +1,8 @@
 """Commands as a user types them, in forks of a process that has imported what is slow to import.
 
 The imports of spaCy, torch and transformers take longer than nearly all that tests ask of a
-command. Everything else is as in a process of its own: arguments, folder, environment, output, and
-what is left at the end.
+command. Arguments, folder, environment, output and what is left at the end are as in a process of
+its own; what Python reads of its environment when it starts, and that imports work, is not tried.
 """
 
 import json
@@ -50,8 +50,11 @@ def run_in_fork(arguments: list[str], cwd: str) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as folder:
         files = [f"{folder}/out", f"{folder}/err"]
         task = {"arguments": arguments, "cwd": cwd, "files": files, "environment": {**os.environ}}
-        print(json.dumps(task), file=_server.stdin, flush=True)
-        status = int(_server.stdout.readline())
+        assert Path(cwd).is_dir(), f"no folder {cwd}"
+        server, _server = _server, None  # one that is interrupted is not asked again
+        print(json.dumps(task), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        _server = server
         return status, "".join(Path(file).read_text(encoding="utf8") for file in files)
 
 

@@ -243,6 +243,7 @@ class TestSavingThatFails:
         assert {name.name for name in (tmp_path / "outside").iterdir()} == {"network.json"}
         assert (tmp_path / "outside" / "network.json").read_text() == "of somebody"
         assert {path: data for path, data in contents(saved).items() if path in before} == before
+        assert not [path for path in saved.rglob("*.saving") if not path.is_symlink()]
 
     def test_a_link_in_the_place_of_a_file_is_replaced(self, nlp, saved, tmp_path):
         (tmp_path / "outside").write_text("of somebody")

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from spacy_early_exit import storage
 from spacy_early_exit.encoders import HFEncoder
-from spacy_early_exit.state import MOST_LABELS, MOST_OF_CFG, State
+from spacy_early_exit.state import MOST_LABELS, MOST_OF_CFG, State, parse_state
 
 from .factories import TEXTS, blank, hiding, unsealed
 
@@ -289,6 +289,8 @@ class TestSizes:
         cfg = model.parent / "cfg"
         cfg.write_text('{"labels": ["A"], "x": [' + "{}," * 1_400_000 + "{}]}")
         assert "4,194,304 are the most" in problem(model.parent)
+        with pytest.raises(ValueError, match="4,194,304 are the most"):
+            parse_state(cfg.read_bytes(), "cfg in the bytes", lambda labels: None)
         labels = [str(number) for number in range(MOST_LABELS + 1)]
         cfg.write_text(json.dumps({"labels": labels, "has_weights": False}))
         assert "65,537 labels" in problem(model.parent)
