@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from importlib.util import find_spec
 
 import pytest
 import spacy
@@ -151,6 +152,8 @@ def check(command, checkout):
             run("-m", "spacy", *rest, cwd=checkout)
         case ["python", "scripts/create_config.py", *rest]:
             run("scripts/create_config.py", *rest, cwd=checkout)
+        case ["python", "benchmarks/stock.py", *_] if find_spec("spacy_transformers") is None:
+            pass  # it has no release for the newest transformers
         case ["python", script, *rest] if script.startswith("benchmarks/"):
             once = ["--rounds", "1"] if "--rounds" in rest else []
             run(script, *rest, *once, cwd=checkout)
