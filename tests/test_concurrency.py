@@ -160,7 +160,7 @@ def test_a_web_server_answers_32_requests_at_a_time_and_keeps_no_memory(
     assert found == [right[repr(query)] for query in queries]
     with capsys.disabled():
         print(f"\n{requests} requests: memory grew by {grown / 2**20:.1f} MB")
-    assert grown < 30 * 2**20
+    assert grown < 20 * 2**20
 
 
 @pytest.mark.parametrize(
