@@ -14,6 +14,7 @@ import argparse
 import gc
 import json
 import random
+import statistics
 import sys
 import time
 import warnings
@@ -81,18 +82,17 @@ def failed(found: dict[str, Any]) -> bool:
 
 
 def growth(samples: list[tuple[float, float]], warm: float) -> float:
-    """RETURNS (float): How much more memory is needed at the end than after the first seconds. It
-    rises with every long text, and falls whenever it is handed back: what counts is the height
-    that nine in ten samples stay below, of the first and of the last fifth; and as much more as is
-    gone of the time that lies between their middles and the ends.
+    """RETURNS (float): How much more memory there is at the end than after the first seconds. A
+    batch more or less is no growth: the middle of the first and of the last tenth, and as much more
+    as is gone of the time that lies between their middles and the ends.
 
     samples (list[tuple[float, float]]): Seconds and megabytes.
     warm (float): The first seconds.
     """
     later = [mb for at, mb in samples if at >= warm]
-    fifth = max(1, len(later) // 5)
-    grown = float(np.percentile(later[-fifth:], 90) - np.percentile(later[:fifth], 90))
-    return grown * len(later) / max(1, len(later) - fifth)
+    tenth = max(1, len(later) // 10)
+    grown = statistics.median(later[-tenth:]) - statistics.median(later[:tenth])
+    return grown * len(later) / max(1, len(later) - tenth)
 
 
 class Soak:

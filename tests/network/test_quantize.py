@@ -74,8 +74,8 @@ def test_a_network_says_nearly_the_same(encoders, family):
     exact = torch.cat([torch.from_numpy(doc.logits) for doc in plain])
     found = torch.cat([torch.from_numpy(doc.logits) for doc in fast])
     assert not torch.equal(found, exact)
-    # Without VNNI one bit less is there for inputs, so that sums don't overflow.
-    assert (found - exact).norm() < 0.1 * exact.norm()
+    coarser = 127 / quantize.largest_weight()  # twice as coarse where weights have a bit less
+    assert (found - exact).norm() < 0.05 * coarser * exact.norm()
     assert all((a.exit_layer == b.exit_layer).all() for a, b in zip(plain, fast))
     assert [a.spent for a in plain] == [b.spent for b in fast]
 
