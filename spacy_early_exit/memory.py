@@ -11,7 +11,6 @@ from typing import Any, Optional
 # step if done after each (benchmarks/NOTES.md).
 GROWTH = 2**30
 
-
 # Of the time of a process that predicts, so little goes into it.
 SHARE = 1e-3
 LEAST_PAUSE = 30.0  # seconds

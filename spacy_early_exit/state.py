@@ -10,9 +10,7 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 from .budget.curve import Calibration
 from .saving import MOST_OF_NETWORK, check_size, checksum, read_at_most, seal, unseal
 
-MOST_OF_CFG = (
-    2**22
-)  # bytes of labels and calibration; as JSON is read, it takes up to 40 times that
+MOST_OF_CFG = 2**22  # bytes of labels and calibration; read as JSON they take up to 40 times that
 MOST_LABELS = 2**16
 NETWORK = Path("model", "network.json")
 
