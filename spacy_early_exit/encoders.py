@@ -130,6 +130,15 @@ class HFEncoder:
         return model.float().state_dict(), info["missing_keys"]
 
     def _older(self, load: Callable[[bool], Any]) -> Any:
+        import torch
+        from torch.torch_version import TorchVersion
+
+        # CVE-2025-32434: weights_only=True was not enough before.
+        if TorchVersion(torch.__version__) < TorchVersion("2.6"):
+            raise ValueError(
+                f"it has no safetensors file, and torch {torch.__version__} could run code that "
+                f"hides in its older PyTorch file. Install torch 2.6 or later"
+            )
         found = load(False)
         warnings.warn(
             f"The encoder {self.name!r} has no safetensors file: its older PyTorch file "

@@ -1,12 +1,15 @@
 """What a forked process must do differently before torch and the tokenizer run in it."""
 
 import os
+import threading
+from typing import Any, Optional
 
 import torch
 
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 _forked = False
+_survivor: Optional[int] = None  # the thread that came along, by its number
 _decided = False
 
 
@@ -24,8 +27,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _forked
-    _forked = True
+    global _forked, _survivor
+    _forked, _survivor = True, threading.get_ident()
     if _decided:
         os.environ[_PARALLELISM] = "false"  # its threads did not come along
 
@@ -42,9 +45,32 @@ def ready_for_torch() -> None:
     """Limit torch to one thread in a forked process, once, before it runs there.
 
     A child that inherits an OpenMP pool whose threads did not come along hangs at its first
-    parallel region. In spawned processes nothing is changed.
+    parallel region. The pool is that of the thread that forked, which must be limited itself if
+    another one comes first. In spawned processes nothing is changed.
     """
-    global _forked
-    if _forked:
+    global _forked, _survivor
+    is_survivor = _survivor == threading.get_ident()
+    if _forked or is_survivor:
         torch.set_num_threads(1)
         _forked = False
+        _survivor = None if is_survivor else _survivor
+
+
+class Lock:
+    """A lock that is free in a forked process: who held it did not come along. To be kept for as
+    long as the process lasts.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.release()

@@ -10,12 +10,13 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import AbstractSet, Any, Dict, Iterator, Mapping
+from typing import AbstractSet, Any, Dict, Iterator, Mapping, cast
 
 import srsly
 
 FORMAT_VERSION = 1
 MOST_OF_NETWORK = 2**20  # bytes of network.json
+MOST_PARTS = 16
 ASIDE = ".saving"
 
 
@@ -55,28 +56,31 @@ def unseal(data: bytes) -> Dict[str, Any]:
     return sealed
 
 
-def unpack(data: bytes, parts: AbstractSet[str]) -> Dict[str, Any]:
+def unpack(data: bytes, parts: AbstractSet[str] = frozenset()) -> Dict[str, bytes]:
     """Take apart what spaCy's ``to_bytes`` put together. Its own ``from_bytes`` would leave out
     what it does not find.
 
     data (bytes): The bytes.
     parts (AbstractSet[str]): What must be in them.
-    RETURNS (Dict[str, Any]): The parts by name.
+    RETURNS (Dict[str, bytes]): The parts by name.
     RAISES (ValueError): If they are damaged, or a part is missing. The message names it.
     """
+    # Names and bytes, nothing in them that unfolds. And srsly.msgpack_loads would leave the garbage
+    # collector off if they are damaged.
+    limits = {"max_map_len": MOST_PARTS, "max_array_len": 0, "max_ext_len": 0}
     try:
-        found = srsly.msgpack_loads(data)
-        if not isinstance(found, dict):
+        found = srsly.msgpack.unpackb(data, raw=False, object_pairs_hook=dict, **limits)
+        if not isinstance(found, dict) or not all(type(part) is bytes for part in found.values()):
             raise ValueError("they hold no parts")
     except Exception as e:  # the library raises many kinds
         raise ValueError(f"The bytes can't be read: they are damaged ({e}).") from e
-    missing = sorted(part for part in parts if not isinstance(found.get(part), bytes))
+    missing = sorted(part for part in parts if part not in found)
     if missing:
         raise ValueError(
             f"The bytes have no {' and no '.join(missing)}: they are damaged, or it was left "
             f"out, as by to_bytes(exclude=...). Then give the same exclude."
         )
-    return found
+    return cast(Dict[str, bytes], found)
 
 
 def read_at_most(path: Path, size: int) -> bytes:

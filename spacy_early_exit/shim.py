@@ -2,8 +2,6 @@
 
 import contextlib
 import copy
-import os
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple, cast
 
@@ -18,28 +16,19 @@ from torch import Tensor
 from . import storage
 from .budget.fingerprint import fingerprint_of_weights
 from .encoders import EncoderSource
+from .forks import Lock, ready_for_torch
 from .network.encoder import KeptState
 from .network.packed import is_worth_packing, packed
 from .network.quantize import Precision, quantized
 from .network.tagger import Tagger, check_finite
-from .saving import check_size, read_at_most
+from .saving import check_size, read_at_most, unpack
 from .storage import Trained
 
 if TYPE_CHECKING:
     from .decoders import Decoder
     from .network.criterion import Criterion
 
-_BUILDING = threading.Lock()
-
-
-def _renew_lock() -> None:
-    """Forget who was building when this process was forked: they did not come along."""
-    global _BUILDING
-    _BUILDING = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_renew_lock)
+_BUILDING = Lock()
 
 
 class TaggerShim(Shim):
@@ -169,6 +158,7 @@ class TaggerShim(Shim):
         precision (Precision): Of the products.
         RAISES (ValueError): If the machine can't do int8, or a weight is no finite number.
         """
+        ready_for_torch()  # what follows is parallel
         if not self._checked:
             for network in self.trained.networks:
                 check_finite(network)
@@ -312,7 +302,7 @@ def trained_in_bytes(data: bytes) -> Optional[Trained]:
     RETURNS (Optional[Trained]): The network, if there is one.
     RAISES (ValueError): If a file is missing or damaged. The message names it.
     """
-    files = srsly.msgpack_loads(data)
+    files = unpack(data)
 
     def read(name: str, most: int) -> bytes:
         check_size(len(files[name]), most)

@@ -18,16 +18,19 @@ from torch import Tensor
 
 from .network.families import EncoderSpec, check_sizes
 from .network.tagger import Tagger
-from .saving import MOST_OF_NETWORK, checksum, seal, unseal
+from .saving import MOST_OF_NETWORK, check_size, checksum, seal, unseal
 from .wordpieces import WordpieceTokenizer
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 ORIGINAL = "original.safetensors"
 
-# Bytes of a file, at most. The largest tokenizer of a supported family has about 20 million.
+# Bytes, at most. The largest tokenizer of a supported family has 250,000 wordpieces in 20 million.
 MOST_OF_TOKENIZER = 2**28
+MOST_OF_SETTINGS, MOST_OF_WORDPIECE = 2**22, 2**8
 # What decoders and criteria learn comes on top of what network.json tells of the weights.
 MOST_LEARNED = 2**26
+# Names and shapes of the weights: those of 100 layers take 300,000. Empty ones take nothing else.
+MOST_OF_HEADER = 2**22
 
 # What a container may take, on Linux.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -61,12 +64,22 @@ class Trained(NamedTuple):
 
 
 def to_files(trained: Trained) -> Dict[str, bytes]:
-    """RETURNS (Dict[str, bytes]): The content of each file."""
+    """Write down a network.
+
+    trained (Trained): The network.
+    RETURNS (Dict[str, bytes]): The content of each file.
+    RAISES (ValueError): If one would be too large to be read again. The message names it.
+    """
     from safetensors.torch import save
 
     network, tokenizer, original = trained
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     files = {TOKENIZER: tokenizer.to_str().encode("utf8"), WEIGHTS: save(weights)}
+    for name, most in _most_of(network).items():
+        try:
+            check_size(len(files[name]), most)
+        except ValueError as e:
+            raise ValueError(f"The file {name} can't be saved: {e}.") from e
     if original is not None:
         others = original.state_dict().items()
         own = {name: tensor for name, tensor in others if not torch.equal(tensor, weights[name])}
@@ -92,12 +105,12 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     """
     about = _part(read, place, NETWORK, MOST_OF_NETWORK, _read_about)
     saved = about.files
-    tokenizer = _part(read, place, TOKENIZER, MOST_OF_TOKENIZER, _read_tokenizer, saved)
-    most = _size_of(about.network) + MOST_LEARNED
-    weights = _part(read, place, WEIGHTS, most, _read_weights, saved)
+    most = _most_of(about.network)
+    tokenizer = _part(read, place, TOKENIZER, most[TOKENIZER], _read_tokenizer, saved)
+    weights = _part(read, place, WEIGHTS, most[WEIGHTS], _read_weights, saved)
     original = None
     if about.has_original:
-        own = _part(read, place, ORIGINAL, most, _read_weights, saved)
+        own = _part(read, place, ORIGINAL, most[WEIGHTS], _read_weights, saved)
         original = copy.deepcopy(about.network)
         original = _filled(original, {**weights, **own}, place, ORIGINAL).to(device)
     network = _filled(about.network, weights, place, WEIGHTS)
@@ -106,8 +119,11 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
 
 
 def _filled(network: Tagger, weights: Mapping[str, Tensor], place: str, file: str) -> Tagger:
-    with torch.device("meta"):
-        network.set_learned(_like(weights, "decoder."), _like(weights, "criterion."))
+    try:
+        with torch.device("meta"):
+            network.set_learned(_like(weights, "decoder."), _like(weights, "criterion."))
+    except KeyError as e:  # not every name can be one of a parameter
+        raise ValueError(f"The file {file} in {place} is damaged: a weight is named {e}.") from e
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in wanted:
@@ -169,16 +185,23 @@ def _part(
 ) -> Any:
     try:
         data = read(name, most)
+    except (OSError, KeyError) as e:
+        raise ValueError(f"The file {name} is missing in {place}: {e}") from e
+    except ValueError as e:
+        raise _unreadable(name, place, e) from e
+    try:
         if saved and saved.get(name) != checksum(data):
             raise ValueError(f"it is not what was saved: its checksum is not the one in {NETWORK}")
         return parse(data)
-    except (OSError, KeyError) as e:
-        raise ValueError(f"The file {name} is missing in {place}: {e}") from e
     except Exception as e:
-        raise ValueError(
-            f"The file {name} in {place} can't be read. It is damaged, or was not written by "
-            f"spacy-early-exit ({type(e).__name__}: {e})."
-        ) from e
+        raise _unreadable(name, place, e) from e
+
+
+def _unreadable(name: str, place: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"The file {name} in {place} can't be read. It is damaged, or was not written by "
+        f"spacy-early-exit ({type(error).__name__}: {error})."
+    )
 
 
 def _read_about(data: bytes) -> _About:
@@ -202,11 +225,24 @@ def _read_tokenizer(data: bytes) -> WordpieceTokenizer:
 def _read_weights(data: bytes) -> Dict[str, Tensor]:
     from safetensors.torch import load
 
+    try:
+        check_size(int.from_bytes(data[:8], "little"), MOST_OF_HEADER)
+    except ValueError as e:
+        raise ValueError(f"of its list of weights: {e}") from e
     weights: Dict[str, Tensor] = load(data)
     for name, tensor in weights.items():
         if tensor.dtype != torch.float32:
             raise ValueError(f"'{name}' is of {tensor.dtype}, and should be of torch.float32")
     return weights
+
+
+def _most_of(network: Tagger) -> Dict[str, int]:
+    """RETURNS (Dict[str, int]): Bytes that files of a network may have."""
+    tokenizer = MOST_OF_SETTINGS + MOST_OF_WORDPIECE * network.spec.vocab_size
+    return {
+        TOKENIZER: min(MOST_OF_TOKENIZER, tokenizer),
+        WEIGHTS: _size_of(network) + MOST_LEARNED,
+    }
 
 
 def _size_of(network: Tagger) -> int:

@@ -11,6 +11,8 @@ from typing import Callable, Dict, List, Optional, Sequence, TypeVar
 
 import torch
 
+from .forks import Lock
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -18,6 +20,7 @@ Result = TypeVar("Result")
 # of torch's threads. Only 2 have been measured.
 MOST = 4
 _own = threading.local()
+_starting = Lock()
 
 
 def worker_count() -> int:
@@ -89,10 +92,12 @@ class Helpers:
         self._tasks: queue.SimpleQueue[Optional[Callable[[], None]]] = queue.SimpleQueue()
         # In a thread of its own: torch keeps a number of threads for each thread, and gives new
         # ones what was set last anywhere. So what it was is set again at the end. Whatever
-        # thread first meets torch in between keeps the small number: it is a matter of 1 ms.
-        starter = threading.Thread(target=self._start, daemon=True)
-        starter.start()
-        starter.join()
+        # thread first meets torch in between keeps the small number: it is a matter of 1 ms. So
+        # those of other callers start later.
+        with _starting:
+            starter = threading.Thread(target=self._start, daemon=True)
+            starter.start()
+            starter.join()
 
     def _start(self) -> None:
         default = torch.get_num_threads()

@@ -177,6 +177,18 @@ class TestCode:
             HFEncoder(str(folder)).load()
         assert not (tmp_path / "ran").exists()
 
+    def test_such_a_file_is_refused_where_torch_could_run_code_in_it(
+        self, encoders, tmp_path, monkeypatch
+    ):
+        folder = shutil.copytree(encoders["bert"], tmp_path / "encoder")
+        (folder / "model.safetensors").unlink()
+        file = {"weight": Bomb(tmp_path / "ran"), "others": torch.zeros(100_000)}
+        torch.save(file, folder / "pytorch_model.bin")
+        monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+        with pytest.raises(ValueError, match="Install torch 2.6"):
+            HFEncoder(str(folder)).load()
+        assert not (tmp_path / "ran").exists()
+
 
 HUGE = {
     "layers": [10**9, -1, 0, "12", 1.5, True],
@@ -318,6 +330,49 @@ class TestSizes:
             file.truncate(2**40)
         found = problem(model.parent)
         assert "network.json" in found and "1,099,511,627,776 bytes" in found
+
+    def test_very_many_weights_without_numbers_are_refused_before_each_takes_memory(self, model):
+        empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+        header = json.dumps({f"criterion.{number}": empty for number in range(60_000)}).encode()
+        (model / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+        found = problem(model.parent)
+        assert "weights.safetensors" in found and "4,194,304 are the most" in found
+
+    @pytest.mark.parametrize("name", ["decoder.a.b", "criterion.", "criterion.keys"])
+    def test_a_weight_whose_name_can_be_none_is_refused(self, name, model):
+        weights = load_file(model / "weights.safetensors")
+        path = model / "weights.safetensors"
+        save_file({**weights, name: torch.zeros(1)}, path)
+        found = problem(model.parent)
+        assert "weights.safetensors" in found and "is damaged" in found
+
+    def test_a_part_that_network_json_lacks_is_not_a_missing_file(self, model):
+        about = json.loads((model / "network.json").read_text())
+        del about["encoder"]
+        (model / "network.json").write_text(json.dumps(about))
+        found = problem(model.parent)
+        assert "network.json" in found and "'encoder'" in found and "missing" not in found
+
+    def test_a_tokenizer_too_large_for_its_wordpieces_is_not_read(self, model):
+        tokenizer = json.loads((model / "tokenizer.json").read_text())
+        tokenizer["model"]["vocab"] |= {str(number): 5 for number in range(400_000)}
+        (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+        found = problem(model.parent)
+        assert "tokenizer.json" in found and "are the most" in found
+
+    @pytest.mark.parametrize(
+        "limit, file",
+        [("MOST_LEARNED", "weights.safetensors"), ("MOST_OF_TOKENIZER", "tokenizer.json")],
+    )
+    def test_what_could_not_be_loaded_is_not_saved(self, limit, file, nlp, tmp_path, monkeypatch):
+        monkeypatch.setattr(storage, limit, 100)
+        with pytest.raises(ValueError, match=f"{file} can't be saved: .* are the most"):
+            nlp.to_disk(tmp_path / "pipeline")
+
+    def test_bytes_that_unfold_are_refused(self):
+        for parts in ({"cfg": [{}] * 1000}, {"cfg": {}}, {str(n): b"" for n in range(17)}, [b""]):
+            with pytest.raises(ValueError, match="bytes can't be read: they are damaged"):
+                blank("nowhere").get_pipe(NAME).from_bytes(srsly.msgpack_dumps(parts))
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
     @pytest.mark.parametrize("name", ["cfg", *(f"model/{part}" for part in PARTS)])

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import pickle
@@ -233,6 +234,11 @@ class TestDamagedBytes:
             except ValueError:
                 continue
             assert everything(other) == expected, place
+
+    def test_they_leave_the_garbage_collector_as_it_was(self, data):
+        with pytest.raises(ValueError, match="damaged"):
+            blank("nowhere").get_pipe(NAME).from_bytes(data[:-1])
+        assert gc.isenabled()
 
     def test_a_part_that_is_missing_is_named(self, nlp, data):
         parts = srsly.msgpack_loads(data)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from spacy_early_exit import workers
+from spacy_early_exit.forks import Lock
 from spacy_early_exit.model import LEAST_WORDPIECES
 from spacy_early_exit.workers import Helpers, run_side_by_side, worker_count
 
@@ -171,6 +172,44 @@ def texts():
     return texts
 
 
+def assert_in_a_fork(function):
+    child = os.fork()
+    if child == 0:
+        true = False
+        try:
+            true = function()
+        finally:
+            os._exit(0 if true else 1)
+    for _ in range(600):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, 9)
+        pytest.fail("the child hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_lock_that_somebody_holds_is_free_in_a_fork():
+    lock, held, done = Lock(), threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            done.wait()
+
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+
+    def child():
+        with lock:
+            return True
+
+    assert_in_a_fork(child)
+    done.set()
+
+
 class TestPipelines:
     def test_the_same_entities_with_any_number_of_threads(self, tagger, texts, threads):
         several = answers(tagger.pipe(texts, batch_size=1000))
@@ -184,24 +223,32 @@ class TestPipelines:
 
     def test_a_process_that_forks_itself_afterwards_does_not_hang(self, tagger, texts, two_threads):
         expected = answers(tagger.pipe(texts, batch_size=1000))
-        child = os.fork()
-        if child == 0:
-            same = False
-            try:
-                same = answers(tagger.pipe(texts, batch_size=1000)) == expected
-                torch.set_num_threads(2)  # as a user might
-                same = same and run_side_by_side(abs, [-1, -2]) == [1, 2]
-            finally:
-                os._exit(0 if same else 1)
-        for _ in range(600):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                break
-            time.sleep(0.1)
-        else:
-            os.kill(child, 9)
-            pytest.fail("the child hangs")
-        assert os.waitstatus_to_exitcode(status) == 0
+
+        def child():
+            same = answers(tagger.pipe(texts, batch_size=1000)) == expected
+            torch.set_num_threads(2)  # as a user might
+            return same and run_side_by_side(abs, [-1, -2]) == [1, 2]
+
+        assert_in_a_fork(child)
+
+    @pytest.mark.parametrize("who", ["the same thread", "another thread first"])
+    def test_nor_where_only_others_used_torch_before(self, who, tagger, texts, two_threads):
+        """Looking through the weights, the first thing a process does with them, is parallel."""
+        expected = answers(tagger.pipe(texts, batch_size=1000))
+        pipe = tagger.get_pipe(NAME)
+        encoder = pipe.model.shims[0].trained.network.encoder
+        many = torch.zeros(2_000_000)
+        encoder.register_parameter("of_a_larger_one", torch.nn.Parameter(many))
+        pipe.model.shims[0].weights_changed()  # as after a step of training
+        many.sum()
+
+        def child():
+            if who == "another thread first":
+                in_a_thread(lambda: answers(tagger.pipe(texts[:3])))
+                pipe.model.shims[0].weights_changed()
+            return answers(tagger.pipe(texts, batch_size=1000)) == expected
+
+        assert_in_a_fork(child)
 
     def test_threads_that_share_a_pipeline_give_the_same(self, tagger, texts, two_threads):
         expected = answers(tagger.pipe(texts, batch_size=1000))
