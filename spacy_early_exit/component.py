@@ -761,7 +761,8 @@ class EarlyExitPipe(TrainablePipe):
             util.to_disk(folder, serialize, exclude)
 
     def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> "EarlyExitPipe":
-        """Load what ``to_disk`` saved. Needs no network, and runs no code from it.
+        """Load what ``to_disk`` saved. Needs no network, and runs no code from it. Not while other
+        threads predict with this component: load another pipeline in its place.
 
         path (Union[str, Path]): The folder.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.

@@ -104,7 +104,7 @@ class TestDamagedFiles:
 
 
 class TestLoadingThatFails:
-    """What is refused leaves the component as it was: some load anew while they serve."""
+    """What is refused leaves the component as it was: some try to load anew, and go on."""
 
     @pytest.fixture
     def other(self, encoders):

@@ -128,6 +128,25 @@ class TestTorchsThreads:
         assert in_a_thread(call) == before + 2
         assert helpers_there_are() == before
 
+    def test_those_of_several_callers_start_one_after_the_other(self, two_threads, monkeypatch):
+        """Else one would take what the other has set for a while for what was set before."""
+        start, starting, seen = Helpers._start, [], []
+
+        def watched(helpers):
+            starting.append(helpers)
+            seen.append(len(starting))
+            time.sleep(0.05)
+            start(helpers)
+            starting.remove(helpers)
+
+        monkeypatch.setattr(Helpers, "_start", watched)
+        callers = [threading.Thread(target=Helpers, args=(2,)) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert seen == [1, 1, 1, 1]
+
     def test_where_no_thread_can_be_started_it_goes_on_without(self, two_threads, monkeypatch):
         def refuse(thread):
             raise RuntimeError("can't start new thread")
