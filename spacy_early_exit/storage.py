@@ -246,8 +246,14 @@ def _most_of(network: Tagger) -> Dict[str, int]:
 
 
 def _size_of(network: Tagger) -> int:
-    """RETURNS (int): Bytes that its weights take."""
-    return sum(tensor.numel() * 4 for tensor in network.state_dict().values())
+    """RETURNS (int): Bytes that its weights take, but for what decoder and criterion learnt: it is
+    the same before that is known.
+    """
+    return sum(
+        tensor.numel() * 4
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(("decoder.", "criterion."))
+    )
 
 
 def _check_memory(needed: int) -> None:

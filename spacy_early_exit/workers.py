@@ -92,8 +92,8 @@ class Helpers:
         self._tasks: queue.SimpleQueue[Optional[Callable[[], None]]] = queue.SimpleQueue()
         # In a thread of its own: torch keeps a number of threads for each thread, and gives new
         # ones what was set last anywhere. So what it was is set again at the end. Whatever
-        # thread first meets torch in between keeps the small number: it is a matter of 1 ms. So
-        # those of other callers start later.
+        # thread first meets torch in between keeps the small number: it is a matter of 1 ms, and
+        # of one caller's helpers at a time.
         with _starting:
             starter = threading.Thread(target=self._start, daemon=True)
             starter.start()

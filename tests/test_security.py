@@ -360,14 +360,19 @@ class TestSizes:
         found = problem(model.parent)
         assert "tokenizer.json" in found and "are the most" in found
 
-    @pytest.mark.parametrize(
-        "limit, file",
-        [("MOST_LEARNED", "weights.safetensors"), ("MOST_OF_TOKENIZER", "tokenizer.json")],
-    )
-    def test_what_could_not_be_loaded_is_not_saved(self, limit, file, nlp, tmp_path, monkeypatch):
-        monkeypatch.setattr(storage, limit, 100)
-        with pytest.raises(ValueError, match=f"{file} can't be saved: .* are the most"):
-            nlp.to_disk(tmp_path / "pipeline")
+    def test_what_could_not_be_loaded_is_not_saved(self, nlp, tmp_path, monkeypatch):
+        monkeypatch.setattr(storage, "MOST_LEARNED", 100_000)
+        network = nlp.get_pipe(NAME).model.shims[0].trained.network
+        network.set_learned({}, {"small": torch.zeros(10_000)})
+        nlp.to_disk(tmp_path / "small")
+        blank("nowhere").get_pipe(NAME).from_disk(tmp_path / "small" / NAME, exclude=["vocab"])
+        network.set_learned({}, {"large": torch.zeros(25_000)})
+        with pytest.raises(ValueError, match="weights.safetensors can't be saved: .* are the most"):
+            nlp.to_disk(tmp_path / "large")
+        monkeypatch.undo()
+        monkeypatch.setattr(storage, "MOST_OF_TOKENIZER", 100)
+        with pytest.raises(ValueError, match="tokenizer.json can't be saved: .* are the most"):
+            nlp.to_disk(tmp_path / "large")
 
     def test_bytes_that_unfold_are_refused(self):
         for parts in ({"cfg": [{}] * 1000}, {"cfg": {}}, {str(n): b"" for n in range(17)}, [b""]):
