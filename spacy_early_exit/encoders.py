@@ -57,7 +57,7 @@ class HFEncoder:
         RAISES (ValueError): If it is missing, incomplete, damaged, of an unsupported family,
             or without a fast tokenizer. The message tells which.
         """
-        from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+        from transformers import AutoConfig, PretrainedConfig
 
         self._check_folder()
         try:
@@ -77,19 +77,7 @@ class HFEncoder:
         except ValueError as e:
             raise ValueError(self._problem("it is not supported", e)) from e
         self._check_weights_are_there(spec)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                self.place, revision=self.revision, use_fast=True, trust_remote_code=False
-            )
-        except Exception as e:
-            raise ValueError(self._problem("its tokenizer can't be loaded", e)) from e
-        if not tokenizer.is_fast:
-            raise ValueError(self._problem("it has no fast tokenizer (tokenizer.json)"))
-        serialized = tokenizer.backend_tokenizer.to_str()
-        try:
-            WordpieceTokenizer(serialized).check_fits(spec.vocab_size)
-        except ValueError as e:
-            raise ValueError(self._problem("its tokenizer does not fit", e)) from e
+        tokenizer = self._load_tokenizer(spec)
         state, missing = self._load_weights(config)
         # The pooler is not used here, and token classifiers are saved without one.
         missing = [name for name in missing if "pooler" not in name.split(".")]  # "bert.pooler.…"
@@ -100,7 +88,25 @@ class HFEncoder:
                     f"incomplete, or the weights of another model"
                 )
             )
-        return PretrainedEncoder(spec, read_weights(spec, state), serialized)
+        return PretrainedEncoder(spec, read_weights(spec, state), tokenizer)
+
+    def _load_tokenizer(self, spec: EncoderSpec) -> str:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.place, revision=self.revision, use_fast=True, trust_remote_code=False
+            )
+        except Exception as e:
+            raise ValueError(self._problem("its tokenizer can't be loaded", e)) from e
+        if not tokenizer.is_fast:
+            raise ValueError(self._problem("it has no fast tokenizer (tokenizer.json)"))
+        serialized: str = tokenizer.backend_tokenizer.to_str()
+        try:
+            WordpieceTokenizer(serialized).check_fits(spec.vocab_size)
+        except ValueError as e:
+            raise ValueError(self._problem("its tokenizer does not fit", e)) from e
+        return serialized
 
     def _load_weights(self, config: Any) -> Tuple[Dict[str, "Tensor"], Any]:
         from transformers import AutoModel

@@ -162,8 +162,8 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     """
     docs, settings = X if isinstance(X, tuple) else (X, RunSettings())
     docs = list(docs)
-    ready_for_torch()
     if is_train:
+        ready_for_torch()
         return _begin_update(shim_of(model), docs, settings, model.attrs["dropout_rate"])
     trained = shim_of(model).at(settings.precision)
     predicted = predict(trained, docs, settings)
@@ -232,7 +232,6 @@ def simulate(
         threshold: see ``network.simulate``.
     """
     network = trained.network
-    ready_for_torch()
     answers = []
     with torch.inference_mode():
         for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
