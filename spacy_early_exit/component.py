@@ -3,6 +3,7 @@
 import warnings
 from abc import abstractmethod
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -33,6 +34,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
 from .annotations import Prediction, same_words
+from .attempts import attempt
 from .budget.controller import Controller, in_spacy_worker
 from .budget.curve import Calibration
 from .budget.fingerprint import describe
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 
 register_extensions()
 
+MOST_WORDS = 50_000  # to collect from a stream; more would gain nothing in speed
+
 
 class EarlyExitPipe(TrainablePipe):
     """What all tasks have in common: a transformer tags words and stops, word by word, when it is
@@ -70,7 +74,9 @@ class EarlyExitPipe(TrainablePipe):
         so that the saving over all of them stays at ``speedup``.
     store_exits (bool): Whether Docs keep the exit layer of every word.
     batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
-        another, on as many threads as torch may use.
+        another.
+    threads (Optional[int]): Threads to predict with on a CPU; None: as many as torch may use, but
+        not more than there are processors for this process.
     window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
@@ -175,6 +181,7 @@ class EarlyExitPipe(TrainablePipe):
         adaptive: bool = False,
         store_exits: bool = False,
         batch_wordpieces: int = 2048,
+        threads: Optional[int] = None,
         window_length: Optional[int] = None,
         window_overlap: int = 64,
         get_spans: Optional[SpanGetter] = None,
@@ -193,6 +200,7 @@ class EarlyExitPipe(TrainablePipe):
         check_kv(name, kv, criterion)
         check_choice(name, "quantize", quantize, (None, "int8"))
         check_least(name, "batch_wordpieces", batch_wordpieces, 1)
+        check_least(name, "threads", 1 if threads is None else threads, 1)
         check_least(name, "window_length", 1 if window_length is None else window_length, 1)
         check_least(name, "window_overlap", window_overlap, 0)
         warn_if_names_are_taken()
@@ -206,6 +214,7 @@ class EarlyExitPipe(TrainablePipe):
         self.adaptive = adaptive
         self.store_exits = store_exits
         self.batch_wordpieces = batch_wordpieces
+        self.threads = threads
         self.window_length = window_length
         self.window_overlap = window_overlap
         self.get_spans = get_spans
@@ -315,6 +324,7 @@ class EarlyExitPipe(TrainablePipe):
             window_overlap=self.window_overlap,
             get_spans=self.get_spans,
             batch_wordpieces=self.batch_wordpieces,
+            threads=self.threads,
             kv=self.kv,
             halt_special=self.halt_special,
             precision=self.quantize or "fp32",
@@ -428,8 +438,8 @@ class EarlyExitPipe(TrainablePipe):
         """Annotate a stream.
 
         stream (Iterable[Doc]): The Docs, changed in place.
-        batch_size (int): Docs to collect; they are sorted by length and computed in batches
-            of ``batch_wordpieces``.
+        batch_size (int): Docs to collect, fewer where they are long; they are sorted by length and
+            computed in batches of ``batch_wordpieces``.
         threshold (Optional[float]): The criterion's dial, for this call.
         speedup (Optional[float]): Saving to aim at, for this call.
         adaptive (Optional[bool]): Whether to move the threshold so that the saving over the
@@ -441,7 +451,7 @@ class EarlyExitPipe(TrainablePipe):
         settings = self._ready_to_predict(knob)
         controller = self._controller(knob) if self._follows(knob, adaptive) else None
         try:
-            for docs in util.minibatch(stream, size=batch_size):
+            for docs in _groups(stream, batch_size):
                 if controller is None:
                     yield from self._annotate(docs, settings)
                 else:
@@ -495,23 +505,21 @@ class EarlyExitPipe(TrainablePipe):
         YIELDS (Doc): The docs, annotated, in order, without those that failed.
         """
         lengths = [len(doc) for doc in docs]
-        try:
-            predictions = self._predict(docs, settings)
-        except Exception as e:
+        predicted = attempt(lambda: self._predict(docs, settings))
+        if predicted.error is not None:
             if len(docs) == 1:
-                self.get_error_handler()(self.name, self, docs, e)
+                self.get_error_handler()(self.name, self, docs, predicted.error)
                 return
             for doc in docs:
                 yield from self._annotate([doc], settings)
             return
-        for doc, length, prediction in zip(docs, lengths, predictions):
+        for doc, length, prediction in zip(docs, lengths, predicted.result):
             if len(doc) != length:  # the same Doc once more, whose characters are words by now
                 yield from self._annotate([doc], settings)
                 continue
-            try:
-                self.set_annotations([doc], [prediction])
-            except Exception as e:
-                self.get_error_handler()(self.name, self, [doc], e)
+            written = attempt(partial(self.set_annotations, [doc], [prediction]))
+            if written.error is not None:
+                self.get_error_handler()(self.name, self, [doc], written.error)
             else:
                 yield doc
 
@@ -920,6 +928,22 @@ class EarlyExitPipe(TrainablePipe):
             "decoder": [*decoder],
             "criterion": [*criterion, *self.criterion.needs_learned],
         }
+
+
+def _groups(stream: Iterable[Doc], size: int) -> Iterator[List[Doc]]:
+    """YIELDS (List[Doc]): So many docs of a stream, or fewer that have ``MOST_WORDS``: what is made
+    of them on the way lies in memory for all of them at once.
+    """
+    group: List[Doc] = []
+    words = 0
+    for doc in stream:
+        group.append(doc)
+        words += len(doc)
+        if len(group) >= size or words >= MOST_WORDS:
+            yield group
+            group, words = [], 0
+    if group:
+        yield group
 
 
 def configure(

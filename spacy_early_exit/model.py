@@ -28,6 +28,7 @@ from .memory import release_freed_memory, release_freed_memory_now_and_then
 from .network.batch import KV, Batch
 from .network.criterion import Criterion
 from .network.encoder import KeptState
+from .network.families import EncoderSpec
 from .network.loop import Exits, run_all_layers, run_with_exits
 from .network.quantize import Precision
 from .network.simulate import simulated_saving
@@ -38,7 +39,7 @@ from .spans import SpanGetter
 from .storage import Trained
 from .training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining, Stage
 from .wordpieces import WordpieceTokenizer, batches, windows_of
-from .workers import run_side_by_side, worker_count
+from .workers import batches_at_once, run_side_by_side, thread_count
 
 Floats = NDArray[np.float32]
 LEAST_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
@@ -55,7 +56,9 @@ class RunSettings:
     window_overlap (int): Wordpieces that neighbouring windows of a doc share.
     get_spans (Optional[SpanGetter]): Gets the spans that are texts of their own; None: whole docs.
     batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
-        another, on as many threads as torch may use.
+        another.
+    threads (Optional[int]): Threads to predict with on a CPU; None: as many as torch may use, but
+        not more than there are processors for this process.
     kv (KV): Whether the others attend to what left.
     halt_special (bool): Whether special tokens leave with the first word of their window.
     precision (Precision): Of the products, when predicting.
@@ -68,6 +71,7 @@ class RunSettings:
     window_overlap: int = 64
     get_spans: Optional[SpanGetter] = None
     batch_wordpieces: int = 2048
+    threads: Optional[int] = None
     kv: KV = "copy"
     halt_special: bool = False
     precision: Precision = "fp32"
@@ -192,9 +196,10 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
 
     windows = _windows(trained, docs, settings)
     if network.device.type == "cpu":
-        at_once, least = worker_count(), LEAST_WORDPIECES
+        threads = thread_count(settings.threads)
+        at_once, least = batches_at_once(threads), LEAST_WORDPIECES
         cut = list(batches(windows, settings.batch_wordpieces, at_once, least))
-        done = run_side_by_side(run, cut)
+        done = run_side_by_side(run, cut, threads, functools.partial(_layer_macs, network.spec))
     else:
         cut = list(batches(windows, settings.batch_wordpieces))
         done = [run(batch) for batch in cut]
@@ -203,6 +208,12 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
         for window, part in zip(batch, found):
             parts[window.doc].append(part)
     return [_join_windows(doc_parts, network.tags) for doc_parts in parts]
+
+
+def _layer_macs(spec: EncoderSpec, batch: Sequence[Window]) -> int:
+    """RETURNS (int): About how many multiply-accumulates a whole layer has."""
+    weights = spec.hidden_size * (4 * spec.hidden_size + 2 * spec.intermediate_size)
+    return weights * sum(len(window.ids) for window in batch)
 
 
 def _not_finite(network: Tagger, batch: Batch) -> str:

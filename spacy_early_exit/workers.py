@@ -1,17 +1,22 @@
 """Batches beside one another on a CPU: a thread for each, not all threads for every product.
 
 Threads that share a product wait for each other at its end, some hundred times a batch. With two
-threads, one batch each was 1.06 to 1.3 times as fast (benchmarks/NOTES.md).
+threads, one batch each was 1.06 to 1.3 times as fast (benchmarks/NOTES.md). Where other processes
+want the processors, too, each such wait lasts until they let go of one, so that sharing takes many
+times as long as one thread alone: products are shared only on a machine that is idle.
 """
 
+import contextlib
 import os
-import queue
 import threading
-from typing import Callable, Dict, List, Optional, Sequence, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import torch
 
+from .attempts import Stopped, stop_asked
 from .forks import Lock
+from .processors import idle_processors, processors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,137 +24,168 @@ Result = TypeVar("Result")
 # Helpers also need Python's lock, so more than a few would wait for it: beyond, each has several
 # of torch's threads. Only 2 have been measured.
 MOST = 4
+# Multiply-accumulates of a layer that are worth a thread more. Where it is not known whether a
+# processor is idle, only what takes long for certain is shared.
+LEAST_MACS, LEAST_MACS_UNSEEN = 4_000_000, 500_000_000
 _own = threading.local()
 _starting = Lock()
 
 
-def worker_count() -> int:
-    """RETURNS (int): How many batches run at once, by the threads that torch may use here."""
-    return min(torch.get_num_threads(), MOST)
+def thread_count(asked: Optional[int]) -> int:
+    """RETURNS (int): How many threads to compute with.
+
+    asked (Optional[int]): As many; None: as torch may use here, but not more than there are
+        processors for this process.
+    """
+    return asked or min(torch.get_num_threads(), processors())
 
 
-def run_side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> List[Result]:
+def batches_at_once(threads: int) -> int:
+    """RETURNS (int): How many batches run beside one another.
+
+    threads (int): How many threads there are.
+    """
+    return min(threads, MOST)
+
+
+def run_side_by_side(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    threads: int,
+    macs: Callable[[Item], int],
+) -> List[Result]:
     """Call a function on every item, several at once if there are several.
 
-    Each thread that calls this has helpers of its own, as it has OpenMP threads of its own.
+    Each thread that calls this has helpers of its own, as it has OpenMP threads of its own. What
+    interrupts it while it waits for them, such as Ctrl-C, goes on as soon as none of them is at
+    work any more: each ends the item that it has begun.
 
     function (Callable): The function. What torch keeps for each thread, such as inference mode,
         it must set itself.
     items (Sequence): Its arguments.
+    threads (int): How many threads may work.
+    macs (Callable): Says how many multiply-accumulates one layer needs for an item.
     RETURNS (List): What it returned, in order.
     RAISES (Exception): What it raised, for the first item that failed.
     """
-    helpers = None
-    if len(items) > 1 and torch.get_num_threads() > 1:
-        helpers = _helpers(torch.get_num_threads())
-    if helpers is None:
-        return [function(item) for item in items]
+    shares = _shares(items, threads, macs)
     results: Dict[int, Result] = {}
     failures: Dict[int, BaseException] = {}
     todo = iter(range(len(items)))
     taking = threading.Lock()
-    finished = threading.Semaphore(0)
     given_up = threading.Event()
+    stopped = stop_asked()
 
     def work() -> None:
-        try:
-            while not given_up.is_set():
-                with taking:
-                    number = next(todo, None)
-                if number is None:
-                    break
-                try:
-                    results[number] = function(items[number])
-                except BaseException as e:
-                    failures[number] = e
-                    given_up.set()
-        finally:
-            finished.release()
+        while not (given_up.is_set() or stopped()):
+            with taking:
+                number = next(todo, None)
+            if number is None:
+                return
+            try:
+                results[number] = function(items[number])
+            except BaseException as e:
+                failures[number] = e
+                given_up.set()
 
-    try:
-        helpers.all_do(work)
-        for _ in range(helpers.count):
-            finished.acquire()
-    except BaseException:  # such as KeyboardInterrupt: nobody begins another item
-        given_up.set()
-        raise
+    if len(shares) == 1 and shares[0] <= torch.get_num_threads():
+        with _at_most(shares[0]):
+            work()
+    else:
+        _have_done(work, shares, given_up)
     if failures:
         raise failures[min(failures)]
+    if stopped():
+        raise Stopped
     return [results[number] for number in range(len(items))]
 
 
-class Helpers:
-    """Threads that wait for work, and end when this is dropped.
+def _shares(items: Sequence[Item], threads: int, macs: Callable[[Item], int]) -> List[int]:
+    """RETURNS (List[int]): How many of torch's threads each helper has."""
+    helpers = batches_at_once(threads) if len(items) > 1 else 1
+    total = helpers
+    if threads > helpers and items:
+        idle = idle_processors()
+        least = LEAST_MACS_UNSEEN if idle is None else LEAST_MACS
+        worth = helpers * min(map(macs, items)) // least
+        if idle is None or idle >= min(worth, threads) - 1:  # one is ours
+            total = _rounded(worth, helpers, threads)
+    return [total // helpers + (i < total % helpers) for i in range(helpers)]
 
-    They are daemons: a thread that outlives the main one can still use its own, and none of
-    them keeps a process from ending.
 
-    threads (int): How many of torch's threads they share.
+def _rounded(worth: int, least: int, most: int) -> int:
+    """RETURNS (int): All threads, or a power of 2, so that there are few sets of helpers."""
+    return most if worth >= most else max(least, 1 << worth.bit_length() >> 1)
+
+
+def _have_done(work: Callable[[], None], shares: List[int], given_up: threading.Event) -> None:
+    """Have helpers do something, each once, and wait for all of them."""
+    futures: List[Future[None]] = []
+    try:
+        try:
+            pool = _helpers(tuple(shares))
+            futures += [pool.submit(work) for _ in shares]
+        except RuntimeError:  # no more threads can be started, or the interpreter ends
+            pass
+        if not futures:
+            work()
+        wait(futures)
+    except BaseException:  # such as KeyboardInterrupt: nobody begins another item
+        given_up.set()
+        wait(futures)
+        raise
+
+
+def _helpers(shares: Tuple[int, ...]) -> ThreadPoolExecutor:
+    """RETURNS (ThreadPoolExecutor): Helpers of this thread: they end when it does, or before the
+    interpreter.
     """
-
-    def __init__(self, threads: int):
-        self.process, self.threads, self.count = os.getpid(), threads, 0
-        self._tasks: queue.SimpleQueue[Optional[Callable[[], None]]] = queue.SimpleQueue()
-        # In a thread of its own: torch keeps a number of threads for each thread, and gives new
-        # ones what was set last anywhere. So what it was is set again at the end. Whatever
-        # thread first meets torch in between keeps the small number: it is a matter of 1 ms, and
-        # of one caller's helpers at a time.
-        with _starting:
-            starter = threading.Thread(target=self._start, daemon=True)
-            starter.start()
-            starter.join()
-
-    def _start(self) -> None:
-        default = torch.get_num_threads()
-        wanted = min(self.threads, MOST)
-        ready = threading.Semaphore(0)
-        try:
-            for i in range(wanted):
-                share = self.threads // wanted + (i < self.threads % wanted)
-                arguments = (self._tasks, share, ready)
-                threading.Thread(target=_help, args=arguments, daemon=True).start()
-                self.count += 1
-        except RuntimeError:
-            pass  # no more threads to be had: those that there are will do
-        for _ in range(self.count):
-            ready.acquire()
-        torch.set_num_threads(default)
-
-    def all_do(self, task: Callable[[], None]) -> None:
-        """Have each of them do something, once."""
-        for _ in range(self.count):
-            self._tasks.put(task)
-
-    def __del__(self) -> None:
-        for _ in range(self.count):
-            self._tasks.put(None)
+    if getattr(_own, "process", None) != os.getpid():  # threads do not come along into a fork
+        _own.process, _own.pools = os.getpid(), {}
+    pools: Dict[Tuple[int, ...], ThreadPoolExecutor] = _own.pools
+    if shares not in pools:
+        pools[shares] = ThreadPoolExecutor(len(shares), "early-exit", _limit, (iter(shares),))
+    return pools[shares]
 
 
-def _help(
-    tasks: "queue.SimpleQueue[Optional[Callable[[], None]]]",
-    threads: int,
-    ready: threading.Semaphore,
-) -> None:
-    torch.get_num_threads()  # its first call in a thread sets what new threads get
+def _limit(shares: Iterator[int]) -> None:
+    """Give a helper its share of torch's threads."""
+    with _starting:  # the next one must see what was there before
+        default = torch.get_num_threads()  # its first call in a thread sets what new threads get
+        again = _set_own(next(shares), default)
+        if again is not None:
+            wait([again])
+
+
+@contextlib.contextmanager
+def _at_most(threads: int) -> Iterator[None]:
+    """Let this thread use fewer of torch's threads for a while."""
+    before = torch.get_num_threads()
+    if threads == before:
+        yield
+        return
+    _set_own(threads, before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _set_own(threads: int, others: int) -> Optional["Future[None]"]:
+    """Set how many of torch's threads this thread uses. torch keeps a number for each thread, and
+    gives new ones what was set last anywhere: so that is set again, at once, by a thread that is
+    used for nothing else. Whatever thread first meets torch in between keeps the other number.
+
+    RETURNS (Optional[Future]): That which sets it again; None if no thread can be started for it.
+    """
+    global _keeper
     torch.set_num_threads(threads)
-    ready.release()
-    while True:
-        task = tasks.get()
-        if task is None:
-            return
-        task()
-        del task  # it holds what the last call was about
+    if _keeper is None or _keeper[0] != os.getpid():  # it does not come along into a fork
+        _keeper = os.getpid(), ThreadPoolExecutor(1, "early-exit-keeper")
+    try:
+        return _keeper[1].submit(torch.set_num_threads, others)
+    except RuntimeError:
+        return None
 
 
-def _helpers(threads: int) -> Optional[Helpers]:
-    """RETURNS (Optional[Helpers]): Those of this thread; None if there can be none."""
-    found: Optional[Helpers] = getattr(_own, "helpers", None)
-    if found is None or (found.process, found.threads) != (os.getpid(), threads):
-        _own.helpers = found = None
-        try:
-            found = Helpers(threads)
-        except RuntimeError:  # no thread can be started any more
-            return None
-        found = found if found.count > 1 else None
-        _own.helpers = found
-    return found
+_keeper: Optional[Tuple[int, ThreadPoolExecutor]] = None

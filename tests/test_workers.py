@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,11 +14,12 @@ import torch
 from spacy_early_exit import workers
 from spacy_early_exit.forks import Lock
 from spacy_early_exit.model import LEAST_WORDPIECES
-from spacy_early_exit.workers import Helpers, run_side_by_side, worker_count
+from spacy_early_exit.workers import batches_at_once, run_side_by_side, thread_count
 
 from .factories import ROOT, texts_of_all_lengths
 
 NAME = "early_exit_ner"
+LITTLE, MUCH = 1, 10**12  # multiply-accumulates
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -36,6 +38,24 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets how many processors are idle."""
+
+    def set_idle(idle):
+        monkeypatch.setattr(workers, "idle_processors", lambda: idle)
+
+    return set_idle
+
+
+def side_by_side(function, items, threads=None, macs=MUCH):
+    return run_side_by_side(function, items, threads or torch.get_num_threads(), lambda item: macs)
+
+
+def own_threads(_):
+    return torch.get_num_threads()
+
+
 def in_a_thread(function):
     found = []
     thread = threading.Thread(target=lambda: found.append(function()))
@@ -48,26 +68,23 @@ def helpers_there_are():
     gc.collect()
     for _ in range(100):  # they need a moment to end
         time.sleep(0.01)
-    return sum("_help" in thread.name for thread in threading.enumerate())
+    return sum(thread.name.startswith("early-exit_") for thread in threading.enumerate())
 
 
 class TestResults:
     def test_they_come_in_order_from_threads_with_one_of_torchs_each(self, threads):
-        seen = run_side_by_side(lambda i: (i, torch.get_num_threads()), list(range(20)))
+        seen = side_by_side(lambda i: (i, torch.get_num_threads()), list(range(20)))
         assert [i for i, _ in seen] == list(range(20))
         assert {own for _, own in seen} == {1}
 
     def test_several_run_at_once(self, threads):
-        meeting = threading.Barrier(worker_count(), timeout=60)
-        run_side_by_side(lambda i: meeting.wait(), list(range(2 * worker_count())))
-
-    def test_one_thing_alone_has_all_threads(self, threads):
-        assert run_side_by_side(lambda i: torch.get_num_threads(), [0]) == [threads]
+        meeting = threading.Barrier(batches_at_once(threads), timeout=60)
+        side_by_side(lambda i: meeting.wait(), list(range(2 * threads)))
 
     def test_what_one_raises_is_raised_and_the_next_call_works(self, threads):
         with pytest.raises(ZeroDivisionError):
-            run_side_by_side(lambda i: 1 / (i - 3), list(range(9)))
-        assert run_side_by_side(abs, [-1, -2]) == [1, 2]
+            side_by_side(lambda i: 1 / (i - 3), list(range(9)))
+        assert side_by_side(abs, [-1, -2]) == [1, 2]
 
     def test_nothing_more_is_begun_after_a_failure(self, two_threads):
         begun = []
@@ -78,27 +95,67 @@ class TestResults:
             raise ValueError(i)
 
         with pytest.raises(ValueError, match="0"):
-            run_side_by_side(fail, list(range(50)))
+            side_by_side(fail, list(range(50)))
         assert len(begun) <= 2
 
+
+class TestHowManyThreadsShareAProduct:
+    def test_all_of_them_if_a_lot_is_to_be_done_alone_on_an_idle_machine(self, threads, machine):
+        machine(threads - 1)
+        assert side_by_side(own_threads, [0]) == [threads]
+
+    def test_one_if_little_is_to_be_done(self, threads, machine):
+        machine(99)
+        assert side_by_side(own_threads, [0], macs=LITTLE) == [1]
+
+    @pytest.mark.parametrize("macs", [LITTLE, MUCH])
+    def test_one_if_the_processors_are_wanted_elsewhere(self, macs, threads, machine):
+        machine(threads - 2)
+        assert side_by_side(own_threads, [0], macs=macs) == [1]
+
+    def test_it_grows_with_the_work(self, machine):
+        machine(99)
+        each = workers.LEAST_MACS
+        seen = [side_by_side(own_threads, [0], 9, n * each)[0] for n in (0, 1, 2, 3, 4, 8, 9, 50)]
+        assert seen == [1, 1, 2, 2, 4, 8, 9, 9]
+
+    def test_where_it_is_not_known_what_is_idle_only_very_much_is_shared(self, machine):
+        machine(None)
+        assert side_by_side(own_threads, [0], 2, workers.LEAST_MACS_UNSEEN) == [1]
+        assert side_by_side(own_threads, [0], 2, 2 * workers.LEAST_MACS_UNSEEN) == [2]
+
     @pytest.mark.parametrize("number", [5, 6, 7, 9])
-    def test_many_threads_are_shared_out_without_a_rest(self, number):
-        helpers = Helpers(number)
-        seen, meeting = [], threading.Barrier(helpers.count + 1, timeout=60)
+    def test_many_threads_are_shared_out_without_a_rest(self, number, machine):
+        machine(number)
+        meeting = threading.Barrier(workers.MOST, timeout=60)
 
-        def note():
-            seen.append(torch.get_num_threads())
+        def note(_):
             meeting.wait()
+            return torch.get_num_threads()
 
-        helpers.all_do(note)
-        meeting.wait()
-        assert len(seen) == workers.MOST and sum(seen) == number
+        assert sum(side_by_side(note, list(range(workers.MOST)), number)) == number
+
+    def test_many_threads_have_one_each_where_the_processors_are_wanted_elsewhere(self, machine):
+        machine(3)
+        assert set(side_by_side(own_threads, list(range(9)), 9)) == {1}
+
+    def test_as_many_as_asked_for_whatever_torch_may_use(self, threads):
+        meeting = threading.Barrier(2, timeout=60)
+        side_by_side(lambda i: meeting.wait(), [0, 1], 2)
+        assert set(side_by_side(own_threads, [0, 1], 2)) == {1}
+        assert side_by_side(own_threads, [0, 1], 1) == [1, 1]
+
+    def test_by_default_no_more_than_there_are_processors(self, monkeypatch, two_threads):
+        for there_are, expected in ((1, 1), (2, 2), (64, 2)):
+            monkeypatch.setattr(workers, "processors", lambda there_are=there_are: there_are)
+            assert thread_count(None) == expected and thread_count(5) == 5
 
 
 class TestTorchsThreads:
     def test_the_caller_and_new_threads_have_as_many_as_before(self, threads):
         default = in_a_thread(torch.get_num_threads)
-        run_side_by_side(abs, [1, 2, 3])
+        side_by_side(abs, [1, 2, 3])
+        side_by_side(abs, [1], macs=LITTLE)
         assert torch.get_num_threads() == threads
         assert in_a_thread(torch.get_num_threads) == default
 
@@ -108,7 +165,7 @@ class TestTorchsThreads:
 
         def call():
             torch.set_num_threads(2)
-            run_side_by_side(lambda i: meeting.wait(), [0, 1])
+            side_by_side(lambda i: meeting.wait(), [0, 1])
 
         callers = [threading.Thread(target=call) for _ in range(2)]
         for caller in callers:
@@ -121,52 +178,90 @@ class TestTorchsThreads:
         before = helpers_there_are()
 
         def call():
-            torch.set_num_threads(2)
-            run_side_by_side(abs, [1, 2])
-            return sum("_help" in thread.name for thread in threading.enumerate())
+            meeting = threading.Barrier(2, timeout=60)
+            side_by_side(lambda i: meeting.wait(), [1, 2], 2)
+            return sum(t.name.startswith("early-exit_") for t in threading.enumerate())
 
         assert in_a_thread(call) == before + 2
         assert helpers_there_are() == before
 
-    def test_those_of_several_callers_start_one_after_the_other(self, two_threads, monkeypatch):
-        """Else one would take what the other has set for a while for what was set before."""
-        start, starting, seen = Helpers._start, [], []
+    def test_new_threads_have_as_many_while_one_is_limited(self, two_threads, machine):
+        machine(0)
 
-        def watched(helpers):
-            starting.append(helpers)
-            seen.append(len(starting))
-            time.sleep(0.05)
-            start(helpers)
-            starting.remove(helpers)
+        def others(_):
+            for _ in range(500):  # it is set again by another thread
+                time.sleep(0.01)
+                if in_a_thread(torch.get_num_threads) == 2:
+                    break
+            return torch.get_num_threads(), in_a_thread(torch.get_num_threads)
 
-        monkeypatch.setattr(Helpers, "_start", watched)
-        callers = [threading.Thread(target=Helpers, args=(2,)) for _ in range(4)]
+        assert side_by_side(others, [0]) == [(1, 2)]
+        assert torch.get_num_threads() == in_a_thread(torch.get_num_threads) == 2
+
+    def test_what_several_callers_limit_at_once_is_set_again(self, two_threads):
+        def call():
+            for _ in range(20):
+                side_by_side(abs, [1, 2], 2)
+                side_by_side(abs, [1], 2, LITTLE)
+
+        callers = [threading.Thread(target=call) for _ in range(4)]
         for caller in callers:
             caller.start()
         for caller in callers:
             caller.join()
-        assert seen == [1, 1, 1, 1]
+        time.sleep(0.1)
+        assert torch.get_num_threads() == in_a_thread(torch.get_num_threads) == 2
 
     def test_where_no_thread_can_be_started_it_goes_on_without(self, two_threads, monkeypatch):
         def refuse(thread):
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(workers._own, "helpers", None, raising=False)
+        monkeypatch.setattr(workers._own, "process", None, raising=False)
+        monkeypatch.setattr(workers, "_keeper", None)
         monkeypatch.setattr(threading.Thread, "start", refuse)
-        assert run_side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
+        assert side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
 
-    def test_where_only_one_more_can_be_started_it_goes_on_without(self, two_threads, monkeypatch):
+    @pytest.mark.parametrize("more", [1, 2, 3])
+    def test_where_few_more_can_be_started_it_goes_on_with_them(
+        self, more, two_threads, monkeypatch
+    ):
         start, started = threading.Thread.start, []
 
         def some(thread):
-            if len(started) == 2:  # the one that starts others, and one of those
+            if len(started) == more:
                 raise RuntimeError("can't start new thread")
             started.append(thread)
             start(thread)
 
-        monkeypatch.setattr(workers._own, "helpers", None, raising=False)
+        monkeypatch.setattr(workers._own, "process", None, raising=False)
+        monkeypatch.setattr(workers, "_keeper", None)
         monkeypatch.setattr(threading.Thread, "start", some)
-        assert run_side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
+        assert side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
+        assert side_by_side(abs, [-4, -5]) == [4, 5]
+
+
+class TestInterruptions:
+    def test_what_is_raised_while_waiting_ends_it_once_nobody_is_at_work(self, two_threads):
+        working, begun = [], []
+
+        def work(i):
+            begun.append(i)
+            working.append(i)
+            time.sleep(0.3)
+            working.remove(i)
+
+        def interrupt(number, frame):
+            raise TimeoutError("too long")
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(TimeoutError, match="too long"):
+                side_by_side(work, list(range(50)))
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert not working and len(begun) <= 2
+        assert side_by_side(abs, [-1, -2]) == [1, 2]
 
 
 def answers(docs):
@@ -230,14 +325,17 @@ def test_a_lock_that_somebody_holds_is_free_in_a_fork():
 
 
 class TestPipelines:
-    def test_the_same_entities_with_any_number_of_threads(self, tagger, texts, threads):
+    @pytest.mark.parametrize("setting", [None, 1, 3])
+    def test_the_same_entities_with_any_number_of_threads(self, setting, tagger, texts, threads):
+        tagger.get_pipe(NAME).threads = setting
         several = answers(tagger.pipe(texts, batch_size=1000))
+        tagger.get_pipe(NAME).threads = None
         torch.set_num_threads(1)
         assert several == answers(tagger.pipe(texts, batch_size=1000))
 
     def test_processes_that_fork_afterwards_give_the_same(self, tagger, texts, two_threads):
         expected = answers(tagger.pipe(texts, batch_size=1000))
-        assert workers._own.helpers is not None
+        assert workers._own.pools
         assert answers(tagger.pipe(texts, batch_size=50, n_process=2)) == expected
 
     def test_a_process_that_forks_itself_afterwards_does_not_hang(self, tagger, texts, two_threads):
@@ -246,7 +344,7 @@ class TestPipelines:
         def child():
             same = answers(tagger.pipe(texts, batch_size=1000)) == expected
             torch.set_num_threads(2)  # as a user might
-            return same and run_side_by_side(abs, [-1, -2]) == [1, 2]
+            return same and side_by_side(abs, [-1, -2]) == [1, 2]
 
         assert_in_a_fork(child)
 
@@ -289,16 +387,18 @@ AFTERWARDS = """
 import sys, threading, time, atexit
 import torch
 from spacy_early_exit.workers import run_side_by_side
+def run(function, items):
+    return run_side_by_side(function, items, 2, lambda item: 1)
 torch.set_num_threads(2)
 def late():
     threading.main_thread().join()
     torch.set_num_threads(2)
-    print("thread", run_side_by_side(abs, [-1, -2, -3]), flush=True)
-atexit.register(lambda: print("atexit", run_side_by_side(abs, [-4, -5]), flush=True))
+    print("thread", run(abs, [-1, -2, -3]), flush=True)
+atexit.register(lambda: print("atexit", run(abs, [-4, -5]), flush=True))
 threading.Thread(target=late).start()
-run_side_by_side(abs, [1, 2])
+run(abs, [1, 2])
 threading.Thread(
-    target=lambda: run_side_by_side(lambda i: time.sleep(0.5), list(range(40))), daemon=True
+    target=lambda: run(lambda i: time.sleep(0.5), list(range(40))), daemon=True
 ).start()
 """
 

@@ -22,6 +22,7 @@ def default_config(decoder: str, scorer: str, own: str = "") -> Config:
         adaptive = false
         store_exits = false
         batch_wordpieces = 2048
+        threads = null
         window_length = null
         window_overlap = 64
         get_spans = null

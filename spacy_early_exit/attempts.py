@@ -1,0 +1,108 @@
+"""Work that may fail, told apart from what interrupts it.
+
+Signal handlers run in the main thread, between any two of its steps, and may raise: task queues
+end a task that takes too long that way. Such an exception must end the work, and not be taken for
+a fault of the text at hand. So where there are handlers that may raise, the work is done in another
+thread, and what is raised in the main one comes from elsewhere.
+"""
+
+import contextvars
+import functools
+import os
+import signal
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Callable, Generic, Optional, Tuple, TypeVar
+
+Result = TypeVar("Result")
+_own = threading.local()
+
+
+class Stopped(BaseException):
+    """Raised in work that nobody waits for any more."""
+
+
+class Attempt(Generic[Result]):
+    """What came of some work: a result, or what it raised.
+
+    work (Callable): The work.
+    """
+
+    error: Optional[Exception] = None
+    result: Result
+
+    def __init__(self, work: Callable[[], Result]):
+        try:
+            self.result = work()
+        except Exception as e:
+            self.error = e
+
+
+def attempt(work: Callable[[], Result]) -> Attempt[Result]:
+    """Do some work.
+
+    work (Callable): The work. It should ask ``stop_asked`` from time to time.
+    RETURNS (Attempt): What came of it.
+    RAISES (BaseException): What interrupts it, such as KeyboardInterrupt or whatever a signal
+        handler raises, as soon as the work has ended.
+    """
+    if threading.current_thread() is not threading.main_thread() or not _handlers_may_raise():
+        return Attempt(work)
+    stop = threading.Event()
+    future = _submit(functools.partial(_apart, work, stop))
+    if future is None:
+        stop.set()  # should it be begun after all
+        return Attempt(work)
+    try:
+        wait([future])
+    except BaseException:
+        stop.set()
+        wait([future])
+        raise
+    return future.result()
+
+
+def stop_asked() -> Callable[[], bool]:
+    """RETURNS (Callable[[], bool]): Says whether what this thread does shall end early. Any thread
+    may ask it.
+    """
+    stop: Optional[threading.Event] = getattr(_own, "stop", None)
+    return _never if stop is None else stop.is_set
+
+
+def _never() -> bool:
+    return False
+
+
+def _apart(work: Callable[[], Result], stop: threading.Event) -> Attempt[Result]:
+    if stop.is_set():
+        raise Stopped
+    _own.stop = stop
+    try:
+        return Attempt(work)
+    finally:
+        _own.stop = None
+
+
+def _handlers_may_raise() -> bool:
+    """RETURNS (bool): Whether a signal has a handler in Python. The usual one of Ctrl-C does not
+    count: it raises no ``Exception``, so that it passes through whatever meets it.
+    """
+    handlers = map(signal.getsignal, signal.valid_signals())
+    return any(callable(h) and h is not signal.default_int_handler for h in handlers)
+
+
+def _submit(work: Callable[[], Attempt[Result]]) -> Optional["Future[Attempt[Result]]"]:
+    """RETURNS (Optional[Future]): The work, in the thread that is kept for it, with this one's
+    context variables; None if no thread can be started.
+    """
+    global _thread
+    if _thread is None or _thread[0] != os.getpid():  # it does not come along into a fork
+        _thread = os.getpid(), ThreadPoolExecutor(1, "early-exit-apart")
+    try:
+        return _thread[1].submit(contextvars.copy_context().run, work)
+    except RuntimeError:
+        return None
+
+
+_thread: Optional[Tuple[int, ThreadPoolExecutor]] = None
