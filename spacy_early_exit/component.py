@@ -723,15 +723,6 @@ class EarlyExitPipe(TrainablePipe):
             network.scale_heads(temperatures)
         self._shim.weights_changed()
 
-    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
-        """Put other weights in place while the generator is suspended.
-
-        params (Dict[Any, Any]): The weights, such as an optimizer's averages.
-        YIELDS (None): Once, with the weights in place.
-        """
-        with self.model.use_params(params):
-            yield
-
     def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
         """Score annotated examples.
 
@@ -747,17 +738,22 @@ class EarlyExitPipe(TrainablePipe):
         """Save the trained state. Settings are not in it: config.cfg is where they are kept.
 
         path (Union[str, Path]): The folder. If it can't be written to, or the disk is full, what is
-            in it stays as it is.
+            in it stays as it is. Files of a network saved there before, which this component does
+            not have, are removed.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
         RAISES (OSError): If the folder, or one in it, can't be written to, or is a link, or the
             disk is full.
         """
+        from .storage import FILES
+
+        exclude = [*exclude]
+        ours = [] if "model" in exclude else [Path("model", name) for name in FILES]
         serialize = {
             "model": lambda p: self._shim.to_disk(p) if self._is_trained else None,
             "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
             "cfg": lambda p: p.write_bytes(self._state(network=network_in(p.parent)).to_bytes()),
         }
-        with replacing(Path(path)) as folder:
+        with replacing(Path(path), ours) as folder:
             util.to_disk(folder, serialize, exclude)
 
     def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> "EarlyExitPipe":
