@@ -36,7 +36,7 @@ from .annotations import Prediction, same_words
 from .budget.controller import Controller, in_spacy_worker
 from .budget.curve import Calibration
 from .budget.fingerprint import describe
-from .checks import check_block, check_choice, check_kv, check_least, check_name
+from .checks import check_block, check_call, check_choice, check_kv, check_least, check_name
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, replacing, unpack
@@ -394,7 +394,7 @@ class EarlyExitPipe(TrainablePipe):
         threshold: Optional[float] = None,
         speedup: Optional[float] = None,
         adaptive: Optional[bool] = None,
-        batch_size: Optional[int] = None,
+        **others: Any,
     ) -> Doc:
         """Annotate one Doc.
 
@@ -402,10 +402,11 @@ class EarlyExitPipe(TrainablePipe):
         threshold (Optional[float]): The criterion's dial, for this call.
         speedup (Optional[float]): Saving to aim at, for this call.
         adaptive (Optional[bool]): As in ``pipe``: here it is refused.
-        batch_size (Optional[int]): Ignored; ``nlp.pipe`` leaves it in a reused component_cfg.
+        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
         RETURNS (Doc): The Doc.
         RAISES (ValueError): If the speedup is to be held over a stream: this is but one text.
         """
+        check_call(self.name, others)
         knob = make_knob(threshold, speedup, "this call")
         settings = self._ready_to_predict(knob)
         if self._follows(knob, adaptive):
@@ -424,6 +425,7 @@ class EarlyExitPipe(TrainablePipe):
         threshold: Optional[float] = None,
         speedup: Optional[float] = None,
         adaptive: Optional[bool] = None,
+        **others: Any,
     ) -> Iterator[Doc]:
         """Annotate a stream.
 
@@ -435,8 +437,10 @@ class EarlyExitPipe(TrainablePipe):
         adaptive (Optional[bool]): Whether to move the threshold so that the saving over the
             stream stays at ``speedup``; None: as in the config. With ``n_process > 1`` every
             process does so for its own share of the stream.
+        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
         YIELDS (Doc): The Docs, in order.
         """
+        check_call(self.name, others)
         knob = make_knob(threshold, speedup, "this call")
         settings = self._ready_to_predict(knob)
         controller = self._controller(knob) if self._follows(knob, adaptive) else None
@@ -607,10 +611,7 @@ class EarlyExitPipe(TrainablePipe):
         drop: float = 0.0,
         sgd: Optional[Optimizer] = None,
         losses: Optional[Dict[str, float]] = None,
-        threshold: Optional[float] = None,
-        speedup: Optional[float] = None,
-        adaptive: Optional[bool] = None,
-        batch_size: Optional[int] = None,
+        **others: Any,
     ) -> Dict[str, float]:
         """Learn from a batch, as the stage of training does.
 
@@ -618,13 +619,11 @@ class EarlyExitPipe(TrainablePipe):
         drop (float): Dropout rate, everywhere in the network.
         sgd (Optional[Optimizer]): Takes a step, if given; else gradients add up.
         losses (Optional[Dict[str, float]]): Updated in place, under the component's name.
-        threshold (Optional[float]): Ignored; here for a component_cfg shared with prediction.
-        speedup (Optional[float]): Ignored, likewise.
-        adaptive (Optional[bool]): Ignored, likewise.
-        batch_size (Optional[int]): Ignored, likewise.
+        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
         RETURNS (Dict[str, float]): The losses.
         RAISES (ValueError): If the loss is NaN or infinite. The message names the layer.
         """
+        check_call(self.name, others)
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
         examples = list(examples)

@@ -280,6 +280,48 @@ class TestKnobs:
         scores = nlp.evaluate(examples_of(nlp), component_cfg=cfg)
         assert scores["exit_cost"] < 0.35
 
+    @pytest.mark.parametrize(
+        "way, number", [("call", 1), ("pipe", 0), ("pipe", 3), ("evaluate", 3), ("update", 3)]
+    )
+    def test_what_it_does_not_know_is_an_error_about_the_call(self, way, number, nlp):
+        asked, met = [], []
+
+        def texts():
+            for text in TEXTS[:number]:
+                asked.append(text)
+                yield text
+
+        nlp.set_error_handler(lambda *arguments: met.append(arguments))
+        examples, cfg = examples_of(nlp)[:number], at(speedupp=3)
+        calls = {
+            "call": lambda: nlp.get_pipe(NAME)(nlp.make_doc("Ann"), **cfg[NAME]),
+            "pipe": lambda: list(nlp.pipe(texts(), component_cfg=cfg)),
+            "evaluate": lambda: nlp.evaluate(examples, component_cfg=cfg),
+            "update": lambda: nlp.update(examples, component_cfg=cfg),
+        }
+        with pytest.raises(ValueError, match="early_exit_ner") as error:
+            calls[way]()
+        said = str(error.value)
+        assert "'speedupp'" in said and "Did you mean 'speedup'?" in said
+        assert "threshold, speedup, adaptive, batch_size and drop" in said
+        assert not met and not asked, "no text was looked at"
+
+    def test_what_it_does_not_know_and_what_was_meant_are_named(self, nlp):
+        for wrong, meant in (("Threshold", "threshold"), ("adaptiv", "adaptive")):
+            with pytest.raises(ValueError, match=f"'{wrong}'.*Did you mean '{meant}'"):
+                nlp("Ann", component_cfg=at(**{wrong: 1}))
+        with pytest.raises(ValueError, match="'colour'") as error:
+            nlp("Ann", component_cfg=at(threshold=0.1, colour="red"))
+        assert "Did you mean" not in str(error.value)
+
+    def test_a_component_cfg_goes_from_training_to_prediction_and_back(self, nlp):
+        cfg = at(threshold=1.0, adaptive=False)
+        for _ in range(2):
+            nlp.update(examples_of(nlp), component_cfg=cfg, drop=0.1)
+            assert "drop" in cfg[NAME], "spaCy leaves it there"
+            assert nlp("Ann", component_cfg=cfg)[0]._.exit_layer == 1
+            assert [doc[0]._.exit_layer for doc in nlp.pipe(["Ann"], component_cfg=cfg)] == [1]
+
     def test_both_at_once_are_refused(self, nlp, encoders):
         with pytest.raises(ValueError, match="both set in this call"):
             nlp(TEXTS[0], component_cfg=at(threshold=0.2, speedup=1.0))
