@@ -42,7 +42,7 @@ from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, replacing, unpack
 from .spans import SpanGetter
 from .state import NETWORK, State, network_in, parse_state, read_state
-from .tags import MISSING, as_seen, tag_count
+from .tags import MISSING, as_seen, fault_in, tag_count
 
 if TYPE_CHECKING:
     from .decoders import Decoder, Floats
@@ -245,7 +245,7 @@ class EarlyExitPipe(TrainablePipe):
         RETURNS (int): 0 if it is already there, otherwise 1.
         RAISES (ValueError): If it can't be one.
         """
-        self.check_label(label)
+        self._check_new([label])
         if label in self._labels:
             return 0
         self._labels.append(label)
@@ -254,6 +254,16 @@ class EarlyExitPipe(TrainablePipe):
             self._shim.add_tags(tag_count(self.scheme, len(self._labels)))
             self.model.set_dim("nO", tag_count(self.scheme, len(self._labels)), force=True)
         return 1
+
+    def _check_new(self, labels: Sequence[str]) -> None:
+        """RAISES (ValueError): If one can be no label. What is there, saved when less was refused,
+        may stay.
+        """
+        for label in labels:
+            self.check_label(label)
+            fault = "" if label in self._labels else fault_in(label)
+            if fault:
+                raise ValueError(f"A label of '{self.name}' can't be {label!r}: {fault}")
 
     # ---------------------------------------------------------------- the knob
 
@@ -560,15 +570,16 @@ class EarlyExitPipe(TrainablePipe):
         labels (Optional[Sequence[str]]): The labels, in place of those of the examples.
         start_from (Optional[str]): Folder of a pipeline whose component of this name lends its
             weights and labels, for another stage of training.
-        RAISES (ValueError): If there are no labels, or the encoder or pipeline can't be loaded.
+        RAISES (ValueError): If there are no labels, or one can be none, or the encoder or pipeline
+            can't be loaded.
         """
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
         if isinstance(labels, str):
             raise ValueError(f"labels of '{self.name}' must be a list, not {labels!r} alone.")
         if start_from is not None:
             self._start_from(Path(start_from))
-        if labels is None:
-            labels = self.labels_in(get_examples())
+        labels = self.labels_in(get_examples()) if labels is None else [*labels]
+        self._check_new(labels)  # all of them, before any is added
         for label in labels:
             self.add_label(label)
         if not self._labels:

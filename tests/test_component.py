@@ -30,6 +30,16 @@ from .factories import (
 )
 
 NAME = "early_exit_ner"
+BAD_LABELS = {
+    "PER ": "white space at an end",
+    "\tPER": "white space at an end",
+    "\u00a0": "white space at an end",
+    "PER\n": "white space at an end",
+    "A\nB": "a line break in it",
+    "A\r\nB": "a line break in it",
+    "A\u2028B": "a line break in it",
+    "-": "sign for a missing annotation",
+}
 
 
 def at(**knob):
@@ -413,6 +423,68 @@ class TestLabels:
     def test_a_label_must_be_a_string(self, nlp):
         with pytest.raises(ValueError, match="E187"):
             nlp.get_pipe(NAME).add_label(3)
+
+    @pytest.mark.parametrize("label, wrong", BAD_LABELS.items(), ids=map(repr, BAD_LABELS))
+    @pytest.mark.parametrize("task", ["ner", "tagger", "segmenter"])
+    def test_labels_that_would_get_lost_or_be_misread_are_refused(
+        self, task, label, wrong, encoders
+    ):
+        nlp = spacy.blank("zh" if task == "segmenter" else "en")
+        model = {"encoder": {"name": encoders["bert"]}}
+        pipe = nlp.add_pipe(f"early_exit_{task}", config={"model": model})
+        before = pipe.labels
+        doc = nlp.make_doc("Ann")
+        examples = [Example(doc, doc.copy())]
+        for refused in (
+            lambda: pipe.add_label(label),
+            lambda: pipe.initialize(lambda: examples, nlp=nlp, labels=["GOOD", label]),
+        ):
+            with pytest.raises(ValueError) as error:
+                refused()
+            assert repr(label) in str(error.value)
+            assert wrong in str(error.value) or "are B, M, E, S, not" in str(error.value)
+            assert pipe.labels == before
+
+    @pytest.mark.parametrize("label, wrong", BAD_LABELS.items(), ids=map(repr, BAD_LABELS))
+    @pytest.mark.parametrize("task", ["ner", "tagger"])
+    def test_so_are_those_that_examples_have(self, task, label, wrong, encoders):
+        nlp = spacy.blank("en")
+        model = {"encoder": {"name": encoders["bert"]}}
+        pipe = nlp.add_pipe(f"early_exit_{task}", config={"model": model})
+        doc = nlp.make_doc("Ann ran")
+        if task == "ner":
+            doc.ents = [Span(doc, 0, 1, label=label), Span(doc, 1, 2, label="A")]
+        else:
+            doc[0].tag_, doc[1].tag_ = label, "A"
+        with pytest.raises(ValueError) as error:
+            nlp.initialize(lambda: [Example(nlp.make_doc("Ann ran"), doc)])
+        assert repr(label) in str(error.value) and wrong in str(error.value)
+        assert pipe.labels == ()
+
+    @pytest.mark.parametrize("label", BAD_LABELS, ids=map(repr, BAD_LABELS))
+    def test_a_pipeline_that_was_saved_with_one_still_loads_and_trains(self, label, nlp, tmp_path):
+        ner = nlp.get_pipe(NAME)
+        ner._labels[0] = label  # when nothing refused it
+        expected = [answers(doc) for doc in nlp.pipe(TEXTS)]
+        assert label in {ent for ents, *_ in expected for *_, ent in ents}
+        nlp.to_disk(tmp_path)
+        for loaded in (
+            spacy.load(tmp_path),
+            spacy.util.load_model_from_config(nlp.config, auto_fill=True).from_bytes(
+                nlp.to_bytes()
+            ),
+        ):
+            assert [answers(doc) for doc in loaded.pipe(TEXTS)] == expected
+            assert loaded.get_pipe(NAME).add_label(label) == 0
+        examples = [Example(loaded.make_doc(doc.text), doc) for doc in nlp.pipe(TEXTS)]
+        loaded.get_pipe(NAME).initialize(lambda: examples, nlp=loaded, start_from=str(tmp_path))
+        loaded.update(examples, sgd=loaded.resume_training())
+        assert loaded.get_pipe(NAME).labels == ner.labels
+
+    def test_white_space_and_hyphens_inside_a_label_are_fine(self, encoders):
+        ner = blank(encoders["bert"]).get_pipe(NAME)
+        labels = ["work of art", "B-PER", "--", "-x", "日本"]
+        assert [ner.add_label(label) for label in labels] == [1] * len(labels)
 
     def test_a_label_added_after_training_can_be_learnt_and_forgets_nothing(self, nlp):
         optimizer = nlp.resume_training()
