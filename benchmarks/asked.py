@@ -20,6 +20,8 @@ from spacy.training import Example
 from thresholds import fresh
 from wasabi import table
 
+from spacy_early_exit.records import get_records
+
 Rows = list[dict[str, float]]
 
 
@@ -81,7 +83,7 @@ def follow(pipeline: Path, corpus: Path, speedups: str) -> Rows:
     for speedup in map(float, speedups.split(",")):
         cfg = {"early_exit_ner": {"speedup": speedup, "adaptive": speedup > 1}}
         docs = list(nlp.pipe(fresh(nlp, gold), component_cfg=cfg))
-        records = [doc._.early_exit["early_exit_ner"] for doc in docs]
+        records = [get_records(doc)["early_exit_ner"] for doc in docs]
         scores = nlp.get_pipe("early_exit_ner").score(
             [Example(doc, reference) for doc, reference in zip(docs, gold)]
         )

@@ -20,6 +20,7 @@ from wasabi import table
 
 from spacy_early_exit.component import EarlyExitPipe
 from spacy_early_exit.measure.docs import annotated
+from spacy_early_exit.records import get_records
 from spacy_early_exit.spans import sent_spans
 from spacy_early_exit.wordpieces import windows_of
 
@@ -89,7 +90,7 @@ def run(ner: EarlyExitPipe, docs: Sequence[Doc]) -> tuple[list[list[Any]], float
     """RETURNS (tuple): The tag of each word, F, and the cost in MACs."""
     done = annotated(ner, docs, threshold=0.0)
     scores = ner.score([Example(doc, gold) for doc, gold in zip(done, docs)])
-    cost = sum(doc._.early_exit[ner.name].full for doc in done)
+    cost = sum(get_records(doc)[ner.name].full for doc in done)
     return [ner.answers(doc) for doc in done], scores["ents_f"], cost
 
 

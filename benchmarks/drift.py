@@ -20,6 +20,8 @@ import spacy
 from tqdm import tqdm
 from wasabi import table
 
+from spacy_early_exit.records import get_records
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import cut_tune
 
@@ -113,7 +115,7 @@ def run(nlp: spacy.Language, texts: list[str], most: float, cfg: dict[str, float
     words = spent = full = 0
     so_far = []
     for doc in nlp.pipe(texts, component_cfg={"early_exit_ner": cfg}):
-        record = doc._.early_exit["early_exit_ner"]
+        record = get_records(doc)["early_exit_ner"]
         words, spent, full = words + len(doc), spent + record.spent, full + record.full
         so_far.append((words, spent, full))
         if words >= most:

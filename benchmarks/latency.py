@@ -20,6 +20,7 @@ from tqdm import tqdm
 from wasabi import table
 
 from spacy_early_exit.cli.benchmark import machine
+from spacy_early_exit.records import get_records
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
             if number >= 0:
                 seconds[name].append(time.perf_counter() - start)
                 if isinstance(found, Doc):
-                    costs[name].append(found._.early_exit["early_exit_ner"])
+                    costs[name].append(get_records(found)["early_exit_ner"])
     rows = {}
     for name, times in seconds.items():
         cuts = statistics.quantiles(times, n=100)

@@ -32,6 +32,7 @@ from spacy.tokens import Doc, DocBin
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from spacy_early_exit.cli.benchmark import machine
+from spacy_early_exit.records import get_records
 from tests.factories import answers
 from tests.properties import is_tie
 from tests.test_concurrency import resident
@@ -206,7 +207,7 @@ class Soak:
         """Count a text, and compare its answer with the first one."""
         self.counts["texts"] += 1
         self.counts["words"] += len(doc)
-        if doc.text != text or len(doc._.early_exit[NAME].layers) != len(doc):
+        if doc.text != text or len(get_records(doc)[NAME].layers) != len(doc):
             self.wrong.append(f"another text than was asked for, at {setting}")
         if number is None or setting.get("adaptive"):
             return

@@ -16,6 +16,8 @@ import spacy
 import torch
 from spacy.tokens import DocBin
 
+from spacy_early_exit.records import get_records
+
 
 def stock(encoder: str, labels: list[str]) -> spacy.Language:
     """RETURNS (Language): spacy-transformers' pipeline with an encoder."""
@@ -78,7 +80,7 @@ def main() -> None:
     for threshold in map(float, args.thresholds.split(",")):
         cfg = {"early_exit_ner": {"threshold": threshold}}
         docs = list(ours.pipe(texts, component_cfg=cfg))
-        records = [doc._.early_exit["early_exit_ner"] for doc in docs]
+        records = [get_records(doc)["early_exit_ner"] for doc in docs]
         name = f"threshold {threshold:g}"
         saving[name] = sum(r.full for r in records) / sum(r.spent for r in records)
         contenders[name] = (ours, {"component_cfg": cfg})

@@ -4,7 +4,7 @@ PIPELINE=training/final uvicorn examples.web_server:app --workers 2
 """
 
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import spacy
 import torch
@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, field_validator
+
+from spacy_early_exit.records import get_confidence, get_records
 
 torch.set_num_threads(1)  # requests run beside one another already
 nlp = spacy.load(os.environ.get("PIPELINE", "training/final"))
@@ -39,15 +41,18 @@ async def refuse(request: Request, error: RequestValidationError) -> JSONRespons
 
 
 @app.post("/entities")
-def entities(query: Query) -> List[Dict[str, Any]]:  # no async: each request has a thread
-    """RETURNS (List[Dict[str, Any]]): The entities of a text, and how sure the model is of each."""
+def entities(query: Query) -> Dict[str, Any]:  # no async: each request has a thread
+    """RETURNS (Dict[str, Any]): The entities of a text, how sure the model is of each, and the
+    record of what the text cost.
+    """
     doc = nlp(query.text, component_cfg={"early_exit_ner": {"threshold": query.threshold}})
-    return [
+    found = [
         {
             "start": ent.start_char,
             "end": ent.end_char,
             "label": ent.label_,
-            "confidence": ent._.confidence,
+            "confidence": get_confidence(ent),
         }
         for ent in doc.ents
     ]
+    return {"entities": found, "record": get_records(doc)["early_exit_ner"]}

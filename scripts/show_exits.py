@@ -6,6 +6,8 @@ import sys
 
 import spacy
 
+from spacy_early_exit.records import get_records
+
 SENTENCES = (
     "The invoice is attached, thanks again for your patience.",
     "Please ask Teresa Okafor at Brightwater Logistics to call me before 14 May 2024.",
@@ -26,8 +28,8 @@ def main() -> None:
     for doc in nlp.pipe(SENTENCES):
         widths = [max(len(token), 2) for token in doc]
         print("  " + " ".join(f"{t.text:<{width}}" for t, width in zip(doc, widths)))
-        print("  " + " ".join(f"{t._.exit_layer:<{width}}" for t, width in zip(doc, widths)))
-        record = doc._.early_exit["early_exit_ner"]
+        record = get_records(doc)["early_exit_ner"]
+        print("  " + " ".join(f"{n:<{width}}" for n, width in zip(record.layers or (), widths)))
         found = ", ".join(f"{ent.text} = {ent.label_}" for ent in doc.ents) or "no entities"
         print(f"  {record.full / record.spent:.1f} times fewer operations; {found}\n")
     python = os.path.relpath(sys.executable)

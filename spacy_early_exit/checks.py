@@ -1,10 +1,15 @@
-"""What a component is made with: checked, and refused with what would be right."""
+"""What a component is made and called with: checked, and refused with what would be right."""
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 if TYPE_CHECKING:
     from .network.criterion import Criterion
+
+# What a component_cfg may have. The same one may go to prediction and to training, and spaCy leaves
+# the last two in it: what is not for one of them is ignored there.
+OF_CALLS = ("threshold", "speedup", "adaptive", "batch_size", "drop")
 
 
 def check_name(name: str) -> None:
@@ -77,3 +82,20 @@ def check_kv(name: str, kv: str, criterion: "Criterion") -> None:
             f'{type(criterion).__name__} watches them. Set left_words = "ignore" there, or '
             f'kv = "copy".'
         )
+
+
+def check_call(name: str, given: Mapping[str, Any]) -> None:
+    """What a component is called with must be known.
+
+    name (str): The component's name.
+    given (Mapping[str, Any]): What a component_cfg has that the method itself does not take.
+    RAISES (ValueError): If something in it is unknown. The message says what may have been meant.
+    """
+    for key in given:
+        if key not in OF_CALLS:
+            nearest = get_close_matches(key.lower(), OF_CALLS, n=1)
+            meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ValueError(
+                f"'{name}' can't be called with {key!r}.{meant} A component_cfg may have "
+                f"{', '.join(OF_CALLS[:-1])} and {OF_CALLS[-1]}."
+            )

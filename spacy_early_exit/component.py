@@ -38,13 +38,13 @@ from .attempts import attempt
 from .budget.controller import Controller, in_spacy_worker
 from .budget.curve import Calibration
 from .budget.fingerprint import describe
-from .checks import check_block, check_choice, check_kv, check_least, check_name
+from .checks import check_block, check_call, check_choice, check_kv, check_least, check_name
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, replacing, unpack
 from .spans import SpanGetter
 from .state import NETWORK, State, network_in, parse_state, read_state
-from .tags import MISSING, as_seen, tag_count
+from .tags import MISSING, as_seen, fault_in, tag_count
 
 if TYPE_CHECKING:
     from .decoders import Decoder, Floats
@@ -254,7 +254,7 @@ class EarlyExitPipe(TrainablePipe):
         RETURNS (int): 0 if it is already there, otherwise 1.
         RAISES (ValueError): If it can't be one.
         """
-        self.check_label(label)
+        self._check_new([label])
         if label in self._labels:
             return 0
         self._labels.append(label)
@@ -263,6 +263,16 @@ class EarlyExitPipe(TrainablePipe):
             self._shim.add_tags(tag_count(self.scheme, len(self._labels)))
             self.model.set_dim("nO", tag_count(self.scheme, len(self._labels)), force=True)
         return 1
+
+    def _check_new(self, labels: Sequence[str]) -> None:
+        """RAISES (ValueError): If one can be no label. What is there, saved when less was refused,
+        may stay.
+        """
+        for label in labels:
+            self.check_label(label)
+            fault = "" if label in self._labels else fault_in(label)
+            if fault:
+                raise ValueError(f"A label of '{self.name}' can't be {label!r}: {fault}")
 
     # ---------------------------------------------------------------- the knob
 
@@ -404,7 +414,7 @@ class EarlyExitPipe(TrainablePipe):
         threshold: Optional[float] = None,
         speedup: Optional[float] = None,
         adaptive: Optional[bool] = None,
-        batch_size: Optional[int] = None,
+        **others: Any,
     ) -> Doc:
         """Annotate one Doc.
 
@@ -412,10 +422,11 @@ class EarlyExitPipe(TrainablePipe):
         threshold (Optional[float]): The criterion's dial, for this call.
         speedup (Optional[float]): Saving to aim at, for this call.
         adaptive (Optional[bool]): As in ``pipe``: here it is refused.
-        batch_size (Optional[int]): Ignored; ``nlp.pipe`` leaves it in a reused component_cfg.
+        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
         RETURNS (Doc): The Doc.
         RAISES (ValueError): If the speedup is to be held over a stream: this is but one text.
         """
+        check_call(self.name, others)
         knob = make_knob(threshold, speedup, "this call")
         settings = self._ready_to_predict(knob)
         if self._follows(knob, adaptive):
@@ -434,6 +445,7 @@ class EarlyExitPipe(TrainablePipe):
         threshold: Optional[float] = None,
         speedup: Optional[float] = None,
         adaptive: Optional[bool] = None,
+        **others: Any,
     ) -> Iterator[Doc]:
         """Annotate a stream.
 
@@ -445,8 +457,10 @@ class EarlyExitPipe(TrainablePipe):
         adaptive (Optional[bool]): Whether to move the threshold so that the saving over the
             stream stays at ``speedup``; None: as in the config. With ``n_process > 1`` every
             process does so for its own share of the stream.
+        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
         YIELDS (Doc): The Docs, in order.
         """
+        check_call(self.name, others)
         knob = make_knob(threshold, speedup, "this call")
         settings = self._ready_to_predict(knob)
         controller = self._controller(knob) if self._follows(knob, adaptive) else None
@@ -564,15 +578,16 @@ class EarlyExitPipe(TrainablePipe):
         labels (Optional[Sequence[str]]): The labels, in place of those of the examples.
         start_from (Optional[str]): Folder of a pipeline whose component of this name lends its
             weights and labels, for another stage of training.
-        RAISES (ValueError): If there are no labels, or the encoder or pipeline can't be loaded.
+        RAISES (ValueError): If there are no labels, or one can be none, or the encoder or pipeline
+            can't be loaded.
         """
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
         if isinstance(labels, str):
             raise ValueError(f"labels of '{self.name}' must be a list, not {labels!r} alone.")
         if start_from is not None:
             self._start_from(Path(start_from))
-        if labels is None:
-            labels = self.labels_in(get_examples())
+        labels = self.labels_in(get_examples()) if labels is None else [*labels]
+        self._check_new(labels)  # all of them, before any is added
         for label in labels:
             self.add_label(label)
         if not self._labels:
@@ -615,10 +630,7 @@ class EarlyExitPipe(TrainablePipe):
         drop: float = 0.0,
         sgd: Optional[Optimizer] = None,
         losses: Optional[Dict[str, float]] = None,
-        threshold: Optional[float] = None,
-        speedup: Optional[float] = None,
-        adaptive: Optional[bool] = None,
-        batch_size: Optional[int] = None,
+        **others: Any,
     ) -> Dict[str, float]:
         """Learn from a batch, as the stage of training does.
 
@@ -626,13 +638,11 @@ class EarlyExitPipe(TrainablePipe):
         drop (float): Dropout rate, everywhere in the network.
         sgd (Optional[Optimizer]): Takes a step, if given; else gradients add up.
         losses (Optional[Dict[str, float]]): Updated in place, under the component's name.
-        threshold (Optional[float]): Ignored; here for a component_cfg shared with prediction.
-        speedup (Optional[float]): Ignored, likewise.
-        adaptive (Optional[bool]): Ignored, likewise.
-        batch_size (Optional[int]): Ignored, likewise.
+        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
         RETURNS (Dict[str, float]): The losses.
         RAISES (ValueError): If the loss is NaN or infinite. The message names the layer.
         """
+        check_call(self.name, others)
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
@@ -731,15 +741,6 @@ class EarlyExitPipe(TrainablePipe):
             network.scale_heads(temperatures)
         self._shim.weights_changed()
 
-    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
-        """Put other weights in place while the generator is suspended.
-
-        params (Dict[Any, Any]): The weights, such as an optimizer's averages.
-        YIELDS (None): Once, with the weights in place.
-        """
-        with self.model.use_params(params):
-            yield
-
     def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
         """Score annotated examples.
 
@@ -755,17 +756,22 @@ class EarlyExitPipe(TrainablePipe):
         """Save the trained state. Settings are not in it: config.cfg is where they are kept.
 
         path (Union[str, Path]): The folder. If it can't be written to, or the disk is full, what is
-            in it stays as it is.
+            in it stays as it is. Files of a network saved there before, which this component does
+            not have, are removed.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
         RAISES (OSError): If the folder, or one in it, can't be written to, or is a link, or the
             disk is full.
         """
+        from .storage import FILES
+
+        exclude = [*exclude]
+        ours = [] if "model" in exclude else [Path("model", name) for name in FILES]
         serialize = {
             "model": lambda p: self._shim.to_disk(p) if self._is_trained else None,
             "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
             "cfg": lambda p: p.write_bytes(self._state(network=network_in(p.parent)).to_bytes()),
         }
-        with replacing(Path(path)) as folder:
+        with replacing(Path(path), ours) as folder:
             util.to_disk(folder, serialize, exclude)
 
     def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> "EarlyExitPipe":

@@ -6,27 +6,36 @@ worker processes.
 """
 
 import warnings
-from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from spacy.tokens import Doc, Span, Token
 
 KEY = "spacy_early_exit"
 
 
-@dataclass(frozen=True)
-class ExitRecord:
-    """What one component spent on a Doc.
+Record = Mapping[str, Any]  # as it lies in user_data
 
-    spent (int): MACs of the method.
-    full (int): MACs of full depth with one head.
-    layers (Optional[Tuple[int, ...]]): The layer at which each word left, counted from 1; 0
-        for words without wordpieces. None unless the component has ``store_exits = true``.
-    """
 
-    spent: int
-    full: int
-    layers: Optional[Tuple[int, ...]]
+class ExitRecord(Dict[str, Any]):
+    """What one component spent on a Doc. A plain dict as well, so that it can go into JSON."""
+
+    @property
+    def spent(self) -> int:
+        """RETURNS (int): MACs of the method."""
+        return int(self["spent"])
+
+    @property
+    def full(self) -> int:
+        """RETURNS (int): MACs of full depth with one head."""
+        return int(self["full"])
+
+    @property
+    def layers(self) -> Optional[Tuple[int, ...]]:
+        """RETURNS (Optional[Tuple[int, ...]]): The layer at which each word left, counted from 1;
+        0 for words without wordpieces. None unless the component has ``store_exits = true``.
+        """
+        layers: Optional[Tuple[int, ...]] = self["layers"]
+        return layers
 
 
 def write_record(
@@ -49,18 +58,16 @@ def write_record(
     """
     records = doc.user_data.setdefault(KEY, {})
     # A second run keeps the entities of the first: so it keeps what was said of them.
-    spans = {(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents}
-    spans -= {(start, end, label) for start, end, label, _ in confidences}
-    kept = [
-        list(old)
-        for old in records.get(component, {}).get("confidences", ())
-        if tuple(old[:3]) in spans
-    ]
+    known = records.get(component, {}).get("confidence_of", {})
+    kept = {key: known[key] for key in map(_key, doc.ents) if key in known}
     records[component] = {
         "spent": spent,
         "full": full,
         "layers": layers,
-        "confidences": kept + [list(confidence) for confidence in confidences],
+        "confidence_of": {
+            **kept,
+            **{f"{start} {end} {label}": sure for start, end, label, sure in confidences},
+        },
         "characters": _characters(doc),
     }
 
@@ -71,61 +78,89 @@ def get_records(doc: Doc) -> Dict[str, ExitRecord]:
     doc (Doc): The Doc.
     RETURNS (Dict[str, ExitRecord]): A record for each early-exit component that ran on it.
     """
-    return {
-        component: ExitRecord(
-            record["spent"],
-            record["full"],
-            None if record["layers"] is None else tuple(record["layers"]),
+    found = {}
+    for component, record in doc.user_data.get(KEY, {}).items():
+        layers = _layers(doc, record)
+        found[component] = ExitRecord(
+            spent=record["spent"],
+            full=record["full"],
+            layers=None if layers is None else tuple(layers),
         )
-        for component, record in _stored(doc).items()
-    }
+    return found
 
 
-def get_exit_layer(token: Token) -> Optional[int]:
+def get_exit_layer(token: Token, component: Optional[str] = None) -> Optional[int]:
     """Getter of ``Token._.exit_layer``.
 
     token (Token): The token.
-    RETURNS (Optional[int]): The layer at which it left the first early-exit component that
-        ran, counted from 1; 0 for a word without wordpieces. None if exits were not stored.
+    component (Optional[str]): Name of the component; None: the first early-exit component that ran
+        and stored exits.
+    RETURNS (Optional[int]): The layer at which the token left it, counted from 1; 0 for a word
+        without wordpieces. None if exits were not stored.
     """
-    for record in _stored(token.doc).values():
-        if record["layers"] is not None:
-            return int(record["layers"][token.i])
+    doc = token.doc
+    for record in _stored(doc, component):
+        layers = _layers(doc, record)
+        if layers is not None:
+            return int(layers[token.i])
     return None
 
 
-def get_confidence(span: Span) -> Optional[float]:
+def get_confidence(span: Span, component: Optional[str] = None) -> Optional[float]:
     """Getter of ``Span._.confidence``.
 
     span (Span): The span.
+    component (Optional[str]): Name of the component; None: the first one that set this entity.
     RETURNS (Optional[float]): For an entity that an early-exit component set, the smallest
         posterior of the decoded tags over its words, each at its exit. Else None.
     """
-    for record in _stored(span.doc).values():
-        for start, end, label, confidence in record["confidences"]:
-            if (start, end, label) == (span.start_char, span.end_char, span.label_):
-                return float(confidence)
+    doc, key = span.doc, _key(span)
+    for record in _stored(doc, component):
+        confidence = record.get("confidence_of", {}).get(key)  # Docs kept from before have none
+        if confidence is not None and _is_of(doc, record):
+            return float(confidence)
     return None
 
 
-def _stored(doc: Doc) -> Dict[str, Dict[str, Any]]:
-    """RETURNS (Dict[str, Dict[str, Any]]): The records by component, without what no longer fits:
-    layers after a retokenization, and also confidences in a part or a union of Docs.
+# What follows is asked for every word and every entity: nothing is copied, and nothing is kept
+# that could fall behind the Doc.
+
+
+def _stored(doc: Doc, component: Optional[str]) -> Iterable[Record]:
+    """RETURNS (Iterable[Record]): The record of a component, if there is one; None: all records."""
+    records = doc.user_data.get(KEY, {})
+    found: Iterable[Record] = (
+        records.values() if component is None else filter(None, [records.get(component)])
+    )
+    return found
+
+
+def _layers(doc: Doc, record: Record) -> Optional[Sequence[int]]:
+    """RETURNS (Optional[Sequence[int]]): The exit layers, if they are kept and still one a word: a
+    retokenization may have changed that.
     """
-    fitting = {}
-    for component, record in doc.user_data.get(KEY, {}).items():
-        record = dict(record)
-        if record["characters"] != _characters(doc):
-            record["layers"], record["confidences"] = None, []
-        elif record["layers"] is not None and len(record["layers"]) != len(doc):
-            record["layers"] = None
-        fitting[component] = record
-    return fitting
+    layers: Optional[Sequence[int]] = record["layers"]
+    if layers is None or len(layers) != len(doc) or not _is_of(doc, record):
+        return None
+    return layers
+
+
+def _key(span: Span) -> str:
+    """RETURNS (str): What an entity is found by: characters, since words may be merged."""
+    return f"{span.start_char} {span.end_char} {span.label_}"
+
+
+def _is_of(doc: Doc, record: Record) -> bool:
+    """RETURNS (bool): Whether a record is of the whole Doc, not of a part or of one of several."""
+    return bool(record["characters"] == _characters(doc))
 
 
 def _characters(doc: Doc) -> int:
     """RETURNS (int): Length of the text, without white space behind its last word."""
-    return int(doc[-1].idx + len(doc[-1])) if len(doc) else 0
+    if not len(doc):
+        return 0
+    last = doc[-1]
+    return int(last.idx + len(last))
 
 
 EXTENSIONS = (

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import AbstractSet, Any, Dict, Iterator, Mapping, cast
+from typing import AbstractSet, Any, Dict, Iterable, Iterator, List, Mapping, cast
 
 import srsly
 
@@ -115,14 +115,17 @@ def check_size(found: int, most: int) -> None:
 
 
 @contextlib.contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path, ours: Iterable[Path] = ()) -> Iterator[Path]:
     """Write files aside first, then put them in place, one quick renaming after the other.
 
     A full disk is met before anything is replaced, and so is a folder that can't be written to:
     each file is moved into its folder under another name first. Should the process be killed
-    between two renamings, checksums tell that the files are not of one pipeline.
+    between two renamings, checksums tell that the files are not of one pipeline. What an earlier
+    save left and this one does not have is first replaced by an empty file, like all else, and
+    removed once everything is in place.
 
     folder (Path): The folder, made if need be.
+    ours (Iterable[Path]): Files in it that go if they are not written. No other is removed.
     YIELDS (Path): A folder in it to write to. If an exception leaves the block, or a file can't be
         moved into its folder, ``folder`` stays as it was.
     RAISES (OSError): If it can't be written to; if it or a folder in it is a link, which may lead
@@ -135,23 +138,58 @@ def replacing(folder: Path) -> Iterator[Path]:
     moved: Dict[Path, Path] = {}
     try:
         yield aside
-        files = {path: path.relative_to(aside) for path in aside.rglob("*") if path.is_file()}
-        for parent in {parent for name in files.values() for parent in name.parents}:
-            _check_no_link(folder / parent)
-        for path, name in sorted(files.items()):
-            place = folder / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if place.is_dir():
-                raise IsADirectoryError(f"{place} is a folder, and should be a file of ours.")
-            near = place.with_name(place.name + ASIDE)
-            path.replace(near)
-            moved[near] = place
+        stale = _stale(folder, aside, ours)
+        for name in stale:
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).touch()
+        _move_near(folder, aside, moved)
         for near, place in moved.items():
             near.replace(place)
+        for name in stale:
+            (folder / name).unlink()
+        for parent in {(folder / name).parent for name in stale}:
+            with contextlib.suppress(OSError):  # there is something else in it
+                parent.rmdir()
     finally:
         for near in moved:
             near.unlink(missing_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _stale(folder: Path, aside: Path, ours: Iterable[Path]) -> List[Path]:
+    """RETURNS (List[Path]): Files of ours that are not written now, but were by an earlier save,
+    or are what is left of one that was killed.
+    """
+    places = {name: folder / name for name in ours if not (aside / name).exists()}
+    return [
+        name
+        for name, place in places.items()
+        if os.path.lexists(_near(place)) or (os.path.lexists(place) and not place.is_dir())
+    ]
+
+
+def _move_near(folder: Path, aside: Path, moved: Dict[Path, Path]) -> None:
+    """Move files into the folders where they belong, under another name.
+
+    folder (Path): Where they belong.
+    aside (Path): Where they are.
+    moved (Dict[Path, Path]): Where each is now, and where it belongs: filled in as they are moved.
+    RAISES (OSError): If one can't be.
+    """
+    files = {path: path.relative_to(aside) for path in aside.rglob("*") if path.is_file()}
+    for parent in {parent for name in files.values() for parent in name.parents}:
+        _check_no_link(folder / parent)
+    for path, name in sorted(files.items()):
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_dir():
+            raise IsADirectoryError(f"{place} is a folder, and should be a file of ours.")
+        path.replace(_near(place))
+        moved[_near(place)] = place
+
+
+def _near(place: Path) -> Path:
+    return place.with_name(place.name + ASIDE)
 
 
 def _check_no_link(folder: Path) -> None:

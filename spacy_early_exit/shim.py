@@ -177,8 +177,10 @@ class TaggerShim(Shim):
         return faster[precision]
 
     def __getstate__(self) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): What is pickled: packed weights are made anew."""
-        return {**self.__dict__, "_faster": {}}
+        """RETURNS (Dict[str, Any]): What is pickled: packed weights are made anew, and so is the
+        teacher, if the copy trains on. Workers only predict.
+        """
+        return {**self.__dict__, "_faster": {}, "_teacher": None}
 
     def teacher(self) -> Tagger:
         """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,

@@ -23,6 +23,7 @@ from .wordpieces import WordpieceTokenizer
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 ORIGINAL = "original.safetensors"
+FILES = (NETWORK, TOKENIZER, WEIGHTS, ORIGINAL)
 
 # Bytes, at most. The largest tokenizer of a supported family has 250,000 wordpieces in 20 million.
 MOST_OF_TOKENIZER = 2**28

@@ -71,6 +71,24 @@ def tag_count(scheme: str, labels: int) -> int:
     return 1 + 2 * labels if scheme == "bio" else labels
 
 
+def fault_in(label: str) -> str:
+    """Look for what would get a label lost on the way through data files, or taken for another one.
+
+    label (str): The label.
+    RETURNS (str): What is wrong with it, and what to do; empty if nothing is.
+    """
+    if label != label.strip():
+        return "it has white space at an end. Take that off, in the data as well."
+    if len(label.splitlines()) > 1:
+        return "it has a line break in it. Put '_' in its place, in the data as well."
+    if label == "-":
+        return (
+            "that is spaCy's sign for a missing annotation. Give the label a name, in the data as "
+            "well; or, if it means that there is none, leave those words unannotated."
+        )
+    return ""
+
+
 def encode(
     biluo: Sequence[Optional[str]], label_ids: Mapping[str, int]
 ) -> Tuple[List[int], Set[str]]:

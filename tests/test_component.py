@@ -30,6 +30,16 @@ from .factories import (
 )
 
 NAME = "early_exit_ner"
+BAD_LABELS = {
+    "PER ": "white space at an end",
+    "\tPER": "white space at an end",
+    "\u00a0": "white space at an end",
+    "PER\n": "white space at an end",
+    "A\nB": "a line break in it",
+    "A\r\nB": "a line break in it",
+    "A\u2028B": "a line break in it",
+    "-": "sign for a missing annotation",
+}
 
 
 def at(**knob):
@@ -280,6 +290,48 @@ class TestKnobs:
         scores = nlp.evaluate(examples_of(nlp), component_cfg=cfg)
         assert scores["exit_cost"] < 0.35
 
+    @pytest.mark.parametrize(
+        "way, number", [("call", 1), ("pipe", 0), ("pipe", 3), ("evaluate", 3), ("update", 3)]
+    )
+    def test_what_it_does_not_know_is_an_error_about_the_call(self, way, number, nlp):
+        asked, met = [], []
+
+        def texts():
+            for text in TEXTS[:number]:
+                asked.append(text)
+                yield text
+
+        nlp.set_error_handler(lambda *arguments: met.append(arguments))
+        examples, cfg = examples_of(nlp)[:number], at(speedupp=3)
+        calls = {
+            "call": lambda: nlp.get_pipe(NAME)(nlp.make_doc("Ann"), **cfg[NAME]),
+            "pipe": lambda: list(nlp.pipe(texts(), component_cfg=cfg)),
+            "evaluate": lambda: nlp.evaluate(examples, component_cfg=cfg),
+            "update": lambda: nlp.update(examples, component_cfg=cfg),
+        }
+        with pytest.raises(ValueError, match="early_exit_ner") as error:
+            calls[way]()
+        said = str(error.value)
+        assert "'speedupp'" in said and "Did you mean 'speedup'?" in said
+        assert "threshold, speedup, adaptive, batch_size and drop" in said
+        assert not met and not asked, "no text was looked at"
+
+    def test_what_it_does_not_know_and_what_was_meant_are_named(self, nlp):
+        for wrong, meant in (("Threshold", "threshold"), ("adaptiv", "adaptive")):
+            with pytest.raises(ValueError, match=f"'{wrong}'.*Did you mean '{meant}'"):
+                nlp("Ann", component_cfg=at(**{wrong: 1}))
+        with pytest.raises(ValueError, match="'colour'") as error:
+            nlp("Ann", component_cfg=at(threshold=0.1, colour="red"))
+        assert "Did you mean" not in str(error.value)
+
+    def test_a_component_cfg_goes_from_training_to_prediction_and_back(self, nlp):
+        cfg = at(threshold=1.0, adaptive=False)
+        for _ in range(2):
+            nlp.update(examples_of(nlp), component_cfg=cfg, drop=0.1)
+            assert "drop" in cfg[NAME], "spaCy leaves it there"
+            assert nlp("Ann", component_cfg=cfg)[0]._.exit_layer == 1
+            assert [doc[0]._.exit_layer for doc in nlp.pipe(["Ann"], component_cfg=cfg)] == [1]
+
     def test_both_at_once_are_refused(self, nlp, encoders):
         with pytest.raises(ValueError, match="both set in this call"):
             nlp(TEXTS[0], component_cfg=at(threshold=0.2, speedup=1.0))
@@ -371,6 +423,68 @@ class TestLabels:
     def test_a_label_must_be_a_string(self, nlp):
         with pytest.raises(ValueError, match="E187"):
             nlp.get_pipe(NAME).add_label(3)
+
+    @pytest.mark.parametrize("label, wrong", BAD_LABELS.items(), ids=map(repr, BAD_LABELS))
+    @pytest.mark.parametrize("task", ["ner", "tagger", "segmenter"])
+    def test_labels_that_would_get_lost_or_be_misread_are_refused(
+        self, task, label, wrong, encoders
+    ):
+        nlp = spacy.blank("zh" if task == "segmenter" else "en")
+        model = {"encoder": {"name": encoders["bert"]}}
+        pipe = nlp.add_pipe(f"early_exit_{task}", config={"model": model})
+        before = pipe.labels
+        doc = nlp.make_doc("Ann")
+        examples = [Example(doc, doc.copy())]
+        for refused in (
+            lambda: pipe.add_label(label),
+            lambda: pipe.initialize(lambda: examples, nlp=nlp, labels=["GOOD", label]),
+        ):
+            with pytest.raises(ValueError) as error:
+                refused()
+            assert repr(label) in str(error.value)
+            assert wrong in str(error.value) or "are B, M, E, S, not" in str(error.value)
+            assert pipe.labels == before
+
+    @pytest.mark.parametrize("label, wrong", BAD_LABELS.items(), ids=map(repr, BAD_LABELS))
+    @pytest.mark.parametrize("task", ["ner", "tagger"])
+    def test_so_are_those_that_examples_have(self, task, label, wrong, encoders):
+        nlp = spacy.blank("en")
+        model = {"encoder": {"name": encoders["bert"]}}
+        pipe = nlp.add_pipe(f"early_exit_{task}", config={"model": model})
+        doc = nlp.make_doc("Ann ran")
+        if task == "ner":
+            doc.ents = [Span(doc, 0, 1, label=label), Span(doc, 1, 2, label="A")]
+        else:
+            doc[0].tag_, doc[1].tag_ = label, "A"
+        with pytest.raises(ValueError) as error:
+            nlp.initialize(lambda: [Example(nlp.make_doc("Ann ran"), doc)])
+        assert repr(label) in str(error.value) and wrong in str(error.value)
+        assert pipe.labels == ()
+
+    @pytest.mark.parametrize("label", BAD_LABELS, ids=map(repr, BAD_LABELS))
+    def test_a_pipeline_that_was_saved_with_one_still_loads_and_trains(self, label, nlp, tmp_path):
+        ner = nlp.get_pipe(NAME)
+        ner._labels[0] = label  # when nothing refused it
+        expected = [answers(doc) for doc in nlp.pipe(TEXTS)]
+        assert label in {ent for ents, *_ in expected for *_, ent in ents}
+        nlp.to_disk(tmp_path)
+        for loaded in (
+            spacy.load(tmp_path),
+            spacy.util.load_model_from_config(nlp.config, auto_fill=True).from_bytes(
+                nlp.to_bytes()
+            ),
+        ):
+            assert [answers(doc) for doc in loaded.pipe(TEXTS)] == expected
+            assert loaded.get_pipe(NAME).add_label(label) == 0
+        examples = [Example(loaded.make_doc(doc.text), doc) for doc in nlp.pipe(TEXTS)]
+        loaded.get_pipe(NAME).initialize(lambda: examples, nlp=loaded, start_from=str(tmp_path))
+        loaded.update(examples, sgd=loaded.resume_training())
+        assert loaded.get_pipe(NAME).labels == ner.labels
+
+    def test_white_space_and_hyphens_inside_a_label_are_fine(self, encoders):
+        ner = blank(encoders["bert"]).get_pipe(NAME)
+        labels = ["work of art", "B-PER", "--", "-x", "日本"]
+        assert [ner.add_label(label) for label in labels] == [1] * len(labels)
 
     def test_a_label_added_after_training_can_be_learnt_and_forgets_nothing(self, nlp):
         optimizer = nlp.resume_training()

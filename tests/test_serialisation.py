@@ -11,7 +11,16 @@ import pytest
 import spacy
 import srsly
 
-from .factories import OTHERS, TEXTS, answers, blank, hiding, train_small, unsealed
+from .factories import (
+    OTHERS,
+    TEXTS,
+    answers,
+    blank,
+    examples_of,
+    hiding,
+    train_small,
+    unsealed,
+)
 
 NAME = "early_exit_ner"
 
@@ -53,6 +62,20 @@ def test_thinc_model_round_trips_and_copies(nlp):
 
 def test_pickling(nlp):
     assert everything(pickle.loads(pickle.dumps(nlp))) == everything(nlp)
+
+
+def test_a_pickle_leaves_the_teacher_of_a_second_stage_behind(encoders):
+    second = {"@misc": "spacy-early-exit.SelfSampling.v1", "pattern": "off_policy"}
+    nlp = train_small(encoders["bert"], steps=1, training=second)
+    shim = nlp.get_pipe(NAME).model.shims[0]
+    with_teacher = len(pickle.dumps(nlp))
+    assert shim._teacher is not None
+    shim._teacher = None
+    assert with_teacher == pytest.approx(len(pickle.dumps(nlp)), rel=0.01)
+    copy = pickle.loads(pickle.dumps(nlp))
+    assert everything(copy) == everything(nlp)
+    copy.update(examples_of(copy), sgd=copy.resume_training())
+    assert copy.get_pipe(NAME).model.shims[0]._teacher is not None, "made anew where it trains on"
 
 
 @pytest.mark.parametrize(

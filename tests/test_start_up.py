@@ -5,12 +5,16 @@ import sys
 
 import pytest
 
-from .factories import OTHERS, hiding
+from .factories import OTHERS, TEXTS, hiding, train_small
+
+NAME = "early_exit_ner"
 
 
-def run(script: str) -> str:
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+def run(script: str, *arguments) -> str:
+    command = [sys.executable, *arguments, "-c", script]
+    found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
+    assert "Warning" not in found.stderr, "those of destructors end no process"
     return found.stdout.strip()
 
 
@@ -20,6 +24,43 @@ def test_importing_the_package_imports_nothing_slow():
         "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
     assert run(script) in ("['numpy', 'spacy_early_exit']", "['spacy_early_exit']")
+
+
+# spaCy imports all packages that have components. One of them, where it is installed, makes
+# functions with torch.jit.script as it is imported, and torch warns of that: this one warning at
+# this one import is let pass.
+LET_PASS = """
+import importlib.util, warnings
+if importlib.util.find_spec("curated_transformers"):
+    with warnings.catch_warnings():
+        about = "`torch.jit.script` is deprecated"
+        warnings.filterwarnings("ignore", about, DeprecationWarning, "torch.jit._script")
+        import curated_transformers.models
+"""
+
+
+@pytest.mark.parametrize("stage", ["JointTraining", "SelfSampling"])
+def test_importing_predicting_and_training_warn_of_nothing(stage, encoders, tmp_path):
+    training = {"@misc": f"spacy-early-exit.{stage}.v1"}
+    train_small(encoders["bert"], steps=1, training=training).to_disk(tmp_path)
+    script = f"""{LET_PASS}
+import importlib, pkgutil
+import spacy, spacy_early_exit
+from spacy.training import Example
+for module in pkgutil.walk_packages(spacy_early_exit.__path__, "spacy_early_exit."):
+    importlib.import_module(module.name)
+nlp = spacy.load({str(tmp_path)!r})
+for quantize in (None, "int8"):
+    nlp.get_pipe({NAME!r}).quantize = quantize
+    docs = list(nlp.pipe({TEXTS!r}, component_cfg={{{NAME!r}: {{"threshold": 0.3}}}}))
+    print(len([doc._.early_exit[{NAME!r}] for doc in docs]))
+given = {{"entities": [(0, 3, "PER")]}}
+examples = [Example.from_dict(nlp.make_doc("Ann lives in Oslo."), given)]
+nlp.update(examples, sgd=nlp.resume_training())
+nlp.evaluate(examples)
+nlp.from_bytes(nlp.to_bytes()).to_disk({str(tmp_path / "again")!r})
+"""
+    assert run(script, "-W", "error").split() == [str(len(TEXTS))] * 2
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -38,6 +38,7 @@ class Report:
     """What a page is made of.
 
     name (str): The pipeline.
+    component (str): Its early-exit component.
     setting (str): The setting that texts were run at.
     layers (int): Layers of the encoder.
     scores (Tuple[str, ...]): Names of the task's scores in ``rows``, the main one last.
@@ -50,6 +51,7 @@ class Report:
     """
 
     name: str
+    component: str
     setting: str
     layers: int
     scores: Tuple[str, ...]
@@ -93,15 +95,16 @@ def collect(
     for doc in docs:
         record = get_records(doc)[ner.name]
         costs.append((len(doc), record.spent / record.full if record.full else 0.0))
-        for token in doc:
-            if token._.exit_layer:
+        for token, layer in zip(doc, record.layers or ()):
+            if layer:
                 counts = by_tag.setdefault(ner.describe(token)[0], [0] * layers)
-                counts[token._.exit_layer - 1] += 1
+                counts[layer - 1] += 1
     if not by_tag:
         raise ValueError("There is nothing to report on: no word of the texts has wordpieces.")
     knob = "speedup" if ner.speedup is not None else "threshold"
     return Report(
         name="_".join(filter(None, (nlp.lang, nlp.meta.get("name", "pipeline")))),
+        component=ner.name,
         setting=f"{knob} = {getattr(ner, knob):.4g}",
         layers=layers,
         scores=ner.scores,
@@ -140,7 +143,7 @@ def to_html(report: Report) -> str:
             ("Least costly", [_sentence(report, i) for i in order[:SENTENCES]]),
             ("Most costly", [_sentence(report, i) for i in order[::-1][:SENTENCES]]),
         ],
-        examples=[_shaded(report.docs[i], report.captions[i], colors) for i in shown[::step][:12]],
+        examples=[_shaded(report, i, colors) for i in shown[::step][:12]],
     )
     return page
 
@@ -150,11 +153,12 @@ def _sentence(report: Report, number: int) -> Tuple[str, str]:
     return f"{100 * report.costs[number][1]:.0f} %", text
 
 
-def _shaded(doc: Doc, captions: Sequence[str], colors: Sequence[str]) -> Markup:
+def _shaded(report: Report, number: int, colors: Sequence[str]) -> Markup:
     """RETURNS (Markup): A text whose words are marked, by displaCy."""
+    doc, captions = report.docs[number], report.captions[number]
+    layers = get_records(doc)[report.component].layers or ()
     words, by_label = [], {}
-    for token, caption in zip(doc, captions):
-        layer: Optional[int] = token._.exit_layer
+    for token, layer, caption in zip(doc, layers, captions):
         if layer:
             label = f"{layer} {escape(caption)}".rstrip()
             by_label[label.upper()] = colors[layer - 1]  # displaCy looks colours up so

@@ -23,7 +23,7 @@ from thinc.api import Model
 from ..annotations import Floats, Prediction, exit_layers
 from ..component import EarlyExitPipe
 from ..network.window import Ints
-from ..records import write_record
+from ..records import get_confidence, write_record
 from ..scoring import ner_score
 from ..spans import SpanGetter
 from ..tags import Bools, encode, entities
@@ -181,13 +181,15 @@ class EarlyExitNER(EarlyExitPipe):
         return label or "O", label if token.ent_iob_ == "B" else "·" if label else ""
 
     def confidences(self, doc: Doc, reference: Doc) -> List[Tuple[float, bool]]:
-        """RETURNS (List[Tuple[float, bool]]): The confidence of each entity, and whether it is
-        right, boundaries and label.
+        """RETURNS (List[Tuple[float, bool]]): The confidence of each entity that it set, and
+        whether the entity is right, boundaries and label.
         """
         right = {(ent.start_char, ent.end_char, ent.label_) for ent in reference.ents}
+        sure = [(ent, get_confidence(ent, self.name)) for ent in doc.ents]
         return [
-            (ent._.confidence, (ent.start_char, ent.end_char, ent.label_) in right)
-            for ent in doc.ents
+            (confidence, (ent.start_char, ent.end_char, ent.label_) in right)
+            for ent, confidence in sure
+            if confidence is not None
         ]
 
 

@@ -143,8 +143,9 @@ class EarlyExitSegmenter(EarlyExitPipe):
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
         if labels is not None and set(labels) != set(BMES):
             raise ValueError(
-                f"The labels of '{self.name}' are {', '.join(BMES)}, not {', '.join(labels)}. "
-                f"Leave them out of [initialize.components.{self.name}]."
+                f"The labels of '{self.name}' are {', '.join(BMES)}, not "
+                f"{', '.join(map(repr, labels))}. Leave them out of "
+                f"[initialize.components.{self.name}]."
             )
         tokens = [token.text for eg in get_examples() for token in eg.predicted]
         longer = [token for token in tokens if len(token) > 1 and not token.isspace()]

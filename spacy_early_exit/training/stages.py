@@ -172,8 +172,8 @@ class JointTraining:
     distillation (float): Weight of what the earlier heads learn from the deepest.
     layer_weights (LayerWeights): How the heads' losses are weighed: see ``layer_weighted``.
     detach_early_heads (bool): Whether the encoder learns from the deepest head alone, as that of a
-        plain tagger does, and the other heads from its states as they are. (All gradients are
-        still clipped together.)
+        plain tagger does, and the other heads from its states as they are. (Nor does clipping let
+        them touch it: thinc clips the gradient of each parameter by itself.)
     pseudo_labels (bool): Whether the deepest head's own tags take the place of the annotation.
     """
 
