@@ -151,16 +151,17 @@ class EarlyExitNER(EarlyExitPipe):
         doc (Doc): The Doc, changed in place.
         prediction (Prediction): What to write.
         """
-        exits, preset = prediction.exits, _presets(doc)
+        exits, words = prediction.exits, prediction.exits.words.tolist()
+        preset, space = _presets(doc), doc.to_array(["IS_SPACE"]).reshape(-1).astype(bool)
+        posteriors = _posteriors(exits.logits, prediction.tags)
         ents: List[Span] = []
         confidences: List[Tuple[int, int, str, float]] = []
         for first, behind, label in entities(prediction.tags):
-            sure = _posteriors(exits.logits[first:behind], prediction.tags[first:behind]).min()
-            whole = (int(exits.words[first]), int(exits.words[behind - 1]) + 1)
-            for start, end in _free_parts(doc, preset, *whole):
-                ent = Span(doc, start, end, label=self.labels[label])
+            name, sure = self._labels[label], float(posteriors[first:behind].min())
+            for start, end in _free_parts(preset, space, words[first], words[behind - 1] + 1):
+                ent = Span(doc, start, end, label=name)
                 ents.append(ent)
-                confidences.append((ent.start_char, ent.end_char, ent.label_, float(sure)))
+                confidences.append((ent.start_char, ent.end_char, name, sure))
         doc.set_ents(ents, default="unmodified")
         # Words that nobody has decided on become O.
         undecided = np.concatenate([[False], doc.to_array(["ENT_IOB"]).reshape(-1) == 0, [False]])
@@ -200,19 +201,18 @@ def _presets(doc: Doc) -> Bools:
     return preset
 
 
-def _free_parts(doc: Doc, preset: Bools, start: int, end: int) -> Iterator[Tuple[int, int]]:
+def _free_parts(preset: Bools, space: Bools, start: int, end: int) -> Iterator[Tuple[int, int]]:
     """YIELDS (Tuple[int, int]): The parts of a span that are not preset, without white space at
     their ends. More than one if a preset word without wordpieces lies inside.
     """
+    if not preset[start:end].any() and not space[start] and not space[end - 1]:
+        yield start, end  # as nearly all are: a text may have a hundred thousand
+        return
     bounds = [start - 1, *(start + np.flatnonzero(preset[start:end])).tolist(), end]
     for before, behind in zip(bounds, bounds[1:]):
-        first, last = before + 1, behind
-        while first < last and doc[first].is_space:
-            first += 1
-        while first < last and doc[last - 1].is_space:
-            last -= 1
-        if first < last:
-            yield first, last
+        words = before + 1 + np.flatnonzero(~space[before + 1 : behind])
+        if len(words):
+            yield int(words[0]), int(words[-1]) + 1
 
 
 def _posteriors(logits: Floats, tags: Ints) -> Floats:
