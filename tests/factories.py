@@ -236,6 +236,16 @@ def in_transformers(family: str) -> bool:
     return not family.startswith("modernbert") or hasattr(transformers, "ModernBertConfig")
 
 
+def rest_slow(rows, quick):
+    """Parameters of a test: all rows, of which only some are run without --slow.
+
+    rows (Iterable[Tuple]): All combinations.
+    quick (Callable): Says whether a combination is one of the quick ones.
+    """
+    slow = pytest.mark.slow
+    return [pytest.param(*row, marks=[] if quick(*row) else [slow]) for row in rows]
+
+
 def skip_without(family: str) -> None:
     if not in_transformers(family):
         import transformers
