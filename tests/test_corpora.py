@@ -24,7 +24,6 @@ from spacy_early_exit.corpora import (
     set_entities,
 )
 
-
 ANN = "Ann Lee lives in New York."
 SPANS = [(0, 7, "PER"), (17, 25, "LOC")]
 
@@ -90,7 +89,7 @@ def test_what_does_not_align_is_left_out_and_named(write, en):
     )
     docs, (remark,) = read_entities(path, en)
     assert remark == (
-        "3 of 6 entities do not align with word boundaries and are left out, such as \"don'\" in "
+        '3 of 6 entities do not align with word boundaries and are left out, such as "don\'" in '
         "line 2."
     )
     assert [tags(doc) for doc in docs[1:]] == [
@@ -145,21 +144,23 @@ def test_missing_words_are_neither_learnt_nor_scored(write, nlp):
     example = Example(nlp.make_doc(doc.text), doc)
     found, unknown = nlp.get_pipe("early_exit_ner").gold_tags(example)
     assert found[3] == -1 and -1 not in found[:3] and not unknown
-    example.predicted.ents = [example.predicted.char_span(a, b, "PER") for a, b in [(0, 7), (12, 17)]]
+    example.predicted.ents = [
+        example.predicted.char_span(a, b, "PER") for a, b in [(0, 7), (12, 17)]
+    ]
     assert get_ner_prf([example])["ents_f"] == 1.0
 
 
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("[1, 2]", "line 2: not {\"text\": \"...\"}, but '[1, 2]'"),
+        ("[1, 2]", 'line 2: not {"text": "..."}, but \'[1, 2]\''),
         ("text", "line 2: not {"),
         ("[" * 5000, "line 2: not {"),
         ('{"text": 3, "spans": []}', "line 2: not {"),
         ({"txt": "Ann"}, "line 2: not {"),
         (r'{"text": "\ud800 abc", "spans": []}', r"line 2: character 0 of the text is a lone surr"),
         (r'{"text": "a", "label": [[0, 1, "\udc00"]]}', "character 0 of the label is a lone surr"),
-        ({"text": "a", "label": "POSITIVE"}, "line 2: \"label\" is no list of entities, but 'POS"),
+        ({"text": "a", "label": "POSITIVE"}, 'line 2: "label" is no list of entities, but \'POS'),
         ({"text": "a", "spans": {"start": 0}}, 'line 2: "spans" is no list of entities'),
         ({"text": "a", "spans": ["PER"]}, "line 2: an entity is [start, end,"),
         ({"text": "a", "spans": [{"start": 0, "end": 1}]}, "line 2: an entity is [start, end,"),
