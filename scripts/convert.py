@@ -1,20 +1,24 @@
-"""Convert `token<TAB>tag` lines to spaCy's format.
+"""Convert a corpus file to spaCy's format.
 
-For entities the tags are BIO; for a tagger anything, which becomes the words' `tag`, and their
-`pos` where all of the file are Universal Dependencies' parts of speech (with `--attribute pos` they
-must be); `_` stands for none. For a segmenter the tokens are characters, and B, M, E and S tell
-where words begin and end.
+In lines of `token<TAB>tag` the tags are BIO for entities. For a tagger they are anything, which
+becomes the words' `tag`, and their `pos` where all of the file are Universal Dependencies' parts of
+speech (with `--attribute pos` they must be); `_` stands for none. For a segmenter the tokens are
+characters, and B, M, E and S tell where words begin and end.
+
+JSON lines have entities by characters, as spacy_early_exit/corpora.py reads them.
 """
 
 import argparse
 from pathlib import Path
 
 import spacy
-from cut_tune import TAGS, read_sentences
+from cut_tune import TAGS, check_task, read_sentences
 from spacy.parts_of_speech import IDS
-from spacy.tokens import Doc, DocBin
-from spacy.training.converters import conll_ner_to_docs
+from spacy.tokens import Doc, DocBin, Span
+from spacy.training import iob_to_biluo, tags_to_entities
 from spacy.vocab import Vocab
+
+from spacy_early_exit.corpora import CorpusError, read_entities
 
 NO_TAG = "_"  # as in CoNLL-U
 
@@ -22,25 +26,68 @@ NO_TAG = "_"  # as in CoNLL-U
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpus", type=Path, help="lines of `token<TAB>tag`")
+    parser.add_argument("corpus", type=Path, help=".tsv or .jsonl; without: whichever is there")
     parser.add_argument("output", type=Path, help=".spacy")
     parser.add_argument("--task", choices=TAGS, default="ner", help="what the tags are for")
     parser.add_argument("--attribute", choices=("tag", "pos"), default="tag", help="of the tagger")
     parser.add_argument("--lang", default="en")
     args = parser.parse_args()
-    vocab = spacy.blank(args.lang).vocab
-    sentences = read_sentences(args.corpus, args.task)
-    pairs = [[line.split("\t") for line in sentence.split("\n")] for sentence in sentences]
-    texts = [([word for word, _ in text], [tag.strip() for _, tag in text]) for text in pairs]
-    if args.task == "ner":
-        docs = list(conll_ner_to_docs(args.corpus.read_text(encoding="utf8"), 1, no_print=True))
-    elif args.task == "tagger":
-        docs = tagged(vocab, texts, args.corpus, args.attribute)
+    corpus = args.corpus
+    if not corpus.suffix:
+        found = [path for path in map(corpus.with_suffix, (".tsv", ".jsonl")) if path.is_file()]
+        corpus = next(iter(found), corpus)
+    if not corpus.is_file():
+        raise SystemExit(f"There is no file {corpus}{'' if corpus.suffix else '.tsv or .jsonl'}.")
+    if corpus.suffix == ".jsonl":
+        check_task(corpus, args.task)
+        docs = by_characters(corpus, args.lang)
     else:
-        docs = [segmented(vocab, *text, args.corpus, n) for n, text in enumerate(texts, 1)]
+        docs = by_words(corpus, spacy.blank(args.lang).vocab, args.task, args.attribute)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     DocBin(docs=docs, store_user_data=True).to_disk(args.output)
-    print(f"{len(docs)} sentences -> {args.output}")
+    print(f"{len(docs)} {'texts' if corpus.suffix == '.jsonl' else 'sentences'} -> {args.output}")
+
+
+def by_characters(corpus: Path, lang: str) -> list[Doc]:
+    """RETURNS (list[Doc]): The texts of JSON lines.
+
+    corpus (Path): The file.
+    lang (str): Their language, for spaCy's tokenizer.
+    """
+    try:
+        docs, remarks = read_entities(corpus, spacy.blank(lang))
+    except CorpusError as e:
+        raise SystemExit(str(e)) from e
+    for remark in remarks:
+        print(f"{corpus}: {remark}")
+    return docs
+
+
+def by_words(corpus: Path, vocab: Vocab, task: str, attribute: str) -> list[Doc]:
+    """RETURNS (list[Doc]): The sentences of lines of `token<TAB>tag`.
+
+    corpus (Path): The file.
+    vocab (Vocab): The vocabulary.
+    task (str): What the tags are for.
+    attribute (str): What a tagger sets.
+    """
+    sentences = read_sentences(corpus, task)
+    pairs = [[line.split("\t") for line in sentence.split("\n")] for sentence in sentences]
+    texts = [([word for word, _ in text], [tag for _, tag in text]) for text in pairs]
+    if task == "ner":
+        return [with_entities(vocab, *text) for text in texts]
+    if task == "tagger":
+        return tagged(vocab, texts, corpus, attribute)
+    return [segmented(vocab, *text, corpus, number) for number, text in enumerate(texts, 1)]
+
+
+def with_entities(vocab: Vocab, words: list[str], tags: list[str]) -> Doc:
+    """RETURNS (Doc): A sentence with the entities of BIO tags."""
+    words = [word.strip() or word for word in words]
+    doc = Doc(vocab, words, sent_starts=[place == 0 for place in range(len(words))])
+    found = tags_to_entities(iob_to_biluo(tags))
+    doc.ents = [Span(doc, first, last + 1, label) for label, first, last in found]
+    return doc
 
 
 def tagged(

@@ -1,16 +1,23 @@
-"""Copy a corpus of `token<TAB>tag` lines, cutting a part called tune from its training part.
+"""Copy a corpus, cutting a part called tune from its training part.
+
+It has lines of `token<TAB>tag`, or for entities, if there is neither train.tsv nor dev.tsv, texts
+with entities by characters in train.jsonl and dev.jsonl.
 
 Checkpoints, thresholds and curves are chosen on tune, so that dev is only read to report. No
 sentence of tune occurs anywhere else, so that what is chosen on it was not learnt by heart. A
-corpus that has a tune.tsv of its own is taken as it is.
+corpus that has a tune part of its own is taken as it is.
 """
 
 import argparse
+import json
 import random
 import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Callable
+
+from spacy_early_exit.corpora import CorpusError, check_label, read_records
 
 TAGS = {
     "ner": (re.compile(r"O|[BI]-\S+"), "O, B-LABEL or I-LABEL"),
@@ -19,22 +26,76 @@ TAGS = {
 }
 
 
+def suffix_of(corpus: Path) -> str:
+    """RETURNS (str): What the names of a corpus' files end with."""
+    found = {
+        path.suffix for path in corpus.glob("*") if path.stem in ("train", "dev") and path.is_file()
+    }
+    return ".jsonl" if ".jsonl" in found and ".tsv" not in found else ".tsv"
+
+
+def missing_from(corpus: Path) -> list[str]:
+    """RETURNS (list[str]): The files that a corpus has not, and should have."""
+    names = [f"{part}{suffix_of(corpus)}" for part in ("train", "dev")]
+    return [name for name in names if not (corpus / name).is_file()]
+
+
+def read_texts(path: Path, task: str = "ner") -> list[str]:
+    """RETURNS (list[str]): The texts of a corpus file of either kind, as they are written there.
+
+    path (Path): The file, .tsv or .jsonl.
+    task (str): What the annotation is for.
+    """
+    return read_json_lines(path, task) if path.suffix == ".jsonl" else read_sentences(path, task)
+
+
+def read_json_lines(path: Path, task: str) -> list[str]:
+    """Read a corpus file of JSON lines.
+
+    path (Path): Texts with entities by characters.
+    task (str): What they are for.
+    RETURNS (list[str]): The lines, without those of texts that were rejected or ignored.
+    """
+    check_task(path, task)
+    try:
+        records, remarks = read_records(path)
+    except CorpusError as e:
+        raise SystemExit(str(e)) from e
+    for remark in remarks:
+        print(f"{path}: {remark}")
+    if not records:
+        raise SystemExit(f"{path} has no texts.")
+    return [record.line.strip() for record in records]
+
+
+def check_task(path: Path, task: str) -> None:
+    """End if JSON lines can't be what a task learns from.
+
+    path (Path): The file.
+    task (str): The task.
+    """
+    if task != "ner":
+        what = "character" if task == "segmenter" else "word"
+        raise SystemExit(
+            f"{path} has entities, and a {task} learns a tag for each {what}: it needs .tsv files."
+        )
+
+
 def read_sentences(path: Path, task: str = "ner") -> list[str]:
-    """Read a corpus file.
+    """Read a corpus file of tagged words.
 
     path (Path): A line `token<TAB>tag` a word, a blank line between sentences.
     task (str): What the tags are for: `ner`, `tagger` or `segmenter`.
     RETURNS (list[str]): The sentences, each with its lines.
     """
-    text = path.read_text(encoding="utf8").replace("\r\n", "\n")
+    try:
+        text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as e:
+        raise SystemExit(f"{path} is not UTF-8: {e}") from e
     sentences, lines = [], []
     for number, line in enumerate([*text.split("\n"), ""], 1):
         if line.strip(" \t"):
-            if len(line.split("\t")) != 2:
-                raise SystemExit(f"{path}, line {number}: not `token<TAB>tag`, but {line!r}")
-            pattern, what = TAGS[task]
-            if not pattern.fullmatch(line.split("\t")[1].strip()):
-                raise SystemExit(f"{path}, line {number}: not {what} in {line!r}")
+            check_line(line, task, f"{path}, line {number}")
             lines.append(line)
         elif lines:
             sentences.append("\n".join(lines))
@@ -44,18 +105,50 @@ def read_sentences(path: Path, task: str = "ner") -> list[str]:
     return sentences
 
 
+def check_line(line: str, task: str, place: str) -> None:
+    """End if a line is not what it shall be.
+
+    line (str): The line.
+    task (str): What its tag is for.
+    place (str): Where it is, for the message.
+    """
+    if len(line.split("\t")) != 2:
+        raise SystemExit(f"{place}: not `token<TAB>tag`, but {line!r}")
+    tag = line.split("\t")[1]
+    pattern, what = TAGS[task]
+    if not pattern.fullmatch(tag):
+        raise SystemExit(f"{place}: not {what} in {line!r}")
+    label = tag.partition("-")[2] if task == "ner" and tag != "O" else tag
+    try:
+        check_label(label, place)
+    except CorpusError as e:
+        raise SystemExit(str(e)) from e
+
+
 def words_of(sentence: str) -> str:
     """RETURNS (str): The sentence without its tags."""
     return " ".join(line.split("\t")[0] for line in sentence.split("\n"))
 
 
-def cut(train: list[str], dev: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+def words_in_json(line: str) -> str:
+    """RETURNS (str): The text of a line of JSON, whatever its white space."""
+    return " ".join(json.loads(line)["text"].split())
+
+
+def cut(
+    train: list[str],
+    dev: list[str],
+    share: float,
+    seed: int,
+    words_of: Callable[[str], str] = words_of,
+) -> tuple[list[str], list[str]]:
     """Cut a part from the training sentences.
 
     train (list[str]): Training sentences.
     dev (list[str]): Sentences that the part must not have.
     share (float): How much to cut.
     seed (int): Seed of the draw.
+    words_of (Callable[[str], str]): What makes two of them the same.
     RETURNS (tuple[list[str], list[str]]): What remains, and the part.
     """
     occurrences = Counter(map(words_of, train))
@@ -79,22 +172,23 @@ def cut(train: list[str], dev: list[str], share: float, seed: int) -> tuple[list
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpus", type=Path, help="folder with train.tsv, dev.tsv")
-    parser.add_argument("output", type=Path, help="folder for train.tsv, tune.tsv and dev.tsv")
+    parser.add_argument("corpus", type=Path, help="folder with train and dev, .tsv or .jsonl")
+    parser.add_argument("output", type=Path, help="folder for train, tune and dev")
     parser.add_argument("--share", type=float, default=0.1, help="how much of train to cut")
     parser.add_argument("--most", type=int, default=0, help="training sentences to keep; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--task", choices=TAGS, default="ner", help="what the tags are for")
     args = parser.parse_args()
-    for name in ("train.tsv", "dev.tsv"):
-        if not (args.corpus / name).is_file():
-            raise SystemExit(f"{args.corpus} has no {name}. Set --vars.corpus.")
-    dev = read_sentences(args.corpus / "dev.tsv", args.task)
-    train = read_sentences(args.corpus / "train.tsv", args.task)
-    if (args.corpus / "tune.tsv").is_file():
-        tune = read_sentences(args.corpus / "tune.tsv", args.task)
+    for name in missing_from(args.corpus):
+        raise SystemExit(f"{args.corpus} has no {name}. Set --vars.corpus.")
+    suffix = suffix_of(args.corpus)
+    dev = read_texts(args.corpus / f"dev{suffix}", args.task)
+    train = read_texts(args.corpus / f"train{suffix}", args.task)
+    if (args.corpus / f"tune{suffix}").is_file():
+        tune = read_texts(args.corpus / f"tune{suffix}", args.task)
     else:
-        train, tune = cut(train, dev, args.share, args.seed)
+        same = words_in_json if suffix == ".jsonl" else words_of
+        train, tune = cut(train, dev, args.share, args.seed, same)
     if 0 < args.most < len(train):
         kept = sorted(random.Random(args.seed).sample(range(len(train)), args.most))
         train = [train[i] for i in kept]
@@ -102,10 +196,21 @@ def main() -> None:
     (args.output / "SYNTHETIC.txt").unlink(missing_ok=True)
     if (args.corpus / "SYNTHETIC.txt").exists():
         shutil.copy(args.corpus / "SYNTHETIC.txt", args.output)
-    for name, sentences in (("train", train), ("tune", tune), ("dev", dev)):
-        text = "\n\n".join(sentences) + "\n"
-        (args.output / f"{name}.tsv").write_text(text, encoding="utf8")
-        print(f"{name}: {len(sentences)} sentences")
+    for name, texts in (("train", train), ("tune", tune), ("dev", dev)):
+        write_part(args.output / f"{name}{suffix}", texts)
+
+
+def write_part(path: Path, texts: list[str]) -> None:
+    """Write a part of the corpus, in place of one of the other kind that may be there.
+
+    path (Path): The file, .tsv or .jsonl.
+    texts (list[str]): Its texts.
+    """
+    for suffix in (".tsv", ".jsonl"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+    between = "\n" if path.suffix == ".jsonl" else "\n\n"
+    path.write_text(between.join(texts) + "\n", encoding="utf8")
+    print(f"{path.stem}: {len(texts)} {'texts' if path.suffix == '.jsonl' else 'sentences'}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from cut_tune import missing_from
+
 
 def main() -> None:
     """Run the script."""
@@ -10,7 +12,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="one's own; or made: */demo; fetched: */wnut17")
     parser.add_argument("--seed", type=int, default=0, help="of the demo")
     args = parser.parse_args()
-    missing = [name for name in ("train.tsv", "dev.tsv") if not (args.folder / name).is_file()]
+    missing = missing_from(args.folder)
     if not missing:
         print(f"The corpus is in {args.folder}.")
     elif args.folder.name == "demo":

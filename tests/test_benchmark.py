@@ -6,8 +6,8 @@ import pytest
 import spacy
 import srsly
 
-from spacy_early_exit.measure.benchmark import Contender, benchmark, f_score, ratio
-from spacy_early_exit.measure.contenders import SpacyRunner, contenders_of
+from spacy_early_exit.measure.benchmark import Contender, benchmark, f_score, leave_out, ratio
+from spacy_early_exit.measure.contenders import SpacyRunner, contenders_of, unannotated_parts
 
 from .factories import TEXTS, examples_of
 from .fakes import GOLD, make_fake
@@ -28,6 +28,22 @@ def test_f_is_that_of_entities():
     assert f_score(found, GOLD) == pytest.approx(2 * 1 / (3 + 2))
     assert f_score([[], []], [[], []]) == 0.0
     assert f_score([[[0, 3, "PER"]], []], GOLD) == pytest.approx(2 / 3)
+
+
+def test_entities_where_nothing_is_annotated_are_not_scored(tmp_path):
+    found = [[(0, 3, "PER"), (3, 5, "PER"), (4, 9, "PER"), (9, 10, "PER")], [[0, 8, "LOC"]]]
+    assert leave_out(found, [[(5, 7), (8, 9)], []]) == [[*found[0][:2], found[0][3]], found[1]]
+    unknown = [[], [(9, 12)]]
+    alike = [fake("as told", tmp_path / "log", found=[GOLD[0], [*GOLD[1], [8, 10, "ORG"]]])]
+    assert run(alike, unknown=unknown)["as told"]["ents_f"] == 1.0
+    assert run(alike)["as told"]["ents_f"] < 1.0
+
+
+def test_words_without_annotation_are_known(en):
+    doc = en.make_doc("Ann lives in Oslo")
+    assert unannotated_parts(doc) == [(0, 3), (4, 9), (10, 12), (13, 17)]
+    doc.set_ents([doc.char_span(0, 3, "PER")], missing=[doc[3:]])
+    assert unannotated_parts(doc) == [(13, 17)]
 
 
 def test_a_ratio_is_that_of_rounds_side_by_side():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import sys
 
 import pytest
@@ -9,13 +10,15 @@ import spacy
 import srsly
 import yaml
 from spacy.tokens import DocBin
+from spacy.training.converters import conll_ner_to_docs
 from spacy.util import load_config
 
 from .commands import run
-from .factories import ROOT, answers, write_corpus
+from .factories import ROOT, SENTENCES, answers, write_corpus
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import convert as conversion
 import cut_tune
 import download_wnut17
 
@@ -44,6 +47,30 @@ def test_a_corpus_that_cannot_be_cut_or_read_is_refused(tmp_path):
     assert "has no train.tsv" in run(
         ROOT / "scripts" / "cut_tune.py", tmp_path / "nothing", tmp_path, ok=False
     )
+
+
+@pytest.mark.parametrize(
+    "line, task, message",
+    [
+        ("b\tB--", "ner", "line 2: the label '-' is spaCy's sign for a missing annotation"),
+        ("b\t-", "tagger", "line 2: the label '-' is spaCy's sign for a missing annotation"),
+        ("b\tB-PER ", "ner", "line 2: not O, B-LABEL or I-LABEL in 'b\\tB-PER '"),
+        ("b\tB-P\u2028R", "ner", "line 2: not O, B-LABEL or I-LABEL in"),
+        ("b\tNN ", "tagger", "line 2: not a tag in 'b\\tNN '"),
+        ("b\tN\x0bN", "tagger", "line 2: not a tag in"),
+    ],
+)
+def test_labels_that_would_be_taken_for_something_else_are_refused(line, task, message, tmp_path):
+    (tmp_path / "train.tsv").write_text(f"a\t{'O' if task == 'ner' else 'DT'}\n{line}\n")
+    with pytest.raises(SystemExit) as e:
+        cut_tune.read_sentences(tmp_path / "train.tsv", task)
+    assert message in str(e.value) and "train.tsv" in str(e.value)
+
+
+def test_bytes_that_are_no_utf8_are_refused(tmp_path):
+    (tmp_path / "train.tsv").write_bytes(b"Zo\xeb\tB-PER\n")
+    with pytest.raises(SystemExit, match=r"train.tsv is not UTF-8"):
+        cut_tune.read_sentences(tmp_path / "train.tsv")
 
 
 def test_the_published_corpus_is_checked_by_its_content(data):
@@ -91,6 +118,143 @@ def convert(folder, text, *options, ok=True):
         assert "Traceback" not in output
         return " ".join(output.split())
     return list(DocBin().from_disk(folder / "made.spacy").get_docs(spacy.blank("en").vocab))
+
+
+def test_white_space_inside_a_word_does_not_cut_it(tmp_path):
+    (doc,) = convert(tmp_path, "paid\tO\n10\u00a0000 \tB-NUM\nEUR\tI-NUM\nto\tO\n")
+    assert [token.text for token in doc] == ["paid", "10\u00a0000", "EUR", "to"]
+    assert [(ent.start, ent.end, ent.label_) for ent in doc.ents] == [(1, 3, "NUM")]
+    assert [token.is_sent_start for token in doc] == [True, False, False, False]
+
+
+def test_entities_are_those_of_spacys_own_converter(tmp_path, data):
+    text = (data / "wnut17" / "dev.tsv").read_text(encoding="utf8")
+    text = "a\tI-X\nb\tI-Y\nc\tO\nd\tI-Y\n\n" + text
+    expected = conll_ner_to_docs(text, 1, no_print=True)
+    for ours, theirs in zip(convert(tmp_path, text), expected, strict=True):
+        assert [token.text for token in ours] == [token.text for token in theirs]
+        assert [str(ent) + ent.label_ for ent in ours.ents] == [
+            str(ent) + ent.label_ for ent in theirs.ents
+        ]
+
+
+def write_json_lines(folder):
+    """A corpus as an annotation tool exports it, some of it of no use."""
+    folder.mkdir()
+    for part, count in (("train", 40), ("dev", 10)):
+        lines = []
+        for i in range(count):
+            text, entities = SENTENCES[i % len(SENTENCES)]
+            spans = [{"start": a, "end": b, "label": label} for a, b, label in entities]
+            lines.append({"text": f"{text} {part}{i}", "spans": spans, "answer": "accept"})
+        lines[0]["spans"] += [
+            {"start": 5, "end": 7, "label": "PER"},
+            {"start": 17, "end": 20, "label": "LOC"},
+        ]
+        lines.append({"text": "What is this?", "spans": [], "answer": "reject"})
+        srsly.write_jsonl(folder / f"{part}.jsonl", lines)
+    return folder
+
+
+def run_project(command, folder, corpus, **variables):
+    """What the scripts of a project command print, run in a folder."""
+    project = yaml.safe_load((ROOT / "project.yml").read_text())
+    settings = {**project["vars"], "corpus": corpus, **variables}
+    (commands,) = [c["script"] for c in project["commands"] if c["name"] == command]
+    for name in ("scripts", "configs"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    printed = []
+    for line in commands:
+        for name, value in settings.items():
+            line = line.replace(f"${{vars.{name}}}", str(value))
+        printed.append(run(*shlex.split(line)[1:], cwd=folder))
+    return " ".join(" ".join(printed).split())
+
+
+@pytest.mark.parametrize(
+    "convert, config, folder",
+    [("convert", "create-config", "corpus"), ("demo-convert", "demo-config", "corpus/demo")],
+)
+def test_a_project_takes_json_lines(convert, config, folder, tmp_path):
+    corpus = write_json_lines(tmp_path / "mine")
+    assert "The corpus is in" in run_project("corpus", tmp_path, corpus)
+    (tmp_path / folder).mkdir(parents=True)
+    for part in ("train", "tune", "dev"):  # of an earlier corpus
+        cut_tune.write_part(tmp_path / folder / f"{part}.tsv", ["a\tO"])
+    said = run_project(convert, tmp_path, corpus)
+    assert "train.jsonl: 1 of 41 texts is left out" in said and "tune: 4 texts" in said
+    assert "dev.jsonl: 1 of 15 entities does not align with word boundaries" in said
+    assert "overlaps another and is left out, such as 'New' in line 1." in said
+    assert sorted(path.name for path in (tmp_path / folder).glob("*.*")) == sorted(
+        f"{part}.{kind}" for part in ("train", "tune", "dev") for kind in ("jsonl", "spacy")
+    )
+    vocab = spacy.blank("en").vocab
+    docs = {
+        part: list(DocBin().from_disk(tmp_path / folder / f"{part}.spacy").get_docs(vocab))
+        for part in ("train", "tune", "dev")
+    }
+    assert {part: len(found) for part, found in docs.items()} == {"train": 36, "tune": 4, "dev": 10}
+    texts = {part: {doc.text for doc in found} for part, found in docs.items()}
+    assert not texts["train"] & texts["tune"] and not texts["tune"] & texts["dev"]
+    for number, doc in enumerate(docs["dev"]):
+        text, entities = SENTENCES[number]
+        assert doc.text == f"{text} dev{number}"
+        assert [(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents] == entities
+    assert "epochs of 1 steps" in run_project(config, tmp_path, corpus)
+    cut_tune.write_part(tmp_path / folder / "dev.tsv", ["a\tO"])
+    assert not (tmp_path / folder / "dev.jsonl").exists()
+
+
+def test_json_lines_can_be_trained_on(tmp_path, encoders):
+    srsly.write_jsonl(
+        tmp_path / "made.jsonl",
+        [
+            {"text": "Ann Lee lives in Oslo.", "spans": [{"start": 0, "end": 7, "label": "PER"}]},
+            {"text": "I don't know Bobby", "spans": [{"start": 13, "end": 16, "label": "PER"}]},
+            {"text": "Nobody looked at this."},
+        ],
+    )
+    corpus = tmp_path / "made.spacy"
+    assert "made.jsonl: 1 of 3 texts lists no entities" in run(
+        "scripts/convert.py", tmp_path / "made.jsonl", corpus
+    )
+    run(
+        "-m", "spacy", "train", "configs/joint.cfg", "--output", tmp_path / "out",
+        "--paths.train", corpus, "--paths.dev", corpus, "--paths.encoder", encoders["bert"],
+        "--training.max_steps", "2", "--training.eval_frequency", "1",
+    )  # fmt: skip
+    assert spacy.load(tmp_path / "out" / "model-last").get_pipe("early_exit_ner").labels == ("PER",)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"text": "a", "label": [[0, 1, "PER "]]}', "line 2: the label 'PER ' has white space"),
+        ('{"text": "a", "label": [[0, 1, "-"]]}', "line 2: the label '-' is spaCy's sign"),
+        ('{"text": "a", "label": [[0, 1, "P\\nR"]]}', r"line 2: the label 'P\nR' has a line break"),
+        ('{"text": "\\ud800 abc", "label": []}', "line 2: character 0 of the text is a lone"),
+        ("[]", "line 2: not {"),
+    ],
+)
+def test_json_lines_that_cannot_be_learnt_are_refused(line, message, tmp_path):
+    path = tmp_path / "dev.jsonl"
+    path.write_text(f'{{"text": "Ann", "label": [[0, 3, "PER"]]}}\n{line}\n', encoding="utf8")
+    for read in (cut_tune.read_texts, lambda path: conversion.by_characters(path, "en")):
+        with pytest.raises(SystemExit) as e:
+            read(path)
+        assert message in str(e.value) and "dev.jsonl" in str(e.value)
+
+
+@pytest.mark.parametrize("task, what", [("tagger", "each word"), ("segmenter", "each character")])
+def test_entities_are_nothing_for_what_tags_words(task, what, tmp_path):
+    corpus = write_json_lines(tmp_path / "mine")
+    for script, source, made in (("cut_tune", corpus, "corpus"), ("convert", corpus / "dev", "d")):
+        arguments = [source, tmp_path / made, "--task", task]
+        output = run(ROOT / "scripts" / f"{script}.py", *arguments, ok=False)
+        said = f"dev.jsonl has entities, and a {task} learns a tag for {what}: it needs .tsv files."
+        assert said in output and "Traceback" not in output
+        assert not (tmp_path / made).exists()
 
 
 def test_words_without_a_tag_do_not_change_what_the_others_have(tmp_path):

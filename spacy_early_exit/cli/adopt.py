@@ -8,8 +8,9 @@ import spacy
 import typer
 from wasabi import msg
 
-from .app import check_output, early_exit, progress, read_speedups
-from .calibrate import read_texts, show_curve
+from .app import check_output, early_exit, progress, read_speedups, read_texts
+from .calibrate import show_curve
+from .refusals import Refused, refusing, writing
 
 if TYPE_CHECKING:
     from ..budget.curve import Calibration
@@ -59,10 +60,12 @@ def adopt_cli(
     asked = read_speedups(speedups)
     check_output(output, folder=True)
     if task not in (None, "ner", "tagger"):
-        msg.fail(f"--task must be ner or tagger, not {task!r}.", exits=1)
+        raise Refused(f"--task must be ner or tagger, not {task!r}.")
     if attribute not in ("tag", "pos"):
-        msg.fail(f"--attribute must be tag or pos, not {attribute!r}.", exits=1)
-    lines = [eg.reference.text for eg in read_texts(spacy.blank(lang), texts)]
+        raise Refused(f"--attribute must be tag or pos, not {attribute!r}.")
+    with refusing(ImportError, ValueError, title=f"--lang can't be {lang!r}."):
+        blank = spacy.blank(lang)
+    lines = [eg.reference.text for eg in read_texts(blank, texts)]
     adoption = Adoption(
         HFEncoder(checkpoint, revision),
         lang,
@@ -74,17 +77,15 @@ def adopt_cli(
         min_agreement=min_agreement,
     )
     with tempfile.TemporaryDirectory() as work:
-        try:
+        with refusing(ValueError):
             nlp, found = adopt(adoption, lines, asked, Path(work), progress)
-        except ValueError as e:
-            msg.fail(str(e), exits=1)
-            return
         _, pipe = nlp.pipeline[-1]
         show_curve(found, pipe.main_score)
         if asked[-1] > found.most:
             msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
         warn_of_less(found, asked, pipe.speedup, min_agreement)
-        nlp.to_disk(output)
+        with writing(output):
+            nlp.to_disk(output)
     msg.good(f"Saved the pipeline to {output}, with speedup = {pipe.speedup:g}.")
 
 

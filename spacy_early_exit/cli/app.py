@@ -1,42 +1,62 @@
 """The command group, and what its commands share."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
 
 import typer
 from spacy.cli._util import app
 from spacy.language import Language
-from spacy.tokens import DocBin
+from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import load_model
 from wasabi import msg
 
+from .. import corpora
 from ..annotations import same_words
 from ..component import EarlyExitPipe
+from .refusals import Commands, Refused, refusing
 
 DEFAULT = "1,1.5,2,3,4"
+ANNOTATED = "Annotated texts: .spacy, or .jsonl with entities"
 
 early_exit = typer.Typer(
     name="early-exit",
+    cls=Commands,
     help="Calibrate and measure pipelines that leave early.",
     no_args_is_help=True,
 )
 app.add_typer(early_exit)
 
 
+def load_pipeline(model: str) -> Language:
+    """Load a pipeline.
+
+    model (str): Folder or name of the pipeline.
+    RETURNS (Language): The pipeline.
+    RAISES (Refused): If it can't be loaded.
+    """
+    title = f"There is no pipeline {model!r} that can be loaded."
+    with refusing(OSError, ValueError, ImportError, title=title, others_errors=True):
+        return load_model(model)
+
+
 def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]:
-    """Load a pipeline, or say what is wrong and end.
+    """Load a pipeline with an early-exit component.
 
     model (str): Folder or name of the pipeline.
     component (Optional[str]): Name of its early-exit component; None: the only one.
     RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component.
+    RAISES (Refused): If it can't be loaded, or has no such component.
     """
-    try:
-        nlp = load_model(model)
-    except OSError as e:
-        msg.fail(f"There is no pipeline {model!r} that can be loaded.", str(e), exits=1)
-        raise SystemExit(1) from e
+    nlp = load_pipeline(model)
     mine = {name: pipe for name, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe)}
+    if not mine:
+        raise Refused(
+            f"{model} has no early-exit component.",
+            f"It has: {', '.join(nlp.pipe_names) or 'none'}.",
+        )
     if component is None and len(mine) == 1:
         component = next(iter(mine))
     pipe = mine.get(component or "")
@@ -44,12 +64,7 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
         wrong = f"'{component}' is no early-exit component of {model}."
         if component is None:
             wrong = f"{model} has not one early-exit component, but {len(mine)}."
-        msg.fail(
-            wrong,
-            f"It has: {', '.join(mine) or 'none'}. Choose one with --component.",
-            exits=1,
-        )
-        raise SystemExit(1)
+        raise Refused(wrong, f"It has: {', '.join(mine)}. Choose one with --component.")
     return nlp, pipe
 
 
@@ -61,34 +76,67 @@ def progress(steps: Iterable[Any]) -> Iterable[Any]:
     return bar
 
 
-def read_corpus(nlp: Language, path: Path) -> List[Example]:
-    """Read annotated texts, or say what is wrong and end.
+def read_annotated(nlp: Language, path: Path) -> List[Doc]:
+    """Read annotated texts, and say what of their annotation can't be used.
 
     nlp (Language): The pipeline.
-    path (Path): A ``.spacy`` file.
-    RETURNS (List[Example]): The texts, not yet predicted, with their annotation.
+    path (Path): A ``.spacy`` file, or a ``.jsonl`` file with entities.
+    RETURNS (List[Doc]): The texts, with their annotation.
+    RAISES (CorpusError): If they can't be read.
     """
-    if not path.is_file():
-        msg.fail(f"There is no file {path}.", exits=1)
-    try:
-        docs = list(DocBin().from_disk(path).get_docs(nlp.vocab))
-    except Exception as e:
-        msg.fail(f"{path} can't be read as a .spacy file.", f"{type(e).__name__}: {e}", exits=1)
-    return [Example(same_words(doc), doc) for doc in docs]
+    docs, remarks = corpora.read_annotated(path, nlp)
+    for remark in remarks:
+        msg.warn(f"{path}: {remark}")
+    return docs
+
+
+def read_corpus(nlp: Language, pipe: EarlyExitPipe, path: Path) -> List[Example]:
+    """Read annotated texts for a component.
+
+    nlp (Language): The pipeline.
+    pipe (EarlyExitPipe): Its early-exit component.
+    path (Path): A ``.spacy`` file, or for entities a ``.jsonl`` file.
+    RETURNS (List[Example]): The texts, not yet predicted, with their annotation.
+    RAISES (CorpusError): If they can't be read.
+    RAISES (Refused): If they can't have such annotation as the component learns.
+    """
+    if path.suffix == ".jsonl" and pipe.scheme != "bio":
+        raise Refused(
+            f"{path} has entities, and '{pipe.name}' finds none: it is of {pipe.kind}.",
+            "What it learns from is annotated in .spacy files.",
+        )
+    return [Example(same_words(doc), doc) for doc in read_annotated(nlp, path)]
+
+
+def read_texts(nlp: Language, path: Path) -> List[Example]:
+    """Read texts whatever their annotation.
+
+    nlp (Language): The pipeline, for its tokenizer.
+    path (Path): A ``.spacy`` file; a ``.jsonl`` file, a ``{"text": ...}`` a line; or a text a line.
+    RETURNS (List[Example]): The texts.
+    RAISES (CorpusError): If they can't be read.
+    """
+    return [Example(same_words(doc), doc) for doc in corpora.read_texts(path, nlp)]
 
 
 def check_output(path: Path, folder: bool) -> None:
-    """Find out before hours of work that the results can't be written, say so and end.
+    """Find out before hours of work that the results can't be written.
 
     path (Path): Where they are to go.
     folder (bool): Whether that is to be a folder, or a file.
+    RAISES (Refused): If they can't.
     """
-    if path.exists() and path.is_dir() != folder:
+    if os.path.exists(path) and os.path.isdir(path) != folder:
         kinds = ("folder", "file") if folder else ("file", "folder")
-        msg.fail(f"--output must be a {kinds[0]}, and {path} is a {kinds[1]}.", exits=1)
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir():
-        msg.fail(f"--output can't be {path}: {above} is a file.", exits=1)
+        raise Refused(f"--output must be a {kinds[0]}, and {path} is a {kinds[1]}.")
+    near = next(one for one in (path, *path.absolute().parents) if os.path.exists(one))
+    if near != path and not near.is_dir():
+        raise Refused(f"--output can't be {path}: {near} is a file.")
+    with refusing(OSError, title=f"{path} can't be written."):
+        if near == path and not folder:
+            near.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=near).close()
 
 
 def asked_or_reachable(ner: EarlyExitPipe, speedups: Optional[str]) -> List[float]:
@@ -110,6 +158,7 @@ def read_speedups(speedups: str) -> List[float]:
     except ValueError:
         found = []
     if not found or not 1.0 <= found[0] <= found[-1] < float("inf"):
-        msg.fail(f"--speedups must be numbers of at least 1, such as 1.5,2,3, not {speedups!r}.")
-        raise SystemExit(1)
+        raise Refused(
+            f"--speedups must be numbers of at least 1, such as 1.5,2,3, not {speedups!r}."
+        )
     return found

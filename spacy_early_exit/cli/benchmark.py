@@ -5,23 +5,39 @@ import platform
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import srsly
 import typer
-from wasabi import msg
 from wasabi.tables import table
 
-from .app import DEFAULT, early_exit, progress, read_speedups
+from .app import (
+    ANNOTATED,
+    DEFAULT,
+    check_output,
+    early_exit,
+    load_pipeline,
+    progress,
+    read_annotated,
+    read_speedups,
+)
+from .refusals import Refused, refusing, writing
+
+if TYPE_CHECKING:
+    from ..measure.benchmark import Contender
 
 
 @early_exit.command("benchmark")
 def benchmark_cli(
     model: str = typer.Argument(..., help="Calibrated pipeline of entities: folder or package"),
-    data: Path = typer.Argument(..., help="Annotated texts, .spacy"),
+    data: Path = typer.Argument(..., help=ANNOTATED),
     speedups: str = typer.Option(DEFAULT, "--speedups", "-s", help="As far as calibrated"),
     beside: Optional[List[str]] = typer.Option(
-        None, "--beside", "-b", help="Another pipeline, NAME=FOLDER; may be given again"
+        None,
+        "--beside",
+        "-b",
+        help="Another pipeline, FOLDER or NAME=FOLDER; may be given again. The name ends at the "
+        "first = and has no slash: a folder such as lr=0.1 is ./lr=0.1",
     ),
     batch_sizes: str = typer.Option(
         "32,128,1000", "--batch-sizes", help="Of pipelines without early exits: each is a line"
@@ -42,56 +58,59 @@ def benchmark_cli(
     import torch
 
     from ..measure.benchmark import benchmark
-    from ..measure.contenders import contenders_of, spans_of
+    from ..measure.contenders import spans_of, unannotated_parts
+    from ..measure.docs import count_words
 
-    try:
-        sizes = [int(size) for size in batch_sizes.split(",")]
-    except ValueError:
-        sizes = [0]
-    if min(sizes) < 1:
-        msg.fail(f"--batch-sizes must be numbers, such as 32,128, not {batch_sizes!r}.", exits=1)
-    asked = read_speedups(speedups)
-    contenders = []
-    for given in (model, *(beside or ())):
-        name, _, folder = given.rpartition("=")
-        try:
-            contenders += contenders_of(folder, asked, sizes, name or None)
-        except (OSError, ValueError) as e:
-            msg.fail(f"{folder}: {e}", exits=1)
-    docs = _read(data)
+    if output is not None:
+        check_output(output, folder=False)
+    pipelines = [(None, model), *map(named, beside or ())]
+    contenders = find_contenders(pipelines, read_speedups(speedups), read_sizes(batch_sizes))
+    docs = read_annotated(load_pipeline(model), data)
     text = "\n".join(doc.text for doc in docs)
+    with refusing(ValueError):
+        words = count_words(docs)
     about: Dict[str, Any] = {
         "data": data.name,
         "sha256": hashlib.sha256(text.encode("utf8", "surrogatepass")).hexdigest(),
-        "words": sum(map(len, docs)),
+        "words": words,
         "threads": threads or torch.get_num_threads(),
         **machine(),
     }
     known = _known(output, about)
-
-    def save(results: Dict[str, Dict[str, Any]]) -> None:
-        if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            beside_it = output.with_name(output.name + ".new")
-            srsly.write_json(beside_it, {"about": about, "contenders": results})
-            beside_it.replace(output)  # whenever it is cut off, the file is whole
-
-    try:
+    with refusing(ValueError):
         results = benchmark(
             contenders,
             [doc.text for doc in docs],
             [spans_of(doc) for doc in docs],
-            about["words"],
+            words,
+            unknown=[unannotated_parts(doc) for doc in docs],
             threads=about["threads"],
             rounds=rounds,
             known=known,
-            save=save,
+            save=lambda results: _save(output, about, results),
             progress=progress,
         )
-    except ValueError as e:
-        msg.fail(str(e), "Name pipelines as NAME=FOLDER.", exits=1)
-        return
     show(results)
+
+
+def find_contenders(
+    pipelines: Sequence[Tuple[Optional[str], str]], speedups: List[float], sizes: List[int]
+) -> List["Contender"]:
+    """RETURNS (List[Contender]): The contenders of some pipelines.
+
+    pipelines (Sequence[Tuple[Optional[str], str]]): Name in tables, or None, and folder of each.
+    speedups (List[float]): At which early-exit components run.
+    sizes (List[int]): Batch sizes of the others.
+    RAISES (Refused): If one can't be measured.
+    """
+    from ..measure.contenders import contenders_of
+
+    found = []
+    for name, folder in pipelines:
+        title = f"{folder} can't be measured."
+        with refusing(OSError, ValueError, ImportError, title=title, others_errors=True):
+            found += contenders_of(folder, speedups, sizes, name)
+    return found
 
 
 def show(results: Dict[str, Dict[str, Any]]) -> None:
@@ -123,12 +142,27 @@ def show(results: Dict[str, Dict[str, Any]]) -> None:
     print(table(rows, header=header, aligns=["l", "r", "r", "r", "r", "r", "r"]))
 
 
-def _read(data: Path) -> List[Any]:
-    import spacy
+def read_sizes(batch_sizes: str) -> List[int]:
+    """RETURNS (List[int]): The numbers of a comma-separated list."""
+    try:
+        sizes = [int(size) for size in batch_sizes.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise Refused(f"--batch-sizes must be numbers, such as 32,128, not {batch_sizes!r}.")
+    return sizes
 
-    from .app import read_corpus
 
-    return [eg.reference for eg in read_corpus(spacy.blank("xx"), data)]
+def named(given: str) -> Tuple[Optional[str], str]:
+    """Take apart what --beside is given.
+
+    given (str): NAME=FOLDER, or FOLDER. Folders may have a = in them, names may not, nor be paths.
+    RETURNS (Tuple[Optional[str], str]): The name, if there is one, and the folder.
+    """
+    name, equals, folder = given.partition("=")
+    if equals and name and not set(name) & {"/", "\\"}:
+        return name, folder
+    return None, given
 
 
 def machine() -> Dict[str, str]:
@@ -150,22 +184,36 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _save(
+    output: Optional[Path], about: Dict[str, Any], results: Dict[str, Dict[str, Any]]
+) -> None:
+    """Write what is known so far, if it is wanted. Whenever that is cut off, the file is whole."""
+    if output is None:
+        return
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        beside_it = output.with_name(output.name + ".new")
+        srsly.write_json(beside_it, {"about": about, "contenders": results})
+        beside_it.replace(output)
+
+
 def _known(output: Optional[Path], about: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
     """RETURNS (Dict): What an earlier run left off with, if it was one like this."""
     if output is None or not output.is_file():
         return {}
     try:
-        found: Dict[str, Any] = srsly.read_json(output)
+        found = srsly.read_json(output)
         before, results = found["about"], found["contenders"]
-    except (ValueError, KeyError, TypeError):
-        before, results = {}, {}
-    other = [name for name in about if name != "date" and before.get(name) != about[name]]
+        lists = [result["seconds"] for result in results.values()]
+        other = [name for name in about if name != "date" and before.get(name) != about[name]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        lists = [None]
+    how = "Give another --output, or remove it."
+    if not all(isinstance(seconds, list) for seconds in lists):
+        raise Refused(f"{output} holds something else, and no results of this command.", how)
     if other:
-        msg.fail(
-            f"{output} holds something else: it is of another {' and '.join(other)}.",
-            "Give another --output, or remove it.",
-            exits=1,
+        raise Refused(
+            f"{output} holds something else: it is of another {' and '.join(other)}.", how
         )
-        raise SystemExit(1)
-    found_before: Dict[str, Dict[str, Any]] = results
-    return found_before
+    known: Dict[str, Dict[str, Any]] = results
+    return known

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence
 
-import srsly
 import typer
-from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from wasabi import msg
@@ -13,7 +11,16 @@ from wasabi.tables import table
 
 from ..budget.guarantee import documents_needed
 from ..component import configure
-from .app import check_output, early_exit, load, progress, read_corpus, read_speedups
+from .app import (
+    check_output,
+    early_exit,
+    load,
+    progress,
+    read_corpus,
+    read_speedups,
+    read_texts,
+)
+from .refusals import Refused, refusing, writing
 
 if TYPE_CHECKING:
     from ..budget.curve import Calibration
@@ -27,7 +34,8 @@ def calibrate_cli(
     model: str = typer.Argument(..., help="Trained pipeline: folder or package name"),
     data: Path = typer.Argument(
         ...,
-        help="Texts that were not trained on: .spacy; with --unlabelled also lines of text, .jsonl",
+        help="Annotated texts that were not trained on: .spacy, or .jsonl with entities; with "
+        '--unlabelled lines of text, .jsonl with a "text" each, or .spacy',
     ),
     output: Path = typer.Option(..., "--output", "-o", help="Where to save the pipeline"),
     speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Savings to measure"),
@@ -65,14 +73,14 @@ def calibrate_cli(
     asked = read_speedups(speedups)
     check_output(output, folder=True)
     if (max_disagreement is None) != (held_out is None):
-        msg.fail("--max-disagreement and --held-out go together.", exits=1)
+        raise Refused("--max-disagreement and --held-out go together.")
     nlp, ner = load(model, component)
     held = [] if held_out is None else read_texts(nlp, held_out)
-    examples = read_texts(nlp, data) if unlabelled else read_corpus(nlp, data)
-    set_sentences(nlp, ner, [*held, *examples])
+    examples = read_texts(nlp, data) if unlabelled else read_corpus(nlp, ner, data)
     fresh = [eg.reference for eg in held]
 
-    try:
+    with refusing(ValueError):
+        set_sentences(nlp, ner, [*held, *examples])
         if max_disagreement is not None:
             check_documents(sum(len(doc) > 0 for doc in fresh), max_disagreement, confidence)
             examples = disjoint(examples, fresh)
@@ -91,16 +99,14 @@ def calibrate_cli(
         verdict = None
         if max_disagreement is not None:
             verdict = guarantee(ner, fresh, max_disagreement, confidence, progress=progress)
-    except ValueError as e:
-        msg.fail(str(e), exits=1)
-        return
     show_curve(found, ner.main_score)
     if asked[-1] > found.most:
         msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
     if verdict is not None and max_disagreement is not None:
         show_guarantee(verdict, max_disagreement, confidence)
         configure(nlp, threshold=verdict.threshold, name=ner.name)
-    nlp.to_disk(output)
+    with writing(output):
+        nlp.to_disk(output)
     msg.good(f"Saved the calibrated pipeline to {output}, measured on {found.words} words.")
 
 
@@ -174,41 +180,3 @@ def disjoint(tuned: Sequence[Example], fresh: Sequence[Doc]) -> List[Example]:
             f"the pipeline trained, or its checkpoint chosen on them? Then the guarantee is void."
         )
     return kept
-
-
-def read_texts(nlp: Language, path: Path) -> List[Example]:
-    """Read texts without annotation, or say what is wrong and end.
-
-    nlp (Language): The pipeline, for its tokenizer.
-    path (Path): A ``.spacy`` file; a ``.jsonl`` file, a ``{"text": ...}`` a line; or a text a line.
-    RETURNS (List[Example]): The texts.
-    """
-    if path.suffix == ".spacy":
-        return read_corpus(nlp, path)
-    if not path.is_file():
-        msg.fail(f"There is no file {path}.", exits=1)
-    try:
-        text = path.read_text(encoding="utf8")
-    except UnicodeDecodeError as e:
-        msg.fail(f"{path} is not UTF-8: {e}", exits=1)
-    lines = [line for line in text.split("\n") if line.strip()]
-    if path.suffix == ".jsonl":
-        lines = [text_in(line, path, number) for number, line in enumerate(lines, 1)]
-    return [Example(nlp.make_doc(line), nlp.make_doc(line)) for line in lines]
-
-
-def text_in(line: str, path: Path, number: int) -> str:
-    """RETURNS (str): The text of a line of JSON, or say what is wrong and end.
-
-    line (str): The line.
-    path (Path): The file, for the message.
-    number (int): Which of its lines that are not empty this is, for the message.
-    """
-    try:
-        found = srsly.json_loads(line)["text"]
-        if isinstance(found, str):
-            return found
-    except (ValueError, TypeError, KeyError):
-        pass
-    msg.fail(f'{path}, text {number}: not {{"text": "..."}}, but {line[:80]!r}', exits=1)
-    raise SystemExit(1)

@@ -9,6 +9,7 @@ from wasabi import msg
 from wasabi.tables import table
 
 from .app import (
+    ANNOTATED,
     DEFAULT,
     asked_or_reachable,
     check_output,
@@ -17,6 +18,7 @@ from .app import (
     progress,
     read_corpus,
 )
+from .refusals import refusing, writing
 
 COLUMNS = {
     "mac_speedup": "{:.2f}",
@@ -32,7 +34,7 @@ COLUMNS = {
 @early_exit.command("evaluate")
 def evaluate_cli(
     model: str = typer.Argument(..., help="Calibrated pipeline: folder or package name"),
-    data: Path = typer.Argument(..., help="Annotated texts, .spacy"),
+    data: Path = typer.Argument(..., help=ANNOTATED),
     speedups: Optional[str] = typer.Option(
         None, "--speedups", "-s", help=f"The speedups. Without: {DEFAULT}, as far as calibrated"
     ),
@@ -50,20 +52,17 @@ def evaluate_cli(
         check_output(output, folder=False)
     nlp, ner = load(model, component)
     asked = asked_or_reachable(ner, speedups)
-    examples = read_corpus(nlp, data)
-    set_sentences(nlp, ner, examples)
-
-    try:
+    examples = read_corpus(nlp, ner, data)
+    with refusing(ValueError):
+        set_sentences(nlp, ner, examples)
         rows = evaluate(nlp, ner, examples, asked, rounds=rounds, progress=progress)
-    except ValueError as e:
-        msg.fail(str(e), exits=1)
-        return
     forms = {"speedup": "{:g}", **dict.fromkeys(ner.scores, "{:.4f}"), **COLUMNS}
     columns = [name for name in forms if name in rows[0]]
     shown = [[forms[name].format(row[name]) for name in columns] for row in rows]
     header = [name.replace("words_per_second_", "") for name in columns]
     print(table(shown, header=header, aligns=["r"] * len(columns)))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        srsly.write_json(output, {"speedups": rows})
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            srsly.write_json(output, {"speedups": rows})
         msg.good(f"Saved the results to {output}")

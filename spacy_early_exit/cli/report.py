@@ -6,13 +6,22 @@ from typing import Optional
 import typer
 from wasabi import msg
 
-from .app import asked_or_reachable, check_output, early_exit, load, progress, read_corpus
+from .app import (
+    ANNOTATED,
+    asked_or_reachable,
+    check_output,
+    early_exit,
+    load,
+    progress,
+    read_corpus,
+)
+from .refusals import refusing, writing
 
 
 @early_exit.command("report")
 def report_cli(
     model: str = typer.Argument(..., help="Calibrated pipeline: folder or package name"),
-    data: Path = typer.Argument(..., help="Annotated texts, .spacy"),
+    data: Path = typer.Argument(..., help=ANNOTATED),
     output: Path = typer.Option(..., "--output", "-o", help="The page, an HTML file"),
     speedups: Optional[str] = typer.Option(
         None, "--speedups", "-s", help="The speedups to compare. Without: as far as calibrated"
@@ -32,14 +41,11 @@ def report_cli(
     check_output(output, folder=False)
     nlp, ner = load(model, component)
     asked = asked_or_reachable(ner, speedups)
-    examples = read_corpus(nlp, data)
-    set_sentences(nlp, ner, examples)
-
-    try:
+    examples = read_corpus(nlp, ner, data)
+    with refusing(ValueError, ImportError):
+        set_sentences(nlp, ner, examples)
         page = to_html(collect(nlp, ner, examples, asked, rounds=rounds, progress=progress))
-    except (ValueError, ImportError) as e:
-        msg.fail(str(e), exits=1)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf8")
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(page, encoding="utf8")
     msg.good(f"Saved the report to {output}")

@@ -28,6 +28,7 @@ from typing import (
 )
 
 Span = Tuple[int, int, str]
+Part = Tuple[int, int]  # of a text: first character, the one after the last
 Result = Dict[str, Any]
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 WARM_UP = 64  # texts
@@ -68,6 +69,7 @@ def benchmark(
     words: int,
     *,
     threads: int,
+    unknown: Optional[Sequence[Sequence[Part]]] = None,
     rounds: int = 5,
     patience: float = 3600.0,
     known: Optional[Dict[str, Result]] = None,
@@ -81,6 +83,8 @@ def benchmark(
     gold (Sequence[Sequence[Span]]): The entities of each.
     words (int): Words in all texts.
     threads (int): Threads of each contender.
+    unknown (Optional[Sequence[Sequence[Part]]]): The parts of each text that are not annotated: an
+        entity that is found there is neither right nor wrong. None: all is annotated.
     rounds (int): How often each runs on all texts.
     patience (float): Seconds to wait for a contender's answer before it counts as failed.
     known (Optional[Dict[str, Result]]): What an earlier run on the same texts found: it goes on
@@ -94,6 +98,7 @@ def benchmark(
         ``error``, if it failed: that stops no other.
     RAISES (ValueError): If two contenders have one name.
     """
+    unknown = [()] * len(gold) if unknown is None else unknown
     names = [contender.name for contender in contenders]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -107,7 +112,7 @@ def benchmark(
     workers = [_Worker(contender, texts, threads, patience) for contender in contenders]
     try:
         for worker in progress(workers):
-            worker.guard(results[worker.name], lambda w, r: r.update(w.prepare(gold)))
+            worker.guard(results[worker.name], lambda w, r: r.update(w.prepare(gold, unknown)))
         for _ in progress(range(done, rounds)):
             for worker in workers:
                 result = results[worker.name]
@@ -161,6 +166,14 @@ def f_score(found: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> 
     return 2 * right / total if total else 0.0
 
 
+def leave_out(found: Sequence[Sequence[Span]], parts: Sequence[Sequence[Part]]) -> List[List[Span]]:
+    """RETURNS (List[List[Span]]): The entities of each text that touch none of some parts of it."""
+    return [
+        [span for span in spans if all(span[1] <= a or b <= span[0] for a, b in excluded)]
+        for spans, excluded in zip(found, parts)
+    ]
+
+
 class _Worker:
     """A contender's process."""
 
@@ -186,7 +199,7 @@ class _Worker:
         except Exception as e:  # whatever it is: the others go on
             result["error"] = str(e) or type(e).__name__
 
-    def prepare(self, gold: Sequence[Sequence[Span]]) -> Result:
+    def prepare(self, gold: Sequence[Sequence[Span]], unknown: Sequence[Sequence[Part]]) -> Result:
         # One after the other, so that they do not slow each other's start.
         start = time.perf_counter()
         with _environment(dict.fromkeys(THREAD_SETTINGS, str(self._threads))):
@@ -194,7 +207,8 @@ class _Worker:
         self._theirs.close()
         self._ask("prepare")
         startup = time.perf_counter() - start
-        return {"startup": startup, "ents_f": f_score(self._ask("spans")["spans"], gold)}
+        found = leave_out(self._ask("spans")["spans"], unknown)
+        return {"startup": startup, "ents_f": f_score(found, gold)}
 
     def round(self, seconds: List[float]) -> Result:
         answer = self._ask("round")

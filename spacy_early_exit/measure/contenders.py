@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import spacy
 from spacy.tokens import Doc
 
-from .benchmark import Contender, Runner, Span
+from .benchmark import Contender, Part, Runner, Span
 
 
 class SpacyRunner:
@@ -46,6 +46,13 @@ class SpacyRunner:
 def spans_of(doc: Doc) -> List[Span]:
     """RETURNS (List[Span]): The entities of a Doc."""
     return [(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents]
+
+
+def unannotated_parts(doc: Doc) -> List[Part]:
+    """RETURNS (List[Part]): The words of a Doc of which it is not known whether they are entities,
+    by their characters, as spaCy's scorer leaves them out, too.
+    """
+    return [(token.idx, token.idx + len(token)) for token in doc if token.ent_iob == 0]
 
 
 def make_spacy(**arguments: Any) -> Runner:

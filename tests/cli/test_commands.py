@@ -1,5 +1,7 @@
 """The commands ``spacy early-exit``."""
 
+import shutil
+
 import pytest
 import spacy
 import srsly
@@ -9,10 +11,11 @@ from spacy.util import Config, load_model_from_config
 from typer.testing import CliRunner
 
 from spacy_early_exit.cli import early_exit as commands
+from spacy_early_exit.cli.benchmark import named
 from spacy_early_exit.measure import evaluate as clock
 
 from ..commands import run
-from ..factories import TEXTS, blank, examples_of, texts_of_all_lengths
+from ..factories import SENTENCES, TEXTS, blank, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 
@@ -210,6 +213,71 @@ def test_the_clock_runs_in_turns_and_the_median_counts(calibrated, work, monkeyp
     assert speeds[1] == pytest.approx([words / 20, words / 60, words / 2])
 
 
+@pytest.fixture(scope="module")
+def exported(work):
+    """The texts of tune.spacy as an annotation tool exports them, and some that are no use."""
+    lines = [
+        {"text": text, "spans": [{"start": a, "end": b, "label": name} for a, b, name in spans]}
+        for text, spans in SENTENCES
+    ]
+    lines.append({"text": "Ann Lee lives in Oslo.", "spans": [], "answer": "reject"})
+    srsly.write_jsonl(work / "tune.jsonl", lines)
+    return work / "tune.jsonl"
+
+
+def test_annotated_json_lines_measure_the_same(calibrated, work, exported):
+    found = []
+    for file in ("tune.spacy", exported.name):
+        arguments = ["-s", "1,1.5", "-r", "0", "-o", work / "found.json"]
+        output = early_exit("evaluate", calibrated, work / file, *arguments)
+        found.append(srsly.read_json(work / "found.json"))
+    assert found[0] == found[1] and found[0]["speedups"][0]["ents_f"] > 0.5
+    said = " ".join(output.split())
+    assert "tune.jsonl: 1 of 11 texts is left out" in said and "in line 11." in said
+
+
+def test_annotated_json_lines_calibrate_the_same(work, exported):
+    found = []
+    for file in ("tune.spacy", exported.name):
+        early_exit("calibrate", work / "model", work / file, "-o", work / "again", "-s", "1.5")
+        found.append(spacy.load(work / "again").get_pipe(NAME).calibration)
+    assert found[0] == found[1] and found[0].points[0].score > 0.5
+
+
+def test_annotated_json_lines_are_reported_on(calibrated, work, exported):
+    output = early_exit("report", calibrated, exported, "-o", work / "r.html", "-r", "0", "-s", "1")
+    assert "is left out" in " ".join(output.split())
+    assert "Ann" in (work / "r.html").read_text(encoding="utf8")
+
+
+def test_a_benchmark_leaves_out_words_without_annotation(calibrated, work, tmp_path):
+    # The pipeline finds Ann Lee, of whom the annotation has but a part.
+    spans = [[0, 6, "PER"], [17, 25, "LOC"]]
+    srsly.write_jsonl(work / "odd.jsonl", [{"text": SENTENCES[0][0], "label": spans}])
+    arguments = ["-s", "1", "-r", "1", "-t", "1", "-o", tmp_path / "bench.json"]
+    output = early_exit("benchmark", calibrated, work / "odd.jsonl", *arguments)
+    assert "1 of 2 entities does not align" in " ".join(output.split())
+    (found,) = srsly.read_json(tmp_path / "bench.json")["contenders"].values()
+    assert found["ents_f"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("other=training/final", ("other", "training/final")),
+        ("other=runs/lr=5e-3/best", ("other", "runs/lr=5e-3/best")),
+        ("my model=x", ("my model", "x")),
+        ("runs/lr=5e-3/best", (None, "runs/lr=5e-3/best")),
+        ("./lr=5e-3", (None, "./lr=5e-3")),
+        ("C:\\runs\\lr=5e-3", (None, "C:\\runs\\lr=5e-3")),
+        ("=x", (None, "=x")),
+        ("training/final", (None, "training/final")),
+    ],
+)
+def test_a_name_ends_at_the_first_sign_and_is_no_path(given, expected):
+    assert named(given) == expected
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -232,7 +300,7 @@ def test_the_clock_runs_in_turns_and_the_median_counts(calibrated, work, monkeyp
         (["calibrate", "model", "spaces.spacy", "-o", "x"], "the texts have no words"),
         (["calibrate", "model", "tune.spacy", "-o", "texts.txt"], "must be a folder"),
         (["calibrate", "model", "tune.spacy", "-o", "texts.txt/x"], "texts.txt is a file"),
-        (["calibrate", "model", "broken.jsonl", "-u", "-o", "x"], "text 2: not {"),
+        (["calibrate", "model", "broken.jsonl", "-u", "-o", "x"], "line 3: not {"),
     ],
 )
 def test_what_is_wrong_is_said(work, calibrated, arguments, message):
@@ -253,10 +321,12 @@ def test_untrained_pipelines_are_refused(work, encoders):
 
 
 def test_benchmark(calibrated, work, tmp_path):
-    spacy.blank("en").to_disk(tmp_path / "blank")
+    (tmp_path / "size=0").mkdir()
+    spacy.blank("en").to_disk(tmp_path / "size=0" / "blank")
     output = tmp_path / "results" / "bench.json"
-    arguments = ["benchmark", calibrated, work / "tune.spacy", "--speedups", "1"]
-    arguments += ["--beside", f"nothing={tmp_path / 'blank'}", "--batch-sizes", "16"]
+    model = shutil.copytree(calibrated, tmp_path / "lr=5e-3" / "calibrated")
+    arguments = ["benchmark", model, work / "tune.spacy", "--speedups", "1"]
+    arguments += ["--beside", f"nothing={tmp_path / 'size=0' / 'blank'}", "--batch-sizes", "16"]
     arguments += ["--threads", "1", "--output", output]
     printed = early_exit(*arguments, "--rounds", "1")
     found = srsly.read_json(output)

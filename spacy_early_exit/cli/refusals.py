@@ -1,0 +1,84 @@
+"""What a user can mend is said in a line; what we have to mend stays a traceback."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Iterator, Optional, Type
+
+from typer.core import TyperGroup
+from wasabi import msg
+
+from ..corpora import CorpusError
+
+PACKAGE = __name__.partition(".")[0]
+
+
+class Refused(Exception):
+    """What a command was given will not do.
+
+    title (str): What is wrong.
+    text (str): Why, or what would be right.
+    """
+
+    def __init__(self, title: str, text: str = ""):
+        super().__init__(title, text)
+        self.title, self.text = title, text
+
+
+class Commands(TyperGroup):
+    """A group of commands that end with a message where they refuse something."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """RETURNS (Any): What the command returns, unless it ends here."""
+        try:
+            return super().invoke(ctx)
+        except Refused as e:
+            msg.fail(in_a_line(e.title), in_a_line(e.text), exits=1)
+        except CorpusError as e:
+            msg.fail(in_a_line(str(e)), exits=1)
+
+
+@contextmanager
+def refusing(
+    *kinds: Type[Exception], title: str = "", others_errors: bool = False
+) -> Iterator[None]:
+    """Take errors for what is wrong with what a command was given.
+
+    *kinds (Type[Exception]): Those that are raised with a message for the user.
+    title (str): What can't be done because of them. Without, their message says it.
+    others_errors (bool): Whether any error counts that arises in the code of others, which meets
+        damaged files with all kinds. It is still ours if that code was calling ours.
+    """
+    try:
+        yield
+    except Exception as e:
+        if not isinstance(e, kinds) and not (others_errors and of_others(e.__traceback__)):
+            raise
+        plain = isinstance(e, (OSError, *kinds)) and str(e)
+        why = str(e) if plain else f"{type(e).__name__}: {e}"
+        raise Refused(title or why, why if title else "") from e
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what is wrong if results can't be written.
+
+    path (Path): Where they go.
+    """
+    with refusing(OSError, title=f"{path} can't be written."):
+        yield
+
+
+def of_others(traceback: Optional[TracebackType]) -> bool:
+    """RETURNS (bool): Whether an error comes from code of others that did not call ours."""
+    ours = []
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        ours.append(module.partition(".")[0] == PACKAGE)
+        traceback = traceback.tb_next
+    return False in ours and True not in ours[ours.index(False) :]
+
+
+def in_a_line(text: str) -> str:
+    """RETURNS (str): A message of several lines, such as some of spaCy's, in one."""
+    return " ".join(text.split())
