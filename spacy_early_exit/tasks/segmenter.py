@@ -101,7 +101,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
     characters that share one it says the same.
 
     vocab (Vocab): The shared vocabulary.
-    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
+    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
     name (str): Name of this instance.
     scorer (Optional[Callable]): The scorer.
     settings (Any): As ``EarlyExitPipe`` takes them.
