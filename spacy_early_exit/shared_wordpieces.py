@@ -1,7 +1,7 @@
-"""Words that share a wordpiece are tokenized one by one, so that the network can tell them apart.
+"""Words that share a wordpiece are tokenized one by one: the network can tell them apart then.
 
-The words of *don't* are *do* and *n't*, and its wordpieces *don*, *'* and *t*; in Chinese a word may
-be a character and a wordpiece several. All other wordpieces stay those of the text as a whole.
+The words of *don't* are *do* and *n't*, its wordpieces *don*, *'* and *t*. In Chinese a word may be
+a character, and a wordpiece several. All other wordpieces stay those of the text as a whole.
 """
 
 from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Sequence, Tuple
@@ -11,7 +11,7 @@ import numpy as np
 from .network.window import Ints
 
 if TYPE_CHECKING:
-    from .wordpieces import Wordpieces, WordpieceTokenizer
+    from .wordpieces import Before, Wordpieces, WordpieceTokenizer
 
 Tokenized = Tuple[Ints, Ints]  # as WordpieceTokenizer gives it: ids, and the characters they cover
 
@@ -21,27 +21,15 @@ class SharedUnit(NamedTuple):
 
     text (int): The text's number.
     rows (Tuple[int, int]): Their first wordpiece, and the one behind the last.
-    start (int): First character of the first of them.
-    words (List[int]): First character of each, without words of white space.
-    bounds (List[int]): Characters at which they are cut: white space stays with the word behind
-        it. One more than there are parts.
+    words (List[Tuple[str, Before]]): Each but those of white space, with a space where there is
+        white space before it; and what is before it.
+    starts (List[int]): First character of each.
     """
 
     text: int
     rows: Tuple[int, int]
-    start: int
-    words: List[int]
-    bounds: List[int]
-
-    def joined(self, parts: Sequence[Tokenized]) -> "SharedUnit":
-        """RETURNS (SharedUnit): The same, not cut before words that have no wordpiece by
-        themselves, such as accents that combine: they stay with the word before.
-
-        parts (Sequence[Tokenized]): Each word by itself.
-        """
-        kept = [n for n, (_, of) in enumerate(parts) if (of[:, 1] > self.words[n]).any()]
-        inner = [self.bounds[n] for n in kept[1:]]
-        return self._replace(bounds=[self.bounds[0], *inner, self.bounds[-1]])
+    words: List[Tuple[str, "Before"]]
+    starts: List[int]
 
 
 def split_shared(
@@ -53,6 +41,9 @@ def split_shared(
 ) -> Dict[int, Tokenized]:
     """Tokenize words that share a wordpiece one by one.
 
+    Where all but one of them have no wordpiece by themselves, such as accents that combine, there
+    is nothing to tell apart, and they go on to share it.
+
     texts (Sequence[str]): The texts.
     tokenized (Sequence[Tokenized]): Their wordpieces.
     aligned (Sequence[Wordpieces]): Which words these cover.
@@ -63,94 +54,85 @@ def split_shared(
     """
     units = [
         unit
-        for n, pieces in enumerate(aligned)
-        for unit in _shared_units(n, texts[n], tokenized[n][1], pieces, words[n])
+        for number, pieces in enumerate(aligned)
+        for unit in _shared_units(number, texts[number], tokenized[number], pieces, words[number])
     ]
-    parts = _tokenize(texts, units, tokenizer)
-    units = [unit.joined(of_unit) for unit, of_unit in zip(units, parts)]
-    fewer = [n for n, unit in enumerate(units) if len(unit.bounds) <= len(parts[n])]
-    for n, of_unit in zip(fewer, _tokenize(texts, [units[n] for n in fewer], tokenizer)):
-        parts[n] = of_unit
-    new: Dict[int, List[Tuple[SharedUnit, List[Tokenized]]]] = {}
-    for unit, of_unit in zip(units, parts):
-        if len(of_unit) > 1:
-            new.setdefault(unit.text, []).append((unit, of_unit))
-    return {n: _replaced(tokenized[n], of_text) for n, of_text in new.items()}
+    known: Dict[Tuple[str, Before], Tokenized] = {}
+    for before in {before for unit in units for _, before in unit.words}:
+        some = {word: None for unit in units for word in unit.words if word[1] == before}
+        known.update(zip(some, tokenizer([word for word, _ in some], before)))
+    new: Dict[int, List[Tuple[Tuple[int, int], List[Tokenized]]]] = {}
+    for unit in units:
+        apart = [
+            _moved(*known[word], word[1], start) for word, start in zip(unit.words, unit.starts)
+        ]
+        tagged = [len(of) and of[-1, 1] > start for (_, of), start in zip(apart, unit.starts)]
+        if sum(tagged) > 1:
+            new.setdefault(unit.text, []).append((unit.rows, apart))
+    return {number: _replaced(tokenized[number], others) for number, others in new.items()}
 
 
 def _shared_units(
-    number: int, text: str, offsets: Ints, pieces: "Wordpieces", words: Ints
+    number: int, text: str, tokenized: Tokenized, pieces: "Wordpieces", words: Ints
 ) -> Iterator[SharedUnit]:
-    """YIELDS (SharedUnit): The units of a text that have several words, not counting white space."""
+    """YIELDS (SharedUnit): The units of a text with several words that are not white space."""
+    if not len(pieces.words) or pieces.unit_of_piece[-1] + 1 == len(pieces.words):
+        return  # as many units as words
     unit_of_word = pieces.unit_of_piece[pieces.piece_of_word]
-    starts = np.flatnonzero(np.diff(unit_of_word, prepend=-1))
-    ends = np.append(starts[1:], len(unit_of_word))
-    several = ends - starts > 1
-    for first, behind in zip(starts[several].tolist(), ends[several].tolist()):
-        of_unit = words[pieces.words[first:behind]].tolist()
+    firsts = np.flatnonzero(np.diff(unit_of_word, prepend=-1))
+    counts = np.diff(firsts, append=len(unit_of_word))
+    firsts, counts = firsts[counts > 1], counts[counts > 1]
+    covered, offsets = words[pieces.words], tokenized[1]
+    rows = pieces.piece_of_word[firsts]
+    behind = np.searchsorted(offsets[:, 0], covered[firsts + counts - 1, 1])
+    units = zip(firsts.tolist(), counts.tolist(), rows.tolist(), behind.tolist())
+    for first, count, row, row_behind in units:
+        of_unit = covered[first : first + count].tolist()
         visible = [(start, end) for start, end in of_unit if not text[start:end].isspace()]
         if len(visible) < 2:
             continue
-        start, end = of_unit[0][0], of_unit[-1][1]
-        row = int(pieces.piece_of_word[first])
-        last = row + int(np.searchsorted(offsets[row:, 0], end))
-        # White space before is the first word's, unless a wordpiece before stands for it.
-        is_taken = row > 0 and offsets[row - 1, 1] == start
-        begin = start - 1 if start and text[start - 1].isspace() and not is_taken else start
-        bounds = [begin, *(end for _, end in visible[:-1]), end]
-        yield SharedUnit(number, (row, last), start, [start for start, _ in visible], bounds)
-
-
-def _tokenize(
-    texts: Sequence[str], units: Sequence[SharedUnit], tokenizer: "WordpieceTokenizer"
-) -> List[List[Tokenized]]:
-    """RETURNS (List[List[Tokenized]]): The wordpieces of each part of each unit, by itself."""
-    parts = [
-        [_part(texts[unit.text], start, end) for start, end in zip(unit.bounds, unit.bounds[1:])]
-        for unit in units
-    ]
-    known: Dict[Tuple[str, bool], Tokenized] = {}
-    for goes_on in (False, True):
-        some = list(dict.fromkeys(part for of in parts for part in of if part[1] == goes_on))
-        if some:
-            known.update(zip(some, tokenizer([part for part, _ in some], goes_on)))
-    return [
-        [
-            _moved(known[part], begin, unit.start)
-            for part, begin in zip(of_unit, unit.bounds)
+        before_each = [_before(text, start) for start, _ in visible]
+        if row and offsets[row - 1, 1] == visible[0][0]:
+            before_each[0] = "word"  # a wordpiece stands for the white space already
+        seen = [
+            (" " * (before == "white space") + text[start:end], before)
+            for (start, end), before in zip(visible, before_each)
         ]
-        for unit, of_unit in zip(units, parts)
-    ]
+        yield SharedUnit(number, (row, row_behind), seen, [start for start, _ in visible])
 
 
-def _part(text: str, start: int, end: int) -> Tuple[str, bool]:
-    """RETURNS (Tuple[str, bool]): A stretch of a text, and whether it goes on with what is before,
-    without white space between.
+def _before(text: str, start: int) -> "Before":
+    """RETURNS (Before): What is before a word.
+
+    text (str): The text.
+    start (int): The word's first character.
     """
-    return text[start:end], start > 0 and not text[start].isspace()
+    if not start:
+        return "nothing"
+    return "white space" if text[start - 1].isspace() else "word"
 
 
-def _moved(tokenized: Tokenized, begin: int, start: int) -> Tokenized:
-    """RETURNS (Tokenized): The wordpieces of a part that begins somewhere in a text. White space
-    before the first word helps to tokenize it, and is covered by none of them.
+def _moved(ids: Ints, offsets: Ints, before: "Before", start: int) -> Tokenized:
+    """RETURNS (Tokenized): The wordpieces of a word where it is in a text.
+
+    ids (Ints): Their ids. *Shape:* ``(wordpieces,)``
+    offsets (Ints): The characters they cover, as if it were a text. *Shape:* ``(wordpieces, 2)``
+    before (Before): What is before it: none of them covers the space that it was given.
+    start (int): The word's first character.
     """
-    ids, offsets = tokenized[0], tokenized[1] + begin
-    if begin < start:
-        inside = offsets[:, 1] > start
-        return ids[inside], np.maximum(offsets[inside], start)
-    return ids, offsets
+    moved: Ints = offsets + (start - (before == "white space"))
+    return ids, np.maximum(moved, start) if before == "white space" else moved
 
 
 def _replaced(
-    tokenized: Tokenized, units: Sequence[Tuple[SharedUnit, List[Tokenized]]]
+    tokenized: Tokenized, units: Sequence[Tuple[Tuple[int, int], List[Tokenized]]]
 ) -> Tokenized:
-    """RETURNS (Tokenized): The wordpieces of a text, with others in place of those of some units."""
+    """RETURNS (Tokenized): The wordpieces of a text, with others in place of some units'."""
     ids, offsets = tokenized
     new: List[Tokenized] = []
-    behind = 0
-    for unit, parts in units:
-        first, last = unit.rows
-        new += [(ids[behind:first], offsets[behind:first]), *parts]
-        behind = last
-    new.append((ids[behind:], offsets[behind:]))
+    done = 0
+    for (first, behind), words in units:
+        new += [(ids[done:first], offsets[done:first]), *words]
+        done = behind
+    new.append((ids[done:], offsets[done:]))
     return np.concatenate([of for of, _ in new]), np.concatenate([of for _, of in new])

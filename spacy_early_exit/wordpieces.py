@@ -11,7 +11,7 @@ import json
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Iterator, List, Literal, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Literal, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,20 @@ if TYPE_CHECKING:
 # Words that would share a wordpiece are tokenized one by one, or do share it.
 SharedWordpieces = Literal["split", "keep"]
 
-# What pre-tokenizers put before a text that begins without white space, switched off.
-NO_PREFIX = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+Settings = Dict[str, Dict[str, Any]]  # of pre-tokenizers, by their type
+
+# What is before a text.
+Before = Literal["nothing", "white space", "word"]
+
+# How pre-tokenizers mark white space before a text, or do not.
+MARKED: Settings = {
+    "Metaspace": {"prepend_scheme": "always"},
+    "ByteLevel": {"add_prefix_space": True},
+}
+UNMARKED: Settings = {
+    "Metaspace": {"prepend_scheme": "never"},
+    "ByteLevel": {"add_prefix_space": False},
+}
 
 
 class WordpieceTokenizer:
@@ -53,29 +65,33 @@ class WordpieceTokenizer:
         except Exception as e:  # the library raises bare Exceptions
             raise ValueError(f"tokenizer.json can't be read by the tokenizers library: {e}") from e
         self._tokenizer: tokenizers.Tokenizer = tokenizer
-        self._without_prefix = _without_prefix(tokenizer)
+        self._behind = {
+            "nothing": tokenizer,
+            "white space": _changed(tokenizer, MARKED),
+            "word": _changed(tokenizer, UNMARKED),
+        }
         inner = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, behind = (inner[0], inner[-1] + 1) if inner else (len(probe.ids),) * 2
         self.prefix = np.array(probe.ids[:first], dtype=np.int64)
         self.suffix = np.array(probe.ids[behind:], dtype=np.int64)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        """Its two tokenizers have one vocabulary, which is not to be pickled twice."""
+        """Its tokenizers have one vocabulary, which is not to be pickled several times."""
         return WordpieceTokenizer, (self.to_str(),)
 
-    def __call__(self, texts: Sequence[str], go_on: bool = False) -> List[Tuple[Ints, Ints]]:
+    def __call__(self, texts: Sequence[str], before: Before = "nothing") -> List[Tuple[Ints, Ints]]:
         """Tokenize texts.
 
         texts (Sequence[str]): The texts.
-        go_on (bool): Whether they go on with something, without white space between: then there is
-            no sign of white space before the first wordpiece, where the encoder's have one.
+        before (Before): What is before them. Many encoders have a mark of white space in their
+            wordpieces: there is one where it is white space, none where it is a word, and nothing
+            is as the tokenizer has it.
         RETURNS (List[Tuple[Ints, Ints]]): Of each text, the wordpiece ids without special
             tokens, and the characters they cover. *Shapes:* ``(wordpieces,)``,
             ``(wordpieces, 2)``
         """
-        tokenizer = self._without_prefix if go_on else self._tokenizer
         with panics_as_errors():
-            encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            encodings = self._behind[before].encode_batch(list(texts), add_special_tokens=False)
         return [
             (
                 np.array(encoding.ids, dtype=np.int64),
@@ -104,19 +120,22 @@ class WordpieceTokenizer:
         return serialized
 
 
-def _without_prefix(tokenizer: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
-    """RETURNS (Tokenizer): The tokenizer without a sign of white space where a text begins: itself,
-    if it has none; otherwise another, with the same vocabulary in memory.
+def _changed(tokenizer: "tokenizers.Tokenizer", settings: Settings) -> "tokenizers.Tokenizer":
+    """RETURNS (Tokenizer): A tokenizer whose pre-tokenizers have other settings: itself, if they
+    have these; otherwise another, whose vocabulary is the same in memory.
+
+    tokenizer (Tokenizer): The tokenizer.
+    settings (Settings): The other settings.
     """
     from tokenizers import Tokenizer
 
     if tokenizer.pre_tokenizer is None:
         return tokenizer
     steps = json.loads(tokenizer.pre_tokenizer.__getstate__())
-    without = _changed(steps)
-    if without == steps:
+    changed = _with(steps, settings)
+    if changed == steps:
         return tokenizer
-    shell = {"pre_tokenizer": without, "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    shell = {"pre_tokenizer": changed, "model": {"type": "BPE", "vocab": {}, "merges": []}}
     absent = ("truncation", "padding", "normalizer", "post_processor", "decoder")
     about = {"version": "1.0", "added_tokens": [], **dict.fromkeys(absent), **shell}
     made = Tokenizer.from_str(json.dumps(about))
@@ -124,13 +143,13 @@ def _without_prefix(tokenizer: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer"
     return made
 
 
-def _changed(step: Any) -> Any:
-    """RETURNS (Any): A pre-tokenizer, as JSON, and those inside of it, with ``NO_PREFIX``."""
+def _with(step: Any, settings: Settings) -> Any:
+    """RETURNS (Any): A pre-tokenizer, as JSON, with other settings, and so those inside of it."""
     if isinstance(step, list):
-        return [_changed(part) for part in step]
+        return [_with(part, settings) for part in step]
     if isinstance(step, dict):
-        inside = {name: _changed(part) for name, part in step.items()}
-        return {**inside, **NO_PREFIX.get(step.get("type", ""), {})}
+        inside = {name: _with(part, settings) for name, part in step.items()}
+        return {**inside, **settings.get(str(step.get("type")), {})}
     return step
 
 
@@ -157,8 +176,8 @@ class Wordpieces:
     unit_of_piece (Ints): The unit of each wordpiece, ascending from 0. *Shape:*
         ``(wordpieces,)``
     words (Ints): The words that some wordpiece covers, ascending. *Shape:* ``(words,)``
-    piece_of_word (Ints): The wordpiece that each is tagged from: the one that covers its
-        first character. *Shape:* ``(words,)``
+    piece_of_word (Ints): The wordpiece that each is tagged from: the first that covers some of it.
+        *Shape:* ``(words,)``
     """
 
     ids: Ints
