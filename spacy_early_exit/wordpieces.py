@@ -62,14 +62,11 @@ class WordpieceTokenizer:
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
                 probe = tokenizer.encode("a")
+                marked, unmarked = (_changed(tokenizer, how) for how in (MARKED, UNMARKED))
         except Exception as e:  # the library raises bare Exceptions
             raise ValueError(f"tokenizer.json can't be read by the tokenizers library: {e}") from e
         self._tokenizer: tokenizers.Tokenizer = tokenizer
-        self._behind = {
-            "nothing": tokenizer,
-            "white space": _changed(tokenizer, MARKED),
-            "word": _changed(tokenizer, UNMARKED),
-        }
+        self._behind = {"white space": marked, "word": unmarked}
         inner = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, behind = (inner[0], inner[-1] + 1) if inner else (len(probe.ids),) * 2
         self.prefix = np.array(probe.ids[:first], dtype=np.int64)
@@ -90,8 +87,9 @@ class WordpieceTokenizer:
             tokens, and the characters they cover. *Shapes:* ``(wordpieces,)``,
             ``(wordpieces, 2)``
         """
+        tokenizer = self._behind.get(before, self._tokenizer)
         with panics_as_errors():
-            encodings = self._behind[before].encode_batch(list(texts), add_special_tokens=False)
+            encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [
             (
                 np.array(encoding.ids, dtype=np.int64),
@@ -139,7 +137,9 @@ def _changed(tokenizer: "tokenizers.Tokenizer", settings: Settings) -> "tokenize
     absent = ("truncation", "padding", "normalizer", "post_processor", "decoder")
     about = {"version": "1.0", "added_tokens": [], **dict.fromkeys(absent), **shell}
     made = Tokenizer.from_str(json.dumps(about))
-    made.normalizer, made.model = tokenizer.normalizer, tokenizer.model
+    made.model = tokenizer.model
+    if tokenizer.normalizer is not None:  # which older versions refuse to take
+        made.normalizer = tokenizer.normalizer
     return made
 
 
