@@ -216,7 +216,8 @@ def blank_pipeline(adoption: Adoption, head: TokenClassifier) -> Tuple[Language,
         "revision": adoption.source.revision,
     }
     config = {
-        "model": {"encoder": encoder},
+        # Full depth is the checkpoint: wordpieces are those that it was trained on.
+        "model": {"encoder": encoder, "shared_wordpieces": "keep"},
         "decoder": {"@misc": "spacy-early-exit.Greedy.v1"},
         "training": SECOND_STAGE,
         "halt_special": True,

@@ -63,7 +63,7 @@ class EarlyExitPipe(TrainablePipe):
     sure. What the tags are, and what becomes of them, is a subclass's: see ``tasks/``.
 
     vocab (Vocab): The shared vocabulary.
-    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
+    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
     name (str): Name of this instance.
     criterion (Criterion): Who may leave after a layer.
     decoder (Decoder): How exit logits become tags.
@@ -333,6 +333,7 @@ class EarlyExitPipe(TrainablePipe):
             window_length=self.window_length,
             window_overlap=self.window_overlap,
             get_spans=self.get_spans,
+            shared_wordpieces=self._shim.shared_wordpieces,
             batch_wordpieces=self.batch_wordpieces,
             threads=self.threads,
             kv=self.kv,
@@ -376,7 +377,10 @@ class EarlyExitPipe(TrainablePipe):
     def fingerprint(self) -> Dict[str, str]:
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
         spans = "" if self.get_spans is None else f", of {describe(self.get_spans)}"
+        # Calibrations from before there was this setting do not tell of it.
+        shared = self._shim.shared_wordpieces
         return {
+            **({} if shared == "keep" else {"shared wordpieces": shared}),
             "weights": self._shim.fingerprint(),
             "kept_state": self._shim.kept_state if self.kv == "copy" else "dropped",
             "criterion": describe(self.criterion),

@@ -38,7 +38,7 @@ from .shim import TaggerShim
 from .spans import SpanGetter
 from .storage import Trained
 from .training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining, Stage
-from .wordpieces import WordpieceTokenizer, batches, windows_of
+from .wordpieces import SharedWordpieces, WordpieceTokenizer, batches, windows_of
 from .workers import batches_at_once, run_side_by_side, thread_count
 
 Floats = NDArray[np.float32]
@@ -55,6 +55,8 @@ class RunSettings:
         many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a doc share.
     get_spans (Optional[SpanGetter]): Gets the spans that are texts of their own; None: whole docs.
+    shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
+        one by one, or share it.
     batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
         another.
     threads (Optional[int]): Threads to predict with on a CPU; None: as many as torch may use, but
@@ -70,6 +72,7 @@ class RunSettings:
     window_length: Optional[int] = None
     window_overlap: int = 64
     get_spans: Optional[SpanGetter] = None
+    shared_wordpieces: SharedWordpieces = "split"
     batch_wordpieces: int = 2048
     threads: Optional[int] = None
     kv: KV = "copy"
@@ -110,8 +113,9 @@ def build_tagger_model(
     kept_state: KeptState = "post_norm",
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
+    shared_wordpieces: SharedWordpieces = "split",
 ) -> TaggerModel:
-    """Build ``spacy-early-exit.EarlyExitTagger.v1``. Cheap: the encoder comes at initialize.
+    """Build ``spacy-early-exit.EarlyExitTagger.v2``. Cheap: the encoder comes at initialize.
 
     Its input is a list of Docs (full depth), or a pair of Docs and RunSettings. Predicting
     gives a DocExits for each, training gives JointLogits.
@@ -127,6 +131,9 @@ def build_tagger_model(
         stay as they are.
     mixed_precision (bool): Whether products are computed in bfloat16 while training. Weights, and
         all of prediction, stay in fp32.
+    shared_wordpieces (SharedWordpieces): What becomes of words that would share a wordpiece: they
+        are tokenized one by one (``"split"``); or they share it, and are told the same
+        (``"keep"``).
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -136,6 +143,11 @@ def build_tagger_model(
         raise ValueError(
             f"EarlyExitTagger: kept_state must be 'post_norm' or 'pre_norm', not {kept_state!r}."
         )
+    if shared_wordpieces not in ("split", "keep"):
+        raise ValueError(
+            f"EarlyExitTagger: shared_wordpieces must be 'split' or 'keep', not "
+            f"{shared_wordpieces!r}."
+        )
     shim = TaggerShim(
         encoder,
         float(head_lr_factor),
@@ -143,6 +155,7 @@ def build_tagger_model(
         kept_state,
         bool(freeze_full_depth),
         bool(mixed_precision),
+        shared_wordpieces,
     )
     return Model(
         "early_exit_tagger",
@@ -151,6 +164,30 @@ def build_tagger_model(
         dims={"nO": None},
         attrs={"dropout_rate": 0.0},
         shims=[shim],
+    )
+
+
+def build_tagger_model_v1(
+    encoder: EncoderSource,
+    head_lr_factor: float = 5.0,
+    freeze_encoder: bool = False,
+    kept_state: KeptState = "post_norm",
+    freeze_full_depth: bool = False,
+    mixed_precision: bool = False,
+    shared_wordpieces: SharedWordpieces = "keep",
+) -> TaggerModel:
+    """Build ``spacy-early-exit.EarlyExitTagger.v1``, which pipelines name that were saved before
+    there was ``shared_wordpieces``: all as in ``build_tagger_model``, but words share wordpieces
+    unless it is set.
+    """
+    return build_tagger_model(
+        encoder,
+        head_lr_factor,
+        freeze_encoder,
+        kept_state,
+        freeze_full_depth,
+        mixed_precision,
+        shared_wordpieces,
     )
 
 
@@ -164,12 +201,14 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
         the callback that takes their gradient, of the latter's logits and of what the decoder has
         learnt.
     """
-    docs, settings = X if isinstance(X, tuple) else (X, RunSettings())
+    shim = shim_of(model)
+    here = RunSettings(shared_wordpieces=shim.shared_wordpieces)
+    docs, settings = X if isinstance(X, tuple) else (X, here)
     docs = list(docs)
     if is_train:
         ready_for_torch()
-        return _begin_update(shim_of(model), docs, settings, model.attrs["dropout_rate"])
-    trained = shim_of(model).at(settings.precision)
+        return _begin_update(shim, docs, settings, model.attrs["dropout_rate"])
+    trained = shim.at(settings.precision)
     predicted = predict(trained, docs, settings)
     release_freed_memory_now_and_then()
     return predicted, lambda gradient: docs
@@ -354,7 +393,8 @@ def _windows(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[W
     length = settings.window_length or spec.max_wordpieces
     specials = len(tokenizer.prefix) + len(tokenizer.suffix)
     overlap = min(settings.window_overlap, (length - specials) // 2)
-    return windows_of(docs, tokenizer, length, overlap, settings.get_spans)
+    shared = settings.shared_wordpieces
+    return windows_of(docs, tokenizer, length, overlap, settings.get_spans, shared)
 
 
 def check_settings(trained: Trained, settings: RunSettings) -> None:

@@ -23,6 +23,7 @@ from .network.quantize import Precision, quantized
 from .network.tagger import Tagger, check_finite
 from .saving import check_size, read_at_most, unpack
 from .storage import Trained
+from .wordpieces import SharedWordpieces
 
 if TYPE_CHECKING:
     from .decoders import Decoder
@@ -41,6 +42,8 @@ class TaggerShim(Shim):
     freeze_full_depth (bool): Whether to train the earlier heads alone, so that full depth stays as
         it is.
     mixed_precision (bool): Whether products are computed in bfloat16 while training.
+    shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
+        one by one, or share it.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class TaggerShim(Shim):
         kept_state: KeptState,
         freeze_full_depth: bool = False,
         mixed_precision: bool = False,
+        shared_wordpieces: SharedWordpieces = "split",
     ):
         super().__init__(None)
         self._model: Optional[Trained] = None
@@ -60,6 +64,7 @@ class TaggerShim(Shim):
         self.kept_state = kept_state
         self.freeze_full_depth = freeze_full_depth
         self.mixed_precision = mixed_precision
+        self.shared_wordpieces = shared_wordpieces
         self._teacher: Optional[Tagger] = None
         self._taught_tags = 0
         self._fingerprint: Optional[str] = None
@@ -246,6 +251,7 @@ class TaggerShim(Shim):
             self.kept_state,
             self.freeze_full_depth,
             self.mixed_precision,
+            self.shared_wordpieces,
         )
         if self._model is not None:
             copied.from_bytes(self.to_bytes())

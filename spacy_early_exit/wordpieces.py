@@ -1,25 +1,46 @@
 """From a Doc to wordpieces, and to windows of them that fit the encoder.
 
 The text, or each of its spans, is tokenized as a plain Hugging Face run would see it, and aligned
-with the Doc's words by character offsets. Nothing is truncated: what is longer is cut into
-overlapping windows, and each word is tagged in the one that shows most of its surroundings.
+with the Doc's words by character offsets. Words that would share a wordpiece are tokenized one by
+one, unless they are to share it. Nothing is truncated: what is longer is cut into overlapping
+windows, and each word is tagged in the one that shows most of its surroundings.
 """
 
 import contextlib
+import json
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Literal, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 from spacy.tokens import Doc
 
 from .network.window import Ints, Window
+from .shared_wordpieces import split_shared
 from .spans import SpanGetter, word_ranges
 
 if TYPE_CHECKING:
     import tokenizers
+
+# Words that would share a wordpiece are tokenized one by one, or do share it.
+SharedWordpieces = Literal["split", "keep"]
+
+Settings = Dict[str, Dict[str, Any]]  # of pre-tokenizers, by their type
+
+# What is before a text.
+Before = Literal["nothing", "white space", "word"]
+
+# How pre-tokenizers mark white space before a text, or do not.
+MARKED: Settings = {
+    "Metaspace": {"prepend_scheme": "always"},
+    "ByteLevel": {"add_prefix_space": True},
+}
+UNMARKED: Settings = {
+    "Metaspace": {"prepend_scheme": "never"},
+    "ByteLevel": {"add_prefix_space": False},
+}
 
 
 class WordpieceTokenizer:
@@ -41,24 +62,34 @@ class WordpieceTokenizer:
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
                 probe = tokenizer.encode("a")
+                marked, unmarked = (_changed(tokenizer, how) for how in (MARKED, UNMARKED))
         except Exception as e:  # the library raises bare Exceptions
             raise ValueError(f"tokenizer.json can't be read by the tokenizers library: {e}") from e
         self._tokenizer: tokenizers.Tokenizer = tokenizer
+        self._behind = {"white space": marked, "word": unmarked}
         inner = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, behind = (inner[0], inner[-1] + 1) if inner else (len(probe.ids),) * 2
         self.prefix = np.array(probe.ids[:first], dtype=np.int64)
         self.suffix = np.array(probe.ids[behind:], dtype=np.int64)
 
-    def __call__(self, texts: Sequence[str]) -> List[Tuple[Ints, Ints]]:
+    def __reduce__(self) -> Tuple[Any, ...]:
+        """Its tokenizers have one vocabulary, which is not to be pickled several times."""
+        return WordpieceTokenizer, (self.to_str(),)
+
+    def __call__(self, texts: Sequence[str], before: Before = "nothing") -> List[Tuple[Ints, Ints]]:
         """Tokenize texts.
 
         texts (Sequence[str]): The texts.
+        before (Before): What is before them. Many encoders have a mark of white space in their
+            wordpieces: there is one where it is white space, none where it is a word, and nothing
+            is as the tokenizer has it.
         RETURNS (List[Tuple[Ints, Ints]]): Of each text, the wordpiece ids without special
             tokens, and the characters they cover. *Shapes:* ``(wordpieces,)``,
             ``(wordpieces, 2)``
         """
+        tokenizer = self._behind.get(before, self._tokenizer)
         with panics_as_errors():
-            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [
             (
                 np.array(encoding.ids, dtype=np.int64),
@@ -87,6 +118,41 @@ class WordpieceTokenizer:
         return serialized
 
 
+def _changed(tokenizer: "tokenizers.Tokenizer", settings: Settings) -> "tokenizers.Tokenizer":
+    """RETURNS (Tokenizer): A tokenizer whose pre-tokenizers have other settings: itself, if they
+    have these; otherwise another, whose vocabulary is the same in memory.
+
+    tokenizer (Tokenizer): The tokenizer.
+    settings (Settings): The other settings.
+    """
+    from tokenizers import Tokenizer
+
+    if tokenizer.pre_tokenizer is None:
+        return tokenizer
+    steps = json.loads(tokenizer.pre_tokenizer.__getstate__())
+    changed = _with(steps, settings)
+    if changed == steps:
+        return tokenizer
+    shell = {"pre_tokenizer": changed, "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    absent = ("truncation", "padding", "normalizer", "post_processor", "decoder")
+    about = {"version": "1.0", "added_tokens": [], **dict.fromkeys(absent), **shell}
+    made = Tokenizer.from_str(json.dumps(about))
+    made.model = tokenizer.model
+    if tokenizer.normalizer is not None:  # which older versions refuse to take
+        made.normalizer = tokenizer.normalizer
+    return made
+
+
+def _with(step: Any, settings: Settings) -> Any:
+    """RETURNS (Any): A pre-tokenizer, as JSON, with other settings, and so those inside of it."""
+    if isinstance(step, list):
+        return [_with(part, settings) for part in step]
+    if isinstance(step, dict):
+        inside = {name: _with(part, settings) for name, part in step.items()}
+        return {**inside, **settings.get(str(step.get("type")), {})}
+    return step
+
+
 @contextlib.contextmanager
 def panics_as_errors() -> Iterator[None]:
     """A panic of the tokenizers library, which is in Rust, is no ``Exception``: it would pass
@@ -110,8 +176,8 @@ class Wordpieces:
     unit_of_piece (Ints): The unit of each wordpiece, ascending from 0. *Shape:*
         ``(wordpieces,)``
     words (Ints): The words that some wordpiece covers, ascending. *Shape:* ``(words,)``
-    piece_of_word (Ints): The wordpiece that each is tagged from: the one that covers its
-        first character. *Shape:* ``(words,)``
+    piece_of_word (Ints): The wordpiece that each is tagged from: the first that covers some of it.
+        *Shape:* ``(words,)``
     """
 
     ids: Ints
@@ -295,6 +361,7 @@ def windows_of(
     length: int,
     overlap: int,
     get_spans: Optional[SpanGetter] = None,
+    shared: SharedWordpieces = "split",
 ) -> List[Window]:
     """Cut docs into windows.
 
@@ -303,6 +370,8 @@ def windows_of(
     length (int): Wordpieces of a window, special tokens included.
     overlap (int): Wordpieces that neighbouring windows of a text should share.
     get_spans (Optional[SpanGetter]): Gets the spans that are texts of their own; None: whole docs.
+    shared (SharedWordpieces): Whether words that would share a wordpiece are tokenized one by one
+        (``"split"``), or share it (``"keep"``).
     RETURNS (List[Window]): All windows, in order. A doc without wordpieces has none.
     """
     capacity = length - len(tokenizer.prefix) - len(tokenizer.suffix)
@@ -314,10 +383,17 @@ def windows_of(
             behind = words[number][end - 1, 1] if end < len(doc) else len(text)
             texts.append(text[words[number][start, 0] : behind])
             spans.append((number, start, end))
+    of_spans = [words[number][start:end] for number, start, end in spans]
+    of_spans = [of_span - of_span[0, 0] for of_span in of_spans]
+    tokenized = tokenizer(texts)
+    aligned = [align(ids, of, of_span) for (ids, of), of_span in zip(tokenized, of_spans)]
+    if shared == "split":
+        split = split_shared(texts, tokenized, aligned, of_spans, tokenizer)
+        for place, (ids, of) in split.items():
+            aligned[place] = align(ids, of, of_spans[place])
     windows: List[List[Window]] = [[] for _ in docs]
-    for (number, start, end), (ids, offsets) in zip(spans, tokenizer(texts)):
-        of_span = words[number][start:end]
-        pieces = fit(align(ids, offsets, of_span - of_span[0, 0]), capacity)
+    for (number, start, _), pieces in zip(spans, aligned):
+        pieces = fit(pieces, capacity)
         pieces = replace(pieces, words=pieces.words + start)
         windows[number].extend(cut(number, pieces, tokenizer, capacity, overlap))
     return [window for of_doc in windows for window in share(of_doc)]

@@ -91,6 +91,7 @@ def test_a_surrogate_fails_in_spacy_before_us(pipeline):
         ({"criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "window": -2}}, "window"),
         ({"model": {"head_lr_factor": 0.0}}, "head_lr_factor"),
         ({"model": {"kept_state": "sum"}}, "kept_state"),
+        ({"model": {"shared_wordpieces": "merge"}}, "shared_wordpieces"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(config, complaint):

@@ -46,12 +46,13 @@ def default_config(decoder: str, scorer: str, own: str = "") -> Config:
         pseudo_labels = false
 
         [component.model]
-        @architectures = "spacy-early-exit.EarlyExitTagger.v1"
+        @architectures = "spacy-early-exit.EarlyExitTagger.v2"
         head_lr_factor = 5.0
         freeze_encoder = false
         freeze_full_depth = false
         mixed_precision = false
         kept_state = "post_norm"
+        shared_wordpieces = "split"
 
         [component.model.encoder]
         @misc = "spacy-early-exit.HFEncoder.v1"

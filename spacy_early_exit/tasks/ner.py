@@ -98,7 +98,7 @@ class EarlyExitNER(EarlyExitPipe):
     It sets ``doc.ents`` and keeps preset entities and blocked words, as spaCy's ``ner`` does.
 
     vocab (Vocab): The shared vocabulary.
-    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
+    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
     name (str): Name of this instance.
     scorer (Optional[Callable]): The scorer.
     settings (Any): As ``EarlyExitPipe`` takes them.

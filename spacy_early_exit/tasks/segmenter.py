@@ -99,11 +99,11 @@ class EarlyExitSegmenter(EarlyExitPipe):
     of a Doc that it has been through stay as they are, as do tokens of several characters. No word
     reaches across white space, the borders of entities that are there already, or where a sentence
     begins. Characters without a wordpiece, such as accents that combine, go on with the one before.
-    The encoder must have wordpieces of single characters, as those trained on Chinese have: of
-    characters that share one it says the same.
+    The encoder should have wordpieces of single characters, as those trained on Chinese have: those
+    that would share one are tokenized one by one.
 
     vocab (Vocab): The shared vocabulary.
-    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
+    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
     name (str): Name of this instance.
     scorer (Optional[Callable]): The scorer.
     settings (Any): As ``EarlyExitPipe`` takes them.

@@ -94,7 +94,7 @@ class EarlyExitTagger(EarlyExitPipe):
     control characters, stay without a tag.
 
     vocab (Vocab): The shared vocabulary.
-    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v1``.
+    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
     name (str): Name of this instance.
     attribute (str): What is set: ``"tag"``, any labels, or ``"pos"``, those of Universal
         Dependencies.
