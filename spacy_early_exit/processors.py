@@ -71,8 +71,8 @@ def _limit_in(group: Path) -> Optional[float]:
 
 
 def idle_processors() -> Optional[int]:
-    """RETURNS (Optional[int]): Processors of this machine on which nothing runs at this moment;
-    None where the system does not tell.
+    """RETURNS (Optional[int]): Processors of this machine on which nothing runs at this moment,
+    below 0 if there are fewer than threads that could; None where the system does not tell.
     """
     load = _load()
     if load is None:
@@ -81,7 +81,7 @@ def idle_processors() -> Optional[int]:
         running = int(os.pread(load, 64, 0).split()[3].partition(b"/")[0])
     except (OSError, ValueError, IndexError):
         return None
-    return max(0, (os.cpu_count() or 1) - running) if running else None
+    return (os.cpu_count() or 1) - running if running else None
 
 
 @functools.lru_cache(maxsize=1)

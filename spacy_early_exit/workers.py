@@ -9,6 +9,7 @@ times as long as one thread alone: products are shared only on a machine that is
 import contextlib
 import os
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
@@ -27,6 +28,9 @@ MOST = 4
 # Multiply-accumulates of a layer that are worth a thread more. Where it is not known whether a
 # processor is idle, only what takes long for certain is shared.
 LEAST_MACS, LEAST_MACS_UNSEEN = 4_000_000, 500_000_000
+# Seconds for which OpenMP's threads go on to look for work after a product: then they keep their
+# processors busy, and are ours. Libgomp's do so for 7 ms.
+SPINNING = 0.005
 _own = threading.local()
 _starting = Lock()
 
@@ -91,6 +95,8 @@ def run_side_by_side(
     if len(shares) == 1 and shares[0] <= torch.get_num_threads():
         with _at_most(shares[0]):
             work()
+        if shares[0] > 1:
+            _own.shared = time.monotonic(), shares[0]
     else:
         _have_done(work, shares, given_up)
     if failures:
@@ -107,10 +113,16 @@ def _shares(items: Sequence[Item], threads: int, macs: Callable[[Item], int]) ->
     if threads > helpers and items:
         idle = idle_processors()
         least = LEAST_MACS_UNSEEN if idle is None else LEAST_MACS
-        worth = helpers * min(map(macs, items)) // least
-        if idle is None or idle >= min(worth, threads) - 1:  # one is ours
-            total = _rounded(worth, helpers, threads)
+        total = _rounded(helpers * min(map(macs, items)) // least, helpers, threads)
+        if idle is not None and idle + _spinning() < total - 1:  # one is ours
+            total = helpers
     return [total // helpers + (i < total % helpers) for i in range(helpers)]
+
+
+def _spinning() -> int:
+    """RETURNS (int): How many threads of the last product may still spin for this one."""
+    ended, threads = getattr(_own, "shared", (0.0, 1))
+    return threads - 1 if time.monotonic() < ended + SPINNING else 0
 
 
 def _rounded(worth: int, least: int, most: int) -> int:

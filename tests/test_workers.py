@@ -43,6 +43,7 @@ def machine(monkeypatch):
     """Sets how many processors are idle."""
 
     def set_idle(idle):
+        monkeypatch.setattr(workers._own, "shared", (0.0, 1), raising=False)
         monkeypatch.setattr(workers, "idle_processors", lambda: idle)
 
     return set_idle
@@ -118,6 +119,15 @@ class TestHowManyThreadsShareAProduct:
         each = workers.LEAST_MACS
         seen = [side_by_side(own_threads, [0], 9, n * each)[0] for n in (0, 1, 2, 3, 4, 8, 9, 50)]
         assert seen == [1, 1, 2, 2, 4, 8, 9, 9]
+
+    def test_threads_that_still_spin_for_the_last_product_are_ours(self, two_threads, machine):
+        machine(1)
+        assert side_by_side(own_threads, [0]) == [2]
+        workers.idle_processors = lambda: 0  # the other one spins
+        assert side_by_side(own_threads, [0]) == [2]
+        time.sleep(2 * workers.SPINNING)
+        assert side_by_side(own_threads, [0]) == [1]
+        assert side_by_side(own_threads, [0]) == [1]
 
     def test_where_it_is_not_known_what_is_idle_only_very_much_is_shared(self, machine):
         machine(None)
