@@ -95,7 +95,7 @@ def test_its_labels_are_fixed(nlp, characters):
     new = spacy.blank("zh")
     segmenter = new.add_pipe(NAME, config={"model": {"encoder": {"name": characters}}})
     segmenter.add_label("S")
-    with pytest.raises(ValueError, match="B, M, E, S, not B, E"):
+    with pytest.raises(ValueError, match="B, M, E, S, not 'B', 'E'"):
         segmenter.initialize(lambda: examples_of(new), labels=["B", "E"])
     segmenter.initialize(lambda: examples_of(new), labels=["S", "B", "M", "E"])
     assert segmenter.labels == BMES
