@@ -84,7 +84,7 @@ def adopt_cli(
         if asked[-1] > found.most:
             msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
         warn_of_less(found, asked, pipe.speedup, min_agreement)
-        with writing(output):
+        with writing(output, ValueError):
             nlp.to_disk(output)
     msg.good(f"Saved the pipeline to {output}, with speedup = {pipe.speedup:g}.")
 

@@ -105,7 +105,7 @@ def calibrate_cli(
     if verdict is not None and max_disagreement is not None:
         show_guarantee(verdict, max_disagreement, confidence)
         configure(nlp, threshold=verdict.threshold, name=ner.name)
-    with writing(output):
+    with writing(output, ValueError):
         nlp.to_disk(output)
     msg.good(f"Saved the calibrated pipeline to {output}, measured on {found.words} words.")
 

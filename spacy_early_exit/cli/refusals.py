@@ -60,12 +60,13 @@ def refusing(
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, *kinds: Type[Exception]) -> Iterator[None]:
     """Say what is wrong if results can't be written.
 
     path (Path): Where they go.
+    *kinds (Type[Exception]): What else than OSError may say why.
     """
-    with refusing(OSError, title=f"{path} can't be written."):
+    with refusing(OSError, *kinds, title=f"{path} can't be written."):
         yield
 
 

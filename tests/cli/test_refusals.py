@@ -241,6 +241,23 @@ def test_entities_do_not_measure_what_finds_none(factory, work, encoders):
         assert ".spacy" in said
 
 
+def test_a_pipeline_that_cannot_be_saved_is_refused(work, monkeypatch):
+    output = work / "linked"
+    output.mkdir()
+    (output / NAME).symlink_to(work / "model" / NAME)
+    command = ["calibrate", work / "model", work / "tune.spacy", "-s", "1.5", "-o"]
+    said = refused(*command, output)
+    assert "linked can't be written." in said and "Nothing is saved through links" in said
+
+    def too_large(*arguments, **settings):
+        raise ValueError("It is too large.")
+
+    monkeypatch.setattr(EarlyExitPipe, "to_disk", too_large)
+    said = refused(*command, work / "made")
+    assert "made can't be written." in said and "It is too large." in said
+    shutil.rmtree(work / "made", ignore_errors=True)
+
+
 def failing(module):
     """A function of a module that fails as only mistakes in programs do."""
     names = {"__name__": module}
