@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .decoders.base import FORBIDDEN
 from .encoders import HFEncoder
+from .torch_state import usual_dtype, usual_torch
 
 Task = Literal["ner", "tagger"]
 
@@ -37,6 +38,7 @@ class TokenClassifier:
     bias: Tensor
 
 
+@usual_torch()
 def read_token_classifier(source: HFEncoder, task: Optional[Task] = None) -> TokenClassifier:
     """Read head and labels of a token classifier, through transformers.
 
@@ -46,7 +48,8 @@ def read_token_classifier(source: HFEncoder, task: Optional[Task] = None) -> Tok
     RAISES (ValueError): If it is no token classifier, its head is more than one linear map, or its
         labels have no names, or names that can't be read as the task's. The message tells which.
     """
-    head, id2label = _load_head(source)
+    with usual_dtype():
+        head, id2label = _load_head(source)
     weight = head.weight.detach().float()
     bias = torch.zeros(len(weight)) if head.bias is None else head.bias.detach().float()
     try:

@@ -551,9 +551,11 @@ class EarlyExitPipe(TrainablePipe):
         return self._predict(list(docs), self._ready_to_predict(Knob()))
 
     def _predict(self, docs: List[Doc], settings: "RunSettings") -> List[Prediction]:
+        from .model import decode
+
         exits: List[DocExits] = self.model.predict((docs, settings))
         logits = [self.to_decode(doc, seen) for doc, seen in zip(docs, exits)]
-        tags = self.decoder(logits, self._shim.trained.network.learned)
+        tags = decode(self._shim.trained, self.decoder, logits)
         return [Prediction(seen, tagged) for seen, tagged in zip(exits, tags)]
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Prediction]) -> None:
@@ -722,10 +724,11 @@ class EarlyExitPipe(TrainablePipe):
         RETURNS (Tuple[Any, NDArray]): Their logits, numpy or cupy, and the right tags, ``MISSING``
             where there is none. *Shapes:* ``(layers, words, tags)``, ``(words,)``
         """
+        from .model import measure_heads
+
         examples = list(examples)
         settings = self._ready(Knob(speedup=1.0))
-        set_dropout_rate(self.model, 0.0)
-        scores, _ = self.model.begin_update(([eg.predicted for eg in examples], settings))
+        scores = measure_heads(self.model, [eg.predicted for eg in examples], settings)
         return scores.logits, self._targets(examples, scores)
 
     def scale_heads(self, temperatures: Sequence[float]) -> None:
@@ -741,9 +744,7 @@ class EarlyExitPipe(TrainablePipe):
                 f"{type(self.decoder).__name__} has learnt transitions to go with what they say, "
                 f"and other tags would come out. Temperatures are for BIOViterbi.v1."
             )
-        for network in self._shim.trained.networks:
-            network.scale_heads(temperatures)
-        self._shim.weights_changed()
+        self._shim.scale_heads(temperatures)
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
         """Score annotated examples.

@@ -20,9 +20,10 @@ from spacy.tokens import Doc, DocBin
 from spacy.util import filter_spans
 from spacy.vocab import Vocab
 
+from .tags import fault_in
+
 LISTS = ("spans", "entities", "label", "labels")
 NOT_ACCEPTED = ("reject", "ignore")  # Prodigy's answers
-MISSING = "-"  # spaCy's sign, among BILUO tags, for a word whose annotation is missing
 MOST_SHOWN = 80  # characters of what is wrong
 
 # What is counted, and what it does: one of them, and several.
@@ -245,17 +246,9 @@ def check_label(label: str, place: str) -> None:
     place (str): Where it is from, for the message.
     RAISES (CorpusError): If spaCy would take it for something else, or it looks like another one.
     """
-    problem = None
-    if not label:
-        problem = "is empty"
-    elif label == MISSING:
-        problem = "is spaCy's sign for a missing annotation"
-    elif label.splitlines() != [label]:
-        problem = "has a line break"
-    elif label != label.strip():
-        problem = "has white space at an end"
+    problem = fault_in(label) if label else "it is empty. Give it a name."
     if problem:
-        raise CorpusError(f"{place}: the label {label!r} {problem}. Give it another name.")
+        raise CorpusError(f"{place}: the label {label!r} can't be used: {problem}")
     _check_characters(label, "label", place)
 
 

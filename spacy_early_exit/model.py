@@ -22,6 +22,7 @@ from thinc.api import Model, torch2xp, xp2torch
 from thinc.util import get_torch_default_device
 
 from .criteria.entropy import TokenExit
+from .decoders import Decoder
 from .encoders import EncoderSource
 from .forks import ready_for_torch
 from .memory import release_freed_memory, release_freed_memory_now_and_then
@@ -37,6 +38,7 @@ from .network.window import Ints, Window
 from .shim import TaggerShim
 from .spans import SpanGetter
 from .storage import Trained
+from .torch_state import usual_dtype, usual_torch
 from .training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining, Stage
 from .wordpieces import SharedWordpieces, WordpieceTokenizer, batches, windows_of
 from .workers import batches_at_once, run_side_by_side, thread_count
@@ -207,7 +209,8 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     docs = list(docs)
     if is_train:
         ready_for_torch()
-        return _begin_update(shim, docs, settings, model.attrs["dropout_rate"])
+        with usual_torch():
+            return _begin_update(shim, docs, settings, model.attrs["dropout_rate"])
     trained = shim.at(settings.precision)
     predicted = predict(trained, docs, settings)
     release_freed_memory_now_and_then()
@@ -226,7 +229,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     network = trained.full_depth if settings.criterion is None else trained.network
 
     def run(batch: List[Window]) -> List[DocExits]:
-        with torch.inference_mode():
+        with usual_torch(), torch.inference_mode():
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             exits = run_with_exits(network, ragged, settings.criterion, settings.threshold)
             if not exits.logits.isfinite().all():
@@ -283,14 +286,38 @@ def simulate(
     """
     network = trained.network
     answers = []
-    with torch.inference_mode():
+    with usual_torch(), torch.inference_mode():
         for batch in batches(_windows(trained, docs, settings), settings.batch_wordpieces):
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             states = list(run_all_layers(network, ragged))
             logits = [network.logits(n, of_words) for n, of_words in enumerate(states, start=1)]
             kept = torch.stack([state if keep_states else state[:, :0] for state in states])
             answers.append((ragged, torch.stack(logits), kept))
-    return functools.partial(simulated_saving, network, answers)
+    return usual_torch()(functools.partial(simulated_saving, network, answers))
+
+
+def measure_heads(model: TaggerModel, docs: List[Doc], settings: RunSettings) -> JointLogits:
+    """Ask every head about every word, at full depth.
+
+    model (TaggerModel): The model.
+    docs (List[Doc]): The docs.
+    settings (RunSettings): How to run.
+    RETURNS (JointLogits): What the heads say.
+    """
+    ready_for_torch()
+    with usual_torch(), torch.no_grad():
+        return _begin_update(shim_of(model), docs, settings, dropout=0.0)[0]
+
+
+@usual_torch()
+def decode(trained: Trained, decoder: Decoder, logits: Sequence[Floats]) -> List[Ints]:
+    """RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
+
+    trained (Trained): The network, which keeps what the decoder has learnt.
+    decoder (Decoder): The decoder.
+    logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
+    """
+    return decoder(logits, trained.network.learned)
 
 
 def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
@@ -338,6 +365,7 @@ def _begin_update(
     criterion = settings.criterion or TokenExit(window=0, left_words="ignore")
     # Not where heads are only measured. bfloat16 has the range of fp32: nothing needs scaling.
     mixed = shim.mixed_precision and settings.stage is not None
+    torch.clear_autocast_cache()  # in an autocast of the caller, weights would stay as they were
     teacher = shim.teacher() if stage.needs_teacher else None
     windows: List[Window] = []
     originals: List[int] = []  # of each window, where windows are run several times
@@ -353,6 +381,7 @@ def _begin_update(
     taught = [answer.teacher.float() for answer in answers if answer.teacher is not None]
     nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
 
+    @usual_torch()
     def backprop(gradient: Gradient) -> List[Doc]:
         of_logits = xp2torch(gradient.logits, device=network.device)
         parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
@@ -414,10 +443,12 @@ def check_settings(trained: Trained, settings: RunSettings) -> None:
         )
 
 
+@usual_torch()
 def init(model: TaggerModel, X: Any = None, Y: Any = None) -> None:
     """Fetch the encoder and draw the heads. The number of tags is the model's ``nO``."""
     shim = shim_of(model)
-    loaded = shim.encoder.load()
+    with usual_dtype():
+        loaded = shim.encoder.load()
     network = Tagger(loaded.spec, model.get_dim("nO"))
     network.encoder.load_state_dict(loaded.weights)
     network.init_heads()

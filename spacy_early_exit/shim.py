@@ -3,7 +3,7 @@
 import contextlib
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple, cast
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 import srsly
 import torch
@@ -23,6 +23,7 @@ from .network.quantize import Precision, quantized
 from .network.tagger import Tagger, check_finite
 from .saving import check_size, read_at_most, unpack
 from .storage import Trained
+from .torch_state import usual_torch
 from .wordpieces import SharedWordpieces
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class TaggerShim(Shim):
         self._model = self.trained._replace(original=original)
         self.weights_changed()
 
+    @usual_torch()
     def set_learned(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
         """Make room for what a decoder and a criterion learn. See ``Tagger.set_learned``.
 
@@ -135,6 +137,7 @@ class TaggerShim(Shim):
         self.weights_changed()
         return [name for name in of_criterion if name not in known]
 
+    @usual_torch()
     def add_tags(self, tags: int) -> None:
         """Append tags. See ``Tagger.add_tags``.
 
@@ -143,6 +146,16 @@ class TaggerShim(Shim):
         self.trained.network.add_tags(tags)
         self._freeze()
         self.keep_original(None)
+
+    @usual_torch()
+    def scale_heads(self, temperatures: Sequence[float]) -> None:
+        """Divide what each head says by a temperature. See ``Tagger.scale_heads``.
+
+        temperatures (Sequence[float]): Of the head of each layer.
+        """
+        for network in self.trained.networks:
+            network.scale_heads(temperatures)
+        self.weights_changed()
 
     def weights_changed(self) -> None:
         """Drop what was derived from the weights."""
@@ -156,6 +169,7 @@ class TaggerShim(Shim):
             self._fingerprint = fingerprint_of_weights(self.trained.network)
         return self._fingerprint
 
+    @usual_torch()
     def at(self, precision: Precision) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
         where that is faster, for as long as the weights stay.
@@ -187,6 +201,7 @@ class TaggerShim(Shim):
         """
         return {**self.__dict__, "_faster": {}, "_teacher": None}
 
+    @usual_torch()
     def teacher(self) -> Tagger:
         """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,
         for as long as the network is not replaced. It has the tags that the network came with, not
@@ -197,6 +212,7 @@ class TaggerShim(Shim):
             self._teacher.keep_tags(self._taught_tags)
         return self._teacher
 
+    @usual_torch()
     def finish_update(self, optimizer: Optimizer) -> None:
         """Take an optimizer step; all but the encoder takes a larger one.
 
@@ -225,11 +241,12 @@ class TaggerShim(Shim):
         params (Dict[Any, Any]): Weights by the keys that ``finish_update`` gave the optimizer.
         """
         replaced = []
-        for name, parameter in self.trained.network.named_parameters() if self._model else ():
-            key = self._key(name, parameter)
-            if key in params:
-                replaced.append((parameter, parameter.data))
-                parameter.data = xp2torch(params[key], device=parameter.device)
+        with usual_torch():
+            for name, parameter in self.trained.network.named_parameters() if self._model else ():
+                key = self._key(name, parameter)
+                if key in params:
+                    replaced.append((parameter, parameter.data))
+                    parameter.data = xp2torch(params[key], device=parameter.device)
         self.weights_changed()
         try:
             yield
@@ -257,6 +274,7 @@ class TaggerShim(Shim):
             copied.from_bytes(self.to_bytes())
         return copied
 
+    @usual_torch()
     def to_device(self, device_type: str, device_id: int) -> None:
         """Move the network.
 
@@ -336,6 +354,7 @@ def trained_on_disk(folder: Path) -> Trained:
     return storage.from_files(read, str(folder), get_torch_default_device())
 
 
+@usual_torch()
 def fresh(
     network: Tagger, decoder: "Decoder", criterion: "Criterion", device: str
 ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from .network.families import EncoderSpec, check_sizes
 from .network.tagger import Tagger
 from .saving import MOST_OF_NETWORK, check_size, checksum, seal, unseal
+from .torch_state import usual_torch
 from .wordpieces import WordpieceTokenizer
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
@@ -64,6 +65,7 @@ class Trained(NamedTuple):
         return self.networks[-1]
 
 
+@usual_torch()
 def to_files(trained: Trained) -> Dict[str, bytes]:
     """Write down a network.
 
@@ -94,6 +96,7 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
     return {NETWORK: seal(about), **files}
 
 
+@usual_torch()
 def from_files(read: Read, place: str, device: torch.device) -> Trained:
     """Rebuild what was kept.
 

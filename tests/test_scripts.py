@@ -52,8 +52,8 @@ def test_a_corpus_that_cannot_be_cut_or_read_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "line, task, message",
     [
-        ("b\tB--", "ner", "line 2: the label '-' is spaCy's sign for a missing annotation"),
-        ("b\t-", "tagger", "line 2: the label '-' is spaCy's sign for a missing annotation"),
+        ("b\tB--", "ner", "line 2: the label '-' can't be used: that is"),
+        ("b\t-", "tagger", "line 2: the label '-' can't be used: that is"),
         ("b\tB-PER ", "ner", "line 2: not O, B-LABEL or I-LABEL in 'b\\tB-PER '"),
         ("b\tB-P\u2028R", "ner", "line 2: not O, B-LABEL or I-LABEL in"),
         ("b\tNN ", "tagger", "line 2: not a tag in 'b\\tNN '"),
@@ -230,9 +230,9 @@ def test_json_lines_can_be_trained_on(tmp_path, encoders):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ('{"text": "a", "label": [[0, 1, "PER "]]}', "line 2: the label 'PER ' has white space"),
-        ('{"text": "a", "label": [[0, 1, "-"]]}', "line 2: the label '-' is spaCy's sign"),
-        ('{"text": "a", "label": [[0, 1, "P\\nR"]]}', r"line 2: the label 'P\nR' has a line break"),
+        ('{"text": "a", "label": [[0, 1, "PER "]]}', "line 2: the label 'PER ' can't be used: it"),
+        ('{"text": "a", "label": [[0, 1, "-"]]}', "line 2: the label '-' can't be used: that is"),
+        ('{"text": "a", "label": [[0, 1, "P\\nR"]]}', r"line 2: the label 'P\nR' can't be used"),
         ('{"text": "\\ud800 abc", "label": []}', "line 2: character 0 of the text is a lone"),
         ("[]", "line 2: not {"),
     ],

@@ -75,7 +75,7 @@ class CRFDecoder:
         if not len(logits):
             return logits.sum()
         forbidden = torch.from_numpy(~grammar(self.scheme, logits.shape[1]).follows)
-        steps = learned["transitions"] + FORBIDDEN * forbidden.to(logits.device)
+        steps = learned["transitions"] + FORBIDDEN * forbidden.to(logits)
         wrong = torch.ones_like(logits).scatter_(1, tags.clamp(min=0)[:, None], 0.0)
         annotated = logits + FORBIDDEN * wrong * (tags != MISSING)[:, None]
         # What is annotated beside everything: one recursion for both.

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from ..component import EarlyExitPipe
 from ..tags import MISSING
+from ..torch_state import usual_torch
 from ..training.losses import word_losses
 from .docs import fresh
 
 COLDEST, HOTTEST = 0.05, 20.0
 
 
+@usual_torch()
 def fit_temperatures(ner: EarlyExitPipe, examples: Sequence[Example]) -> List[float]:
     """Find what to divide each head's logits by, so that its probabilities fit best.
 
@@ -75,10 +77,9 @@ def _heads_on(ner: EarlyExitPipe, examples: Sequence[Example]) -> Tuple[Tensor, 
     """
     logits, tags = [], []
     for batch in util.minibatch(examples, size=64):
-        with torch.no_grad():
-            heads, targets = ner.heads_on(
-                [Example(fresh(ner, e.reference), e.reference) for e in batch]
-            )
+        heads, targets = ner.heads_on(
+            [Example(fresh(ner, e.reference), e.reference) for e in batch]
+        )
         logits.append(xp2torch(heads).cpu())
         tags.append(torch.from_numpy(targets))
     return torch.cat(logits, dim=1), torch.cat(tags)

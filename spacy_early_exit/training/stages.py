@@ -31,6 +31,7 @@ from ..network.loop import Halting, run_all_heads, run_all_heads_halting
 from ..network.tagger import Tagger
 from ..network.window import Bools, Ints
 from ..tags import MISSING
+from ..torch_state import usual_torch
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
 from .losses import LayerWeights, distillation_loss, flooded, layer_weighted, said, word_losses
 
@@ -314,6 +315,7 @@ class SelfSampling:
         return layer_weighted(losses, self.layer_weights)
 
 
+@usual_torch()
 def loss_and_gradient(
     stage: Stage, decoder: Decoder, scores: JointLogits, tags: Any
 ) -> Tuple[float, Gradient]:

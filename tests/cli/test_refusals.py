@@ -126,7 +126,7 @@ ANNOTATED = {
     "no-text.jsonl": "no-text.jsonl, line 1: not {",
     "unannotated.jsonl": "unannotated.jsonl has no annotated texts.",
     "odd-span.jsonl": "can't reach from character 0 to 30 in a text of 3",
-    "odd-label.jsonl": "odd-label.jsonl, line 1: the label 'PER ' has white space at an end",
+    "odd-label.jsonl": "odd-label.jsonl, line 1: the label 'PER ' can't be used: it has",
     "empty.jsonl": "empty.jsonl has no annotated texts.",
     "spaces.spacy": "the texts have no words",
 }
