@@ -20,7 +20,7 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..annotations import Floats, Prediction, exit_layers
+from ..annotations import Floats, Prediction, exit_layers, spaces
 from ..component import EarlyExitPipe
 from ..network.window import Ints
 from ..records import get_confidence, write_record
@@ -152,7 +152,7 @@ class EarlyExitNER(EarlyExitPipe):
         prediction (Prediction): What to write.
         """
         exits, words = prediction.exits, prediction.exits.words.tolist()
-        preset, space = _presets(doc), doc.to_array(["IS_SPACE"]).reshape(-1).astype(bool)
+        preset, space = _presets(doc), spaces(doc)
         posteriors = _posteriors(exits.logits, prediction.tags)
         ents: List[Span] = []
         confidences: List[Tuple[int, int, str, float]] = []

@@ -21,7 +21,7 @@ from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..annotations import Floats, Prediction, exit_layers
+from ..annotations import Floats, Prediction, exit_layers, is_space
 from ..component import EarlyExitPipe
 from ..network.window import Bools, Ints
 from ..records import get_records, write_record
@@ -180,7 +180,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         tags = []
         for i, token in enumerate(example.predicted):
             tag = MISSING
-            if len(words[i]) == 1 and not token.is_space:
+            if len(words[i]) == 1 and not is_space(token):
                 inside = characters[int(words[i][0])]
                 first, last = i == inside[0], i == inside[-1]
                 tag = (SINGLE if last else BEGIN) if first else END if last else MIDDLE
@@ -226,7 +226,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
 
     def answers(self, doc: Doc) -> List[bool]:
         """RETURNS (List[bool]): Of each character, whether a word begins with it."""
-        return [not i for token in doc if not token.is_space for i in range(len(token))]
+        return [not i for token in doc if not is_space(token) for i in range(len(token))]
 
     def describe(self, token: Token) -> Tuple[str, str]:
         """RETURNS (Tuple[str, str]): Its length, and nothing."""
@@ -250,7 +250,7 @@ def borders(doc: Doc) -> Bools:
     found = np.zeros(len(doc) + 1, dtype=np.bool_)
     found[0] = True
     for token in doc:
-        if token.is_space or len(token) > 1:
+        if is_space(token) or len(token) > 1:
             found[token.i : token.i + 2] = True
         if token.whitespace_:
             found[token.i + 1] = True
