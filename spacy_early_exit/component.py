@@ -667,6 +667,28 @@ class EarlyExitPipe(TrainablePipe):
         losses[self.name] += loss
         return losses
 
+    def rehearse(
+        self,
+        examples: Iterable[Example],
+        *,
+        sgd: Optional[Optimizer] = None,
+        losses: Optional[Dict[str, float]] = None,
+        **config: Any,
+    ) -> Dict[str, float]:
+        """Learn nothing, and say so: there is no rehearsal of this component.
+
+        examples (Iterable[Example]): Ignored, as all else is.
+        losses (Optional[Dict[str, float]]): The losses of others.
+        RETURNS (Dict[str, float]): These losses.
+        """
+        warnings.warn(
+            f"'{self.name}' can't rehearse: nlp.rehearse leaves it as it is. To keep what it knows "
+            f"while it learns, let the pipeline annotate texts before the training, and mix these "
+            f"into the examples of nlp.update.",
+            stacklevel=2,
+        )
+        return {} if losses is None else losses
+
     def _diverged(self, scores: "JointLogits") -> str:
         """RETURNS (str): Where NaN or infinity first comes up, as an error message."""
         heads = [bool((abs(of_layer) < np.inf).all()) for of_layer in scores.logits]
