@@ -42,6 +42,7 @@ from .checks import check_block, check_call, check_choice, check_kv, check_least
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, replacing, unpack
+from .sharing import warn_if_shared
 from .spans import SpanGetter
 from .state import NETWORK, State, network_in, parse_state, read_state
 from .tags import MISSING, as_seen, fault_in, tag_count
@@ -934,6 +935,7 @@ class EarlyExitPipe(TrainablePipe):
                 f"'{self.name}' has no weights yet. Train it: nlp.initialize(...) fetches the "
                 f"pre-trained encoder; or load a trained pipeline with spacy.load(...)."
             )
+        warn_if_shared(self)
         settings = self._settings(self._knob(call))
         check_settings(self._shim.trained, settings)
         return settings
@@ -997,6 +999,7 @@ def configure(
     pipe = nlp.get_pipe(name)
     if not isinstance(pipe, EarlyExitPipe):
         raise ValueError(f"'{name}' is no early-exit component, but a {type(pipe).__name__}.")
+    warn_if_shared(pipe, nlp)
     pipe.configure(threshold=threshold, speedup=speedup)
     config = nlp.get_pipe_config(name)  # the live object
     config["threshold"], config["speedup"] = pipe.cfg["threshold"], pipe.cfg["speedup"]

@@ -25,6 +25,7 @@ from ..component import EarlyExitPipe
 from ..network.window import Ints
 from ..records import get_confidence, write_record
 from ..scoring import ner_score
+from ..sharing import made_in
 from ..spans import SpanGetter
 from ..tags import Bools, encode, entities
 from .defaults import default_config
@@ -69,7 +70,7 @@ def make_early_exit_ner(
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitNER":
     """Make the component. See ``EarlyExitNER`` for the arguments."""
-    return EarlyExitNER(
+    pipe = EarlyExitNER(
         nlp.vocab,
         model,
         name,
@@ -90,6 +91,7 @@ def make_early_exit_ner(
         quantize=quantize,
         scorer=scorer,
     )
+    return made_in(nlp, pipe)
 
 
 class EarlyExitNER(EarlyExitPipe):

@@ -26,6 +26,7 @@ from ..component import EarlyExitPipe
 from ..network.window import Bools, Ints
 from ..records import get_records, write_record
 from ..scoring import segmenter_score
+from ..sharing import made_in
 from ..spans import SpanGetter
 from ..tags import BMES, MISSING
 from .defaults import default_config
@@ -68,7 +69,7 @@ def make_early_exit_segmenter(
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitSegmenter":
     """Make the component. See ``EarlyExitSegmenter`` for the arguments."""
-    return EarlyExitSegmenter(
+    pipe = EarlyExitSegmenter(
         nlp.vocab,
         model,
         name,
@@ -89,6 +90,7 @@ def make_early_exit_segmenter(
         quantize=quantize,
         scorer=scorer,
     )
+    return made_in(nlp, pipe)
 
 
 class EarlyExitSegmenter(EarlyExitPipe):

@@ -14,6 +14,7 @@ from ..annotations import Prediction, exit_layers, is_space
 from ..component import EarlyExitPipe
 from ..records import write_record
 from ..scoring import tagger_score
+from ..sharing import made_in
 from ..spans import SpanGetter
 from ..tags import MISSING
 from .defaults import default_config
@@ -62,7 +63,7 @@ def make_early_exit_tagger(
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitTagger":
     """Make the component. See ``EarlyExitTagger`` for the arguments."""
-    return EarlyExitTagger(
+    pipe = EarlyExitTagger(
         nlp.vocab,
         model,
         name,
@@ -85,6 +86,7 @@ def make_early_exit_tagger(
         quantize=quantize,
         scorer=scorer,
     )
+    return made_in(nlp, pipe)
 
 
 class EarlyExitTagger(EarlyExitPipe):
