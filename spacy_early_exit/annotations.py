@@ -20,10 +20,12 @@ class Prediction:
     """The answer for one Doc.
 
     exits (DocExits): What the network says.
+    logits (Floats): What of that was decoded. *Shape:* ``(words, tags)``
     tags (Ints): The decoded tag of each word that has wordpieces. *Shape:* ``(words,)``
     """
 
     exits: "DocExits"
+    logits: Floats
     tags: Ints
 
 

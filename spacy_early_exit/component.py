@@ -555,7 +555,7 @@ class EarlyExitPipe(TrainablePipe):
         exits: List[DocExits] = self.model.predict((docs, settings))
         logits = [self.to_decode(doc, seen) for doc, seen in zip(docs, exits)]
         tags = self.decoder(logits, self._shim.trained.network.learned)
-        return [Prediction(seen, tagged) for seen, tagged in zip(exits, tags)]
+        return [Prediction(*answer) for answer in zip(exits, logits, tags)]
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Prediction]) -> None:
         """Write answers and records into Docs.
