@@ -65,6 +65,7 @@ def adapt(config: Config, component: str, scores: dict[str, float | None]) -> No
     scores (dict[str, float | None]): What the best checkpoint is best in. None: not given.
     """
     settings = config["components"].pop(NER)
+    settings.pop("across_lines", None)  # of entities alone
     settings["factory"] = component
     settings["decoder"] = {"@misc": "spacy-early-exit.Viterbi.v1"}
     config["components"][component] = settings

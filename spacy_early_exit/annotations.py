@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Token
 
-from .network.window import Ints
+from .network.window import Bools, Ints
 
 if TYPE_CHECKING:
     from .model import DocExits
@@ -20,11 +20,25 @@ class Prediction:
     """The answer for one Doc.
 
     exits (DocExits): What the network says.
+    logits (Floats): What of that was decoded. *Shape:* ``(words, tags)``
     tags (Ints): The decoded tag of each word that has wordpieces. *Shape:* ``(words,)``
     """
 
     exits: "DocExits"
+    logits: Floats
     tags: Ints
+
+
+def is_space(token: Token) -> bool:
+    """RETURNS (bool): Whether a token is white space. ``Token.is_space`` asks its vocabulary, which
+    may be one that knows no attributes of words.
+    """
+    return bool(token.text.isspace())
+
+
+def spaces(doc: Doc) -> Bools:
+    """RETURNS (Bools): Which tokens are white space. *Shape:* ``(tokens,)``"""
+    return np.array([is_space(token) for token in doc], dtype=np.bool_)
 
 
 def same_words(doc: Doc) -> Doc:

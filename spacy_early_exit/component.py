@@ -42,6 +42,7 @@ from .checks import check_block, check_call, check_choice, check_kv, check_least
 from .knobs import DEFAULT_THRESHOLD, Knob, config_knob, make_knob, nearest
 from .records import get_records, register_extensions, warn_if_names_are_taken
 from .saving import checksum, replacing, unpack
+from .sharing import warn_if_shared
 from .spans import SpanGetter
 from .state import NETWORK, State, network_in, parse_state, read_state
 from .tags import MISSING, as_seen, fault_in, tag_count
@@ -556,7 +557,7 @@ class EarlyExitPipe(TrainablePipe):
         exits: List[DocExits] = self.model.predict((docs, settings))
         logits = [self.to_decode(doc, seen) for doc, seen in zip(docs, exits)]
         tags = decode(self._shim.trained, self.decoder, logits)
-        return [Prediction(seen, tagged) for seen, tagged in zip(exits, tags)]
+        return [Prediction(*answer) for answer in zip(exits, logits, tags)]
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Prediction]) -> None:
         """Write answers and records into Docs.
@@ -668,6 +669,28 @@ class EarlyExitPipe(TrainablePipe):
             self.finish_update(sgd)
         losses[self.name] += loss
         return losses
+
+    def rehearse(
+        self,
+        examples: Iterable[Example],
+        *,
+        sgd: Optional[Optimizer] = None,
+        losses: Optional[Dict[str, float]] = None,
+        **config: Any,
+    ) -> Dict[str, float]:
+        """Learn nothing, and say so: there is no rehearsal of this component.
+
+        examples (Iterable[Example]): Ignored, as all else is.
+        losses (Optional[Dict[str, float]]): The losses of others.
+        RETURNS (Dict[str, float]): These losses.
+        """
+        warnings.warn(
+            f"'{self.name}' can't rehearse: nlp.rehearse leaves it as it is. To keep what it knows "
+            f"while it learns, let the pipeline annotate texts before the training, and mix these "
+            f"into the examples of nlp.update.",
+            stacklevel=2,
+        )
+        return {} if losses is None else losses
 
     def _diverged(self, scores: "JointLogits") -> str:
         """RETURNS (str): Where NaN or infinity first comes up, as an error message."""
@@ -913,6 +936,7 @@ class EarlyExitPipe(TrainablePipe):
                 f"'{self.name}' has no weights yet. Train it: nlp.initialize(...) fetches the "
                 f"pre-trained encoder; or load a trained pipeline with spacy.load(...)."
             )
+        warn_if_shared(self)
         settings = self._settings(self._knob(call))
         check_settings(self._shim.trained, settings)
         return settings
@@ -976,6 +1000,7 @@ def configure(
     pipe = nlp.get_pipe(name)
     if not isinstance(pipe, EarlyExitPipe):
         raise ValueError(f"'{name}' is no early-exit component, but a {type(pipe).__name__}.")
+    warn_if_shared(pipe, nlp)
     pipe.configure(threshold=threshold, speedup=speedup)
     config = nlp.get_pipe_config(name)  # the live object
     config["threshold"], config["speedup"] = pipe.cfg["threshold"], pipe.cfg["speedup"]

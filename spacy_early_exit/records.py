@@ -6,7 +6,7 @@ worker processes.
 """
 
 import warnings
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from spacy.tokens import Doc, Span, Token
 
@@ -163,23 +163,59 @@ def _characters(doc: Doc) -> int:
     return int(last.idx + len(last))
 
 
+def set_records(doc: Doc, value: Optional[Mapping[str, Record]]) -> None:
+    """Setter of ``Doc._.early_exit``, for ``doc_cleaner``, ``Doc.from_json`` and their like.
+
+    doc (Doc): The Doc.
+    value (Optional[Mapping[str, Record]]): None: the records are removed, with exit layers and
+        confidences. Else what the getter gives, of which confidences are no part.
+    RAISES (ValueError): If it is something else.
+    """
+    try:
+        records = {
+            component: (int(record["spent"]), int(record["full"]), record["layers"])
+            for component, record in ({} if value is None else value).items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"doc._.early_exit must be None, which removes the records, or records as it gives "
+            f"them, not {value!r}."
+        ) from None
+    known = doc.user_data.pop(KEY, {})
+    if records:
+        doc.user_data[KEY] = {name: known[name] for name in records if name in known}
+    for component, (spent, full, layers) in records.items():
+        write_record(doc, component, spent, full, None if layers is None else list(layers), [])
+
+
+def refuse(obj: Union[Token, Span], value: Any) -> None:
+    """Setter of what can't be set.
+
+    RAISES (AttributeError): Always.
+    """
+    raise AttributeError(
+        "exit_layer and confidence are read from the records of the Doc and can't be set. "
+        "doc._.early_exit = None removes the records."
+    )
+
+
 EXTENSIONS = (
-    (Doc, "early_exit", get_records),
-    (Token, "exit_layer", get_exit_layer),
-    (Span, "confidence", get_confidence),
+    (Doc, "early_exit", get_records, set_records),
+    (Token, "exit_layer", get_exit_layer, refuse),
+    (Span, "confidence", get_confidence, refuse),
 )
 
 
 def register_extensions() -> None:
     """Register the extension attributes, where no other package has taken the name."""
-    for holder, name, getter in EXTENSIONS:
+    for holder, name, getter, setter in EXTENSIONS:
         if not holder.has_extension(name):
-            holder.set_extension(name, getter=getter)
+            holder.set_extension(name, getter=getter, setter=setter)
 
 
 def warn_if_names_are_taken() -> None:
     """Say so where somebody else has an extension attribute of our name."""
-    for holder, name, getter in EXTENSIONS:
+    for holder, name, getter, _ in EXTENSIONS:
         if holder.get_extension(name)[2] is not getter:
             warnings.warn(
                 f"{holder.__name__}._.{name} is not that of spacy-early-exit: something else has "

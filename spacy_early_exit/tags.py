@@ -115,6 +115,12 @@ def encode(
     return tags, unknown
 
 
+def is_inside(tags: Ints) -> Bools:
+    """RETURNS (Bools): Whether each BIO tag is an ``I-X``. *Shape:* as ``tags``"""
+    inside: Bools = (tags > 0) & (tags % 2 == 0)
+    return inside
+
+
 def as_seen(scheme: str, tags: Ints, seen: Bools) -> Ints:
     """Let entities, or words of characters, reach from the first to the last of theirs that is
     seen. What has no wordpiece, such as white space or an accent that combines, is not: the tags
@@ -128,13 +134,13 @@ def as_seen(scheme: str, tags: Ints, seen: Bools) -> Ints:
     if scheme == "free":
         return tags
     # What goes on with an entity, or with a word.
-    inside = (tags > 0) & (tags % 2 == 0) if scheme == "bio" else (tags == 1) | (tags == 2)
+    inside = is_inside(tags) if scheme == "bio" else (tags == 1) | (tags == 2)
     tags = tags.copy()
     done = 0
     for word in np.flatnonzero(~seen & (tags != MISSING)).tolist():
         if word < done:
             continue
-        start, done = _extent(inside, word)
+        start, done = extent(inside, word)
         rows = start + np.flatnonzero(seen[start:done])
         if not len(rows) or tags[start] == MISSING:
             continue
@@ -151,9 +157,12 @@ def as_seen(scheme: str, tags: Ints, seen: Bools) -> Ints:
     return tags
 
 
-def _extent(inside: Bools, word: int) -> Tuple[int, int]:
-    """RETURNS (Tuple[int, int]): Of the entity or word that one is in: its first, and the one
-    behind its last.
+def extent(inside: Bools, word: int) -> Tuple[int, int]:
+    """Find the entity, or the word of characters, that one is in.
+
+    inside (Bools): Which ones go on with what the one before is in.
+    word (int): The one.
+    RETURNS (Tuple[int, int]): Its first, and the one after its last.
     """
     start, end = word, word + 1
     while start and inside[start]:
@@ -169,7 +178,7 @@ def entities(tags: Ints) -> Iterator[Tuple[int, int, int]]:
     tags (Ints): *Shape:* ``(words,)``
     YIELDS (Tuple[int, int, int]): First word, the word behind the last, label.
     """
-    inside = np.append((tags > 0) & (tags % 2 == 0), False)
+    inside = np.append(is_inside(tags), False)
     for start in np.flatnonzero(tags % 2 == 1).tolist():
         end = start + 1
         while inside[end]:

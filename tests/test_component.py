@@ -616,6 +616,18 @@ class TestTraining:
         heads = {name for name in before if name.startswith("heads")}
         assert changed == {name for name in heads if not name.startswith("heads.3.")}
 
+    def test_a_rehearsal_says_that_there_is_none_and_leaves_others_theirs(self, nlp):
+        nlp.add_pipe("textcat").add_label("A")
+        nlp.get_pipe("textcat").add_label("B")
+        nlp.get_pipe("textcat").initialize(lambda: examples_of(nlp), nlp=nlp)
+        nlp.resume_training()
+        before = nlp.get_pipe(NAME).fingerprint()
+        with pytest.warns(UserWarning, match=f"'{NAME}' can't rehearse.*mix these into"):
+            losses = nlp.rehearse(examples_of(nlp))
+        assert set(losses) == {"textcat"}
+        assert nlp.get_pipe(NAME).fingerprint() == before
+        assert nlp.rehearse(examples_of(nlp), exclude=[NAME, "textcat"]) == {}
+
     def test_the_dropout_of_the_call_reaches_the_network(self, nlp):
         examples = examples_of(nlp)
         losses = [nlp.update(examples, sgd=False, drop=drop)[NAME] for drop in (0.0, 0.0, 0.5)]

@@ -30,13 +30,13 @@ MANY = 10_000
 @contextmanager
 def names_taken():
     """Another package was first: it keeps words and numbers of its own under our names."""
-    for holder, name, _ in EXTENSIONS:
+    for holder, name, *_ in EXTENSIONS:
         holder.remove_extension(name)
         holder.set_extension(name, default="of another package")
     try:
         yield
     finally:
-        for holder, name, _ in EXTENSIONS:
+        for holder, name, *_ in EXTENSIONS:
             holder.remove_extension(name)
         register_extensions()
 
@@ -180,7 +180,7 @@ class TestNamesTaken:
             assert to_html(collect(nlp, ner, examples, [1], rounds=0)) == page
 
     def test_nothing_of_ours_reads_its_own_answers_by_these_names(self):
-        names = {name for _, name, _ in EXTENSIONS}
+        names = {name for _, name, *_ in EXTENSIONS}
         files = [
             path
             for folder in ("spacy_early_exit", "scripts", "benchmarks", "examples")
@@ -227,3 +227,48 @@ class TestPlainForm:
         assert doc._.early_exit[NAME].spent == before
         with pytest.raises(AttributeError):
             doc._.early_exit[NAME].spent = 0
+
+
+class TestSetting:
+    """What is set is what is told afterwards, or an error: nothing is set in vain."""
+
+    def test_a_doc_cleaner_removes_the_records(self, nlp):
+        nlp.add_pipe("doc_cleaner", config={"attrs": {"_.early_exit": None}})
+        doc = nlp(TEXTS[0])
+        assert doc.ents and doc._.early_exit == {} and not doc.user_data
+        assert doc.ents[0]._.confidence is None and doc[0]._.exit_layer is None
+        nlp.remove_pipe("doc_cleaner")
+        assert nlp.get_pipe(NAME)(doc)._.early_exit[NAME].layers
+
+    def test_records_come_back_from_json(self, nlp):
+        doc = nlp(TEXTS[0])
+        written = json.loads(json.dumps(doc.to_json(underscore=["early_exit"])))
+        again = Doc(nlp.vocab).from_json(written)
+        assert again._.early_exit == doc._.early_exit
+        assert [t._.exit_layer for t in again] == [t._.exit_layer for t in doc]
+
+    def test_records_that_are_set_as_they_are_change_nothing(self, nlp):
+        doc = nlp(TEXTS[0])
+        records, sure = doc._.early_exit, [ent._.confidence for ent in doc.ents]
+        doc._.early_exit = {**records, "other": records[NAME]}
+        assert list(doc._.early_exit) == [NAME, "other"]
+        doc._.early_exit = records
+        assert doc._.early_exit == records
+        assert [ent._.confidence for ent in doc.ents] == sure != [None] * len(sure)
+
+    @pytest.mark.parametrize(
+        "wrong", [False, 3, "none", [NAME], {NAME: None}, {NAME: {"spent": 1}}, {NAME: {"full": 1}}]
+    )
+    def test_anything_else_is_an_error_that_says_what_is_right(self, wrong, nlp):
+        doc = nlp(TEXTS[0])
+        before = doc._.early_exit
+        with pytest.raises(ValueError, match="must be None, which removes"):
+            doc._.early_exit = wrong
+        assert doc._.early_exit == before
+
+    def test_layers_and_confidences_can_not_be_set(self, nlp):
+        doc = nlp(TEXTS[0])
+        with pytest.raises(AttributeError, match="can't be set"):
+            doc[0]._.exit_layer = 3
+        with pytest.raises(AttributeError, match="can't be set"):
+            doc.ents[0]._.confidence = 1.0

@@ -16,7 +16,7 @@ from spacy_early_exit.criteria import SentenceExit
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.docs import set_sentences
 from spacy_early_exit.measure.evaluate import evaluate
-from spacy_early_exit.spans import sent_spans, word_ranges
+from spacy_early_exit.spans import line_spans, paragraph_spans, sent_spans, word_ranges
 from spacy_early_exit.wordpieces import windows_of
 
 from .commands import run
@@ -33,10 +33,19 @@ from .factories import (
 
 NAME = "early_exit_ner"
 OURS = {"@misc": "spacy-early-exit.sent_spans.v1"}
+OF_LINES = {"@misc": "spacy-early-exit.line_spans.v1"}
+OF_PARAGRAPHS = {"@misc": "spacy-early-exit.paragraph_spans.v1"}
 THEIRS = {"@span_getters": "spacy-transformers.sent_spans.v1"}
 STRIDED = {"@span_getters": "spacy-transformers.strided_spans.v1", "window": 12, "stride": 8}
 WHOLE = {"@span_getters": "spacy-transformers.doc_spans.v1"}
-GETTERS = {"ours": OURS, "sentences": THEIRS, "strided": STRIDED, "whole docs": WHOLE}
+GETTERS = {
+    "ours": OURS,
+    "sentences": THEIRS,
+    "strided": STRIDED,
+    "whole docs": WHOLE,
+    "lines": OF_LINES,
+    "paragraphs": OF_PARAGRAPHS,
+}
 # Texts that a sentencizer takes for one sentence each.
 ENDING = [(text, ents) for text, ents in SENTENCES if text.endswith((".", "!", "?"))]
 
@@ -109,7 +118,7 @@ class TestPredicting:
     def test_same_answer_alone_in_any_batch_and_order(self, cutting, getter, threshold):
         ner = cutting.get_pipe(NAME)
         ner.get_spans, ner.threshold = resolve(GETTERS[getter]), threshold
-        texts = [*TEXTS, " ".join(TEXTS), " ".join(TEXTS[::-1]), TEXTS[2] * 30, "", "  ", "\n"]
+        texts = [*TEXTS, " ".join(TEXTS), "\n".join(TEXTS[::-1]), TEXTS[2] * 30, "", "  ", "\n"]
         alone = [answers(cutting(text)) for text in texts]
         for wordpieces in (1, 64, 4096):
             ner.batch_wordpieces = wordpieces
@@ -173,6 +182,63 @@ class TestPredicting:
         assert max(sizes) <= 200 and sum(sizes) / len(sizes) > 100
 
 
+class TestLines:
+    """Lines and paragraphs, however they are broken."""
+
+    @pytest.mark.parametrize("line", ["\n", "\r\n", "\r", " \t\r\n  ", "\f", "\u2028"], ids=repr)
+    @pytest.mark.parametrize("getter", ["lines", "paragraphs"])
+    def test_they_get_what_they_get_alone(self, getter, line, nlp):
+        ner, parts = nlp.get_pipe(NAME), TEXTS
+        if getter == "paragraphs":  # a line break is none of theirs, several are
+            parts = [line.join(pair) for pair in zip(TEXTS[::2], TEXTS[1::2])]
+        alone = [answers(doc) for doc in nlp.pipe(parts)]
+        ner.get_spans = spacy.util.registry.resolve({"it": GETTERS[getter]})["it"]
+        breaks = line if getter == "lines" else line + line
+        doc = nlp("\n" + breaks.join(parts) + breaks)
+        of_words = [n for n, token in zip(layers(doc), doc) if not token.is_space]
+        expected = [layer for _, of_part, _, _ in alone for layer in of_part]
+        assert of_words == [layer for layer in expected if layer]
+        record = doc._.early_exit[NAME]
+        assert record.spent == sum(spent for *_, spent, _ in alone)
+        assert record.full == sum(full for *_, full in alone)
+        assert len(doc.ents) == sum(len(ents) for ents, *_ in alone)
+
+    @settings(max_examples=200, deadline=None)
+    @given(text=st.text("ab \t\n\r\f\x85\u2029", max_size=30))
+    def test_every_token_is_in_one_and_none_is_broken(self, text, en):
+        doc = en.make_doc(text)
+        lines, paragraphs = line_spans([doc])[0], paragraph_spans([doc])[0]
+        for found in (lines, paragraphs):
+            assert [token.i for span in found for token in span] == list(range(len(doc)))
+        known = [line.strip() for line in text.splitlines()]
+        stripped = [span.text.strip() for span in lines]
+        assert [line for line in stripped if line] == [line for line in known if line]
+        # A paragraph: neighbouring lines, of which none is empty.
+        expected, new = [], True
+        for line in text.splitlines(keepends=True):
+            if line.strip() and new:
+                expected.append(line)
+            elif line.strip():
+                expected[-1] += line
+            new = not line.strip() or line.endswith("\u2029")
+        stripped = [span.text.strip() for span in paragraphs]
+        assert [part for part in stripped if part] == [part.strip() for part in expected]
+
+    def test_white_space_that_was_cut_otherwise_than_spacy_does_is_no_problem(self, en):
+        words = ["Ann", "\r", "\n", " ", "\n", "Lee", "\n", "ran", ".\n", "\n", "Bob"]
+        doc = Doc(en.vocab, words=words, spaces=[False] * len(words))
+        parts = [[s.text.strip() for s in get([doc])[0]] for get in (line_spans, paragraph_spans)]
+        assert [[text for text in found if text] for found in parts] == [
+            ["Ann", "Lee", "ran.", "Bob"],
+            ["Ann", "Lee\nran.", "Bob"],
+        ]
+
+    def test_empty_texts_have_none(self, en):
+        docs = [en.make_doc(""), en.make_doc("a")]
+        for get in (line_spans, paragraph_spans):
+            assert [len(spans) for spans in get(docs)] == [0, 1]
+
+
 class TestRanges:
     @settings(max_examples=100, deadline=None)
     @given(
@@ -220,7 +286,7 @@ class TestRanges:
 
 class TestSettings:
     @pytest.mark.parametrize("factory", [NAME, "early_exit_tagger", "early_exit_segmenter"])
-    @pytest.mark.parametrize("getter", ["ours", "strided"])
+    @pytest.mark.parametrize("getter", ["ours", "strided", "lines", "paragraphs"])
     def test_the_config_keeps_them_and_overrides_win(self, factory, getter, tmp_path):
         pytest.importorskip("spacy_transformers")
         nlp = spacy.blank("en")
@@ -261,7 +327,7 @@ class TestCalibration:
         fingerprints["another stride"] = ner.fingerprint()["windows"]
         ner.get_spans = None
         assert ner.fingerprint()["windows"] == "whole, overlap 64"
-        assert len({*fingerprints.values(), "whole, overlap 64"}) == 6
+        assert len({*fingerprints.values(), "whole, overlap 64"}) == 8
         assert "stride=8" in fingerprints["strided"]
         calibrate(ner, examples_of(cutting), [1.5])
         assert ner.calibrated()

@@ -6,8 +6,9 @@ from typing import List, Sequence
 import numpy as np
 
 from ..network.window import Ints
+from ..tags import is_inside
 from .base import Decoder, Floats, Learned
-from .viterbi import Unlearnt, is_inside
+from .viterbi import Unlearnt
 
 
 @dataclass(frozen=True)

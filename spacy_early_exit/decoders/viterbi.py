@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..network.window import Ints
-from ..tags import grammar
+from ..tags import grammar, is_inside
 from .base import FORBIDDEN, Decoder, Floats, Learned
 from .paths import best_paths
 
@@ -134,12 +133,6 @@ def joined(segments: Sequence[Tuple[int, int]]) -> List[Tuple[int, int]]:
         else:
             found.append((low, high))
     return found
-
-
-def is_inside(tags: Ints) -> "NDArray[np.bool_]":
-    """RETURNS (NDArray[np.bool_]): Whether each tag is an ``I-X``. *Shape:* as ``tags``"""
-    inside: NDArray[np.bool_] = (tags > 0) & (tags % 2 == 0)
-    return inside
 
 
 def search(logits: Sequence[Floats], free: Sequence[bool]) -> List[Ints]:

@@ -7,7 +7,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import raise_error
 
-from ..annotations import copy_sentences
+from ..annotations import copy_sentences, is_space
 from ..component import EarlyExitPipe
 
 
@@ -17,7 +17,7 @@ def count_words(docs: Sequence[Doc]) -> int:
     docs (Sequence[Doc]): The docs.
     RAISES (ValueError): If none but white space: nothing can be measured on that.
     """
-    if not any(not token.is_space for doc in docs for token in doc):
+    if not any(not is_space(token) for doc in docs for token in doc):
         raise ValueError("There is nothing to measure on: the texts have no words.")
     return sum(len(doc) for doc in docs)
 

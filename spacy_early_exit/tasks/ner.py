@@ -1,9 +1,11 @@
 """``early_exit_ner``: named entities, as BIO tags."""
 
+import warnings
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
+    Dict,
     Iterable,
     Iterator,
     List,
@@ -20,19 +22,26 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..annotations import Floats, Prediction, exit_layers
+from ..annotations import Floats, Prediction, exit_layers, spaces
 from ..component import EarlyExitPipe
 from ..network.window import Ints
 from ..records import get_confidence, write_record
 from ..scoring import ner_score
-from ..spans import SpanGetter
-from ..tags import Bools, encode, entities
+from ..sharing import made_in
+from ..spans import SpanGetter, after_line_break
+from ..tags import MISSING, Bools, encode, entities, extent, is_inside
 from .defaults import default_config
 
 if TYPE_CHECKING:
     from ..model import DocExits
 
-DEFAULT_CONFIG = default_config("spacy-early-exit.BIOViterbi.v1", "spacy-early-exit.ner_scorer.v1")
+NEVER = np.finfo(np.float32).min
+
+DEFAULT_CONFIG = default_config(
+    "spacy-early-exit.BIOViterbi.v1",
+    "spacy-early-exit.ner_scorer.v1",
+    own="across_lines = false",
+)
 
 
 @Language.factory(
@@ -51,6 +60,7 @@ def make_early_exit_ner(
     nlp: Language,
     name: str,
     model: Model,
+    across_lines: bool,
     criterion: Any,
     decoder: Any,
     training: Any,
@@ -69,10 +79,11 @@ def make_early_exit_ner(
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitNER":
     """Make the component. See ``EarlyExitNER`` for the arguments."""
-    return EarlyExitNER(
+    pipe = EarlyExitNER(
         nlp.vocab,
         model,
         name,
+        across_lines=across_lines,
         criterion=criterion,
         decoder=decoder,
         training=training,
@@ -90,6 +101,7 @@ def make_early_exit_ner(
         quantize=quantize,
         scorer=scorer,
     )
+    return made_in(nlp, pipe)
 
 
 class EarlyExitNER(EarlyExitPipe):
@@ -100,6 +112,7 @@ class EarlyExitNER(EarlyExitPipe):
     vocab (Vocab): The shared vocabulary.
     model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
     name (str): Name of this instance.
+    across_lines (bool): Whether entities may reach across line breaks.
     scorer (Optional[Callable]): The scorer.
     settings (Any): As ``EarlyExitPipe`` takes them.
     RAISES (ValueError): If a setting makes no sense.
@@ -116,33 +129,60 @@ class EarlyExitNER(EarlyExitPipe):
         model: Model,
         name: str = "early_exit_ner",
         *,
+        across_lines: bool = False,
         scorer: Optional[Callable[..., Any]] = ner_score,
         **settings: Any,
     ):
+        self.across_lines = across_lines
         super().__init__(vocab, model, name, scorer=scorer, **settings)
 
     def labels_in(self, examples: Iterable[Example]) -> List[str]:
         """RETURNS (List[str]): The labels of the annotated entities, in order."""
         return sorted({ent.label_ for eg in examples for ent in eg.reference.ents})
 
+    def fingerprint(self) -> Dict[str, str]:
+        """RETURNS (Dict[str, str]): See ``EarlyExitPipe.fingerprint``."""
+        found = super().fingerprint()
+        # Scores and guarantees depend on it. Only named where it is true: calibrations from before
+        # there was this setting hold.
+        return {**found, "across_lines": "true"} if self.across_lines else found
+
     def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
-        """RETURNS (Tuple[List[int], Set[str]]): See ``EarlyExitPipe.gold_tags``."""
+        """Entities that reach across a line break count as missing, unless ``across_lines``.
+
+        example (Example): The example.
+        RETURNS (Tuple[List[int], Set[str]]): See ``EarlyExitPipe.gold_tags``.
+        """
         label_ids = {label: number for number, label in enumerate(self.labels)}
-        return encode(example.get_aligned_ner(), label_ids)
+        tags, unknown = encode(example.get_aligned_ner(), label_ids)
+        if self.across_lines or not _forget_across_lines(example.predicted, tags):
+            return tags, unknown
+        warnings.warn(
+            f"'{self.name}' finds no entity that reaches across a line break, and some are "
+            f"annotated so: their words count as not annotated. Set across_lines = true in "
+            f"[components.{self.name}] if lines break within entities, as in wrapped text; "
+            f"otherwise correct the annotation.",
+            stacklevel=2,
+        )
+        return tags, unknown
 
     def to_decode(self, doc: Doc, exits: "DocExits") -> Floats:
         """Bind the words of preset entities and blocked words to O, so that the decoder finds the
-        best entities around them.
+        best entities around them. After a line break an entity can only begin: what speaks for
+        I-X speaks for B-X there, unless ``across_lines``.
 
         doc (Doc): The Doc.
         exits (DocExits): What the network says of it.
         RETURNS (Floats): The logits to decode. *Shape:* ``(words, tags)``
         """
         preset = _presets(doc)[exits.words]
-        if not preset.any():
+        after = np.zeros_like(preset) if self.across_lines else after_line_break(doc, exits.words)
+        if not (preset.any() or after.any()):
             return exits.logits
         logits = exits.logits.copy()
-        logits[preset, 1:] = np.finfo(np.float32).min
+        logits[after, 1::2] = np.logaddexp(logits[after, 1::2], logits[after, 2::2])
+        logits[after, 2::2] = NEVER
+        logits[preset, 1:] = NEVER
         return logits
 
     def annotate(self, doc: Doc, prediction: Prediction) -> None:
@@ -152,8 +192,8 @@ class EarlyExitNER(EarlyExitPipe):
         prediction (Prediction): What to write.
         """
         exits, words = prediction.exits, prediction.exits.words.tolist()
-        preset, space = _presets(doc), doc.to_array(["IS_SPACE"]).reshape(-1).astype(bool)
-        posteriors = _posteriors(exits.logits, prediction.tags)
+        preset, space = _presets(doc), spaces(doc)
+        posteriors = _posteriors(prediction.logits, prediction.tags)
         ents: List[Span] = []
         confidences: List[Tuple[int, int, str, float]] = []
         for first, behind, label in entities(prediction.tags):
@@ -199,6 +239,22 @@ def _presets(doc: Doc) -> Bools:
     iob = doc.to_array(["ENT_IOB"]).reshape(-1)
     preset: Bools = (iob == 1) | (iob == 3)
     return preset
+
+
+def _forget_across_lines(doc: Doc, tags: List[int]) -> bool:
+    """RETURNS (bool): Whether there are entities that reach across a line break: their tags are
+    missing now. White space at their ends is not looked at.
+    """
+    words = np.flatnonzero(~spaces(doc))
+    inside = is_inside(np.array(tags, dtype=np.int64))
+    goes_on = after_line_break(doc, words) & inside[words]
+    found = False
+    for number in np.flatnonzero(goes_on).tolist():
+        start, end = extent(inside, int(words[number]))
+        if words[number - 1] >= start:
+            tags[start:end] = [MISSING] * (end - start)
+            found = True
+    return found
 
 
 def _free_parts(preset: Bools, space: Bools, start: int, end: int) -> Iterator[Tuple[int, int]]:

@@ -21,11 +21,12 @@ from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..annotations import Floats, Prediction, exit_layers
+from ..annotations import Floats, Prediction, exit_layers, is_space
 from ..component import EarlyExitPipe
 from ..network.window import Bools, Ints
 from ..records import get_records, write_record
 from ..scoring import segmenter_score
+from ..sharing import made_in
 from ..spans import SpanGetter
 from ..tags import BMES, MISSING
 from .defaults import default_config
@@ -68,7 +69,7 @@ def make_early_exit_segmenter(
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitSegmenter":
     """Make the component. See ``EarlyExitSegmenter`` for the arguments."""
-    return EarlyExitSegmenter(
+    pipe = EarlyExitSegmenter(
         nlp.vocab,
         model,
         name,
@@ -89,6 +90,7 @@ def make_early_exit_segmenter(
         quantize=quantize,
         scorer=scorer,
     )
+    return made_in(nlp, pipe)
 
 
 class EarlyExitSegmenter(EarlyExitPipe):
@@ -180,7 +182,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         tags = []
         for i, token in enumerate(example.predicted):
             tag = MISSING
-            if len(words[i]) == 1 and not token.is_space:
+            if len(words[i]) == 1 and not is_space(token):
                 inside = characters[int(words[i][0])]
                 first, last = i == inside[0], i == inside[-1]
                 tag = (SINGLE if last else BEGIN) if first else END if last else MIDDLE
@@ -226,7 +228,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
 
     def answers(self, doc: Doc) -> List[bool]:
         """RETURNS (List[bool]): Of each character, whether a word begins with it."""
-        return [not i for token in doc if not token.is_space for i in range(len(token))]
+        return [not i for token in doc if not is_space(token) for i in range(len(token))]
 
     def describe(self, token: Token) -> Tuple[str, str]:
         """RETURNS (Tuple[str, str]): Its length, and nothing."""
@@ -250,7 +252,7 @@ def borders(doc: Doc) -> Bools:
     found = np.zeros(len(doc) + 1, dtype=np.bool_)
     found[0] = True
     for token in doc:
-        if token.is_space or len(token) > 1:
+        if is_space(token) or len(token) > 1:
             found[token.i : token.i + 2] = True
         if token.whitespace_:
             found[token.i + 1] = True

@@ -10,10 +10,11 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..annotations import Prediction, exit_layers
+from ..annotations import Prediction, exit_layers, is_space
 from ..component import EarlyExitPipe
 from ..records import write_record
 from ..scoring import tagger_score
+from ..sharing import made_in
 from ..spans import SpanGetter
 from ..tags import MISSING
 from .defaults import default_config
@@ -62,7 +63,7 @@ def make_early_exit_tagger(
     scorer: Optional[Callable[..., Any]],
 ) -> "EarlyExitTagger":
     """Make the component. See ``EarlyExitTagger`` for the arguments."""
-    return EarlyExitTagger(
+    pipe = EarlyExitTagger(
         nlp.vocab,
         model,
         name,
@@ -85,6 +86,7 @@ def make_early_exit_tagger(
         quantize=quantize,
         scorer=scorer,
     )
+    return made_in(nlp, pipe)
 
 
 class EarlyExitTagger(EarlyExitPipe):
@@ -138,7 +140,7 @@ class EarlyExitTagger(EarlyExitPipe):
 
     def labels_in(self, examples: Iterable[Example]) -> List[str]:
         """RETURNS (List[str]): The tags of the annotated words, in order."""
-        words = (token for eg in examples for token in eg.reference if not token.is_space)
+        words = (token for eg in examples for token in eg.reference if not is_space(token))
         return sorted({self._tag(token) for token in words} - {""})
 
     def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
@@ -151,7 +153,7 @@ class EarlyExitTagger(EarlyExitPipe):
         """
         label_ids = {label: number for number, label in enumerate(self.labels)}
         gold = example.get_aligned(self.attribute.upper(), as_string=True)
-        spaces = [token.is_space for token in example.predicted]
+        spaces = [is_space(token) for token in example.predicted]
         known = [None if space else label or None for label, space in zip(gold, spaces)]
         tags = [label_ids.get(label or "", MISSING) for label in known]
         return tags, {label for label in known if label is not None} - label_ids.keys()
@@ -163,16 +165,18 @@ class EarlyExitTagger(EarlyExitPipe):
         prediction (Prediction): What to write.
         """
         exits, attribute = prediction.exits, self.attribute.upper()
-        known = UPOS if self.attribute == "pos" else self.vocab.strings
-        ids = np.array([known[label] for label in self.labels], dtype=np.uint64)
-        before = doc.to_array([attribute, "IS_SPACE"])
+        strings = doc.vocab.strings  # another's than the component's, where it is sourced
+        number = UPOS.__getitem__ if self.attribute == "pos" else strings.add
+        ids = np.array([number(label) for label in self.labels], dtype=np.uint64)
+        before = doc.to_array([attribute]).reshape(-1)
         tags = np.zeros(len(doc), dtype=np.uint64)
-        if before[:, 1].any():
-            self.vocab.strings.add(SPACE[self.attribute])
-            tags[before[:, 1] > 0] = known[SPACE[self.attribute]]
         tags[exits.words] = ids[prediction.tags]
-        kept = (before[:, 0] > 0) & (not self.overwrite)
-        doc.from_array([attribute], np.where(kept, before[:, 0], tags).reshape(-1, 1))
+        unseen = np.setdiff1d(np.arange(len(doc)), exits.words)
+        spaces = [word for word in unseen.tolist() if is_space(doc[word])]
+        if spaces:
+            tags[spaces] = number(SPACE[self.attribute])
+        kept = (before > 0) & (not self.overwrite)
+        doc.from_array([attribute], np.where(kept, before, tags).reshape(-1, 1))
         layers = exit_layers(doc, exits).tolist() if self.store_exits else None
         write_record(doc, self.name, exits.spent, exits.full, layers, [])
 
