@@ -16,6 +16,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import Corpus, Example
 from wasabi import table
 
+from spacy_early_exit.records import get_records
 from spacy_early_exit.wordpieces import WordpieceTokenizer, windows_of
 
 NAME = "early_exit_tagger"
@@ -80,7 +81,7 @@ def show(pipeline: Path, data: Path, thresholds: list[float]) -> None:
         docs = list(nlp.pipe(docs, component_cfg={NAME: {"threshold": threshold}}))
         right = [correct(eg, doc) for eg, doc in zip(examples, docs)]
         every = [ok for of in right for ok in of.values()]
-        records = [doc._.early_exit[NAME] for doc in docs]
+        records = [get_records(doc)[NAME] for doc in docs]
         saving = sum(r.full for r in records) / sum(r.spent for r in records)
         row = [threshold, f"{saving:.2f}", f"{100 * sum(every) / len(every):.2f}"]
         for half in (0, 1):
