@@ -35,7 +35,8 @@ class Controller:
         self._position = speedup
         self._has_given_all = False
         self._has_reported = False
-        self._chunk: List[int] = [0, 0, 0]  # words, spent, full
+        self._tried = self._tried_at_move = 0  # words, those of docs that failed among them
+        self._chunk = (0, 0)  # spent and full since the last update
         self._cost = self._foretold = 0.0  # of the recent past
 
     @property
@@ -64,25 +65,25 @@ class Controller:
         )
 
     def chunks(self, docs: Iterable[Tuple[int, Item]]) -> Iterator[List[Item]]:
-        """Cut a batch where the threshold may change. After each part, ``account`` for it.
+        """Cut a batch where the threshold may change. ``account`` for the docs of a part before
+        the next one is taken.
 
         docs (Iterable[Tuple[int, Item]]): Words of each doc, and the doc.
         YIELDS (List[Item]): Docs that share a threshold.
         """
         part: List[Item] = []
-        words = self._chunk[0]
-        at = self.words - words  # words before the running part
         for length, doc in docs:
             part.append(doc)
-            words += length
-            if words >= self._every(at + words):
+            self._tried += length
+            if self._tried - self._tried_at_move >= self._every():
                 yield part
-                part, at, words = [], at + words, 0
+                part = []
+                self._move()
         if part:
             yield part
 
     def account(self, words: int, spent: int, full: int) -> None:
-        """Say what a part has cost.
+        """Say what a doc has cost. One that failed is left out: what it cost is not known.
 
         words (int): Its words.
         spent (int): Its cost, in MACs.
@@ -91,16 +92,14 @@ class Controller:
         self.words += words
         self.spent += spent
         self.full += full
-        self._chunk = [a + b for a, b in zip(self._chunk, (words, spent, full))]
-        if self._chunk[0] >= self._every(self.words):
-            self._move()
-            self._chunk = [0, 0, 0]
+        self._chunk = (self._chunk[0] + spent, self._chunk[1] + full)
 
-    def _every(self, words: int) -> int:
-        return EVERY_AT_START if words <= START else EVERY
+    def _every(self) -> int:
+        return EVERY_AT_START if self._tried <= START else EVERY
 
     def _move(self) -> None:
-        _, spent, full = self._chunk
+        spent, full = self._chunk
+        self._tried_at_move, self._chunk = self._tried, (0, 0)
         if not full:
             return
         most = self._calibration.most

@@ -154,28 +154,88 @@ def test_every_call_starts_anew_and_adaptive_may_be_set_for_one(nlp):
         ner.speedup, ner.adaptive = None, False
 
 
-def test_a_doc_that_fails_changes_nothing_for_others(nlp, monkeypatch):
-    ner = nlp.get_pipe(NAME)
-    real = type(ner)._predict
+BAD = (0, 31, 32, 33, 90, 141, 200, 299)
 
-    def fail_on(self, docs, settings):
-        if any(doc.text == "bad" for doc in docs):
+
+def run_with_bad_docs(nlp, monkeypatch, batch_size):
+    """Some docs fail before they are tagged, or while they are annotated; two have no words.
+
+    RETURNS (List[Tuple]): Threshold, number and answers of every doc that was answered.
+    """
+    ner, given, thresholds = nlp.get_pipe(NAME), [], {}
+    predict, annotate = type(ner)._predict, type(ner).annotate
+
+    def fails_before(self, docs, settings):
+        thresholds.update({doc.user_data["number"]: settings.threshold for doc in docs})
+        if any(doc.user_data["number"] in BAD[::2] for doc in docs):
             raise RuntimeError("bad")
-        return real(self, docs, settings)
+        return predict(self, docs, settings)
 
+    def fails_after(self, doc, prediction):
+        if doc.user_data["number"] in BAD[1::2]:
+            raise RuntimeError("bad")
+        annotate(self, doc, prediction)
+
+    monkeypatch.setattr(type(ner), "_predict", fails_before)
+    monkeypatch.setattr(type(ner), "annotate", fails_after)
     texts = stream()
-    monkeypatch.setattr(type(ner), "_predict", fail_on)
-    failed = []
-    ner.set_error_handler(lambda name, proc, docs, e: failed.extend(doc.text for doc in docs))
+    texts[40], texts[250] = "", " \n"
+    docs = [nlp.make_doc(text) for text in texts]
+    for number, doc in enumerate(docs):
+        doc.user_data["number"] = number
+    for doc in nlp.pipe(docs, batch_size=batch_size, component_cfg=adaptive(1.5)):
+        number = doc.user_data["number"]
+        given.append((number, thresholds[number], answers(doc)))
+    return given
+
+
+def test_docs_that_fail_change_nothing_for_others_whatever_the_size_of_batches(nlp, monkeypatch):
+    ner, failed, runs = nlp.get_pipe(NAME), [], []
+    ner.store_exits = True
+    ner.set_error_handler(lambda name, proc, docs, e: failed.append(docs[0].user_data["number"]))
     try:
-        for size in (7, 1000):
-            docs = nlp.pipe(
-                [*texts[:50], "bad", *texts[50:]], batch_size=size, component_cfg=adaptive(1.5)
-            )
-            assert [doc.text for doc in docs] == texts
+        for size in (1, 7, 20, 300):
+            with monkeypatch.context() as patch:
+                runs.append(run_with_bad_docs(nlp, patch, size))
+            assert failed == list(BAD)
+            failed.clear()
     finally:
         ner.set_error_handler(raise_error)
-    assert failed == ["bad", "bad"]
+        ner.store_exits = False
+    assert [number for number, *_ in runs[0]] == [n for n in range(300) if n not in BAD]
+    assert len({threshold for _, threshold, _ in runs[0]}) > 6
+    for other in runs[1:]:
+        assert other == runs[0]
+
+
+def test_what_fails_is_a_step_to_the_next_update_and_no_saving():
+    controller = Controller(Calibration(CURVE, {}, 10), 2.0)
+    start = controller.threshold
+    parts = []
+    for part in controller.chunks([(EVERY_AT_START // 2, number) for number in range(4)]):
+        parts.append((part, controller.threshold))
+        if 1 in part:  # 0 fails
+            controller.account(EVERY_AT_START // 2, 800, 1000)
+    assert [part for part, _ in parts] == [[0, 1], [2, 3]]
+    assert parts[0][1] == start < parts[1][1]
+    after_one = controller.threshold
+    assert parts[1][1] == after_one, "where all fail, there is nothing to learn"
+    assert (controller.words, controller.saving) == (EVERY_AT_START // 2, 1.25)
+
+
+def test_what_a_stream_that_is_closed_early_has_given_is_counted(nlp, monkeypatch):
+    made = []
+    ner = nlp.get_pipe(NAME)
+    real = type(ner)._controller
+    monkeypatch.setattr(
+        type(ner), "_controller", lambda self, knob: made.append(real(self, knob)) or made[-1]
+    )
+    docs = nlp.pipe(stream(), batch_size=300, component_cfg=adaptive(1.5))
+    given = [next(docs) for _ in range(5)]
+    docs.close()
+    (controller,) = made
+    assert controller.words == sum(map(len, given))
+    assert controller.saving == saving(given)
 
 
 def test_processes_keep_their_own_between_batches(nlp):
