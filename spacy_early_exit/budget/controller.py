@@ -6,9 +6,11 @@ from typing import Iterable, Iterator, List, Optional, Tuple, TypeVar
 from .curve import Calibration
 
 START = 2000  # words within which it shall have found its way
-EVERY_AT_START, EVERY = 200, 1000  # words between updates: large parts are computed faster
-HORIZON = 1000  # words over which a debt is paid back
-MEMORY = 0.8  # weight of the past at each update
+# Words of a part, after which the threshold moves. A share of the stream so far: then what a part
+# misses is a small share of the whole, however long that is. Large ones are computed faster.
+LEAST, SHARE, MOST = 150, 1 / 32, 1000
+HORIZON = 4  # parts over which a debt is paid back
+MEMORY = 0.7  # weight of the past at each update
 TOLERANCE = 0.05
 
 Item = TypeVar("Item")
@@ -18,10 +20,11 @@ class Controller:
     """Keeps the saving over a stream at what was asked for.
 
     Texts unlike those that were calibrated on are less certain, or more so: at the threshold of
-    "3X" they save 2X. After every 1000 words (at the start, every 200), in the order of the
-    stream, this compares what they cost with what the curve said, and moves along it: such that
-    the next words cost what the asked saving allows, less what the words before them have
-    overdrawn. It does not depend on the size of batches.
+    "3X" they save 2X. In the order of the stream, after every 150 words at the start and every
+    1000 in the end, this compares what they cost with what the curve said, and moves along it:
+    such that the next words cost what the asked saving allows, less what the words before them
+    have overdrawn. It does not depend on the size of batches: docs that fail count as words on
+    the way to the next update, and as nothing that was spent or could have been.
 
     calibration (Calibration): The curve. It is never left.
     speedup (float): The saving to hold, above 1.
@@ -94,8 +97,9 @@ class Controller:
         self.full += full
         self._chunk = (self._chunk[0] + spent, self._chunk[1] + full)
 
-    def _every(self) -> int:
-        return EVERY_AT_START if self._tried <= START else EVERY
+    def _every(self) -> float:
+        """RETURNS (float): Words from the last update to the next."""
+        return min(max(LEAST, SHARE * self._tried), MOST)
 
     def _move(self) -> None:
         spent, full = self._chunk
@@ -108,7 +112,8 @@ class Controller:
         self._foretold = MEMORY * self._foretold + full / self._position
         dearer = self._cost / self._foretold  # than the curve says
         allowed = 1 / self.speedup
-        overdrawn = (self.spent - allowed * self.full) / (self.full / self.words * HORIZON)
+        ahead = self.full / self.words * self._every() * HORIZON
+        overdrawn = (self.spent - allowed * self.full) / ahead
         wanted = max(allowed - overdrawn, 0.0) / dearer
         self._position = most if wanted * most <= 1 else max(1.0, 1 / wanted)
 
