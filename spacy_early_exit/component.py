@@ -509,14 +509,10 @@ class EarlyExitPipe(TrainablePipe):
             criterion = self.criterion if threshold else None
             at = replace(settings, threshold=threshold, criterion=criterion)
             lengths = {id(doc): len(doc) for doc in part}  # before any are merged
-            words = spent = full = 0
             for doc in self._annotate(part, at):
                 record = get_records(doc)[self.name]
-                words += lengths[id(doc)]
-                spent += record.spent
-                full += record.full
+                controller.account(lengths[id(doc)], record.spent, record.full)
                 yield doc
-            controller.account(words, spent, full)
 
     def _annotate(self, docs: List[Doc], settings: "RunSettings") -> Iterator[Doc]:
         """If a batch fails, its docs are tried one by one: only bad ones meet the handler.

@@ -6,9 +6,11 @@ from typing import Iterable, Iterator, List, Optional, Tuple, TypeVar
 from .curve import Calibration
 
 START = 2000  # words within which it shall have found its way
-EVERY_AT_START, EVERY = 200, 1000  # words between updates: large parts are computed faster
-HORIZON = 1000  # words over which a debt is paid back
-MEMORY = 0.8  # weight of the past at each update
+# Words of a part, after which the threshold moves. A share of the stream so far: then what a part
+# misses is a small share of the whole, however long that is. Large ones are computed faster.
+LEAST, SHARE, MOST = 150, 1 / 32, 1000
+HORIZON = 4  # parts over which a debt is paid back
+MEMORY = 0.7  # weight of the past at each update
 TOLERANCE = 0.05
 
 Item = TypeVar("Item")
@@ -18,10 +20,11 @@ class Controller:
     """Keeps the saving over a stream at what was asked for.
 
     Texts unlike those that were calibrated on are less certain, or more so: at the threshold of
-    "3X" they save 2X. After every 1000 words (at the start, every 200), in the order of the
-    stream, this compares what they cost with what the curve said, and moves along it: such that
-    the next words cost what the asked saving allows, less what the words before them have
-    overdrawn. It does not depend on the size of batches.
+    "3X" they save 2X. In the order of the stream, after every 150 words at the start and every
+    1000 in the end, this compares what they cost with what the curve said, and moves along it:
+    such that the next words cost what the asked saving allows, less what the words before them
+    have overdrawn. It does not depend on the size of batches: docs that fail count as words on
+    the way to the next update, and as nothing that was spent or could have been.
 
     calibration (Calibration): The curve. It is never left.
     speedup (float): The saving to hold, above 1.
@@ -35,7 +38,8 @@ class Controller:
         self._position = speedup
         self._has_given_all = False
         self._has_reported = False
-        self._chunk: List[int] = [0, 0, 0]  # words, spent, full
+        self._tried = self._tried_at_move = 0  # words, those of docs that failed among them
+        self._chunk = (0, 0)  # spent and full since the last update
         self._cost = self._foretold = 0.0  # of the recent past
 
     @property
@@ -64,25 +68,25 @@ class Controller:
         )
 
     def chunks(self, docs: Iterable[Tuple[int, Item]]) -> Iterator[List[Item]]:
-        """Cut a batch where the threshold may change. After each part, ``account`` for it.
+        """Cut a batch where the threshold may change. ``account`` for the docs of a part before
+        the next one is taken.
 
         docs (Iterable[Tuple[int, Item]]): Words of each doc, and the doc.
         YIELDS (List[Item]): Docs that share a threshold.
         """
         part: List[Item] = []
-        words = self._chunk[0]
-        at = self.words - words  # words before the running part
         for length, doc in docs:
             part.append(doc)
-            words += length
-            if words >= self._every(at + words):
+            self._tried += length
+            if self._tried - self._tried_at_move >= self._every():
                 yield part
-                part, at, words = [], at + words, 0
+                part = []
+                self._move()
         if part:
             yield part
 
     def account(self, words: int, spent: int, full: int) -> None:
-        """Say what a part has cost.
+        """Say what a doc has cost. One that failed is left out: what it cost is not known.
 
         words (int): Its words.
         spent (int): Its cost, in MACs.
@@ -91,16 +95,15 @@ class Controller:
         self.words += words
         self.spent += spent
         self.full += full
-        self._chunk = [a + b for a, b in zip(self._chunk, (words, spent, full))]
-        if self._chunk[0] >= self._every(self.words):
-            self._move()
-            self._chunk = [0, 0, 0]
+        self._chunk = (self._chunk[0] + spent, self._chunk[1] + full)
 
-    def _every(self, words: int) -> int:
-        return EVERY_AT_START if words <= START else EVERY
+    def _every(self) -> float:
+        """RETURNS (float): Words from the last update to the next."""
+        return min(max(LEAST, SHARE * self._tried), MOST)
 
     def _move(self) -> None:
-        _, spent, full = self._chunk
+        spent, full = self._chunk
+        self._tried_at_move, self._chunk = self._tried, (0, 0)
         if not full:
             return
         most = self._calibration.most
@@ -109,7 +112,8 @@ class Controller:
         self._foretold = MEMORY * self._foretold + full / self._position
         dearer = self._cost / self._foretold  # than the curve says
         allowed = 1 / self.speedup
-        overdrawn = (self.spent - allowed * self.full) / (self.full / self.words * HORIZON)
+        ahead = self.full / self.words * self._every() * HORIZON
+        overdrawn = (self.spent - allowed * self.full) / ahead
         wanted = max(allowed - overdrawn, 0.0) / dearer
         self._position = most if wanted * most <= 1 else max(1.0, 1 / wanted)
 

@@ -4,12 +4,13 @@ import copy
 import random
 import warnings
 
+import numpy as np
 import pytest
 import spacy
 from spacy.util import Config, load_model_from_config, raise_error
 
 import spacy_early_exit
-from spacy_early_exit.budget.controller import EVERY_AT_START, Controller
+from spacy_early_exit.budget.controller import LEAST, Controller
 from spacy_early_exit.budget.curve import Calibration, Point
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.evaluate import evaluate
@@ -72,6 +73,73 @@ def test_it_follows_when_texts_change_on_the_way():
     assert controller.saving == pytest.approx(2.0, rel=0.03)
 
 
+# As of a trained pipeline: at the end of the dial all leave the first of six layers.
+TO_THE_END = ((0, 1), (0.004, 1.5), (0.02, 2), (0.07, 3), (0.29, 4), (0.5, 5), (1, 6))
+
+
+def made_up_docs(words, dearness, seed):
+    """RETURNS (List[Tuple]): Length and dearness of docs, which differ as much as real ones do."""
+    rng, docs = random.Random(seed), []
+    while sum(length for length, _ in docs) < words:
+        docs.append((rng.randint(5, 40), dearness * rng.lognormvariate(0, 0.35)))
+    return docs
+
+
+def missed_after_the_start(docs, speedup):
+    """RETURNS (float): By how much the saving over the words after the first 2,000 misses."""
+    curve = tuple(Point(float(threshold), float(saving)) for threshold, saving in TO_THE_END)
+    controller = Controller(Calibration(curve, {}, 10), speedup)
+    before = None
+    for part in controller.chunks((doc[0], doc) for doc in docs):
+        threshold = controller.threshold
+        cost = 1 / np.interp(threshold, *zip(*TO_THE_END))
+        for length, dearness in part:
+            full = length * 1000
+            share = min(1.0, cost * dearness ** (1 - threshold))
+            controller.account(length, round(full * share), full)
+        if before is None and controller.words >= 2000:
+            before = controller.spent, controller.full
+    spent, full = controller.spent - before[0], controller.full - before[1]
+    return full / spent / speedup - 1
+
+
+ORDERS = {
+    "shuffled": lambda doc: 0,
+    "shortest first": lambda doc: doc[0],
+    "longest first": lambda doc: -doc[0],
+    "cheapest first": lambda doc: doc[1],
+    "dearest first": lambda doc: -doc[1],
+}
+
+
+@pytest.mark.parametrize("speedup", [2.0, 3.0])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_saving_is_held_in_any_order_over_streams_of_any_length(order, speedup):
+    for words in (7_000, 15_000, 60_000):
+        for seed in range(3):
+            docs = sorted(made_up_docs(words, 1.2, seed), key=ORDERS[order])
+            assert abs(missed_after_the_start(docs, speedup)) < 0.03
+
+
+@pytest.mark.parametrize("speedup", [2.0, 3.0])
+@pytest.mark.parametrize("dearness", [(0.8, 1.3), (1.3, 0.8)])
+def test_a_saving_is_held_where_other_texts_follow(dearness, speedup):
+    for words in (7_000, 15_000, 60_000):
+        one, other = (made_up_docs(words, dear, seed) for seed, dear in enumerate(dearness))
+        assert abs(missed_after_the_start(one + other, speedup)) < 0.03
+
+
+def test_a_threshold_hardly_moves_where_texts_are_all_alike():
+    controller, seen = Controller(Calibration(CURVE, {}, 10), 2.0), []
+    for part in controller.chunks((doc[0], doc) for doc in made_up_docs(20_000, 1.2, 0)):
+        seen.append(controller.saving if controller.words > 4000 else 2.0)
+        cost = 1.2 * curve_cost(controller.threshold)
+        for length, _ in part:
+            controller.account(length, round(length * 1000 * cost), length * 1000)
+    assert seen[-1] == pytest.approx(2.0, rel=0.002)
+    assert max(abs(saving / 2 - 1) for saving in seen) < 0.01
+
+
 def test_it_never_leaves_the_curve_and_says_when_that_is_not_enough():
     seen = []
     controller, _ = run(3.0, lambda t: seen.append(t) or min(1.0, 2 * curve_cost(t)))
@@ -112,7 +180,7 @@ def test_the_size_of_batches_changes_nothing(nlp):
     for size in (1, 7, 1000):
         docs = list(nlp.pipe(stream(), batch_size=size, component_cfg=adaptive(1.5)))
         found.append([answers(doc) for doc in docs])
-        assert sum(map(len, docs)) > 6 * EVERY_AT_START
+        assert sum(map(len, docs)) > 6 * LEAST
         assert saving(docs) == pytest.approx(1.5, rel=0.05)
     assert found[0] == found[1] == found[2]
 
@@ -154,28 +222,88 @@ def test_every_call_starts_anew_and_adaptive_may_be_set_for_one(nlp):
         ner.speedup, ner.adaptive = None, False
 
 
-def test_a_doc_that_fails_changes_nothing_for_others(nlp, monkeypatch):
-    ner = nlp.get_pipe(NAME)
-    real = type(ner)._predict
+BAD = (0, 31, 32, 33, 90, 141, 200, 299)
 
-    def fail_on(self, docs, settings):
-        if any(doc.text == "bad" for doc in docs):
+
+def run_with_bad_docs(nlp, monkeypatch, batch_size):
+    """Some docs fail before they are tagged, or while they are annotated; two have no words.
+
+    RETURNS (List[Tuple]): Threshold, number and answers of every doc that was answered.
+    """
+    ner, given, thresholds = nlp.get_pipe(NAME), [], {}
+    predict, annotate = type(ner)._predict, type(ner).annotate
+
+    def fails_before(self, docs, settings):
+        thresholds.update({doc.user_data["number"]: settings.threshold for doc in docs})
+        if any(doc.user_data["number"] in BAD[::2] for doc in docs):
             raise RuntimeError("bad")
-        return real(self, docs, settings)
+        return predict(self, docs, settings)
 
+    def fails_after(self, doc, prediction):
+        if doc.user_data["number"] in BAD[1::2]:
+            raise RuntimeError("bad")
+        annotate(self, doc, prediction)
+
+    monkeypatch.setattr(type(ner), "_predict", fails_before)
+    monkeypatch.setattr(type(ner), "annotate", fails_after)
     texts = stream()
-    monkeypatch.setattr(type(ner), "_predict", fail_on)
-    failed = []
-    ner.set_error_handler(lambda name, proc, docs, e: failed.extend(doc.text for doc in docs))
+    texts[40], texts[250] = "", " \n"
+    docs = [nlp.make_doc(text) for text in texts]
+    for number, doc in enumerate(docs):
+        doc.user_data["number"] = number
+    for doc in nlp.pipe(docs, batch_size=batch_size, component_cfg=adaptive(1.5)):
+        number = doc.user_data["number"]
+        given.append((number, thresholds[number], answers(doc)))
+    return given
+
+
+def test_docs_that_fail_change_nothing_for_others_whatever_the_size_of_batches(nlp, monkeypatch):
+    ner, failed, runs = nlp.get_pipe(NAME), [], []
+    ner.store_exits = True
+    ner.set_error_handler(lambda name, proc, docs, e: failed.append(docs[0].user_data["number"]))
     try:
-        for size in (7, 1000):
-            docs = nlp.pipe(
-                [*texts[:50], "bad", *texts[50:]], batch_size=size, component_cfg=adaptive(1.5)
-            )
-            assert [doc.text for doc in docs] == texts
+        for size in (1, 7, 20, 300):
+            with monkeypatch.context() as patch:
+                runs.append(run_with_bad_docs(nlp, patch, size))
+            assert failed == list(BAD)
+            failed.clear()
     finally:
         ner.set_error_handler(raise_error)
-    assert failed == ["bad", "bad"]
+        ner.store_exits = False
+    assert [number for number, *_ in runs[0]] == [n for n in range(300) if n not in BAD]
+    assert len({threshold for _, threshold, _ in runs[0]}) > 6
+    for other in runs[1:]:
+        assert other == runs[0]
+
+
+def test_what_fails_is_a_step_to_the_next_update_and_no_saving():
+    controller = Controller(Calibration(CURVE, {}, 10), 2.0)
+    start = controller.threshold
+    parts = []
+    for part in controller.chunks([(LEAST // 2, number) for number in range(4)]):
+        parts.append((part, controller.threshold))
+        if 1 in part:  # 0 fails
+            controller.account(LEAST // 2, 800, 1000)
+    assert [part for part, _ in parts] == [[0, 1], [2, 3]]
+    assert parts[0][1] == start < parts[1][1]
+    after_one = controller.threshold
+    assert parts[1][1] == after_one, "where all fail, there is nothing to learn"
+    assert (controller.words, controller.saving) == (LEAST // 2, 1.25)
+
+
+def test_what_a_stream_that_is_closed_early_has_given_is_counted(nlp, monkeypatch):
+    made = []
+    ner = nlp.get_pipe(NAME)
+    real = type(ner)._controller
+    monkeypatch.setattr(
+        type(ner), "_controller", lambda self, knob: made.append(real(self, knob)) or made[-1]
+    )
+    docs = nlp.pipe(stream(), batch_size=300, component_cfg=adaptive(1.5))
+    given = [next(docs) for _ in range(5)]
+    docs.close()
+    (controller,) = made
+    assert controller.words == sum(map(len, given))
+    assert controller.saving == saving(given)
 
 
 def test_processes_keep_their_own_between_batches(nlp):
