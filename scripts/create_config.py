@@ -1,7 +1,6 @@
 """Fill in a training config for a corpus: its number of steps, and what follows from it."""
 
 import argparse
-import math
 from pathlib import Path
 
 import spacy
@@ -9,6 +8,8 @@ from spacy.cli.init_config import fill_config
 from spacy.tokens import DocBin
 from spacy.util import load_config
 from thinc.api import Config
+
+from spacy_early_exit.recipe import count_words, set_steps
 
 NER = "early_exit_ner"
 TASKS = ("ner", "tagger", "segmenter")
@@ -34,23 +35,14 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.template, interpolate=False)
     docs = DocBin().from_disk(args.train).get_docs(spacy.blank(args.lang).vocab)
-    if args.task == "segmenter":  # it tags characters
-        words = sum(len("".join(doc.text.split())) for doc in docs)
-    else:
-        words = sum(len(doc) for doc in docs)
+    words = count_words(docs, f"early_exit_{args.task}")
     if args.task == "tagger":
         adapt(config, "early_exit_tagger", SCORES[args.attribute])
         config["components"]["early_exit_tagger"]["attribute"] = args.attribute
     elif args.task == "segmenter":
         adapt(config, "early_exit_segmenter", SCORES["segmenter"])
-    steps_an_epoch = math.ceil(words / config["training"]["batcher"]["size"])
-    steps = args.epochs * steps_an_epoch
+    steps_an_epoch = set_steps(config, words, args.epochs, args.evaluate_every)
     config["nlp"]["lang"] = args.lang
-    config["training"]["max_steps"] = steps
-    config["training"]["eval_frequency"] = max(1, int(args.evaluate_every * steps_an_epoch))
-    schedule = config["training"]["optimizer"]["learn_rate"]
-    schedule["warmup_steps"] = max(1, steps // 10)
-    schedule["total_steps"] = steps
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)
     fill_config(args.output, args.output, silent=True)

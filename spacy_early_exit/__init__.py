@@ -1,5 +1,6 @@
 """Transformer tagging for spaCy that stops computing, word by word, as soon as it is sure."""
 
+from . import registering
 from .component import EarlyExitPipe, configure
 from .tasks.ner import EarlyExitNER
 from .tasks.segmenter import EarlyExitSegmenter
@@ -7,3 +8,5 @@ from .tasks.tagger import EarlyExitTagger
 
 __all__ = ["EarlyExitNER", "EarlyExitPipe", "EarlyExitSegmenter", "EarlyExitTagger", "configure"]
 __version__ = "0.1.0.dev0"
+
+registering.register()

@@ -27,9 +27,9 @@ from .component import EarlyExitPipe, configure
 from .encoders import HFEncoder
 from .measure.calibrate import calibrate
 from .network.tagger import Tagger
+from .recipe import BATCH_WORDS, score_weights
 from .tasks.tagger import Attribute
 
-BATCH_WORDS = 600
 LEAST_TEXTS = 20
 TUNE_SHARE, MOST_TUNE = 0.1, 2000
 HELD_SPEEDUP = 2.5  # at which checkpoints of the second stage are compared
@@ -227,10 +227,7 @@ def blank_pipeline(adoption: Adoption, head: TokenClassifier) -> Tuple[Language,
     pipe = nlp.add_pipe(f"early_exit_{head.task}", config=config)
     for name in head.labels:
         pipe.add_label(name)
-    weights = nlp.get_pipe_meta(pipe.name).default_score_weights
-    # Others with a weight are of what the component does not set: they would count as 0.
-    others = {name: None if weight else weight for name, weight in weights.items()}
-    nlp.config["training"]["score_weights"] = {**others, pipe.main_score: 1.0}
+    nlp.config["training"]["score_weights"] = score_weights(nlp, pipe)
     return nlp, pipe
 
 

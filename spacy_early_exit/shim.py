@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .network.criterion import Criterion
 
 _BUILDING = Lock()
+MOST_LEARN_RATE = 5e-4  # that an encoder stands: spaCy's own default is twice that
 
 
 class TaggerShim(Shim):
@@ -71,6 +73,7 @@ class TaggerShim(Shim):
         self._fingerprint: Optional[str] = None
         self._faster: Dict[Precision, Trained] = {}
         self._checked = False
+        self._warned = False
 
     @property
     def is_trained(self) -> bool:
@@ -224,6 +227,8 @@ class TaggerShim(Shim):
             if parameter.grad is None:
                 continue
             is_small = not name.startswith("encoder.")
+            if not is_small:
+                self._check_rate(optimizer.learn_rate)
             value, _ = optimizer(
                 self._key(name, parameter),
                 cast(FloatsXd, torch2xp(parameter.data)),
@@ -233,6 +238,18 @@ class TaggerShim(Shim):
             parameter.data = xp2torch(value, device=parameter.device)
             parameter.grad = None
         self.weights_changed()
+
+    def _check_rate(self, rate: float) -> None:
+        if rate <= MOST_LEARN_RATE or self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"The encoder is trained with a learning rate of {rate:g}. Above {MOST_LEARN_RATE:g} "
+            f"transformers forget what they know, and scores jump up and down. Set "
+            f"optimizer.learn_rate to 2e-4 for a small encoder, 2e-5 to 5e-5 for one of base size; "
+            f"or have a config written that suits it: python -m spacy early-exit init-config.",
+            stacklevel=2,
+        )
 
     @contextlib.contextmanager
     def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:

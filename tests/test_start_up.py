@@ -63,6 +63,25 @@ nlp.from_bytes(nlp.to_bytes()).to_disk({str(tmp_path / "again")!r})
     assert run(script, "-W", "error").split() == [str(len(TEXTS))] * 2
 
 
+@pytest.mark.parametrize("hidden", ["", hiding("spacy_early_exit")])
+def test_what_is_registered_is_not_imported(hidden):
+    script = (
+        "import spacy, sys, spacy_early_exit;"
+        "print(*(name for name in sys.modules if name.startswith('spacy_early_exit.')))"
+    )
+    loaded = {name.split(".")[1] for name in run(hidden + script).split()}
+    slow = {
+        "callbacks",
+        "criteria",
+        "decoders",
+        "encoders",
+        "model",
+        "pipeline_encoder",
+        "training",
+    }
+    assert "component" in loaded and not loaded & slow
+
+
 @pytest.mark.slow
 def test_blank_costs_little_more():
     # Alternating, since the machine may have other work: the median of the differences.

@@ -5,6 +5,7 @@ from .app import early_exit
 from .benchmark import benchmark_cli
 from .calibrate import calibrate_cli
 from .evaluate import evaluate_cli
+from .init_config import init_config_cli
 from .report import report_cli
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "calibrate_cli",
     "early_exit",
     "evaluate_cli",
+    "init_config_cli",
     "report_cli",
 ]

@@ -1,0 +1,157 @@
+"""A training config that suits transformers: how ``init-config`` writes it.
+
+The same as configs/joint.cfg, where each setting has a comment, except that no second stage is to
+follow: so the early heads teach the encoder, too.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, Iterable, Optional
+
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.util import load_model_from_config
+from thinc.api import Config
+
+from .component import EarlyExitPipe
+from .network.families import read_spec
+from .tasks.ner import DEFAULT_CONFIG
+
+DEFAULT_ENCODER: str = DEFAULT_CONFIG["model"]["encoder"]["name"]
+# Of encoders narrower than this, and of others. Measured: MiniLM, of width 384.
+SMALL, RATE_SMALL, RATE = 512, 2e-4, 5e-5
+BATCH_WORDS = 600
+STEPS = 1000  # for want of a corpus to count
+
+RECIPE = f"""
+[paths]
+train = null
+dev = null
+
+[system]
+seed = 0
+gpu_allocator = "pytorch"
+
+[nlp]
+batch_size = 1000
+
+[training]
+seed = ${{system.seed}}
+gpu_allocator = ${{system.gpu_allocator}}
+dropout = 0.1
+accumulate_gradient = 1
+patience = 0
+max_epochs = 0
+max_steps = {STEPS}
+eval_frequency = {STEPS // 10}
+
+[training.batcher]
+@batchers = "spacy.batch_by_words.v1"
+size = {BATCH_WORDS}
+tolerance = 0.2
+discard_oversize = false
+
+[training.logger]
+@loggers = "spacy.ConsoleLogger.v3"
+progress_bar = null
+console_output = true
+output_file = null
+
+[training.optimizer]
+@optimizers = "Adam.v1"
+beta1 = 0.9
+beta2 = 0.999
+L2_is_weight_decay = true
+L2 = 0.01
+grad_clip = 1.0
+eps = 1e-8
+use_averages = false
+
+[training.optimizer.learn_rate]
+@schedules = "warmup_linear.v1"
+warmup_steps = {STEPS // 10}
+total_steps = ${{training.max_steps}}
+
+[initialize]
+vectors = null
+"""
+
+
+def training_config(lang: str, kind: str, encoder: str, learn_rate: float) -> Config:
+    """Make a config for ``spacy train``, with all settings.
+
+    lang (str): The language, for spaCy's tokenizer.
+    kind (str): The component, by its factory.
+    encoder (str): Hub id or folder of the pre-trained encoder.
+    learn_rate (float): The largest, of the encoder.
+    RETURNS (Config): The config.
+    """
+    config = Config().from_str(RECIPE, interpolate=False)
+    config["paths"]["encoder"] = encoder
+    config["nlp"].update(lang=lang, pipeline=[kind])
+    from_paths = {"@misc": "spacy-early-exit.HFEncoder.v1", "name": "${paths.encoder}"}
+    config["components"] = {kind: {"factory": kind, "model": {"encoder": from_paths}}}
+    config["training"]["optimizer"]["learn_rate"]["initial_rate"] = learn_rate
+    nlp = load_model_from_config(config, auto_fill=True)
+    filled: Config = nlp.config
+    filled["training"]["score_weights"] = score_weights(nlp, nlp.get_pipe(kind))
+    return filled
+
+
+def score_weights(nlp: Language, pipe: EarlyExitPipe) -> Dict[str, Optional[float]]:
+    """RETURNS (Dict[str, Optional[float]]): What chooses checkpoints: a component's main score
+    alone. Others with a weight are of what it does not set: they would count as 0.
+
+    nlp (Language): The pipeline.
+    pipe (EarlyExitPipe): The component.
+    """
+    weights = nlp.get_pipe_meta(pipe.name).default_score_weights
+    others = {name: None if weight else weight for name, weight in weights.items()}
+    return {**others, pipe.main_score: 1.0}
+
+
+def count_words(docs: Iterable[Doc], kind: str) -> int:
+    """RETURNS (int): Words of a corpus; characters where these are what is tagged.
+
+    docs (Iterable[Doc]): The corpus.
+    kind (str): The component, by its factory.
+    """
+    if kind == "early_exit_segmenter":
+        return sum(len("".join(doc.text.split())) for doc in docs)
+    return sum(len(doc) for doc in docs)
+
+
+def set_steps(config: Config, words: int, epochs: int, evaluate_every: float = 0.5) -> int:
+    """Fit the steps of a config to a corpus: all of them, those of warming up, a tenth, and those
+    between evaluations.
+
+    config (Config): The config, changed in place.
+    words (int): Words of the corpus.
+    epochs (int): How often it is to be seen.
+    evaluate_every (float): In epochs.
+    RETURNS (int): Steps to an epoch.
+    """
+    training: Dict[str, Any] = config["training"]
+    to_an_epoch: int = math.ceil(words / training["batcher"]["size"])
+    steps = epochs * to_an_epoch
+    training["max_steps"] = steps
+    training["eval_frequency"] = max(1, int(evaluate_every * to_an_epoch))
+    training["optimizer"]["learn_rate"].update(warmup_steps=max(1, steps // 10), total_steps=steps)
+    return to_an_epoch
+
+
+def learn_rate_for(encoder: str) -> float:
+    """RETURNS (float): The learning rate for an encoder: that of one of base size where its size
+    can't be seen.
+
+    encoder (str): Hub id or folder.
+    RAISES (ValueError): If its config.json can't be read, or is of no supported family.
+    """
+    described = Path(encoder).expanduser() / "config.json"
+    if encoder == DEFAULT_ENCODER:
+        return RATE_SMALL
+    if not described.is_file():
+        return RATE
+    spec = read_spec(json.loads(described.read_text(encoding="utf8")))
+    return RATE_SMALL if spec.hidden_size < SMALL else RATE

@@ -1,0 +1,87 @@
+"""What spaCy's registries are told when the package is imported: what its entry points name.
+
+Entry points are metadata of an installed package. Where there are none, as in applications frozen
+by PyInstaller, importing the package has to do. Functions are imported when they are first asked
+for: most of them need torch.
+"""
+
+import importlib
+from typing import Any, Callable, Dict
+
+import catalogue
+from spacy import registry
+
+PREFIX = "spacy-early-exit."
+# By registry and name, where each is: as in setup.cfg, which names the same.
+PLACES: Dict[str, Dict[str, str]] = {
+    "architectures": {
+        "EarlyExitTagger.v1": "model:build_tagger_model_v1",
+        "EarlyExitTagger.v2": "model:build_tagger_model",
+    },
+    "callbacks": {"hold_saving.v1": "callbacks:make_hold_saving"},
+    "misc": {
+        "AINDecoder.v1": "decoders:make_ain_decoder",
+        "BIOViterbi.v1": "decoders:make_bio_viterbi",
+        "BeliefExit.v1": "criteria:make_belief_exit",
+        "CRFDecoder.v1": "decoders:make_crf_decoder",
+        "Greedy.v1": "decoders:make_greedy",
+        "HFEncoder.v1": "encoders:make_hf_encoder",
+        "JointTraining.v1": "training.stages:make_joint_training",
+        "PatienceExit.v1": "criteria:make_patience_exit",
+        "PipelineEncoder.v1": "pipeline_encoder:make_pipeline_encoder",
+        "ReductionTraining.v1": "training.reduction:make_reduction_training",
+        "SelfSampling.v1": "training.stages:make_self_sampling",
+        "SentenceExit.v1": "criteria:make_sentence_exit",
+        "TokenExit.v1": "criteria:make_token_exit",
+        "TokenReduction.v1": "criteria:make_token_reduction",
+        "Viterbi.v1": "decoders:make_viterbi",
+        "line_spans.v1": "spans:make_line_spans",
+        "paragraph_spans.v1": "spans:make_paragraph_spans",
+        "sent_spans.v1": "spans:make_sent_spans",
+    },
+    "scorers": {
+        "ner_scorer.v1": "scoring:make_ner_scorer",
+        "segmenter_scorer.v1": "scoring:make_segmenter_scorer",
+        "tagger_scorer.v1": "scoring:make_tagger_scorer",
+    },
+}
+
+
+class Deferred:
+    """A function of this package that is imported when it is called or looked at.
+
+    place (str): Its module in the package, and its name there.
+    """
+
+    def __init__(self, place: str):
+        module, _, self.__name__ = place.partition(":")
+        self.__module__ = f"{__package__}.{module}"
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """RETURNS (Callable): The function. Its signature is read by following this."""
+        module = importlib.import_module(self.__module__)
+        function: Callable[..., Any] = getattr(module, self.__name__)
+        return function
+
+    @property
+    def __annotations__(self) -> Dict[str, Any]:  # type: ignore[override]
+        """RETURNS (Dict[str, Any]): Its types, for whoever does not follow ``__wrapped__``."""
+        return self.__wrapped__.__annotations__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """RETURNS (Any): What it returns."""
+        return self.__wrapped__(*args, **kwargs)
+
+
+def register() -> None:
+    """Register all but the factories, which register themselves. Entry points come first where
+    they are there. The commands, which spaCy reaches by its entry point alone, are imported where
+    that is missing.
+    """
+    for kind, places in PLACES.items():
+        for name, place in places.items():
+            getattr(registry, kind).register(f"{PREFIX}{name}", func=Deferred(place))
+    commands = catalogue.AVAILABLE_ENTRY_POINTS.select(group="spacy_cli")
+    if "early-exit" not in {point.name for point in commands}:
+        importlib.import_module(".cli", __package__)

@@ -1,0 +1,151 @@
+"""A training config that trains well is one command away."""
+
+import json
+from pathlib import Path
+
+import pytest
+import spacy
+from spacy.tokens import DocBin
+from spacy.util import load_config, load_model_from_config
+
+from spacy_early_exit.recipe import DEFAULT_ENCODER, learn_rate_for, set_steps, training_config
+
+from ..commands import run
+from ..factories import ROOT, blank, examples_of, write_corpus
+from .test_commands import early_exit
+
+NAME = "early_exit_ner"
+KINDS = (NAME, "early_exit_tagger", "early_exit_segmenter")
+
+
+def different(one, other, path=""):
+    """The settings in which two configs differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in {*one, *other}:
+            yield from different(one.get(name), other.get(name), f"{path}.{name}".lstrip("."))
+    elif one != other:
+        yield path
+
+
+def filled(config):
+    return load_model_from_config(config, auto_fill=True).config
+
+
+def test_it_is_that_of_the_project_without_a_second_stage():
+    path = ROOT / "configs" / "joint.cfg"
+    if not path.exists():
+        pytest.skip("not a checkout")
+    project = filled(load_config(path, interpolate=False))
+    ours = training_config("en", NAME, DEFAULT_ENCODER, 2e-4)
+    set_steps(ours, words=600, epochs=600)
+    ours["training"]["eval_frequency"] = 100
+    ours["training"]["optimizer"]["learn_rate"] |= {"warmup_steps": 60, "total_steps": 600}
+    assert {*different(ours, project)} == {
+        "components.early_exit_ner.training.detach_early_heads",
+        "paths.train",
+        "paths.dev",
+    }
+    assert ours["components"][NAME]["training"]["detach_early_heads"] is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_missing_in_it(kind, encoders, tmp_path):
+    early_exit("init-config", tmp_path / "a.cfg", "-p", kind, "-l", "zh", "-e", encoders["bert"])
+    config = load_config(tmp_path / "a.cfg", interpolate=False)
+    assert config == filled(config)
+    assert config["nlp"]["lang"] == "zh" and config["nlp"]["pipeline"] == [kind]
+    weights = {n: weight for n, weight in config["training"]["score_weights"].items() if weight}
+    assert list(weights.values()) == [1.0]
+    assert set(weights) <= {"ents_f", "tag_acc", "token_f"}
+
+
+def test_spacy_trains_with_it(encoders, tmp_path):
+    write_corpus(tmp_path / "data")
+    for part in ("train", "dev"):
+        source = tmp_path / "data" / f"{part}.tsv"
+        run("-m", "spacy", "convert", source, tmp_path, "-c", "ner", "-n", "1")
+    corpora = tmp_path / "train.spacy", tmp_path / "dev.spacy"
+    printed = early_exit(
+        *("init-config", tmp_path / "a.cfg", "--encoder", encoders["bert"]),
+        *("--train", corpora[0], "--epochs", "2"),
+    )
+    assert f"spacy train {tmp_path / 'a.cfg'}" in printed
+    schedule = load_config(tmp_path / "a.cfg")["training"]
+    words = sum(
+        len(doc) for doc in DocBin().from_disk(corpora[0]).get_docs(spacy.blank("en").vocab)
+    )
+    assert schedule["max_steps"] == 2 * -(-words // 600)
+    assert schedule["optimizer"]["learn_rate"]["total_steps"] == schedule["max_steps"]
+    trained = tmp_path / "out"
+    printed = run(
+        *("-m", "spacy", "train", tmp_path / "a.cfg", "--output", trained),
+        *("--paths.dev", corpora[1]),
+    )
+    assert "learning rate" not in printed
+    assert spacy.load(trained / "model-last").get_pipe(NAME).labels == ("LOC", "ORG", "PER")
+
+
+def test_without_a_corpus_the_schedule_follows_the_steps(encoders, tmp_path):
+    early_exit("init-config", tmp_path / "a.cfg", "--encoder", encoders["bert"])
+    config = load_config(tmp_path / "a.cfg", overrides={"training.max_steps": 77}, interpolate=True)
+    assert config["training"]["optimizer"]["learn_rate"]["total_steps"] == 77
+
+
+def test_the_learning_rate_suits_the_encoder(encoders, tmp_path):
+    assert learn_rate_for(DEFAULT_ENCODER) == learn_rate_for(encoders["bert"]) == 2e-4
+    about = json.loads((Path(encoders["bert"]) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**about, "hidden_size": 768}))
+    assert learn_rate_for(str(tmp_path)) == learn_rate_for("bert-base-cased") == 5e-5
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    refused = early_exit("init-config", tmp_path / "a.cfg", "--encoder", tmp_path, ok=False)
+    assert "gpt2" in refused
+
+
+def test_what_is_there_stays_unless_forced(tmp_path):
+    (tmp_path / "a.cfg").write_text("mine")
+    assert "--force" in early_exit("init-config", tmp_path / "a.cfg", ok=False)
+    assert (tmp_path / "a.cfg").read_text() == "mine"
+    early_exit("init-config", tmp_path / "a.cfg", "--force")
+    assert "[training]" in (tmp_path / "a.cfg").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments,why",
+    [
+        (["--pipeline", "ner"], "early_exit_ner"),
+        (["--lang", "nowhere"], "nowhere"),
+        (["--train", "missing.spacy"], "missing.spacy"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, why, tmp_path):
+    assert why in early_exit("init-config", tmp_path / "a.cfg", *arguments, ok=False)
+    assert not (tmp_path / "a.cfg").exists()
+
+
+class TestTooLargeALearningRate:
+    def step(self, encoder, rate, **config):
+        nlp = blank(encoder, **config)
+        optimizer = nlp.initialize(lambda: examples_of(nlp))
+        optimizer.learn_rate = rate
+        nlp.update(examples_of(nlp), sgd=optimizer)
+        return nlp, optimizer
+
+    def test_update_warns_once_and_names_the_command(self, encoders):
+        with pytest.warns(UserWarning, match=r"rate of 0\.001.*init-config") as found:
+            nlp, optimizer = self.step(encoders["bert"], 1e-3)
+            nlp.update(examples_of(nlp), sgd=optimizer)
+        assert len([w for w in found if "learning rate" in str(w.message)]) == 1
+
+    @pytest.mark.parametrize(
+        "rate,model",
+        [(5e-4, {}), (1e-2, {"freeze_encoder": True}), (1e-2, {"freeze_full_depth": True})],
+    )
+    def test_what_an_encoder_stands_is_not_warned_of(self, rate, model, encoders, recwarn):
+        self.step(encoders["bert"], rate, model=model)
+        assert not [w for w in recwarn if "learning rate" in str(w.message)]
+
+    def test_a_rate_that_rises_is_seen(self, encoders):
+        nlp, optimizer = self.step(encoders["bert"], 1e-4)
+        optimizer.learn_rate = 1e-3
+        with pytest.warns(UserWarning, match="learning rate"):
+            nlp.update(examples_of(nlp), sgd=optimizer)
