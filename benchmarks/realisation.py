@@ -36,7 +36,7 @@ from spacy_early_exit.network.quantize import quantized
 from spacy_early_exit.network.tagger import Tagger
 from spacy_early_exit.network.window import Window
 from spacy_early_exit.wordpieces import batches, windows_of
-from spacy_early_exit.workers import run_side_by_side, worker_count
+from spacy_early_exit.workers import batches_at_once, run_side_by_side, thread_count
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def runner(
     network: Tagger, ner: Any, windows: list[Window], recorded: list[np.ndarray] | None
 ) -> Callable[[], float]:
     """RETURNS (Callable): Runs all windows, and says what was saved."""
-    cut = list(batches(windows, ner.batch_wordpieces, worker_count(), 256))
+    threads = thread_count(ner.threads)
+    cut = list(batches(windows, ner.batch_wordpieces, batches_at_once(threads), 256))
     cpu = torch.device("cpu")
 
     def run(batch: list[Window]) -> tuple[int, int]:
@@ -154,7 +155,7 @@ def runner(
         return int(exits.spent.sum()), int(exits.full.sum())
 
     def run_all() -> float:
-        costs = run_side_by_side(run, cut)
+        costs = run_side_by_side(run, cut, threads, lambda batch: sum(len(w.ids) for w in batch))
         return sum(full for _, full in costs) / sum(spent for spent, _ in costs)
 
     return run_all

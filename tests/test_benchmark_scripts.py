@@ -52,7 +52,7 @@ def test_others_get_the_network_as_it_is(nlp, tmp_path):
     trained = ner.model.shims[0].trained
     assert set(model.config.label2id) == {"O", *(f"{k}-{la}" for la in ner.labels for k in "BI")}
     for text in TEXTS[:6]:
-        window = windows_of([nlp.make_doc(text)], trained.tokenizer, 64, 8)[0]
+        window = windows_of([nlp.make_doc(text)], trained.tokenizer, 64, 8, shared="keep")[0]
         batch = Batch.of([window], torch.device("cpu"))
         with torch.inference_mode():
             ours = run_with_exits(trained.network, batch, None).logits

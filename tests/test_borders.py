@@ -19,7 +19,7 @@ LONG = " ".join(random.Random(0).choices(TEXTS, k=34))  # nearly what 512 positi
 def last_states(trained, doc, length, overlap):
     """The last layer's state of each word, where it is owned. *Shape:* ``(words, width)``"""
     states = torch.zeros(len(doc), trained.network.spec.hidden_size)
-    windows = windows_of([doc], trained.tokenizer, length, overlap)
+    windows = windows_of([doc], trained.tokenizer, length, overlap, shared="keep")
     with torch.inference_mode():
         for batch in batches(windows, 4096):
             *_, last = run_all_layers(trained.network, Batch.of(batch, CPU))
@@ -32,7 +32,7 @@ def last_states(trained, doc, length, overlap):
 def wordpieces_to_a_cut(trained, doc, length):
     """Of each word, where windows do not overlap. *Shape:* ``(words,)``"""
     apart = torch.zeros(len(doc))
-    for window in windows_of([doc], trained.tokenizer, length, 0):
+    for window in windows_of([doc], trained.tokenizer, length, 0, shared="keep"):
         place = torch.from_numpy(window.piece_of_word)
         before = place.float() if window.words[0] else torch.inf
         behind = len(window.ids) - place if window.words[-1] < len(doc) - 1 else torch.inf

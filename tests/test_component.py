@@ -591,6 +591,7 @@ class TestTraining:
             return weights, gradient
 
         nlp.update(examples_of(nlp), sgd=False)
+        optimizer.learn_rate = 1e-4
         nlp.get_pipe(NAME).finish_update(optimizer)
         assert {s for name, s in seen.items() if name.startswith("heads")} == {8.0}
         assert {s for name, s in seen.items() if name.startswith("encoder")} == {1.0}

@@ -56,7 +56,9 @@ for quantize in (None, "int8"):
     print(len([doc._.early_exit[{NAME!r}] for doc in docs]))
 given = {{"entities": [(0, 3, "PER")]}}
 examples = [Example.from_dict(nlp.make_doc("Ann lives in Oslo."), given)]
-nlp.update(examples, sgd=nlp.resume_training())
+optimizer = nlp.resume_training()
+optimizer.learn_rate = 1e-4
+nlp.update(examples, sgd=optimizer)
 nlp.evaluate(examples)
 nlp.from_bytes(nlp.to_bytes()).to_disk({str(tmp_path / "again")!r})
 """
