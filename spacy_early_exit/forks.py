@@ -57,8 +57,8 @@ def ready_for_torch() -> None:
 
 
 class Lock:
-    """A lock that is free in a forked process: who held it did not come along. To be kept for as
-    long as the process lasts.
+    """A lock that is free in a forked process: who held it did not come along. Who holds it may
+    take it once more. To be kept for as long as the process lasts.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Lock:
             os.register_at_fork(after_in_child=self._renew)
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __enter__(self) -> None:
         self._lock.acquire()

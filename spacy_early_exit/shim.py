@@ -172,7 +172,6 @@ class TaggerShim(Shim):
             self._fingerprint = fingerprint_of_weights(self.trained.network)
         return self._fingerprint
 
-    @usual_torch()
     def at(self, precision: Precision) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
         where that is faster, for as long as the weights stay.
@@ -191,7 +190,7 @@ class TaggerShim(Shim):
             return trained
         if precision not in faster:
             make = packed if precision == "fp32" else quantized
-            with _BUILDING:  # threads that start together build it once
+            with _BUILDING, usual_torch():  # threads that start together build it once
                 if precision not in faster:
                     network, tokenizer, original = trained
                     first = None if original is None else make(original)
@@ -371,7 +370,6 @@ def trained_on_disk(folder: Path) -> Trained:
     return storage.from_files(read, str(folder), get_torch_default_device())
 
 
-@usual_torch()
 def fresh(
     network: Tagger, decoder: "Decoder", criterion: "Criterion", device: str
 ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:

@@ -8,7 +8,8 @@ import torch
 
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.temperature import fit_temperatures
-from spacy_early_exit.torch_state import usual_torch
+from spacy_early_exit.network import packed
+from spacy_early_exit.torch_state import usual_dtype, usual_torch
 
 from .factories import FAMILIES, TEXTS, VARIANTS, answers, blank, examples_of, texts_of_all_lengths
 from .test_devices import STAGES
@@ -126,6 +127,13 @@ class TestPredicting:
         with state():
             found = logits_of(nlp)
         assert found == logits_of(plain)
+
+    def test_whether_to_pack_is_found_out_as_usual(self, state, monkeypatch):
+        monkeypatch.setattr(packed, "VENDORS", ("",))  # any
+        monkeypatch.setattr(packed, "_is_faster_here", packed._is_faster_here.__wrapped__)
+        usual = packed._is_faster_here()
+        with state():
+            assert packed._is_faster_here() == usual
 
     @pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
     def test_answers_of_every_family_are_the_same(self, family, encoders, tmp_path):
@@ -246,3 +254,10 @@ def test_torch_is_left_as_it_was(name):
             assert torch.zeros(1, dtype=torch.float64).dtype == torch.float64
             assert torch.is_grad_enabled() and not new.is_inference()
         assert seen() == before
+
+
+def test_an_encoder_may_be_taken_from_what_is_made_for_it():
+    with STATES["bfloat16"]():
+        with usual_dtype(), usual_dtype():  # by the same thread
+            assert torch.get_default_dtype() == torch.float32
+        assert torch.get_default_dtype() == torch.bfloat16

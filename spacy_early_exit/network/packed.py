@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..torch_state import usual_torch
 from .layer import QKV, ROWS, Layer
 from .tagger import Tagger
 
@@ -156,7 +157,7 @@ def _is_faster_here() -> bool:
     if not any(name in vendor for name in VENDORS):
         return False
     try:
-        with torch.inference_mode():
+        with usual_torch(), torch.inference_mode():
             PackedLinear(torch.zeros(16, 16))(torch.zeros(2, 16))
     except (AttributeError, RuntimeError):  # a torch without
         return False
