@@ -8,9 +8,9 @@ from .curve import Calibration
 START = 2000  # words within which it shall have found its way
 # Words of a part, after which the threshold moves. A share of the stream so far: then what a part
 # misses is a small share of the whole, however long that is. Large ones are computed faster.
-LEAST, SHARE, MOST = 150, 1 / 32, 1000
-HORIZON = 4  # parts over which a debt is paid back
-MEMORY = 0.7  # weight of the past at each update
+LEAST, SHARE, MOST = 150, 1 / 50, 1000
+HORIZON = 2  # parts over which a debt is paid back
+MEMORY = 0.5  # weight of the past at each update
 TOLERANCE = 0.05
 
 Item = TypeVar("Item")
