@@ -20,7 +20,7 @@ from spacy.training import Example
 from thresholds import fresh
 from wasabi import table
 
-from spacy_early_exit.records import get_records
+from spacy_early_exit.pipe.records import get_records
 
 Rows = list[dict[str, float]]
 

@@ -24,8 +24,8 @@ from ablation import FINISHED, run
 from safetensors.torch import load_file, save_file
 from spacy.util import load_config
 
-from spacy_early_exit.network.tagger import Tagger
-from spacy_early_exit.storage import Trained
+from spacy_early_exit.files.network import Trained
+from spacy_early_exit.network.exit_network import Tagger
 
 
 def main() -> None:

@@ -18,11 +18,11 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 from wasabi import table
 
-from spacy_early_exit.component import EarlyExitPipe
 from spacy_early_exit.measure.docs import annotated
-from spacy_early_exit.records import get_records
-from spacy_early_exit.spans import sent_spans
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.pipe.component import EarlyExitPipe
+from spacy_early_exit.pipe.records import get_records
+from spacy_early_exit.text.spans import sent_spans
+from spacy_early_exit.text.wordpieces import windows_of
 
 NEAR = 8  # words to either side of a border
 CUTS = ((128, 0), (128, 16), (128, 32), (128, 64), (256, 64))  # length, overlap

@@ -18,8 +18,8 @@ from spacy.tokens import Doc, DocBin
 from wasabi import table
 
 from spacy_early_exit.cli.benchmark import machine
-from spacy_early_exit.network.packed import PackedLinear
-from spacy_early_exit.network.quantize import Int8Linear
+from spacy_early_exit.network.products.int8 import Int8Linear
+from spacy_early_exit.network.products.packed import PackedLinear
 
 ROWS = (32, 256, 1024)
 

@@ -16,8 +16,8 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import Corpus, Example
 from wasabi import table
 
-from spacy_early_exit.records import get_records
-from spacy_early_exit.wordpieces import WordpieceTokenizer, windows_of
+from spacy_early_exit.pipe.records import get_records
+from spacy_early_exit.text.wordpieces import WordpieceTokenizer, windows_of
 
 NAME = "early_exit_tagger"
 ENDINGS = ("n't", "'s", "'ll", "'re", "'ve", "'m", "'d")

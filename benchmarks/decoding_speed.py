@@ -30,7 +30,7 @@ from spacy_early_exit.decoders import (
     make_ain_decoder,
     make_crf_decoder,
 )
-from spacy_early_exit.decoders.mean_field import Links, mean_field
+from spacy_early_exit.relatives.mean_field import Links, mean_field
 
 LENGTHS = (10, 40, 160, 640)
 

@@ -22,7 +22,7 @@ import spacy
 from tqdm import tqdm
 from wasabi import table
 
-from spacy_early_exit.records import get_records
+from spacy_early_exit.pipe.records import get_records
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import cut_tune

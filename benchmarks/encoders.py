@@ -22,13 +22,13 @@ from wasabi import table
 from spacy_early_exit.cli.benchmark import machine
 from spacy_early_exit.criteria import TokenExit
 from spacy_early_exit.network.batch import Batch, Running
+from spacy_early_exit.network.exit_network import Tagger
 from spacy_early_exit.network.families import read_spec, read_weights
 from spacy_early_exit.network.loop import Exits, run_with_exits
-from spacy_early_exit.network.packed import is_worth_packing, packed
+from spacy_early_exit.network.products.packed import is_worth_packing, packed
 from spacy_early_exit.network.reference import run_reference
-from spacy_early_exit.network.tagger import Tagger
 from spacy_early_exit.network.window import Window
-from spacy_early_exit.wordpieces import batches
+from spacy_early_exit.text.wordpieces import batches
 
 CPU = torch.device("cpu")
 CRITERION = TokenExit(window=1, left_words="ignore")

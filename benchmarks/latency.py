@@ -20,7 +20,7 @@ from tqdm import tqdm
 from wasabi import table
 
 from spacy_early_exit.cli.benchmark import machine
-from spacy_early_exit.records import get_records
+from spacy_early_exit.pipe.records import get_records
 
 
 def main() -> None:

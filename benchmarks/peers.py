@@ -15,7 +15,7 @@ import spacy
 import torch
 
 from spacy_early_exit.measure.benchmark import Span
-from spacy_early_exit.network.tagger import Tagger
+from spacy_early_exit.network.exit_network import Tagger
 
 
 def export(pipeline: Path, output: Path) -> None:

@@ -29,14 +29,14 @@ from spacy_early_exit.cli.benchmark import machine
 from spacy_early_exit.criteria import TokenExit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import Step
+from spacy_early_exit.network.exit_network import Tagger
 from spacy_early_exit.network.families import EncoderSpec
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.network.packed import is_worth_packing, packed
-from spacy_early_exit.network.quantize import quantized
-from spacy_early_exit.network.tagger import Tagger
+from spacy_early_exit.network.products.int8 import quantized
+from spacy_early_exit.network.products.packed import is_worth_packing, packed
 from spacy_early_exit.network.window import Window
-from spacy_early_exit.wordpieces import batches, windows_of
-from spacy_early_exit.workers import batches_at_once, run_side_by_side, thread_count
+from spacy_early_exit.runtime.threads import batches_at_once, run_side_by_side, thread_count
+from spacy_early_exit.text.wordpieces import batches, windows_of
 
 
 @dataclass(frozen=True)

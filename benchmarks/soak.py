@@ -32,7 +32,7 @@ from spacy.tokens import Doc, DocBin
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from spacy_early_exit.cli.benchmark import machine
-from spacy_early_exit.records import get_records
+from spacy_early_exit.pipe.records import get_records
 from tests.factories import answers
 from tests.properties import is_tie
 from tests.test_concurrency import resident

@@ -16,7 +16,7 @@ import spacy
 import torch
 from spacy.tokens import DocBin
 
-from spacy_early_exit.records import get_records
+from spacy_early_exit.pipe.records import get_records
 
 
 def stock(encoder: str, labels: list[str]) -> spacy.Language:

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, field_validator
 
-from spacy_early_exit.records import get_confidence, get_records
+from spacy_early_exit.pipe.records import get_confidence, get_records
 
 torch.set_num_threads(1)  # requests run beside one another already
 nlp = spacy.load(os.environ.get("PIPELINE", "training/final"))

@@ -6,7 +6,7 @@ import sys
 
 import spacy
 
-from spacy_early_exit.records import get_records
+from spacy_early_exit.pipe.records import get_records
 
 SENTENCES = (
     "The invoice is attached, thanks again for your patience.",

@@ -14,8 +14,8 @@ from spacy.tokens import Doc
 from spacy.util import load_model_from_config
 from thinc.api import Config
 
-from .component import EarlyExitPipe
 from .network.families import read_spec
+from .pipe.component import EarlyExitPipe
 from .tasks.ner import DEFAULT_CONFIG
 
 DEFAULT_ENCODER: str = DEFAULT_CONFIG["model"]["encoder"]["name"]

@@ -93,6 +93,6 @@ if __name__ == "__main__":
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     import spacy_early_exit.cli
-    import spacy_early_exit.component  # noqa: F401
+    import spacy_early_exit.pipe.component  # noqa: F401
 
     become(serve())

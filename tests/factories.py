@@ -336,10 +336,10 @@ def write_encoder(family: str, tokenizer, folder: Path) -> None:
 
 def network_of(folder: str, tags: int = 7, spread: float = 0.6):
     """The network of an encoder's folder with random heads whose certainty varies by word."""
-    from spacy_early_exit.encoders import HFEncoder
-    from spacy_early_exit.network.tagger import Tagger
-    from spacy_early_exit.storage import Trained
-    from spacy_early_exit.wordpieces import WordpieceTokenizer
+    from spacy_early_exit.encoders.hugging_face import HFEncoder
+    from spacy_early_exit.files.network import Trained
+    from spacy_early_exit.network.exit_network import Tagger
+    from spacy_early_exit.text.wordpieces import WordpieceTokenizer
 
     loaded = HFEncoder(folder).load()
     network = Tagger(loaded.spec, tags)

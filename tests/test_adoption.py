@@ -13,7 +13,7 @@ import spacy
 import srsly
 import torch
 
-from spacy_early_exit.adoption import (
+from spacy_early_exit.adopt.adopt import (
     Adoption,
     adopt,
     agreement,
@@ -21,15 +21,15 @@ from spacy_early_exit.adoption import (
     checkpoint_pipeline,
     fitting_speedup,
 )
-from spacy_early_exit.budget.curve import Calibration, Point
-from spacy_early_exit.checkpoints import (
+from spacy_early_exit.adopt.classifier import (
     TokenClassifier,
     bio_rows,
     label_names,
     read_token_classifier,
 )
+from spacy_early_exit.budget.curve import Calibration, Point
 from spacy_early_exit.cli.adopt import warn_of_less
-from spacy_early_exit.encoders import HFEncoder
+from spacy_early_exit.encoders.hugging_face import HFEncoder
 
 from .commands import run
 from .factories import FAMILIES, SENTENCES, TEXTS, answers, examples_of

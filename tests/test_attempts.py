@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from spacy_early_exit.attempts import attempt, stop_asked
+from spacy_early_exit.runtime.attempts import attempt, stop_asked
 
 from .factories import ROOT
 
@@ -65,7 +65,7 @@ class TestAttempt:
         assert ended and attempt(lambda: 3).result == 3
 
     def test_where_no_thread_can_be_started_it_is_done_here_and_once(self, limit, monkeypatch):
-        from spacy_early_exit import attempts
+        from spacy_early_exit.runtime import attempts
 
         def refuse(thread):
             raise RuntimeError("can't start new thread")

@@ -12,7 +12,7 @@ import torch
 
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.text.wordpieces import windows_of
 
 from .factories import TEXTS
 

@@ -7,7 +7,7 @@ import torch
 
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_layers
-from spacy_early_exit.wordpieces import batches, windows_of
+from spacy_early_exit.text.wordpieces import batches, windows_of
 
 from .factories import TEXTS, network_of, train_small
 

@@ -11,7 +11,7 @@ import pytest
 import spacy
 from spacy.tokens import Doc, DocBin
 
-from spacy_early_exit import component
+from spacy_early_exit.pipe import component
 
 from .factories import TEXTS, answers, texts_of_all_lengths
 

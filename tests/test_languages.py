@@ -7,7 +7,7 @@ import pytest
 import spacy
 from spacy.training import Example
 
-from spacy_early_exit.wordpieces import align, word_offsets
+from spacy_early_exit.text.wordpieces import align, word_offsets
 
 from .factories import SEED, answers, roberta_tokenizer, sentencepiece_tokenizer, write_encoder
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from spacy_early_exit.annotations import Prediction
 from spacy_early_exit.decoders import (
     make_ain_decoder,
     make_bio_viterbi,
@@ -17,9 +16,10 @@ from spacy_early_exit.decoders import (
     make_viterbi,
 )
 from spacy_early_exit.measure.calibrate import calibrate
-from spacy_early_exit.model import DocExits
-from spacy_early_exit.spans import after_line_break
+from spacy_early_exit.model.model import DocExits
+from spacy_early_exit.pipe.docs import Prediction
 from spacy_early_exit.tags import MISSING
+from spacy_early_exit.text.spans import after_line_break
 
 from .factories import SENTENCES, TEXTS, examples_of, texts_of_all_lengths, train_small
 

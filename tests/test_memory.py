@@ -2,7 +2,7 @@
 
 import pytest
 
-from spacy_early_exit import memory
+from spacy_early_exit.runtime import memory
 
 
 def test_memory_is_handed_back_only_after_it_has_grown(monkeypatch):
@@ -52,7 +52,7 @@ def test_predicting_hands_it_back_seldom(monkeypatch):
 def test_it_is_a_prediction_that_does(nlp, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "spacy_early_exit.model.release_freed_memory_now_and_then", lambda: calls.append(1)
+        "spacy_early_exit.model.model.release_freed_memory_now_and_then", lambda: calls.append(1)
     )
     nlp("Ann")
     assert calls == [1]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import spacy
 import torch
+from spacy_early_exit.encoders.hugging_face.spacy_pipeline import PipelineEncoder
 
-from spacy_early_exit.encoders import HFEncoder
+from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.pipeline_encoder import PipelineEncoder
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.text.wordpieces import windows_of
 
 from .factories import (
     EMOJI,

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from spacy_early_exit import processors
-from spacy_early_exit.processors import idle_processors, quota
+from spacy_early_exit.runtime import processors
+from spacy_early_exit.runtime.processors import idle_processors, quota
 
 from .factories import ROOT
 
@@ -81,7 +81,7 @@ def test_the_smaller_of_quota_and_affinity_counts(allowed, bound, expected, monk
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_a_process_that_is_bound_to_one_processor_has_one():
     program = (
-        "import os; from spacy_early_exit.processors import processors\n"
+        "import os; from spacy_early_exit.runtime.processors import processors\n"
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(processors())"
     )
     command = [sys.executable, "-c", program]

@@ -12,7 +12,7 @@ from spacy.tokens import Doc, DocBin, Span
 
 from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.report import collect, to_html
-from spacy_early_exit.records import (
+from spacy_early_exit.pipe.records import (
     EXTENSIONS,
     get_confidence,
     get_exit_layer,

@@ -18,9 +18,9 @@ import srsly
 import torch
 from safetensors.torch import load_file, save_file
 
-from spacy_early_exit import storage
-from spacy_early_exit.encoders import HFEncoder
-from spacy_early_exit.state import MOST_LABELS, MOST_OF_CFG, State, parse_state
+from spacy_early_exit.encoders.hugging_face import HFEncoder
+from spacy_early_exit.files import network as storage
+from spacy_early_exit.files.component import MOST_LABELS, MOST_OF_CFG, State, parse_state
 
 from .factories import TEXTS, blank, hiding, unsealed
 
@@ -81,8 +81,8 @@ WATCHED = """
 import os, sys
 import spacy
 import spacy_early_exit.model, safetensors.torch, tokenizers, torch
-from spacy_early_exit.processors import QUOTA_V1, QUOTA_V2
-from spacy_early_exit.storage import LIMITS
+from spacy_early_exit.runtime.processors import QUOTA_V1, QUOTA_V2
+from spacy_early_exit.files.network import LIMITS
 folder, *texts = sys.argv[1:]
 spacy.blank("en").add_pipe("early_exit_ner")
 folder = os.path.realpath(folder)

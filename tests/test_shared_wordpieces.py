@@ -13,9 +13,9 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from spacy_early_exit.encoders import HFEncoder
+from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.measure.calibrate import calibrate
-from spacy_early_exit.wordpieces import WordpieceTokenizer, windows_of
+from spacy_early_exit.text.wordpieces import WordpieceTokenizer, windows_of
 
 from .factories import (
     CHINESE,

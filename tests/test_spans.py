@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from spacy_early_exit import model as model_module
-from spacy_early_exit.callbacks import make_hold_saving
 from spacy_early_exit.criteria import SentenceExit
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.docs import set_sentences
 from spacy_early_exit.measure.evaluate import evaluate
-from spacy_early_exit.spans import line_spans, paragraph_spans, sent_spans, word_ranges
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.measure.hold_saving import make_hold_saving
+from spacy_early_exit.model.model import model as model_module
+from spacy_early_exit.text.spans import line_spans, paragraph_spans, sent_spans, word_ranges
+from spacy_early_exit.text.wordpieces import windows_of
 
 from .commands import run
 from .factories import (

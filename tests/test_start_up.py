@@ -20,7 +20,7 @@ def run(script: str, *arguments) -> str:
 
 def test_importing_the_package_imports_nothing_slow():
     script = (
-        "import spacy, sys; before = set(sys.modules); import spacy_early_exit.component;"
+        "import spacy, sys; before = set(sys.modules); import spacy_early_exit.pipe.component;"
         "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
     assert run(script) in ("['numpy', 'spacy_early_exit']", "['spacy_early_exit']")

@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from spacy_early_exit.tags import (
-    MISSING,
-    as_seen,
-    encode,
-    entities,
-    grammar,
-    tag_count,
-)
+from spacy_early_exit.tags import MISSING, as_seen, encode, entities, grammar, tag_count
 
 # Spelled out: what follows from rules elsewhere would follow them in their errors, too.
 BIO = {

@@ -5,10 +5,10 @@ import pytest
 from spacy.training import Example
 from spacy.util import Config, load_model_from_config
 
-from spacy_early_exit.annotations import same_words
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.temperature import confidence_error, fit_temperatures
+from spacy_early_exit.pipe.docs import same_words
 
 from .factories import TEXTS, answers, examples_of
 

@@ -8,8 +8,8 @@ import torch
 
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.temperature import fit_temperatures
-from spacy_early_exit.network import packed
-from spacy_early_exit.torch_state import usual_dtype, usual_torch
+from spacy_early_exit.network.products import packed
+from spacy_early_exit.runtime.torch_state import usual_dtype, usual_torch
 
 from .factories import FAMILIES, TEXTS, VARIANTS, answers, blank, examples_of, texts_of_all_lengths
 from .test_devices import STAGES
@@ -122,7 +122,7 @@ class TestPredicting:
     def test_answers_of_packed_weights_are_the_same(self, state, saved, monkeypatch):
         if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
             pytest.skip("this torch has no packed products")
-        monkeypatch.setattr("spacy_early_exit.shim.is_worth_packing", lambda network: True)
+        monkeypatch.setattr("spacy_early_exit.model.shim.is_worth_packing", lambda network: True)
         plain, nlp = spacy.load(saved), spacy.load(saved)
         with state():
             found = logits_of(nlp)

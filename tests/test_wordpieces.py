@@ -8,9 +8,9 @@ import spacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacy_early_exit.encoders import HFEncoder
+from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.network.window import Window
-from spacy_early_exit.wordpieces import (
+from spacy_early_exit.text.wordpieces import (
     WordpieceTokenizer,
     align,
     batches,

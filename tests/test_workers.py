@@ -11,10 +11,10 @@ import time
 import pytest
 import torch
 
-from spacy_early_exit import workers
-from spacy_early_exit.forks import Lock
-from spacy_early_exit.model import LEAST_WORDPIECES
-from spacy_early_exit.workers import batches_at_once, run_side_by_side, thread_count
+from spacy_early_exit.model.model import LEAST_WORDPIECES
+from spacy_early_exit.runtime import threads as workers
+from spacy_early_exit.runtime.forks import Lock
+from spacy_early_exit.runtime.threads import batches_at_once, run_side_by_side, thread_count
 
 from .factories import ROOT, texts_of_all_lengths
 
@@ -396,7 +396,7 @@ class TestPipelines:
 AFTERWARDS = """
 import sys, threading, time, atexit
 import torch
-from spacy_early_exit.workers import run_side_by_side
+from spacy_early_exit.runtime.threads import run_side_by_side
 def run(function, items):
     return run_side_by_side(function, items, 2, lambda item: 1)
 torch.set_num_threads(2)

@@ -54,8 +54,8 @@ def adopt_cli(
     Scores are agreement with what the checkpoint itself says: the F-score of one against the other,
     or for tags the share of words that have the same.
     """
-    from ..adoption import Adoption, adopt
-    from ..encoders import HFEncoder
+    from ..adopt.adopt import Adoption, adopt
+    from ..encoders.hugging_face import HFEncoder
 
     asked = read_speedups(speedups)
     check_output(output, folder=True)
@@ -99,7 +99,7 @@ def warn_of_less(
     speedup (float): The one that was chosen.
     least (float): How far answers must agree.
     """
-    from ..adoption import agreement, within_reach
+    from ..adopt.adopt import agreement, within_reach
 
     larger = [one for one in within_reach(found, asked) if one > speedup]
     if larger:

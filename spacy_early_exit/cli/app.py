@@ -14,8 +14,8 @@ from spacy.util import load_model
 from wasabi import msg
 
 from .. import corpora
-from ..annotations import same_words
-from ..component import EarlyExitPipe
+from ..pipe.component import EarlyExitPipe
+from ..pipe.docs import same_words
 from .refusals import Commands, Refused, refusing
 
 DEFAULT = "1,1.5,2,3,4"

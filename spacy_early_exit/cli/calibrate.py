@@ -10,16 +10,8 @@ from wasabi import msg
 from wasabi.tables import table
 
 from ..budget.guarantee import documents_needed
-from ..component import configure
-from .app import (
-    check_output,
-    early_exit,
-    load,
-    progress,
-    read_corpus,
-    read_speedups,
-    read_texts,
-)
+from ..pipe.component import configure
+from .app import check_output, early_exit, load, progress, read_corpus, read_speedups, read_texts
 from .refusals import Refused, refusing, writing
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
-from ..network.tagger import uncertainty
+from ..network.exit_network import uncertainty
 from .base import Plain
 from .neighbours import Neighbourhoods, largest_by_window
 

@@ -3,11 +3,9 @@
 from .base import Decoder, Floats, Learned
 from .crf import CRFDecoder, make_crf_decoder
 from .greedy import Greedy, make_greedy
-from .mean_field import AINDecoder, make_ain_decoder
 from .viterbi import BIOViterbi, Viterbi, make_bio_viterbi, make_viterbi
 
 __all__ = [
-    "AINDecoder",
     "BIOViterbi",
     "CRFDecoder",
     "Decoder",
@@ -15,7 +13,6 @@ __all__ = [
     "Greedy",
     "Learned",
     "Viterbi",
-    "make_ain_decoder",
     "make_bio_viterbi",
     "make_crf_decoder",
     "make_greedy",

@@ -7,8 +7,8 @@ from spacy.training import Example
 
 from ..budget.curve import Calibration, Point, make_curve
 from ..budget.search import saving, threshold_for
-from ..component import EarlyExitPipe
-from ..records import get_records
+from ..pipe.component import EarlyExitPipe
+from ..pipe.records import get_records
 from .docs import annotated, count_words, fresh
 
 ROUNDS = 4  # real runs for each saving, at most

@@ -75,7 +75,7 @@ def contenders_of(
     RAISES (ValueError): If none of the speedups is within reach, or its early-exit components find
         no entities. The message says what is, and what they are.
     """
-    from ..component import EarlyExitPipe
+    from ..pipe.component import EarlyExitPipe
 
     nlp = spacy.load(model)
     version = _version_of(nlp)

@@ -7,8 +7,8 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import raise_error
 
-from ..annotations import copy_sentences, is_space
-from ..component import EarlyExitPipe
+from ..pipe.component import EarlyExitPipe
+from ..pipe.docs import copy_sentences, is_space
 
 
 def count_words(docs: Sequence[Doc]) -> int:

@@ -8,8 +8,8 @@ from spacy.language import Language
 from spacy.training import Example
 
 from ..budget.search import saving
-from ..component import EarlyExitPipe
-from ..records import get_records
+from ..pipe.component import EarlyExitPipe
+from ..pipe.records import get_records
 from .docs import annotated, count_words
 from .temperature import confidence_error
 

@@ -5,7 +5,7 @@ from typing import Any, Callable, Iterable, List, NamedTuple, Sequence, Tuple
 from spacy.tokens import Doc
 
 from ..budget.guarantee import Verdict, accept_in_order, documents_needed
-from ..component import EarlyExitPipe
+from ..pipe.component import EarlyExitPipe
 from .docs import annotated
 
 STEP = 1.05  # each candidate saves so many times what the one before does

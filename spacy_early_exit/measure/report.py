@@ -18,8 +18,8 @@ from spacy.training import Example
 
 from .. import __version__
 from ..budget.curve import Point
-from ..component import EarlyExitPipe
-from ..records import get_records
+from ..pipe.component import EarlyExitPipe
+from ..pipe.records import get_records
 from . import figures
 from .docs import annotated
 from .evaluate import evaluate

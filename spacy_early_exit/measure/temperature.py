@@ -11,9 +11,9 @@ from spacy.training import Example
 from thinc.api import xp2torch
 from torch import Tensor
 
-from ..component import EarlyExitPipe
+from ..pipe.component import EarlyExitPipe
+from ..runtime.torch_state import usual_torch
 from ..tags import MISSING
-from ..torch_state import usual_torch
 from ..training.losses import word_losses
 from .docs import fresh
 

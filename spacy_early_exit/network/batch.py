@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import lengths_of
+from .layers.attention import lengths_of
 from .window import Window
 
 KV = Literal["copy", "drop"]

@@ -11,11 +11,11 @@ from typing import List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .attention import groups
 from .batch import Batch, Running
-from .disentangled import place_counts
 from .families import EncoderSpec
-from .neighbourhood import Neighbourhood, near_pairs, near_pairs_of_all, neighbourhood
+from .layers.attention import groups
+from .layers.disentangled import place_counts
+from .layers.neighbourhood import Neighbourhood, near_pairs, near_pairs_of_all, neighbourhood
 
 
 def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Running
-from .disentangled import DisentangledLayer, PlaceTable
 from .families import Attention, EncoderSpec
-from .layer import Layer, drop_out
-from .relative import DistanceBias
-from .rotary import Rotary, RotaryLayer
+from .layers.disentangled import DisentangledLayer, PlaceTable
+from .layers.layer import Layer, drop_out
+from .layers.relative import DistanceBias
+from .layers.rotary import Rotary, RotaryLayer
 
 KeptState = Literal["post_norm", "pre_norm"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .batch import Batch, Running
 from .cost import Meter
 from .criterion import Criterion, Step
-from .tagger import Tagger
+from .exit_network import Tagger
 
 
 @dataclass(frozen=True)

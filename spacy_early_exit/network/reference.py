@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .batch import Batch
 from .criterion import Criterion, Step
-from .disentangled import place_of
+from .exit_network import Tagger
+from .layers.disentangled import place_of
+from .layers.relative import bucket_of
 from .loop import Exits
-from .relative import bucket_of
-from .tagger import Tagger
 
 
 def run_reference(

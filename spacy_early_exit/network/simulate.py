@@ -13,7 +13,7 @@ from torch import Tensor
 from .batch import Batch, Running
 from .cost import Meter
 from .criterion import Criterion, Step
-from .tagger import Tagger
+from .exit_network import Tagger
 
 
 def simulate_exits(

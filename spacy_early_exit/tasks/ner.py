@@ -22,18 +22,18 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..annotations import Floats, Prediction, exit_layers, spaces
-from ..component import EarlyExitPipe
 from ..network.window import Ints
-from ..records import get_confidence, write_record
-from ..scoring import ner_score
-from ..sharing import made_in
-from ..spans import SpanGetter, after_line_break
+from ..pipe.component import EarlyExitPipe
+from ..pipe.docs import Floats, Prediction, exit_layers, spaces
+from ..pipe.records import get_confidence, write_record
+from ..pipe.sharing import made_in
 from ..tags import MISSING, Bools, encode, entities, extent, is_inside
-from .defaults import default_config
+from ..text.spans import SpanGetter, after_line_break
+from .factory import default_config
+from .scorers import ner_score
 
 if TYPE_CHECKING:
-    from ..model import DocExits
+    from ..model.model import DocExits
 
 NEVER = np.finfo(np.float32).min
 

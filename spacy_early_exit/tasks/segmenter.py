@@ -21,18 +21,18 @@ from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..annotations import Floats, Prediction, exit_layers, is_space
-from ..component import EarlyExitPipe
 from ..network.window import Bools, Ints
-from ..records import get_records, write_record
-from ..scoring import segmenter_score
-from ..sharing import made_in
-from ..spans import SpanGetter
+from ..pipe.component import EarlyExitPipe
+from ..pipe.docs import Floats, Prediction, exit_layers, is_space
+from ..pipe.records import get_records, write_record
+from ..pipe.sharing import made_in
 from ..tags import BMES, MISSING
-from .defaults import default_config
+from ..text.spans import SpanGetter
+from .factory import default_config
+from .scorers import segmenter_score
 
 if TYPE_CHECKING:
-    from ..model import DocExits
+    from ..model.model import DocExits
 
 BEGIN, MIDDLE, END, SINGLE = range(len(BMES))
 MERGES = 1000  # at a time: spaCy compares each with all others

@@ -10,14 +10,14 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..annotations import Prediction, exit_layers, is_space
-from ..component import EarlyExitPipe
-from ..records import write_record
-from ..scoring import tagger_score
-from ..sharing import made_in
-from ..spans import SpanGetter
+from ..pipe.component import EarlyExitPipe
+from ..pipe.docs import Prediction, exit_layers, is_space
+from ..pipe.records import write_record
+from ..pipe.sharing import made_in
 from ..tags import MISSING
-from .defaults import default_config
+from ..text.spans import SpanGetter
+from .factory import default_config
+from .scorers import tagger_score
 
 Attribute = Literal["tag", "pos"]
 SPACE = {"tag": "_SP", "pos": "SPACE"}  # spaCy's own for words of white space

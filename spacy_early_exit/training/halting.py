@@ -6,9 +6,10 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..criteria import BeliefExit, PatienceExit, TokenExit
+from ..criteria import PatienceExit, TokenExit
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
+from ..relatives.belief_exit import BeliefExit
 
 
 @dataclass(frozen=True)

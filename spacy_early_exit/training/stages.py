@@ -27,11 +27,11 @@ from torch import Tensor
 from ..decoders import Decoder
 from ..network.batch import Batch
 from ..network.criterion import Criterion
+from ..network.exit_network import Tagger
 from ..network.loop import Halting, run_all_heads, run_all_heads_halting
-from ..network.tagger import Tagger
 from ..network.window import Bools, Ints
+from ..runtime.torch_state import usual_torch
 from ..tags import MISSING
-from ..torch_state import usual_torch
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
 from .losses import LayerWeights, distillation_loss, flooded, layer_weighted, said, word_losses
 

@@ -17,10 +17,10 @@ from spacy_early_exit.criteria.base import Plain
 from spacy_early_exit.decoders import Greedy
 from spacy_early_exit.measure.calibrate import calibrate, run
 from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.exit_network import uncertainty
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits, simulated_saving
-from spacy_early_exit.network.tagger import uncertainty
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.text.wordpieces import windows_of
 
 from ..factories import TEXTS, answers, blank, examples_of, network_of, texts_of_all_lengths
 

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from spacy.util import Config, load_model_from_config
 
-from spacy_early_exit.budget.guarantee import (
-    accept_in_order,
-    documents_needed,
-    hoeffding_bentkus,
-)
+from spacy_early_exit.budget.guarantee import accept_in_order, documents_needed, hoeffding_bentkus
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.guarantee import guarantee
 

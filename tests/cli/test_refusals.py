@@ -11,9 +11,9 @@ from spacy.util import Config, load_model_from_config
 from typer.testing import CliRunner
 
 from spacy_early_exit.cli import early_exit as commands
-from spacy_early_exit.component import EarlyExitPipe
 from spacy_early_exit.measure import evaluate as measuring
 from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.pipe.component import EarlyExitPipe
 
 from ..commands import run
 from ..factories import TEXTS, examples_of, texts_of_all_lengths

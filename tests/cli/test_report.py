@@ -13,7 +13,7 @@ from spacy.util import Config, load_model_from_config
 
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.report import collect, to_html
-from spacy_early_exit.records import write_record
+from spacy_early_exit.pipe.records import write_record
 
 from ..commands import run
 from ..factories import TEXTS, blank, examples_of

@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from spacy_early_exit.criteria import make_belief_exit, make_token_exit
-from spacy_early_exit.decoders import make_ain_decoder
+from spacy_early_exit.criteria import make_token_exit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.relatives.belief_exit import make_belief_exit
+from spacy_early_exit.relatives.mean_field import make_ain_decoder
+from spacy_early_exit.text.wordpieces import windows_of
 
 from ..factories import network_of, step_of, texts_of_all_lengths
 from .test_entropy import CPU, batch_of

@@ -6,7 +6,7 @@ import torch
 from spacy_early_exit.criteria import make_sentence_exit, make_token_exit
 from spacy_early_exit.criteria.entropy import SentenceExit, TokenExit
 from spacy_early_exit.network.batch import Batch
-from spacy_early_exit.network.tagger import uncertainty
+from spacy_early_exit.network.exit_network import uncertainty
 from spacy_early_exit.network.window import Window
 
 from ..factories import step_of

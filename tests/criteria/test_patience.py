@@ -4,7 +4,7 @@ import torch
 from spacy_early_exit.criteria import make_patience_exit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.text.wordpieces import windows_of
 
 from ..factories import network_of, step_of, texts_of_all_lengths
 from .test_entropy import CPU, batch_of

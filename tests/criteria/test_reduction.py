@@ -3,12 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spacy_early_exit.criteria import make_token_reduction
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.cost import head_macs, layer_macs
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.relatives.reduction_exit import make_token_reduction
+from spacy_early_exit.text.wordpieces import windows_of
 
 from ..factories import network_of, step_of, texts_of_all_lengths
 from .test_entropy import CPU, batch_of

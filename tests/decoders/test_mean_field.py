@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacy_early_exit.decoders import BIOViterbi, make_ain_decoder
+from spacy_early_exit.decoders import BIOViterbi
 from spacy_early_exit.decoders.crf import log_partition
-from spacy_early_exit.decoders.mean_field import Links, mean_field
+from spacy_early_exit.relatives.mean_field import Links, make_ain_decoder, mean_field
 from spacy_early_exit.tags import MISSING
 
 from .test_viterbi import is_valid, random_texts

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacy_early_exit.network.attention import MAX_PADDING, attend, groups
+from spacy_early_exit.network.layers.attention import MAX_PADDING, attend, groups
 
 LENGTHS = st.lists(
     st.integers(1, 300).flatmap(lambda k: st.tuples(st.integers(1, k), st.just(k))),

@@ -2,7 +2,7 @@ import pytest
 import torch
 import transformers
 
-from spacy_early_exit.encoders import HFEncoder
+from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.network.families import FAMILIES, read_spec, read_weights
 
 from ..factories import in_transformers, skip_without

@@ -10,9 +10,9 @@ import torch
 from spacy_early_exit.criteria import SentenceExit, TokenExit, make_patience_exit
 from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
-from spacy_early_exit.network.packed import packed
+from spacy_early_exit.network.products.packed import packed
 from spacy_early_exit.network.reference import run_reference
-from spacy_early_exit.wordpieces import batches, windows_of
+from spacy_early_exit.text.wordpieces import batches, windows_of
 
 from ..factories import FAMILIES, TEXTS, VARIANTS, network_of, rest_slow, texts_of_all_lengths
 

@@ -8,9 +8,14 @@ import pytest
 import spacy
 import torch
 
-from spacy_early_exit import shim
-from spacy_early_exit.network import packed as module
-from spacy_early_exit.network.packed import MULTIPLE, PackedLinear, is_worth_packing, packed
+from spacy_early_exit.model.model import shim
+from spacy_early_exit.network.products import packed as module
+from spacy_early_exit.network.products.packed import (
+    MULTIPLE,
+    PackedLinear,
+    is_worth_packing,
+    packed,
+)
 
 from ..factories import TEXTS, answers, examples_of, network_of
 
@@ -38,7 +43,7 @@ def test_any_number_of_rows_is_multiplied(count, bias):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_network_says_the_same(encoders, family, threshold):
     from spacy_early_exit.criteria import TokenExit
-    from spacy_early_exit.model import RunSettings, predict
+    from spacy_early_exit.model.model import RunSettings, predict
 
     trained = network_of(encoders[family])
     settings = RunSettings(criterion=TokenExit(window=1, left_words="ignore"), threshold=threshold)
@@ -154,7 +159,7 @@ class TestInAPipeline:
         assert found[0] == found[1]
 
     def test_it_follows_the_weights(self, trained_bytes, packs):
-        from spacy_early_exit.model import RunSettings, predict
+        from spacy_early_exit.model.model import RunSettings, predict
 
         config, data = trained_bytes
         nlp = spacy.util.load_model_from_config(

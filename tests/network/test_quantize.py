@@ -8,9 +8,9 @@ import pytest
 import spacy
 import torch
 
-from spacy_early_exit import shim
-from spacy_early_exit.network import quantize
-from spacy_early_exit.network.quantize import ZERO, Int8Linear, quantize_rows, quantized
+from spacy_early_exit.model.model import shim
+from spacy_early_exit.network.products import int8 as quantize
+from spacy_early_exit.network.products.int8 import ZERO, Int8Linear, quantize_rows, quantized
 
 from ..factories import TEXTS, answers, examples_of, network_of
 
@@ -65,7 +65,7 @@ def test_a_row_does_not_depend_on_its_batch():
     "family", ["bert", "electra", "distilbert", "albert", "modernbert", "mpnet", "deberta-v2"]
 )
 def test_a_network_says_nearly_the_same(encoders, family):
-    from spacy_early_exit.model import RunSettings, predict
+    from spacy_early_exit.model.model import RunSettings, predict
 
     trained = network_of(encoders[family])
     docs = [spacy.blank("en")(text) for text in TEXTS]

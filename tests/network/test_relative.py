@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from spacy_early_exit.network.batch import Batch, Running
-from spacy_early_exit.network.disentangled import place_counts, place_of
 from spacy_early_exit.network.families import read_spec
-from spacy_early_exit.network.neighbourhood import near_pairs, near_pairs_of_all
-from spacy_early_exit.network.relative import bucket_of
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.network.layers.disentangled import place_counts, place_of
+from spacy_early_exit.network.layers.neighbourhood import near_pairs, near_pairs_of_all
+from spacy_early_exit.network.layers.relative import bucket_of
+from spacy_early_exit.text.wordpieces import windows_of
 
 from ..factories import network_of, texts_of_all_lengths
 from .test_families import PUBLISHED

@@ -8,8 +8,8 @@ from spacy.training import Corpus
 from spacy.training.loop import create_evaluation_callback
 from spacy.util import Config, load_model_from_config
 
-from spacy_early_exit.callbacks import make_hold_saving
-from spacy_early_exit.component import EarlyExitPipe
+from spacy_early_exit.measure.hold_saving import make_hold_saving
+from spacy_early_exit.pipe.component import EarlyExitPipe
 
 from ..factories import TEXTS, examples_of
 

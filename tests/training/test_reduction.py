@@ -7,19 +7,20 @@ import torch.nn.functional as F
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from spacy_early_exit.criteria import TokenExit, make_token_reduction
-from spacy_early_exit.knobs import Knob
+from spacy_early_exit.criteria import TokenExit
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads_halting, run_layer
-from spacy_early_exit.training.reduction import (
+from spacy_early_exit.pipe.dial import Knob
+from spacy_early_exit.relatives.reduction_exit import make_token_reduction
+from spacy_early_exit.relatives.reduction_training import (
     Tries,
     make_reduction_training,
     policy_loss,
     saliency,
 )
+from spacy_early_exit.text.wordpieces import windows_of
 from spacy_early_exit.training.stages import Decisions
-from spacy_early_exit.wordpieces import windows_of
 
 from ..factories import (
     OLD_CONFECTION,
@@ -210,7 +211,7 @@ def test_what_selectors_learn_reaches_the_encoder_where_all_learn(trained, windo
 def test_nothing_is_imitated_where_all_learn(trained, windows, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "spacy_early_exit.training.reduction.saliency",
+        "spacy_early_exit.relatives.reduction_training.saliency",
         lambda network, batch, layers: asked.append(1) or torch.rand(len(layers), batch.words),
     )
     for joint in (False, True):

@@ -6,7 +6,7 @@ import torch
 
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads
-from spacy_early_exit.wordpieces import windows_of
+from spacy_early_exit.text.wordpieces import windows_of
 from tests.factories import SEED, TEXTS, blank, examples_of, network_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"

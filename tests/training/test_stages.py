@@ -13,10 +13,10 @@ from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads, run_all_heads_halting, run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.tags import MISSING
+from spacy_early_exit.text.wordpieces import windows_of
 from spacy_early_exit.training.halting import RandomHalting, SampledHalting, draw_thresholds
 from spacy_early_exit.training.losses import distillation_loss, flooded, layer_weighted, word_losses
 from spacy_early_exit.training.stages import Answers, make_joint_training, make_self_sampling
-from spacy_early_exit.wordpieces import windows_of
 
 from ..factories import TEXTS, blank, examples_of, network_of, train_small
 

@@ -1,0 +1,1 @@
+"""Somebody's token classifier, taught to leave early."""

@@ -1,0 +1,1 @@
+"""Where pre-trained encoders come from. One file a source."""

@@ -1,0 +1,210 @@
+"""Where the pre-trained encoder comes from."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Protocol, Tuple, runtime_checkable
+
+from ..network.families import EncoderSpec, read_spec, read_weights
+from ..text.wordpieces import WordpieceTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PretrainedEncoder:
+    """A loaded encoder.
+
+    spec (EncoderSpec): Its sizes.
+    weights (Dict[str, Tensor]): Its parameters, by our names.
+    tokenizer (str): Its tokenizer, as the JSON of the ``tokenizers`` library.
+    """
+
+    spec: EncoderSpec
+    weights: Dict[str, "Tensor"]
+    tokenizer: str
+
+
+@runtime_checkable
+class EncoderSource(Protocol):
+    """Something that can be asked for an encoder, at ``nlp.initialize``."""
+
+    def load(self) -> PretrainedEncoder:
+        """RETURNS (PretrainedEncoder): The encoder."""
+
+
+@dataclass(frozen=True)
+class HFEncoder:
+    """An encoder of the Hugging Face hub, or of a local folder in its format.
+
+    name (str): Hub id or folder.
+    revision (Optional[str]): Branch, tag or commit on the hub.
+    """
+
+    name: str
+    revision: Optional[str] = None
+
+    @property
+    def place(self) -> str:
+        """RETURNS (str): The name, with ``~`` expanded to the home folder."""
+        return str(Path(self.name).expanduser()) if self.name.startswith("~") else self.name
+
+    def load(self) -> PretrainedEncoder:
+        """Load it through transformers, which is imported only here.
+
+        RETURNS (PretrainedEncoder): The encoder.
+        RAISES (ValueError): If it is missing, incomplete, damaged, of an unsupported family,
+            or without a fast tokenizer. The message tells which.
+        """
+        from transformers import AutoConfig, PretrainedConfig
+
+        self._check_folder()
+        try:
+            written, _ = PretrainedConfig.get_config_dict(self.place, revision=self.revision)
+            if "auto_map" in written:
+                raise ValueError(
+                    "it has an auto_map: the encoder is computed by code that comes with it. Such "
+                    "code is never run here, there is no trust_remote_code"
+                )
+            config = AutoConfig.from_pretrained(
+                self.place, revision=self.revision, trust_remote_code=False
+            )
+        except Exception as e:
+            raise ValueError(self._problem("its config.json can't be loaded", e)) from e
+        try:
+            spec = read_spec(config.to_dict())
+        except ValueError as e:
+            raise ValueError(self._problem("it is not supported", e)) from e
+        self._check_weights_are_there(spec)
+        tokenizer = self._load_tokenizer(spec)
+        state, missing = self._load_weights(config)
+        # The pooler is not used here, and token classifiers are saved without one.
+        missing = [name for name in missing if "pooler" not in name.split(".")]  # "bert.pooler.…"
+        if missing:
+            raise ValueError(
+                self._problem(
+                    f"its weights lack {len(missing)} parameters, such as '{missing[0]}': "
+                    f"incomplete, or the weights of another model"
+                )
+            )
+        return PretrainedEncoder(spec, read_weights(spec, state), tokenizer)
+
+    def _load_tokenizer(self, spec: EncoderSpec) -> str:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.place, revision=self.revision, use_fast=True, trust_remote_code=False
+            )
+        except Exception as e:
+            raise ValueError(self._problem("its tokenizer can't be loaded", e)) from e
+        if not tokenizer.is_fast:
+            raise ValueError(self._problem("it has no fast tokenizer (tokenizer.json)"))
+        serialized: str = tokenizer.backend_tokenizer.to_str()
+        try:
+            WordpieceTokenizer(serialized).check_fits(spec.vocab_size)
+        except ValueError as e:
+            raise ValueError(self._problem("its tokenizer does not fit", e)) from e
+        return serialized
+
+    def _load_weights(self, config: Any) -> Tuple[Dict[str, "Tensor"], Any]:
+        from transformers import AutoModel
+
+        def load(safetensors: bool) -> Any:
+            return AutoModel.from_pretrained(
+                self.place,
+                config=config,
+                revision=self.revision,
+                trust_remote_code=False,
+                use_safetensors=safetensors,
+                output_loading_info=True,
+            )
+
+        try:
+            # the oldest transformers would take the other file of a folder without a word.
+            folder = Path(self.place)
+            if folder.is_dir() and not any(folder.glob("*.safetensors")):
+                model, info = self._older(load)
+            else:
+                try:
+                    model, info = load(safetensors=True)
+                except OSError:  # there is no such file
+                    model, info = self._older(load)
+        except Exception as e:
+            raise ValueError(self._problem("its weights can't be loaded", e)) from e
+        return model.float().state_dict(), info["missing_keys"]
+
+    def _older(self, load: Callable[[bool], Any]) -> Any:
+        import torch
+        from torch.torch_version import TorchVersion
+
+        # CVE-2025-32434: weights_only=True was not enough before.
+        if TorchVersion(torch.__version__) < TorchVersion("2.6"):
+            raise ValueError(
+                f"it has no safetensors file, and torch {torch.__version__} could run code that "
+                f"hides in its older PyTorch file. Install torch 2.6 or later"
+            )
+        found = load(False)
+        warnings.warn(
+            f"The encoder {self.name!r} has no safetensors file: its older PyTorch file "
+            f"was read with weights_only=True, so that no code in it could run.",
+            stacklevel=3,
+        )
+        return found
+
+    def _check_folder(self) -> None:
+        path = Path(self.place)
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise ValueError(self._problem("the folder has no config.json"))
+        elif looks_like_folder(self.name):
+            raise ValueError(self._problem("there is no such folder"))
+
+    def _check_weights_are_there(self, spec: EncoderSpec) -> None:
+        """RAISES (ValueError): If a folder's weights can't be those of an encoder of such sizes:
+        there are too few bytes of them. Before any memory is taken for it.
+        """
+        import torch
+
+        from ..network.encoder import Encoder
+
+        files = [p for p in Path(self.place).glob("*") if p.suffix in (".safetensors", ".bin")]
+        if not files:  # not a folder, or another error says so
+            return
+        with torch.device("meta"):
+            wanted = sum(parameter.numel() for parameter in Encoder(spec).parameters())
+        found = sum(path.stat().st_size for path in files)
+        if wanted > found:
+            raise ValueError(
+                self._problem(
+                    f"its config.json describes {wanted:,} parameters, and its weights have but "
+                    f"{found:,} bytes"
+                )
+            )
+
+    def _problem(self, what: str, cause: Optional[Exception] = None) -> str:
+        because = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
+        return (
+            f"Can't load the encoder {self.name!r}: {what}{because}. "
+            f"The name in [components.NAME.model.encoder], NAME being the component's, must be a "
+            f"hub id, or a folder with config.json, tokenizer.json and model.safetensors."
+        )
+
+
+def looks_like_folder(name: str) -> bool:
+    """RETURNS (bool): Whether a name can't be meant as a hub id: it is a path, or begins with a
+    folder that is there. What is missing in it must not be asked for on the hub.
+    """
+    is_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+    return is_path or ("/" in name and Path(name.split("/")[0]).is_dir())
+
+
+def make_hf_encoder(name: str, revision: Optional[str] = None) -> EncoderSource:
+    """Make the source ``spacy-early-exit.HFEncoder.v1``. Nothing is loaded yet.
+
+    name (str): Hub id or folder.
+    revision (Optional[str]): Branch, tag or commit on the hub.
+    RETURNS (EncoderSource): The source.
+    """
+    return HFEncoder(name, revision)

@@ -1,0 +1,128 @@
+"""What a component keeps of itself beside its network, in the file ``cfg``.
+
+Settings are not in it: config.cfg is where they are kept.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+
+from ..budget.curve import Calibration
+from .whole import MOST_OF_NETWORK, check_size, checksum, read_at_most, seal, unseal
+
+MOST_OF_CFG = 2**22  # bytes of labels and calibration; read as JSON they take up to 40 times that
+MOST_LABELS = 2**16
+NETWORK = Path("model", "network.json")
+
+# Raises ValueError if they can't be the labels of a component.
+CheckLabels = Callable[[Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is kept.
+
+    labels (Optional[Tuple[str, ...]]): The labels; None if it is not said.
+    has_weights (bool): Whether there is a network, too.
+    calibration (Optional[Calibration]): What thresholds save, if it is known.
+    network (Optional[str]): On disk, the checksum of the network's file, if there is one.
+    model (Optional[str]): In bytes, that of the network, if there is one.
+    """
+
+    labels: Optional[Tuple[str, ...]] = None
+    has_weights: bool = True
+    calibration: Optional[Calibration] = None
+    network: Optional[str] = None
+    model: Optional[str] = None
+
+    def to_bytes(self) -> bytes:
+        """RETURNS (bytes): What the file says.
+
+        RAISES (ValueError): If it would be too large to be read again.
+        """
+        about: Dict[str, Any] = {
+            "labels": self.labels,
+            "has_weights": self.has_weights,
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
+        }
+        checksums = {"network": self.network, "model": self.model}
+        data = seal({**about, **{name: found for name, found in checksums.items() if found}})
+        try:
+            _check_count(self.labels or ())
+            check_size(len(data), MOST_OF_CFG)
+        except ValueError as e:
+            raise ValueError(f"The labels and the calibration can't be saved: {e}.") from e
+        return data
+
+
+def read_state(path: Path, check_labels: CheckLabels) -> State:
+    """Read a file, which may be anybody's.
+
+    path (Path): The file.
+    check_labels (CheckLabels): Checks its labels.
+    RETURNS (State): What it says.
+    RAISES (ValueError): If it is missing, damaged, or can't be what is kept. The message names it.
+    """
+    try:
+        data = read_at_most(path, MOST_OF_CFG)
+    except (OSError, ValueError) as e:
+        raise _unreadable(f"file {path}", e) from e
+    return parse_state(data, f"file {path}", check_labels)
+
+
+def parse_state(data: bytes, what: str, check_labels: CheckLabels) -> State:
+    """Read what ``State.to_bytes`` gave, or somebody wrote.
+
+    data (bytes): The content.
+    what (str): What it is of, for error messages.
+    check_labels (CheckLabels): Checks its labels.
+    RETURNS (State): What it says.
+    RAISES (ValueError): If it is damaged, or can't be what is kept.
+    """
+    try:
+        check_size(len(data), MOST_OF_CFG)
+        return _checked(unseal(data), check_labels)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
+        raise _unreadable(what, e) from e
+
+
+def _checked(about: Dict[str, Any], check_labels: CheckLabels) -> State:
+    labels, calibration = None, about.get("calibration")
+    if "labels" in about:
+        if not isinstance(about["labels"], list):
+            raise ValueError("labels must be a list")
+        _check_count(about["labels"])
+        check_labels(about["labels"])
+        labels = tuple(about["labels"])
+    has_weights = about.get("has_weights", True)
+    if type(has_weights) is not bool:
+        raise ValueError("has_weights must be true or false")
+    if calibration is not None:
+        calibration = Calibration.from_dict(calibration)
+    return State(labels, has_weights, calibration, about.get("network"), about.get("model"))
+
+
+def _check_count(labels: Sequence[str]) -> None:
+    if len(labels) > MOST_LABELS:
+        raise ValueError(f"there are {len(labels):,} labels, and {MOST_LABELS:,} are the most")
+
+
+def _unreadable(what: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"The {what} can't be read: it is missing or damaged ({type(error).__name__}: {error})."
+    )
+
+
+def network_in(folder: Path) -> Optional[str]:
+    """Tell the network in a component's folder from others. Its file has the checksums of the files
+    beside it.
+
+    folder (Path): The folder.
+    RETURNS (Optional[str]): The checksum of that file, if there is one.
+    RAISES (ValueError): If it can't be read. The message names it.
+    """
+    path = folder / NETWORK
+    try:
+        return checksum(read_at_most(path, MOST_OF_NETWORK)) if path.is_file() else None
+    except ValueError as e:
+        raise ValueError(f"The file {path} can't be read: {e}.") from e

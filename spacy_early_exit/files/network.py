@@ -1,0 +1,274 @@
+"""How a trained network is kept: a few plain files, no code in any of them.
+
+network.json           format version, sizes of the encoder, number of tags, checksums of all files
+tokenizer.json         the tokenizer, in the format of the tokenizers library
+weights.safetensors    the parameters
+original.safetensors   if another network answers at full depth: those of its that are not the same
+"""
+
+import contextlib
+import copy
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from ..network.exit_network import Tagger
+from ..network.families import EncoderSpec, check_sizes
+from ..runtime.torch_state import usual_torch
+from ..text.wordpieces import WordpieceTokenizer
+from .whole import MOST_OF_NETWORK, check_size, checksum, seal, unseal
+
+NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
+ORIGINAL = "original.safetensors"
+FILES = (NETWORK, TOKENIZER, WEIGHTS, ORIGINAL)
+
+# Bytes, at most. The largest tokenizer of a supported family has 250,000 wordpieces in 20 million.
+MOST_OF_TOKENIZER = 2**28
+MOST_OF_SETTINGS, MOST_OF_WORDPIECE = 2**22, 2**8
+# What decoders and criteria learn comes on top of what network.json tells of the weights.
+MOST_LEARNED = 2**26
+# Names and shapes of the weights: those of 100 layers take 300,000. Empty ones take nothing else.
+MOST_OF_HEADER = 2**22
+
+# What a container may take, on Linux.
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+# Gives the content of a file, of so many bytes at most. It raises OSError or KeyError if there is
+# none, ValueError if it is larger.
+Read = Callable[[str, int], bytes]
+
+
+class Trained(NamedTuple):
+    """A network and the tokenizer of its encoder.
+
+    network (Tagger): The network.
+    tokenizer (WordpieceTokenizer): The tokenizer.
+    original (Optional[Tagger]): What answers at full depth, where that is another network.
+    """
+
+    network: Tagger
+    tokenizer: WordpieceTokenizer
+    original: Optional[Tagger] = None
+
+    @property
+    def networks(self) -> List[Tagger]:
+        """RETURNS (List[Tagger]): The network, and that of full depth if it is another."""
+        return [self.network] if self.original is None else [self.network, self.original]
+
+    @property
+    def full_depth(self) -> Tagger:
+        """RETURNS (Tagger): What answers at full depth."""
+        return self.networks[-1]
+
+
+@usual_torch()
+def to_files(trained: Trained) -> Dict[str, bytes]:
+    """Write down a network.
+
+    trained (Trained): The network.
+    RETURNS (Dict[str, bytes]): The content of each file.
+    RAISES (ValueError): If one would be too large to be read again. The message names it.
+    """
+    from safetensors.torch import save
+
+    network, tokenizer, original = trained
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    files = {TOKENIZER: tokenizer.to_str().encode("utf8"), WEIGHTS: save(weights)}
+    for name, most in _most_of(network).items():
+        try:
+            check_size(len(files[name]), most)
+        except ValueError as e:
+            raise ValueError(f"The file {name} can't be saved: {e}.") from e
+    if original is not None:
+        others = original.state_dict().items()
+        own = {name: tensor for name, tensor in others if not torch.equal(tensor, weights[name])}
+        files[ORIGINAL] = save({name: tensor.contiguous() for name, tensor in own.items()})
+    about = {
+        "encoder": dataclasses.asdict(network.spec),
+        "tags": network.tags,
+        "original": original is not None,
+        "files": {name: checksum(data) for name, data in files.items()},
+    }
+    return {NETWORK: seal(about), **files}
+
+
+@usual_torch()
+def from_files(read: Read, place: str, device: torch.device) -> Trained:
+    """Rebuild what was kept.
+
+    read (Read): Gives the content of a file.
+    place (str): Where the files are, for error messages.
+    device (torch.device): Where the network shall lie.
+    RETURNS (Trained): Network and tokenizer.
+    RAISES (ValueError): If a file is missing, damaged, larger than it can be, or of a later
+        format. The message names it.
+    """
+    about = _part(read, place, NETWORK, MOST_OF_NETWORK, _read_about)
+    saved = about.files
+    most = _most_of(about.network)
+    tokenizer = _part(read, place, TOKENIZER, most[TOKENIZER], _read_tokenizer, saved)
+    weights = _part(read, place, WEIGHTS, most[WEIGHTS], _read_weights, saved)
+    original = None
+    if about.has_original:
+        own = _part(read, place, ORIGINAL, most[WEIGHTS], _read_weights, saved)
+        original = copy.deepcopy(about.network)
+        original = _filled(original, {**weights, **own}, place, ORIGINAL).to(device)
+    network = _filled(about.network, weights, place, WEIGHTS)
+    tokenizer.check_fits(network.spec.vocab_size)
+    return Trained(network.to(device), tokenizer, original)
+
+
+def _filled(network: Tagger, weights: Mapping[str, Tensor], place: str, file: str) -> Tagger:
+    try:
+        with torch.device("meta"):
+            network.set_learned(_like(weights, "decoder."), _like(weights, "criterion."))
+    except KeyError as e:  # not every name can be one of a parameter
+        raise ValueError(f"The file {file} in {place} is damaged: a weight is named {e}.") from e
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in wanted:
+        if name.startswith("decoder."):  # all its axes are tags
+            wanted[name] = (network.tags,) * len(found[name])
+    if wanted != found:
+        wrong = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        raise ValueError(
+            f"The file {file} in {place} does not fit {NETWORK} beside it: '{wrong}' has "
+            f"shape {found.get(wrong)}, and should have {wanted.get(wrong)}."
+        )
+    network.load_state_dict(weights, assign=True)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    return network
+
+
+def _like(weights: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
+    """RETURNS (Dict[str, Tensor]): Tensors of the same shapes, of those below a prefix."""
+    return {
+        name.removeprefix(prefix): torch.empty(weight.shape)
+        for name, weight in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def write(trained: Trained, folder: Path) -> None:
+    """Write the files.
+
+    trained (Trained): What to keep.
+    folder (Path): The folder, made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in to_files(trained).items():
+        (folder / name).write_bytes(data)
+
+
+class _About(NamedTuple):
+    """What ``network.json`` says.
+
+    network (Tagger): The network, still without weights: it takes no memory.
+    files (Mapping[str, str]): Checksums of the other files; none, if it was saved before there
+        were any.
+    has_original (bool): Whether another network answers at full depth.
+    """
+
+    network: Tagger
+    files: Mapping[str, str]
+    has_original: bool
+
+
+def _part(
+    read: Read,
+    place: str,
+    name: str,
+    most: int,
+    parse: Callable[[bytes], Any],
+    saved: Optional[Mapping[str, str]] = None,
+) -> Any:
+    try:
+        data = read(name, most)
+    except (OSError, KeyError) as e:
+        raise ValueError(f"The file {name} is missing in {place}: {e}") from e
+    except ValueError as e:
+        raise _unreadable(name, place, e) from e
+    try:
+        if saved and saved.get(name) != checksum(data):
+            raise ValueError(f"it is not what was saved: its checksum is not the one in {NETWORK}")
+        return parse(data)
+    except Exception as e:
+        raise _unreadable(name, place, e) from e
+
+
+def _unreadable(name: str, place: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"The file {name} in {place} can't be read. It is damaged, or was not written by "
+        f"spacy-early-exit ({type(error).__name__}: {error})."
+    )
+
+
+def _read_about(data: bytes) -> _About:
+    about = unseal(data)
+    spec, tags = EncoderSpec(**about["encoder"]), about["tags"]
+    check_sizes(spec, tags)
+    with torch.device("meta"):  # no memory, no random numbers: the weights follow
+        network = Tagger(spec, tags)
+    has_original = about.get("original", False)
+    if type(has_original) is not bool:
+        raise ValueError(f"original must be true or false, not {has_original!r}")
+    # The bytes of a file lie beside what becomes of them, one file after the other.
+    _check_memory(_size_of(network) * (3 if has_original else 2))
+    return _About(network, about.get("files", {}), has_original)
+
+
+def _read_tokenizer(data: bytes) -> WordpieceTokenizer:
+    return WordpieceTokenizer(data.decode("utf8"))
+
+
+def _read_weights(data: bytes) -> Dict[str, Tensor]:
+    from safetensors.torch import load
+
+    try:
+        check_size(int.from_bytes(data[:8], "little"), MOST_OF_HEADER)
+    except ValueError as e:
+        raise ValueError(f"of its list of weights: {e}") from e
+    weights: Dict[str, Tensor] = load(data)
+    for name, tensor in weights.items():
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"'{name}' is of {tensor.dtype}, and should be of torch.float32")
+    return weights
+
+
+def _most_of(network: Tagger) -> Dict[str, int]:
+    """RETURNS (Dict[str, int]): Bytes that files of a network may have."""
+    tokenizer = MOST_OF_SETTINGS + MOST_OF_WORDPIECE * network.spec.vocab_size
+    return {
+        TOKENIZER: min(MOST_OF_TOKENIZER, tokenizer),
+        WEIGHTS: _size_of(network) + MOST_LEARNED,
+    }
+
+
+def _size_of(network: Tagger) -> int:
+    """RETURNS (int): Bytes that its weights take, but for what decoder and criterion learnt: it is
+    the same before that is known.
+    """
+    return sum(
+        tensor.numel() * 4
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(("decoder.", "criterion."))
+    )
+
+
+def _check_memory(needed: int) -> None:
+    if not hasattr(os, "sysconf"):  # Windows
+        return
+    there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # elsewhere, or "max"
+            there_is = min(there_is, int(Path(file).read_text()))
+    if needed > there_is:
+        raise ValueError(
+            f"to read the network that it describes takes {needed:,} bytes, and this machine or "
+            f"its container has {there_is:,}"
+        )

@@ -1,0 +1,126 @@
+"""What a training config can have done between its steps."""
+
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional
+
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
+from spacy.training import Example
+
+from ..budget.search import saving, threshold_for
+from ..pipe.component import EarlyExitPipe, configure
+from ..pipe.docs import same_words
+from .docs import as_met
+
+Scorer = Callable[..., Dict[str, Any]]
+
+
+def make_hold_saving(
+    path: Path,
+    speedup: float,
+    every: int,
+    component: str = "early_exit_ner",
+    most_words: int = 3000,
+    score_start: bool = False,
+) -> Callable[[Language, Dict[str, Any]], None]:
+    """Make the callback ``spacy-early-exit.hold_saving.v1``, for ``training.before_update``.
+
+    While a network learns, the same threshold saves more and more. This sets the threshold
+    before each evaluation so that the saving stays what it shall be: checkpoints are then
+    chosen at equal cost. The texts need no annotation. The threshold goes into the config, so
+    that every checkpoint is saved with its own.
+
+    spaCy evaluates what training starts from, too. Where that was itself chosen on the same
+    texts, as the best of many, its score flatters it, and on a small corpus nothing would ever
+    beat it. So it scores nothing, unless that is wanted.
+
+    With ``use_averages`` of the optimizer it would hold the saving of other weights than those that
+    are evaluated.
+
+    path (Path): Texts to measure the saving on, as ``.spacy``, in words as spaCy's corpus reader
+        makes them.
+    speedup (float): The saving to hold, full-depth cost / spent cost.
+    every (int): Steps between evaluations: ``training.eval_frequency``.
+    component (str): Name of the component.
+    most_words (int): About how many words to use, of whole texts from all over the file.
+    score_start (bool): Whether what training starts from is scored, and may stay the best.
+    RETURNS (Callable): The callback.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    if not 1.0 < speedup < float("inf") or every < 1:
+        raise ValueError(
+            f"hold_saving: speedup must be above 1 and every at least 1, not {speedup}, {every}."
+        )
+    texts: List[Doc] = []
+    scorers: List[Any] = []  # the component's, while it is out of use
+
+    def hold_saving(nlp: Language, info: Dict[str, Any]) -> None:
+        if scorers and info["step"]:
+            ner = nlp.get_pipe(component)
+            ner.scorer = scorers.pop()
+        if info["step"] % every:
+            return
+        if not texts:
+            texts.extend(_some_texts(nlp, path, most_words))
+        ner = nlp.get_pipe(component)
+        if not isinstance(ner, EarlyExitPipe):
+            raise ValueError(
+                f"hold_saving: '{component}' is no early-exit component, but a "
+                f"{type(ner).__name__}."
+            )
+        if info["step"] == 0 and not score_start:
+            scorers.append(ner.scorer)
+            ner.scorer = _all_zero(ner.scorer)
+        docs = as_met(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
+
+        def saving_at(threshold: float) -> float:
+            ner.threshold = threshold
+            exits = [prediction.exits for prediction in ner.predict(docs)]
+            return saving((seen.spent, seen.full) for seen in exits)
+
+        threshold = threshold_for(speedup, saving_at)
+        if saving_at(threshold) < speedup:
+            warnings.warn(
+                f"hold_saving: no threshold of '{component}' saves {speedup:g}X at step "
+                f"{info['step']}, the most is {saving_at(threshold):.2f}X.",
+                stacklevel=2,
+            )
+        configure(nlp, threshold=threshold, name=component)
+
+    return hold_saving
+
+
+def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
+    """RETURNS (Optional[Callable]): A scorer whose every number is 0, but for the cost, of which
+    that would be the best. No score at all would not do: spaCy forgets the weight of one that is
+    missing once, and every later checkpoint would be as good as every other.
+    """
+    if scorer is None:
+        return None
+
+    def score(examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
+        scores = scorer(examples, **kwargs)
+        return {
+            name: value if isinstance(value, dict) or name.startswith("exit_cost") else 0.0
+            for name, value in scores.items()
+        }
+
+    return score
+
+
+def _some_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
+    """RETURNS (List[Doc]): Texts from all over the file: those of one place are often of a kind."""
+    texts = list(DocBin().from_disk(path).get_docs(nlp.vocab))
+    if not texts:
+        raise ValueError(f"hold_saving: there are no texts in {path}.")
+    share = min(1.0, most_words / max(1, sum(map(len, texts))))
+    count = max(1, round(share * len(texts)))
+    return [texts[i * len(texts) // count] for i in range(count)]
+
+
+def _as_evaluated(nlp: Language, doc: Doc) -> Doc:
+    """RETURNS (Doc): A text without annotation, in the words that ``spacy train`` evaluates: the
+    annotated ones where it is not known how they were written, else those of the tokenizer.
+    """
+    return same_words(doc) if doc.has_unknown_spaces else nlp.make_doc(doc.text)

@@ -1,0 +1,1 @@
+"""thinc's side: the model that holds the network, runs it, and learns."""

@@ -1,0 +1,385 @@
+"""Lets thinc train, average, move and save the torch network."""
+
+import contextlib
+import copy
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+
+import srsly
+import torch
+from thinc.api import Optimizer, torch2xp, xp2torch
+from thinc.shims.shim import Shim
+from thinc.types import FloatsXd
+from thinc.util import get_torch_default_device
+from torch import Tensor
+
+from ..budget.fingerprint import fingerprint_of_weights
+from ..encoders.hugging_face import EncoderSource
+from ..files import network as storage
+from ..files.network import Trained
+from ..files.whole import check_size, read_at_most, unpack
+from ..network.encoder import KeptState
+from ..network.exit_network import Tagger, check_finite
+from ..network.products.int8 import Precision, quantized
+from ..network.products.packed import is_worth_packing, packed
+from ..runtime.forks import Lock, ready_for_torch
+from ..runtime.torch_state import usual_torch
+from ..text.wordpieces import SharedWordpieces
+
+if TYPE_CHECKING:
+    from ..decoders import Decoder
+    from ..network.criterion import Criterion
+
+_BUILDING = Lock()
+MOST_LEARN_RATE = 5e-4  # that an encoder stands: spaCy's own default is twice that
+
+
+class TaggerShim(Shim):
+    """Lets thinc's optimizers, averages and serialisation reach the torch network.
+
+    encoder (EncoderSource): Where the pre-trained encoder comes from.
+    head_lr_factor (float): How many times faster the heads learn.
+    freeze_encoder (bool): Whether to train the heads alone.
+    kept_state (KeptState): What wordpieces that left keep.
+    freeze_full_depth (bool): Whether to train the earlier heads alone, so that full depth stays as
+        it is.
+    mixed_precision (bool): Whether products are computed in bfloat16 while training.
+    shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
+        one by one, or share it.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderSource,
+        head_lr_factor: float,
+        freeze_encoder: bool,
+        kept_state: KeptState,
+        freeze_full_depth: bool = False,
+        mixed_precision: bool = False,
+        shared_wordpieces: SharedWordpieces = "split",
+    ):
+        super().__init__(None)
+        self._model: Optional[Trained] = None
+        self.encoder = encoder
+        self.head_lr_factor = head_lr_factor
+        self.freeze_encoder = freeze_encoder
+        self.kept_state = kept_state
+        self.freeze_full_depth = freeze_full_depth
+        self.mixed_precision = mixed_precision
+        self.shared_wordpieces = shared_wordpieces
+        self._teacher: Optional[Tagger] = None
+        self._taught_tags = 0
+        self._fingerprint: Optional[str] = None
+        self._faster: Dict[Precision, Trained] = {}
+        self._checked = False
+        self._warned = False
+
+    @property
+    def is_trained(self) -> bool:
+        """RETURNS (bool): Whether there are weights."""
+        return self._model is not None
+
+    @property
+    def trained(self) -> Trained:
+        """RETURNS (Trained): Network and tokenizer."""
+        if self._model is None:
+            raise ValueError(
+                "The early-exit tagger has no weights yet. Train it: nlp.initialize(...) fetches "
+                "the pre-trained encoder; or load a trained pipeline with spacy.load(...)."
+            )
+        return self._model
+
+    def set(self, trained: Trained) -> None:
+        """Take over a network.
+
+        trained (Trained): Network and tokenizer.
+        """
+        for network in trained.networks:
+            network.encoder.keep(self.kept_state)
+        self._model = trained
+        self._teacher, self._taught_tags = None, trained.network.tags
+        self._freeze()
+        self.weights_changed()
+
+    def drop(self) -> None:
+        """Have no network, as before initialize."""
+        self._model, self._teacher = None, None
+        self.weights_changed()
+
+    def _freeze(self) -> None:
+        network = self.trained.network
+        frozen = self.freeze_encoder or self.freeze_full_depth
+        network.encoder.requires_grad_(not frozen)
+        network.head(network.spec.layers).requires_grad_(not self.freeze_full_depth)
+        for learned in network.decoder.values():
+            learned.requires_grad_(not self.freeze_full_depth)
+
+    def keep_original(self, original: Optional[Tagger]) -> None:
+        """Let another network answer at full depth, until the weights are trained on.
+
+        original (Optional[Tagger]): With the same tags and wordpieces; None: this one does.
+        """
+        self._model = self.trained._replace(original=original)
+        self.weights_changed()
+
+    @usual_torch()
+    def set_learned(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
+        """Make room for what a decoder and a criterion learn. See ``Tagger.set_learned``.
+
+        decoder (Decoder): The decoder.
+        criterion (Criterion): The criterion.
+        RETURNS (List[str]): What of the criterion was not there before, by name.
+        """
+        network = self.trained.network
+        known = network.learned
+        of_decoder, of_criterion = fresh(network, decoder, criterion, "cpu")
+        network.set_learned(of_decoder, of_criterion)
+        self._freeze()
+        self._teacher = None
+        self.weights_changed()
+        return [name for name in of_criterion if name not in known]
+
+    @usual_torch()
+    def add_tags(self, tags: int) -> None:
+        """Append tags. See ``Tagger.add_tags``.
+
+        tags (int): The new number of tags.
+        """
+        self.trained.network.add_tags(tags)
+        self._freeze()
+        self.keep_original(None)
+
+    @usual_torch()
+    def scale_heads(self, temperatures: Sequence[float]) -> None:
+        """Divide what each head says by a temperature. See ``Tagger.scale_heads``.
+
+        temperatures (Sequence[float]): Of the head of each layer.
+        """
+        for network in self.trained.networks:
+            network.scale_heads(temperatures)
+        self.weights_changed()
+
+    def weights_changed(self) -> None:
+        """Drop what was derived from the weights."""
+        self._fingerprint = None
+        self._faster = {}
+        self._checked = False
+
+    def fingerprint(self) -> str:
+        """RETURNS (str): A hash of the weights, computed once for as long as they stay."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of_weights(self.trained.network)
+        return self._fingerprint
+
+    def at(self, precision: Precision) -> Trained:
+        """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
+        where that is faster, for as long as the weights stay.
+
+        precision (Precision): Of the products.
+        RAISES (ValueError): If the machine can't do int8, or a weight is no finite number.
+        """
+        ready_for_torch()  # what follows is parallel
+        if not self._checked:
+            for network in self.trained.networks:
+                check_finite(network)
+            self._checked = True
+        # In this order: what is made of older weights must not be found by whoever asks later.
+        faster, trained = self._faster, self.trained
+        if precision == "fp32" and not is_worth_packing(trained.network):
+            return trained
+        if precision not in faster:
+            make = packed if precision == "fp32" else quantized
+            with _BUILDING, usual_torch():  # threads that start together build it once
+                if precision not in faster:
+                    network, tokenizer, original = trained
+                    first = None if original is None else make(original)
+                    faster[precision] = Trained(make(network), tokenizer, first)
+        return faster[precision]
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """RETURNS (Dict[str, Any]): What is pickled: packed weights are made anew, and so is the
+        teacher, if the copy trains on. Workers only predict.
+        """
+        return {**self.__dict__, "_faster": {}, "_teacher": None}
+
+    @usual_torch()
+    def teacher(self) -> Tagger:
+        """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,
+        for as long as the network is not replaced. It has the tags that the network came with, not
+        those that were added.
+        """
+        if self._teacher is None:
+            self._teacher = copy.deepcopy(self.trained.network).requires_grad_(False)
+            self._teacher.keep_tags(self._taught_tags)
+        return self._teacher
+
+    @usual_torch()
+    def finish_update(self, optimizer: Optimizer) -> None:
+        """Take an optimizer step; all but the encoder takes a larger one.
+
+        optimizer (Optimizer): thinc's optimizer.
+        """
+        if self.trained.original is not None:
+            self.keep_original(None)  # what is learnt shall show at full depth, too
+        for name, parameter in self.trained.network.named_parameters():
+            if parameter.grad is None:
+                continue
+            is_small = not name.startswith("encoder.")
+            if not is_small:
+                self._check_rate(optimizer.learn_rate)
+            value, _ = optimizer(
+                self._key(name, parameter),
+                cast(FloatsXd, torch2xp(parameter.data)),
+                cast(FloatsXd, torch2xp(parameter.grad)),
+                lr_scale=self.head_lr_factor if is_small else 1.0,
+            )
+            parameter.data = xp2torch(value, device=parameter.device)
+            parameter.grad = None
+        self.weights_changed()
+
+    def _check_rate(self, rate: float) -> None:
+        if rate <= MOST_LEARN_RATE or self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"The encoder is trained with a learning rate of {rate:g}. Above {MOST_LEARN_RATE:g} "
+            f"transformers forget what they know, and scores jump up and down. Set "
+            f"optimizer.learn_rate to 2e-4 for a small encoder, 2e-5 to 5e-5 for one of base size; "
+            f"or have a config written that suits it: python -m spacy early-exit init-config.",
+            stacklevel=2,
+        )
+
+    @contextlib.contextmanager
+    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
+        """Put other weights, such as an optimizer's averages, in place for a while.
+
+        params (Dict[Any, Any]): Weights by the keys that ``finish_update`` gave the optimizer.
+        """
+        replaced = []
+        with usual_torch():
+            for name, parameter in self.trained.network.named_parameters() if self._model else ():
+                key = self._key(name, parameter)
+                if key in params:
+                    replaced.append((parameter, parameter.data))
+                    parameter.data = xp2torch(params[key], device=parameter.device)
+        self.weights_changed()
+        try:
+            yield
+        finally:
+            for parameter, data in replaced:
+                parameter.data = data
+            self.weights_changed()
+
+    def _key(self, name: str, parameter: torch.nn.Parameter) -> Tuple[int, str]:
+        # With the shape: heads that got new tags must not meet the moments of the old ones.
+        return (self.id, f"{name}:{'x'.join(map(str, parameter.shape))}")
+
+    def copy(self) -> "TaggerShim":
+        """RETURNS (TaggerShim): A deep copy, with an identity of its own for optimizers."""
+        copied = TaggerShim(
+            self.encoder,
+            self.head_lr_factor,
+            self.freeze_encoder,
+            self.kept_state,
+            self.freeze_full_depth,
+            self.mixed_precision,
+            self.shared_wordpieces,
+        )
+        if self._model is not None:
+            copied.from_bytes(self.to_bytes())
+        return copied
+
+    @usual_torch()
+    def to_device(self, device_type: str, device_id: int) -> None:
+        """Move the network.
+
+        device_type (str): ``"cpu"`` or ``"gpu"``.
+        device_id (int): Number of the GPU.
+        """
+        if self._model is not None:
+            device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
+            for network in self.trained.networks:
+                network.to(device)
+            self.weights_changed()
+
+    def to_bytes(self) -> bytes:
+        """RETURNS (bytes): The files of ``storage``, in one; empty before initialize."""
+        files = storage.to_files(self.trained) if self._model is not None else {}
+        data: bytes = srsly.msgpack_dumps(files)
+        return data
+
+    def from_bytes(self, data: bytes) -> "TaggerShim":
+        """Load what ``to_bytes`` gave.
+
+        data (bytes): The files in one.
+        RETURNS (TaggerShim): Itself.
+        """
+        trained = trained_in_bytes(data)
+        if trained is not None:
+            self.set(trained)
+        return self
+
+    def to_disk(self, path: Any) -> None:
+        """Write the files of ``storage``.
+
+        path (Path): The folder.
+        """
+        storage.write(self.trained, Path(path))
+
+    def from_disk(self, path: Any) -> "TaggerShim":
+        """Read the files of ``storage``.
+
+        path (Path): The folder.
+        RETURNS (TaggerShim): Itself.
+        """
+        self.set(trained_on_disk(Path(path)))
+        return self
+
+
+def trained_in_bytes(data: bytes) -> Optional[Trained]:
+    """Read what ``TaggerShim.to_bytes`` gave.
+
+    data (bytes): The files in one.
+    RETURNS (Optional[Trained]): The network, if there is one.
+    RAISES (ValueError): If a file is missing or damaged. The message names it.
+    """
+    files = unpack(data)
+
+    def read(name: str, most: int) -> bytes:
+        check_size(len(files[name]), most)
+        content: bytes = files[name]
+        return content
+
+    if not files:
+        return None
+    return storage.from_files(read, "the model's bytes", get_torch_default_device())
+
+
+def trained_on_disk(folder: Path) -> Trained:
+    """Read what ``TaggerShim.to_disk`` wrote.
+
+    folder (Path): The folder.
+    RETURNS (Trained): The network.
+    RAISES (ValueError): If a file is missing or damaged. The message names it.
+    """
+
+    def read(name: str, most: int) -> bytes:
+        return read_at_most(folder / name, most)
+
+    return storage.from_files(read, str(folder), get_torch_default_device())
+
+
+def fresh(
+    network: Tagger, decoder: "Decoder", criterion: "Criterion", device: str
+) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+    """Make what a decoder and a criterion learn, as it is before training.
+
+    network (Tagger): The network it is for.
+    decoder (Decoder): The decoder.
+    criterion (Criterion): The criterion.
+    device (str): Where it shall lie; on ``"meta"`` it costs nothing and draws no random numbers.
+    RETURNS (Tuple[Dict[str, Tensor], Dict[str, Tensor]]): What each learns, by name.
+    """
+    with torch.device(device):
+        return decoder.parameters(network.tags), criterion.parameters(network.spec)

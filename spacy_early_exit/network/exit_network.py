@@ -1,0 +1,165 @@
+"""The network: an encoder with an exit head, a dropout and one linear map, at every layer; and what
+the decoder behind it and the criterion beside it learn.
+"""
+
+import math
+from typing import Dict, Mapping, Sequence, cast
+
+import torch
+from torch import Tensor, nn
+
+from .encoder import Encoder
+from .families import EncoderSpec
+from .layers.layer import drop_out
+
+
+class Tagger(nn.Module):
+    """Encoder and exit heads. It has no forward of its own: see ``loop.py``.
+
+    The modules' own train / eval mode is never looked at: dropout is an argument, so that
+    threads may share a network.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    tags (int): Number of tags.
+    """
+
+    def __init__(self, spec: EncoderSpec, tags: int):
+        super().__init__()
+        self.encoder = Encoder(spec)
+        self.heads = nn.ModuleList(nn.Linear(spec.hidden_size, tags) for _ in range(spec.layers))
+        self.decoder = nn.ParameterDict()
+        self.criterion = nn.ParameterDict()
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """RETURNS (EncoderSpec): The sizes of the encoder."""
+        return self.encoder.spec
+
+    @property
+    def tags(self) -> int:
+        """RETURNS (int): Number of tags."""
+        return self.head(1).out_features
+
+    @property
+    def device(self) -> torch.device:
+        """RETURNS (torch.device): Where the weights lie."""
+        return self.head(1).weight.device
+
+    def head(self, layer: int) -> nn.Linear:
+        """RETURNS (nn.Linear): The exit head of a layer, counted from 1."""
+        return cast(nn.Linear, self.heads[layer - 1])
+
+    def logits(self, layer: int, states: Tensor, dropout: float = 0.0) -> Tensor:
+        """Apply the exit head of a layer.
+
+        layer (int): The layer, counted from 1.
+        states (Tensor): *Shape:* ``(words, hidden_size)``
+        dropout (float): Dropout rate.
+        RETURNS (Tensor): *Shape:* ``(words, tags)``
+        """
+        logits: Tensor = self.head(layer)(drop_out(states, dropout))
+        return logits
+
+    def init_heads(self) -> None:
+        """Draw new weights for all heads, as BERT's own initialisation does."""
+        for layer in range(1, len(self.heads) + 1):
+            nn.init.normal_(self.head(layer).weight, std=0.02)
+            nn.init.zeros_(self.head(layer).bias)
+
+    @property
+    def learned(self) -> Dict[str, Tensor]:
+        """RETURNS (Dict[str, Tensor]): What decoder and criterion learn, by name."""
+        return {**self.decoder, **self.criterion}
+
+    def set_learned(self, decoder: Mapping[str, Tensor], criterion: Mapping[str, Tensor]) -> None:
+        """Make room for what a decoder and a criterion learn, and for nothing else. What is there
+        under the same name stays.
+
+        decoder (Mapping[str, Tensor]): As it is before training, every axis as long as there are
+            tags.
+        criterion (Mapping[str, Tensor]): Likewise, of any shape.
+        """
+        known = self.learned
+        for name, fresh in (("decoder", decoder), ("criterion", criterion)):
+            kept = {key: known[key] for key in fresh if key in known}
+            setattr(self, name, nn.ParameterDict({**fresh, **kept}).to(self.device))
+
+    def scale_heads(self, temperatures: Sequence[float]) -> None:
+        """Divide what each head says by a temperature.
+
+        temperatures (Sequence[float]): Of the head of each layer, all above 0.
+        """
+        for layer, temperature in enumerate(temperatures, 1):
+            for parameter in self.head(layer).parameters():
+                # Not in place: the network of full depth may share it.
+                parameter.data = parameter.data / temperature
+
+    def add_tags(self, tags: int) -> None:
+        """Append tags to every head, and to what the decoder learns. What is known of the others
+        stays.
+
+        tags (int): The new number of tags.
+        """
+        for layer in range(1, len(self.heads) + 1):
+            old = self.head(layer)
+            new = nn.Linear(old.in_features, tags, device=old.weight.device)
+            nn.init.normal_(new.weight, std=0.02)
+            nn.init.zeros_(new.bias)
+            with torch.no_grad():
+                new.weight[: old.out_features] = old.weight
+                new.bias[: old.out_features] = old.bias
+            self.heads[layer - 1] = new
+        for name, known in self.decoder.items():
+            grown = known.new_zeros([tags] * known.dim())
+            grown[tuple(slice(length) for length in known.shape)] = known.detach()
+            self.decoder[name] = nn.Parameter(grown)
+
+    def keep_tags(self, tags: int) -> None:
+        """Cut every head to its first tags. What the decoder learns stays as it is.
+
+        tags (int): How many.
+        """
+        for layer in range(1, len(self.heads) + 1):
+            head = self.head(layer)
+            head.weight = nn.Parameter(head.weight[:tags].detach(), head.weight.requires_grad)
+            head.bias = nn.Parameter(head.bias[:tags].detach(), head.bias.requires_grad)
+            head.out_features = len(head.weight)
+
+
+def check_finite(network: Tagger) -> None:
+    """Refuse weights that no answer can come of. 0.01 s for 23 million of them.
+
+    network (Tagger): The network.
+    RAISES (ValueError): If there is NaN or infinity among them. The message names the parameter.
+    """
+    for name, parameter in network.named_parameters():
+        # A sum is finite only if all that it is of is, and quicker than looking at each.
+        if not parameter.detach().sum().isfinite() and not parameter.isfinite().all():
+            raise ValueError(
+                f"The network's weights are damaged, or its training diverged: '{name}'"
+                f"{_layer_of(name)} holds NaN or infinity. Load a pipeline that was saved before; "
+                f"or train again, with a smaller learn_rate."
+            )
+
+
+def _layer_of(parameter: str) -> str:
+    """RETURNS (str): Which layer a parameter is of, counted from 1, where it is of one."""
+    number = next((part for part in parameter.split(".") if part.isdigit()), None)
+    return "" if number is None else f", in layer {int(number) + 1},"
+
+
+def uncertainty(logits: Tensor) -> Tensor:
+    """Entropy of the softmax, divided by that of the uniform distribution.
+
+    Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
+
+    logits (Tensor): *Shape:* ``(words, tags)``
+    RETURNS (Tensor): Uncertainties in [0, 1]; 0 where there is but one tag.
+        *Shape:* ``(words,)``
+    """
+    tags = logits.shape[1]
+    if tags == 1:
+        return logits.new_zeros(len(logits))
+    log_p = logits.log_softmax(1)
+    entropy = -(log_p.exp() * log_p).sum(1)
+    return (entropy / math.log(tags)).clamp(0.0, 1.0)

@@ -1,0 +1,213 @@
+"""Layers whose scores are those of contents and of relative positions apart: DeBERTa's.
+
+A query asks with its content for a wordpiece's content and for its relative position, and the
+relative position of the query asks for the wordpiece's content. Relative positions are rows of one
+table that all layers share; each layer reads them through its own maps of queries and keys.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Running
+from ..families import EncoderSpec
+from .attention import Bias
+from .layer import Layer, activation_function, drop_out
+from .relative import distances_of
+
+KINDS = 3  # of scores that are added: their variances are, too
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where queries and context stand to one another.
+
+    states (Tensor): The rows of the table that are met. *Shape:* ``(met, width)``
+    of_group (Sequence[Tuple[Tensor, Tensor]]): For each group of ``attention.groups``, the row of
+        each pair, and whether there is such a wordpiece. *Shapes:*
+        ``(group, longest queries, longest context)``, ``(group, 1, longest context)``
+    """
+
+    states: Tensor
+    of_group: Sequence[Tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class PlaceBias:
+    """What positions add to scores: a ``Bias``.
+
+    places (Places): Who stands where.
+    query (Tensor): What relative positions ask for. *Shape:* ``(met, heads, width / heads)``
+    key (Tensor): What they answer with. *Shape:* ``(met, heads, width / heads)``
+    scale (float): What products are multiplied by.
+    """
+
+    places: Places
+    query: Tensor
+    key: Tensor
+    scale: float
+
+    def __call__(self, group: int, query: Tensor, key: Tensor) -> Tensor:
+        """RETURNS (Tensor): See ``Bias``."""
+        rows, valid = self.places.of_group[group]
+        rows = rows[:, None].expand(-1, query.shape[1], -1, -1)  # (group, heads, queries, context)
+        to_place = torch.einsum("ghqd,rhd->ghqr", query, self.key).gather(3, rows)
+        of_place = torch.einsum("ghkd,rhd->ghkr", key, self.query).gather(3, rows.transpose(2, 3))
+        bias = (to_place + of_place.transpose(2, 3)) * self.scale
+        return bias.masked_fill(~valid[:, None], float("-inf"))
+
+
+class PlaceTable(nn.Module):
+    """The table of relative positions.
+
+    spec (EncoderSpec): The sizes.
+    """
+
+    def __init__(self, spec: EncoderSpec):
+        super().__init__()
+        self.spec = spec
+        self.table = nn.Embedding(2 * spec.place_span, spec.hidden_size)
+        self.norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
+
+    def forward(self, running: Running) -> Places:
+        """RETURNS (Places): Who stands where.
+
+        running (Running): Who is computed.
+        """
+        device = running.offsets.device
+        farthest = int(running.lengths.max()) - 1
+        first, behind = places_within(self.spec, running.lengths.max()).tolist()
+        away = torch.arange(-farthest, farthest + 1, device=device)
+        row_of = place_of(self.spec, away) - first
+        pairs = distances_of(running)
+        return Places(
+            states=self.norm(self.table(torch.arange(first, behind, device=device))),
+            of_group=[(row_of[distance + farthest], valid) for distance, valid in pairs],
+        )
+
+
+class Convolution(nn.Conv1d):
+    """A convolution over the wordpieces of each window, with zeros beyond its ends.
+
+    width (int): Of the states.
+    seen (int): How many wordpieces it sees, an odd number.
+    """
+
+    def __init__(self, width: int, seen: int):
+        super().__init__(width, width, seen)
+
+    def forward(self, states: Tensor, running: Running) -> Tensor:  # type: ignore[override]
+        """RETURNS (Tensor): *Shape:* ``(context, width)``
+
+        states (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
+        running (Running): Which window each is of. Nobody has left.
+        """
+        side = self.kernel_size[0] // 2
+        window = running.batch.window_of_piece
+        found = F.linear(states, self.weight[:, :, side], self.bias)
+        for step in range(1, side + 1):
+            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # has one step behind it
+            ahead, behind = self.weight[:, :, side + step], self.weight[:, :, side - step]
+            one, other = states.index_select(0, first), states.index_select(0, first + step)
+            found = found.index_add(0, first, F.linear(other, ahead))
+            found = found.index_add(0, first + step, F.linear(one, behind))
+        return found
+
+
+class DisentangledLayer(Layer):
+    """One layer of DeBERTa.
+
+    Behind the first there may be a convolution of what it read, added to what it made of that.
+    There all wordpieces still run.
+
+    spec (EncoderSpec): The sizes.
+    number (int): Of the layer, counted from 1.
+    """
+
+    def __init__(self, spec: EncoderSpec, number: int = 1):
+        super().__init__(spec, number)
+        self.convolution = None
+        if number == 1 and spec.convolution:
+            self.convolution = Convolution(spec.hidden_size, spec.convolution)
+            self.convolution_activation = activation_function(spec.convolution_activation)
+            self.inner_norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
+
+    def forward(
+        self, context: Tensor, running: Running, shared: Any = None, dropout: float = 0.0
+    ) -> Tensor:
+        """Compute the next states of some wordpieces: see ``Layer``.
+
+        context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
+        running (Running): Which of them are queries, and of which sequence each is.
+        shared (Places): What ``PlaceTable`` gives.
+        dropout (float): Dropout rate, of attention weights too.
+        RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
+            *Shape:* ``(queries, width)``
+        """
+        sums = super().forward(context, running, shared, dropout)
+        if self.convolution is None:
+            return sums
+        mixed = drop_out(self.convolution(context, running), dropout)
+        added: Tensor = self.inner_norm(sums) + self.convolution_activation(mixed)
+        return added
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        running: Running,
+        shared: Any,
+        dropout: float,
+        scale: Optional[float] = None,
+    ) -> Tensor:
+        """RETURNS (Tensor): See ``attend``. *Shape:* ``(queries, width)``"""
+        places: Places = shared
+        states = drop_out(places.states, dropout)
+        shape = (len(states), self.attention_heads, -1)
+        scale = (KINDS * (query.shape[1] // self.attention_heads)) ** -0.5
+        of_place, to_place = self.qkv.query(states), self.qkv.key(states)
+        bias: Bias = PlaceBias(places, of_place.view(shape), to_place.view(shape), scale)
+        return super()._attend(query, key, value, running, bias, dropout, scale)
+
+
+def place_of(spec: EncoderSpec, distance: Tensor) -> Tensor:
+    """Find the row of distances in the table: exact while small, then ever coarser.
+
+    spec (EncoderSpec): The sizes.
+    distance (Tensor): Position of a query without that of what it attends to. *Shape:* any
+    RETURNS (Tensor): *Shape:* that of ``distance``
+    """
+    span = spec.place_span
+    if spec.place_farthest:
+        half = span // 2
+        away = distance.abs().clamp_min(half).float()
+        # The logarithm in fp32, as Hugging Face takes it: another could cross a whole number.
+        octaves = torch.log(away / half) / torch.log(torch.tensor((spec.place_farthest - 1) / half))
+        coarse = (half + torch.ceil(octaves * (half - 1))).long()
+        distance = torch.where(distance.abs() <= half, distance, distance.sign() * coarse)
+    return (distance + span).clamp(0, 2 * span - 1)
+
+
+def places_within(spec: EncoderSpec, lengths: Tensor) -> Tensor:
+    """Find the rows of the table that sequences meet.
+
+    spec (EncoderSpec): The sizes.
+    lengths (Tensor): Wordpieces of each sequence. *Shape:* any
+    RETURNS (Tensor): The first row, and the one behind the last.
+        *Shape:* that of ``lengths``, and ``2``
+    """
+    return torch.stack([place_of(spec, 1 - lengths), place_of(spec, lengths - 1) + 1], dim=-1)
+
+
+def place_counts(spec: EncoderSpec, lengths: Tensor) -> Tensor:
+    """RETURNS (Tensor): How many rows sequences meet. *Shape:* that of ``lengths``
+
+    spec (EncoderSpec): The sizes.
+    lengths (Tensor): Wordpieces of each sequence. *Shape:* any
+    """
+    first, behind = places_within(spec, lengths).unbind(-1)
+    return behind - first

@@ -1,0 +1,155 @@
+"""A post-norm transformer layer, on ragged batches: BERT's, and of all who left it as it is.
+
+A layer takes *queries*, the wordpieces that are still being computed, and a *context*, all
+wordpieces that they may attend to.
+"""
+
+from typing import Any, Callable, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Running
+from ..families import EncoderSpec
+from .attention import Bias, attend
+
+# Rows of feed-forward that are computed at once when predicting on a CPU: their wide states, 1.5 MB
+# for MiniLM, stay in its cache. Measured: see benchmarks/NOTES.md.
+ROWS = 256
+
+
+class QKV(nn.Linear):
+    """Queries, keys and values in one matrix.
+
+    One product gives all of them where every wordpiece is a query, another one keys with values
+    where only some are.
+
+    width (int): Of the states, and of each of the three.
+    bias (bool): Whether it has a bias.
+    """
+
+    def __init__(self, width: int, bias: bool = True):
+        super().__init__(width, 3 * width, bias)
+
+    def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """RETURNS (Tuple[Tensor, Tensor, Tensor]): Of all rows. *Shapes:* ``(rows, width)``"""
+        query, key, value = super().forward(states).chunk(3, dim=-1)
+        return query, key, value
+
+    def query(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Queries alone. *Shape:* ``(rows, width)``"""
+        width = self.in_features
+        bias = None if self.bias is None else self.bias[:width]
+        return F.linear(states, self.weight[:width], bias)
+
+    def key(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
+        width = self.in_features
+        bias = None if self.bias is None else self.bias[width : 2 * width]
+        return F.linear(states, self.weight[width : 2 * width], bias)
+
+    def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor]): Keys and values. *Shapes:* ``(rows, width)``"""
+        width = self.in_features
+        bias = None if self.bias is None else self.bias[width:]
+        key, value = F.linear(states, self.weight[width:], bias).chunk(2, dim=1)
+        return key, value
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer, as in BERT and its relatives.
+
+    spec (EncoderSpec): The sizes.
+    number (int): Of the layer, counted from 1.
+    """
+
+    def __init__(self, spec: EncoderSpec, number: int = 1):
+        super().__init__()
+        width = spec.hidden_size
+        self.qkv = QKV(width)
+        self.attention_output = nn.Linear(width, width)
+        self.attention_norm: nn.Module = nn.LayerNorm(width, eps=spec.layer_norm_eps)
+        self.intermediate = nn.Linear(width, spec.intermediate_size)
+        self.output = nn.Linear(spec.intermediate_size, width)
+        self.output_norm: nn.Module = nn.LayerNorm(width, eps=spec.layer_norm_eps)
+        self.attention_heads = spec.attention_heads
+        self.activation = activation_function(spec.activation)
+
+    def forward(
+        self, context: Tensor, running: Running, shared: Any = None, dropout: float = 0.0
+    ) -> Tensor:
+        """Compute the next states of some wordpieces, before the layer's last normalisation.
+
+        context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
+        running (Running): Which of them are queries, and of which sequence each is.
+        shared (Any): What the encoder gives all its layers: what is added to scores, or nothing.
+        dropout (float): Dropout rate, of attention weights too.
+        RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
+            *Shape:* ``(queries, width)``
+        """
+        rows = running.queries
+        if rows is None:
+            states = context
+            query, key, value = self.qkv(states)
+        else:
+            states = context.index_select(0, rows)
+            query = self.qkv.query(states)
+            key, value = self.qkv.key_value(context)
+        mixed = self._attend(query, key, value, running, shared, dropout)
+        return self._behind_attention(mixed, states, dropout)
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        running: Running,
+        bias: Optional[Bias],
+        dropout: float,
+        scale: Optional[float] = None,
+    ) -> Tensor:
+        """RETURNS (Tensor): See ``attend``. *Shape:* ``(queries, width)``"""
+        lengths = running.query_lengths, running.context_lengths
+        return attend(query, key, value, *lengths, self.attention_heads, dropout, bias, scale)
+
+    def _behind_attention(self, mixed: Tensor, states: Tensor, dropout: float) -> Tensor:
+        if torch.is_grad_enabled() or len(states) <= ROWS or states.device.type != "cpu":
+            return self._feed_forward(mixed, states, dropout)
+        parts = zip(torch.split(mixed, ROWS), torch.split(states, ROWS))
+        return torch.cat([self._feed_forward(*part, dropout) for part in parts])
+
+    def _feed_forward(self, mixed: Tensor, states: Tensor, dropout: float) -> Tensor:
+        """RETURNS (Tensor): What is left to do once attention has mixed values. Each row by itself.
+        *Shape:* ``(queries, width)``
+        """
+        mixed = drop_out(self.attention_output(mixed), dropout)
+        states = self.attention_norm(mixed + states)
+        wide = self.activation(self.intermediate(states))
+        wide = drop_out(self.output(wide), dropout)
+        sums: Tensor = wide + states
+        return sums
+
+
+def drop_out(states: Tensor, rate: float) -> Tensor:
+    """RETURNS (Tensor): The states, some of them set to 0. *Shape:* as ``states``
+
+    states (Tensor): *Shape:* any
+    rate (float): How many; 0: none, and no call that would cost a text by itself its time.
+    """
+    return F.dropout(states, rate) if rate > 0 else states
+
+
+def activation_function(name: str) -> Callable[[Tensor], Tensor]:
+    """RETURNS (Callable[[Tensor], Tensor]): The activation that Hugging Face calls ``name``."""
+    if name == "gelu":
+        return F.gelu
+    if name in ("gelu_new", "gelu_pytorch_tanh"):
+        return _gelu_tanh
+    if name == "relu":
+        return torch.relu
+    return F.silu
+
+
+def _gelu_tanh(states: Tensor) -> Tensor:
+    return F.gelu(states, approximate="tanh")

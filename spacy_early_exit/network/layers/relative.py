@@ -1,0 +1,114 @@
+"""Where queries and context stand to one another, for the attention that asks for it; and a bias by
+distance, MPNet's.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import List, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batch import Running
+from ..families import EncoderSpec
+from .attention import groups, padding
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What is added to scores whatever queries and keys are: a ``Bias``.
+
+    of_group (Sequence[Tensor]): *Shapes:* ``(group, heads or 1, longest queries, longest context)``
+    """
+
+    of_group: Sequence[Tensor]
+
+    def __call__(self, group: int, query: Tensor, key: Tensor) -> Tensor:
+        """RETURNS (Tensor): See ``Bias``."""
+        return self.of_group[group]
+
+
+def distances(
+    of_queries: Tensor,
+    of_context: Tensor,
+    query_lengths: Sequence[int],
+    context_lengths: Sequence[int],
+) -> List[Tuple[Tensor, Tensor]]:
+    """Say how far behind each wordpiece of its context each query stands.
+
+    of_queries (Tensor): Positions of the queries. *Shape:* ``(queries,)``
+    of_context (Tensor): Positions of the context. *Shape:* ``(context,)``
+    query_lengths (Sequence[int]): Queries of each sequence.
+    context_lengths (Sequence[int]): Wordpieces of each sequence.
+    RETURNS (List[Tuple[Tensor, Tensor]]): For each group of ``attention.groups``, the position of
+        the query without that of the other, and whether there is such another.
+        *Shapes:* ``(group, longest queries, longest context)``, ``(group, 1, longest context)``
+    """
+    found = []
+    q_start = k_start = 0
+    for start, end in groups(query_lengths, context_lengths):
+        q_lengths, k_lengths = query_lengths[start:end], context_lengths[start:end]
+        q_index, _ = padding(q_lengths, of_queries.device)
+        k_index, k_valid = padding(k_lengths, of_context.device)
+        q_place, k_place = of_queries[q_start + q_index], of_context[k_start + k_index]
+        found.append((q_place[:, :, None] - k_place[:, None, :], k_valid[:, None, :]))
+        q_start, k_start = q_start + sum(q_lengths), k_start + sum(k_lengths)
+    return found
+
+
+def distances_of(running: Running) -> List[Tuple[Tensor, Tensor]]:
+    """RETURNS (List[Tuple[Tensor, Tensor]]): ``distances`` of the queries in their windows."""
+    lengths = running.query_lengths, running.context_lengths
+    return distances(running.query_offsets, running.offsets, *lengths)
+
+
+class DistanceBias(nn.Module):
+    """A learnt bias of the scores for each head and distance, the same in all layers.
+
+    spec (EncoderSpec): The sizes.
+    """
+
+    def __init__(self, spec: EncoderSpec):
+        super().__init__()
+        self.table = nn.Embedding(spec.distance_buckets, spec.attention_heads)
+        self.longest = spec.max_wordpieces
+
+    def forward(self, running: Running) -> Fixed:
+        """RETURNS (Fixed): The bias.
+
+        running (Running): Who is computed.
+        """
+        by_distance = self.by_distance()
+        found = []
+        for distance, valid in distances_of(running):
+            # The gradient of plain indexing adds up in the order in which threads come by.
+            bias = F.embedding(distance + self.longest - 1, by_distance)
+            bias = bias.permute(0, 3, 1, 2).contiguous()  # (group, heads, queries, context)
+            found.append(bias.masked_fill(~valid[:, None], float("-inf")))
+        return Fixed(found)
+
+    def by_distance(self) -> Tensor:
+        """RETURNS (Tensor): The bias of each distance, from the smallest to the largest that two
+        wordpieces can have. *Shape:* ``(2 * longest - 1, heads)``
+        """
+        ahead = torch.arange(1 - self.longest, self.longest, device=self.table.weight.device)
+        rows: Tensor = self.table(bucket_of(ahead, self.table.num_embeddings))
+        return rows
+
+
+def bucket_of(distance: Tensor, buckets: int, farthest: int = 128) -> Tensor:
+    """Sort distances into buckets as T5 and MPNet do: exact while small, then ever coarser.
+
+    distance (Tensor): Position of a query without that of what it attends to. *Shape:* any
+    buckets (int): How many there are, half of them for what stands behind the query.
+    farthest (int): From here on all distances share a bucket.
+    RETURNS (Tensor): *Shape:* that of ``distance``
+    """
+    half = buckets // 2
+    exact = half // 2
+    away = distance.abs()
+    octaves = torch.log(away.clamp_min(1).float() / exact) / math.log(farthest / exact)
+    coarse = exact + (octaves * (half - exact)).to(torch.long)
+    of_side = torch.where(away < exact, away, coarse.clamp_max(half - 1))
+    return torch.where(distance < 0, of_side + half, of_side)

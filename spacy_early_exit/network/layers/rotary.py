@@ -1,0 +1,168 @@
+"""Layers that turn queries and keys by their positions, and attend near or far: ModernBERT's.
+
+They normalise what they read, not what they write: a state is a sum that grows from layer to
+layer, and the exit heads read it through the encoder's last normalisation.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Running
+from ..families import EncoderSpec
+from .attention import attend
+from .layer import QKV, Layer, activation_function, drop_out
+from .neighbourhood import Neighbourhood, neighbourhood
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Angles of the context's positions.
+
+    cos (Tensor): *Shape:* ``(context, 1, width / heads / 2)``
+    sin (Tensor): *Shape:* ``(context, 1, width / heads / 2)``
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def of(cls, offsets: Tensor, width: int, theta: float) -> "Turn":
+        """RETURNS (Turn): The angles of some positions.
+
+        offsets (Tensor): The positions. *Shape:* ``(context,)``
+        width (int): Width of a head.
+        theta (float): The slowest pair of columns turns by about 1 / theta a position.
+        """
+        powers = torch.arange(0, width, 2, device=offsets.device).float() / width
+        angles = offsets[:, None].float() * (1.0 / theta**powers)  # (context, width / 2)
+        return cls(angles.cos()[:, None], angles.sin()[:, None])
+
+    def at(self, rows: Optional[Tensor]) -> "Turn":
+        """RETURNS (Turn): The angles of some rows of the context; None: of all."""
+        if rows is None:
+            return self
+        return Turn(self.cos.index_select(0, rows), self.sin.index_select(0, rows))
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Turn each head's pairs of columns: one of the first half with one of the second.
+
+        states (Tensor): *Shape:* ``(context, width)``
+        RETURNS (Tensor): *Shape:* ``(context, width)``
+        """
+        rows, width = states.shape
+        first, second = states.view(rows, -1, 2 * self.cos.shape[2]).chunk(2, dim=2)
+        turned = (
+            first * self.cos - second * self.sin,
+            second * self.cos + first * self.sin,
+        )
+        return torch.cat(turned, dim=2).view(rows, width)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What layers of one kind need of the positions.
+
+    of_queries (Turn): The queries' angles.
+    of_context (Turn): The context's angles.
+    near (Optional[Neighbourhood]): Who attends to whom; None: everybody to everybody.
+    """
+
+    of_queries: Turn
+    of_context: Turn
+    near: Optional[Neighbourhood] = None
+
+
+class Rotary(nn.Module):
+    """Works out angles and neighbourhoods. It has no weights.
+
+    spec (EncoderSpec): The sizes.
+    """
+
+    def __init__(self, spec: EncoderSpec):
+        super().__init__()
+        self.width = spec.hidden_size // spec.attention_heads
+        self.thetas = spec.rope_theta, spec.local_rope_theta
+        self.reach = spec.local_reach
+
+    def forward(self, running: Running) -> Tuple[Scope, Scope]:
+        """RETURNS (Tuple[Scope, Scope]): For layers that attend everywhere, and for those that
+        attend nearby.
+
+        running (Running): Who is computed.
+        """
+        near: Neighbourhood = running.once(neighbourhood, self.reach)
+        everywhere, nearby = (Turn.of(running.offsets, self.width, theta) for theta in self.thetas)
+        return (
+            Scope(everywhere.at(running.queries), everywhere),
+            Scope(nearby.at(running.queries), nearby, near),
+        )
+
+
+class RotaryLayer(Layer):
+    """One layer of ModernBERT: normalised on the way in, with a gated feed-forward.
+
+    spec (EncoderSpec): The sizes.
+    number (int): Of the layer, counted from 1.
+    """
+
+    def __init__(self, spec: EncoderSpec, number: int = 1):
+        nn.Module.__init__(self)
+        width, wide = spec.hidden_size, spec.intermediate_size
+
+        def norm() -> nn.Module:
+            return nn.LayerNorm(width, eps=spec.layer_norm_eps, bias=spec.norm_bias)
+
+        # The embeddings come normalised.
+        self.attention_norm = norm() if number > 1 else nn.Identity()
+        self.qkv = QKV(width, bias=spec.attention_bias)
+        self.attention_output = nn.Linear(width, width, bias=spec.attention_bias)
+        self.intermediate_norm = norm()
+        self.intermediate = nn.Linear(width, 2 * wide, bias=spec.intermediate_bias)
+        self.output = nn.Linear(wide, width, bias=spec.intermediate_bias)
+        self.output_norm = nn.Identity()
+        self.attention_heads = spec.attention_heads
+        self.activation = activation_function(spec.activation)
+        self.is_local = spec.is_local(number)
+
+    def forward(
+        self, context: Tensor, running: Running, shared: Any = None, dropout: float = 0.0
+    ) -> Tensor:
+        """Compute the next states of some wordpieces: see ``Layer``.
+
+        context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
+        running (Running): Which of them are queries, and of which sequence each is.
+        shared (Tuple[Scope, Scope]): What ``Rotary`` gives.
+        dropout (float): Dropout rate, of attention weights too.
+        RETURNS (Tensor): The queries' next states. *Shape:* ``(queries, width)``
+        """
+        scope: Scope = shared[self.is_local]
+        rows = running.queries
+        normed = self.attention_norm(context)
+        if rows is None:
+            states = context
+            query, key, value = self.qkv(normed)
+        else:
+            states = context.index_select(0, rows)
+            query = self.qkv.query(normed.index_select(0, rows))
+            key, value = self.qkv.key_value(normed)
+        query, key = scope.of_queries(query), scope.of_context(key)
+        near = scope.near
+        if near is None:
+            mixed = self._attend(query, key, value, running, None, dropout)
+        else:
+            key, value = near.of_context(key), near.of_context(value)
+            lengths = near.query_lengths, near.context_lengths
+            heads = self.attention_heads
+            mixed = attend(query, key, value, *lengths, heads, dropout, near.mask)
+        return self._behind_attention(mixed, states, dropout)
+
+    def _feed_forward(self, mixed: Tensor, states: Tensor, dropout: float) -> Tensor:
+        mixed = drop_out(self.attention_output(mixed), dropout)
+        states = mixed + states
+        wide, gate = self.intermediate(self.intermediate_norm(states)).chunk(2, dim=-1)
+        gated = drop_out(self.activation(wide) * gate, dropout)
+        sums: Tensor = self.output(gated) + states
+        return sums

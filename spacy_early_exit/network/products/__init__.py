@@ -1,0 +1,1 @@
+"""Faster products of matrices, for predicting alone."""

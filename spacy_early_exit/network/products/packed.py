@@ -1,0 +1,164 @@
+"""The network with its weights laid out beforehand, for faster prediction on CPUs.
+
+torch computes fp32 products with MKL, which leaves half of an AMD processor unused. oneDNN does
+not, if weights are in an order of its own; they take memory a second time. Measured: see
+benchmarks/NOTES.md.
+"""
+
+import copy
+import functools
+import platform
+from pathlib import Path
+from typing import Any, Callable, Optional, Protocol, Tuple, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...runtime.torch_state import usual_torch
+from ..exit_network import Tagger
+from ..layers.layer import QKV, ROWS, Layer
+
+# oneDNN compiles a product anew for every number of rows that it has not met, which takes longer
+# than a small product. So numbers above this are multiples of it; up to it each is met soon.
+MULTIPLE = 32
+VENDORS = ("AuthenticAMD", "HygonGenuine")
+Rows = TypeVar("Rows")
+
+
+class Linear(Protocol[Rows]):
+    """A linear layer that is only predicted with."""
+
+    def prepared(self, states: Tensor) -> Rows:
+        """RETURNS (Rows): Rows as ``of`` takes them, and maybe more."""
+
+    def of(self, rows: Rows) -> Tensor:
+        """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with weights in oneDNN's order.
+
+    weight (Tensor): *Shape:* ``(outputs, inputs)``
+    bias (Optional[Tensor]): *Shape:* ``(outputs,)``
+    """
+
+    def __init__(self, weight: Tensor, bias: Optional[Tensor] = None):
+        super().__init__()
+        # In the order that is best for this many rows at once; others work with it, too.
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): *Shape:* ``(rows, outputs)``
+
+        states (Tensor): *Shape:* ``(rows, inputs)``
+        """
+        return self.of(self.prepared(states))[: len(states)]
+
+    def prepared(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): The states, and maybe more rows. *Shape:* ``(rows, inputs)``"""
+        return padded(states)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows, self.packed, self.bias, "none", [], ""
+        )
+        return product
+
+
+def padded(rows: Tensor) -> Tensor:
+    """RETURNS (Tensor): The rows; more than ``MULTIPLE`` are filled up to a multiple of it."""
+    missing = -len(rows) % MULTIPLE if len(rows) > MULTIPLE else 0
+    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
+
+
+class SplitQKV(nn.Module):
+    """Queries by themselves, keys and values in one product.
+
+    qkv (QKV): The layer as it is trained.
+    linear (Callable): Makes a layer to predict with, of a weight and a bias.
+    """
+
+    def __init__(self, qkv: QKV, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]):
+        super().__init__()
+        width = qkv.in_features
+        bias = (None, None) if qkv.bias is None else (qkv.bias[:width], qkv.bias[width:])
+        self.query = linear(qkv.weight[:width], bias[0])
+        self._key_value = linear(qkv.weight[width:], bias[1])
+
+    def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor, Tensor]): Of all rows. *Shapes:* ``(rows, width)``"""
+        query, key_value = cast(Linear[Any], self.query), cast(Linear[Any], self._key_value)
+        rows, count = query.prepared(states), len(states)
+        key, value = key_value.of(rows)[:count].chunk(2, dim=1)
+        return query.of(rows)[:count], key, value
+
+    def key(self, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Keys; values are computed, too. *Shape:* ``(rows, width)``"""
+        return self.key_value(states)[0]
+
+    def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
+        """RETURNS (Tuple[Tensor, Tensor]): *Shapes:* ``(rows, width)``"""
+        key, value = self._key_value(states).chunk(2, dim=1)
+        return key, value
+
+
+def packed(network: Tagger) -> Tagger:
+    """Make a network that predicts with packed weights. Embeddings and heads it shares.
+
+    network (Tagger): The network, on a CPU.
+    RETURNS (Tagger): The network to predict with; it can be neither trained nor saved.
+    """
+    return with_linears(network, PackedLinear)
+
+
+def with_linears(
+    network: Tagger, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]
+) -> Tagger:
+    """RETURNS (Tagger): A network that shares all but the linear maps of its layers.
+
+    network (Tagger): The network, on a CPU.
+    linear (Callable): Makes a layer to predict with, of a weight and a bias.
+    """
+    shared = {id(parameter): parameter for parameter in network.parameters()}
+    copied = copy.deepcopy(network, shared)
+    for layer, original in zip(copied.encoder.layers, network.encoder.layers):
+        new, old = cast(Layer, layer), cast(Layer, original)
+        new.qkv = cast(QKV, SplitQKV(old.qkv, linear))
+        for name in ("attention_output", "intermediate", "output"):
+            trained = getattr(old, name)
+            setattr(new, name, linear(trained.weight, trained.bias))
+    return copied
+
+
+def is_worth_packing(network: Tagger) -> bool:
+    """RETURNS (bool): Whether products are faster with packed weights: fp32 on a processor that MKL
+    is slow on. Where torch is told to do without oneDNN, it is.
+
+    network (Tagger): The network.
+    """
+    weight = network.head(1).weight
+    told: Any = torch.backends.mkldnn  # it has no types
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return on_cpu and bool(told.enabled) and _is_faster_here()
+
+
+@functools.lru_cache(maxsize=1)
+def _is_faster_here() -> bool:
+    backends: Any = torch.backends
+    if not (backends.mkl.is_available() and backends.mkldnn.is_available()):
+        return False
+    try:
+        vendor = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:  # Windows says it here
+        vendor = platform.processor()
+    if not any(name in vendor for name in VENDORS):
+        return False
+    try:
+        with usual_torch(), torch.inference_mode():
+            PackedLinear(torch.zeros(16, 16))(torch.zeros(2, 16))
+    except (AttributeError, RuntimeError):  # a torch without
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""What becomes of the network's answer for a Doc, whatever the task."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from spacy.tokens import Doc, Token
+
+from ..network.window import Bools, Ints
+
+if TYPE_CHECKING:
+    from ..model.model import DocExits
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one Doc.
+
+    exits (DocExits): What the network says.
+    logits (Floats): What of that was decoded. *Shape:* ``(words, tags)``
+    tags (Ints): The decoded tag of each word that has wordpieces. *Shape:* ``(words,)``
+    """
+
+    exits: "DocExits"
+    logits: Floats
+    tags: Ints
+
+
+def is_space(token: Token) -> bool:
+    """RETURNS (bool): Whether a token is white space. ``Token.is_space`` asks its vocabulary, which
+    may be one that knows no attributes of words.
+    """
+    return bool(token.text.isspace())
+
+
+def spaces(doc: Doc) -> Bools:
+    """RETURNS (Bools): Which tokens are white space. *Shape:* ``(tokens,)``"""
+    return np.array([is_space(token) for token in doc], dtype=np.bool_)
+
+
+def same_words(doc: Doc) -> Doc:
+    """RETURNS (Doc): The words of a Doc, without annotation."""
+    spaces = [bool(token.whitespace_) for token in doc]
+    return Doc(doc.vocab, words=[token.text for token in doc], spaces=spaces)
+
+
+def copy_sentences(source: Doc, target: Doc) -> None:
+    """Let sentences begin where those of another Doc of the same text do, if it has any.
+
+    source (Doc): The other Doc. Its words may be other ones.
+    target (Doc): The Doc, changed in place, unless a parse says what its sentences are.
+    """
+    if source.has_annotation("SENT_START") and not target.has_annotation("DEP"):
+        starts = {token.idx for token in source if token.is_sent_start}
+        for token in target:
+            token.is_sent_start = token.idx in starts
+
+
+def exit_layers(doc: Doc, exits: "DocExits") -> Ints:
+    """RETURNS (Ints): The layer at which each word left, from 1; 0 without wordpieces.
+    *Shape:* ``(words of the Doc,)``
+    """
+    layers = np.zeros(len(doc), dtype=np.int64)
+    layers[exits.words] = exits.exit_layer
+    return layers

@@ -1,0 +1,1 @@
+"""Published relatives that are options, each in files of its own: TR-BERT, AIN, beliefs."""

@@ -1,0 +1,92 @@
+"""Leave where mean-field inference is certain: neighbours are heard before a word is judged.
+
+Source of the inference: EMNLP 2020, "AIN: Fast and Accurate Sequence Labeling with Approximate
+Inference Network", which decodes with it. As an exit criterion it is ours.
+"""
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from torch import Tensor
+
+from ..criteria.base import Plain
+from ..criteria.neighbours import Neighbourhoods
+from ..network.batch import Batch
+from ..network.criterion import Criterion, Step
+from ..network.exit_network import uncertainty
+from ..network.families import EncoderSpec
+from .mean_field import Links
+
+
+@dataclass
+class Beliefs:
+    """What the words of a batch believe. Written over after every layer.
+
+    neighbourhoods (Neighbourhoods): Who is next to whom.
+    by_word (Optional[Tensor]): A distribution for each word; of one that left, its last. None:
+        nothing is believed so far. *Shape:* ``(words, tags)``
+    """
+
+    neighbourhoods: Neighbourhoods
+    by_word: Optional[Tensor] = None
+
+
+@dataclass(frozen=True)
+class BeliefExit(Plain):
+    """A word leaves when its belief and those of its neighbours are below the threshold.
+
+    iterations (int): How often words side by side tell one another what they believe. Those that
+        left go on telling what they believed last.
+    window (int): How many words to each side are neighbours.
+    order (int): How far apart words may be that tell one another.
+    """
+
+    iterations: int
+    window: int
+    order: int
+
+    @property
+    def needs_learned(self) -> Tuple[str, ...]:
+        """RETURNS (Tuple[str, ...]): What it uses of what the decoder learns."""
+        apart = range(1, self.order + 1)
+        return tuple(f"{of}_{j}" for j in apart for of in ("transitions", "start", "end"))
+
+    def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
+        """RETURNS (int): Of a word that hears as many to each side as can be."""
+        return 2 * self.order * self.iterations * tags * tags
+
+    def start(self, batch: Batch) -> Beliefs:
+        """RETURNS (Beliefs): Nothing is believed so far."""
+        return Beliefs(Neighbourhoods.of(batch, self.window))
+
+    def leave(self, step: Step, state: Beliefs) -> Tensor:
+        """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
+        if state.by_word is None:
+            state.by_word = step.logits.new_zeros(step.batch.words, step.logits.shape[1])
+        links = Links.of(step.batch.window_of_word, step.learned, self.order)
+        scores = step.logits
+        for _ in range(self.iterations):
+            state.by_word[step.words] = scores.softmax(1)
+            scores = step.logits + links.messages(state.by_word)[step.words]
+        state.by_word[step.words] = scores.softmax(1)
+        return state.neighbourhoods.largest(step.words, uncertainty(scores)) < step.threshold
+
+
+def make_belief_exit(iterations: int = 3, window: int = 0, order: int = 1) -> Criterion:
+    """Make the criterion ``spacy-early-exit.BeliefExit.v1``. It needs a pipeline that was trained
+    with ``AINDecoder.v1``, whose transitions it uses.
+
+    iterations (int): How often words tell one another what they believe; 0: never, as
+        ``TokenExit.v1``.
+    window (int): How many words to each side must be certain, too, or have left.
+    order (int): 1: words side by side tell one another; 2: those two apart, too, which needs a
+        decoder of that order.
+    RETURNS (Criterion): The criterion.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    for name, value in (("iterations", iterations), ("window", window)):
+        if value < 0:
+            raise ValueError(f"BeliefExit: {name} must be 0 or more, not {value}.")
+    if order < 1:
+        raise ValueError(f"BeliefExit: order must be 1 or more, not {order}.")
+    return BeliefExit(iterations, window, order)

@@ -1,0 +1,279 @@
+"""How the selectors of token reduction are trained: by policy gradient.
+
+Every window is tried several times, its words going on by chance, as likely as the selectors say.
+What went better than the mean of the window's tries is made more likely. Source: NAACL 2021,
+"TR-BERT: Dynamic Token Reduction for Accelerating BERT Inference". Other than there, gradients
+reach what words that left had computed, and the words of the imitated choice are those that matter
+to what the network says, not to the annotation.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..network.batch import Batch, Running
+from ..network.criterion import Criterion, Step
+from ..network.exit_network import Tagger
+from ..network.loop import run_all_heads, run_all_heads_halting, run_layer
+from ..tags import MISSING
+from ..training.losses import distillation_loss, word_losses
+from ..training.stages import Answers, Decisions, Stage
+from .reduction_exit import TokenReduction
+
+
+@dataclass
+class Tries:
+    """Draws who goes on, and writes down how likely that was, with gradients that reach the states
+    it was judged by.
+
+    criterion (TokenReduction): The selectors.
+    network (Tagger): The network they belong to.
+    batch (Batch): All tries of all windows: those of the first try are in front.
+    saliency (Optional[Tensor]): How much it matters that a word goes on, by selector, for the words
+        of one try. If given, in the first try as many words go on as the selectors say, the most
+        salient ones. *Shape:* ``(selectors, words)``
+    """
+
+    criterion: TokenReduction
+    network: Tagger
+    batch: Batch
+    saliency: Optional[Tensor] = None
+    watches_left_words = False
+
+    def __post_init__(self) -> None:
+        shape = len(self.criterion.layers), self.batch.words
+        device = self.batch.ids.device
+        self.log_odds = torch.zeros(shape, device=device)
+        self.goes_on = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.asked = torch.zeros(shape, dtype=torch.bool, device=device)
+
+    def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
+        """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
+        if layer not in self.criterion.layers:
+            return torch.zeros_like(words, dtype=torch.bool)
+        number = self.criterion.layers.index(layer)
+        with torch.enable_grad():
+            step = Step(layer, words, logits, self.batch, 1.0, self.network.learned, states)
+            odds = self.criterion.log_odds(step)
+            row = torch.zeros(self.batch.words, device=odds.device).index_put((words,), odds)
+            rows = [self.log_odds[:number], row[None], self.log_odds[number + 1 :]]
+            self.log_odds = torch.cat(rows)
+        chance = odds.detach().sigmoid()
+        unit = self.batch.unit_of_word[words]
+        goes_on = torch.rand(self.batch.units, device=chance.device)[unit] < chance
+        if self.saliency is not None:
+            self._imitate(self.saliency[number], words, chance, goes_on)
+        # Words that share a wordpiece go on together: what happens is what is written down.
+        of_unit = torch.zeros(self.batch.units, dtype=torch.bool, device=chance.device)
+        of_unit[unit[goes_on]] = True
+        goes_on = of_unit[unit]
+        self.goes_on[number, words] = goes_on
+        self.asked[number, words] = True
+        return ~goes_on
+
+    def _imitate(self, saliency: Tensor, words: Tensor, chance: Tensor, goes_on: Tensor) -> None:
+        """Let the most salient words of each window of the first try go on, in place."""
+        mine = (words < len(saliency)).nonzero().squeeze(1)
+        window = self.batch.window_of_word[words[mine]]
+        for number in torch.unique(window).tolist():
+            rows = mine[window == number]
+            most = int(chance[rows].sum().round())
+            best = saliency[words[rows]].topk(most).indices
+            goes_on[rows] = False
+            goes_on[rows[best]] = True
+
+
+@dataclass(frozen=True)
+class ReductionTraining:
+    """Train the selectors of ``TokenReduction``; with ``joint``, everything else as well.
+
+    samples (int): How often each window is tried.
+    cost_weight (float): What a share of words that go on costs, beside the loss of their tags.
+    guided_steps (int): For so many batches (of ``batch_wordpieces`` at most) at the start, one of
+        the tries imitates: those words go on that matter most to what the network says. Not with
+        ``joint``.
+    joint (bool): Whether encoder and heads learn, too: from what the deepest head said before this
+        stage, at the layers where words left.
+    """
+
+    samples: int
+    cost_weight: float
+    guided_steps: int
+    joint: bool
+    batches: List[int] = field(default_factory=lambda: [0], compare=False, repr=False)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """RETURNS (bool): Whether it needs the network as it was before this stage."""
+        return self.joint
+
+    trains_criterion = True
+
+    @property
+    def trains_decoder(self) -> bool:
+        """RETURNS (bool): Whether what the decoder learns is learnt."""
+        return self.joint
+
+    @property
+    def copies(self) -> int:
+        """RETURNS (int): How often each window is run."""
+        return self.samples
+
+    def run(
+        self,
+        network: Tagger,
+        batch: Batch,
+        dropout: float,
+        criterion: Criterion,
+        teacher: Optional[Tagger],
+    ) -> Answers:
+        """RETURNS (Answers): What the heads say of all tries, with gradients where they learn.
+
+        RAISES (ValueError): If the criterion has no selectors.
+        """
+        if not isinstance(criterion, TokenReduction):
+            raise ValueError(
+                f"ReductionTraining trains the criterion TokenReduction, not "
+                f"{type(criterion).__name__}."
+            )
+        taught = None
+        if teacher is not None:
+            with torch.no_grad():
+                taught = run_all_heads(teacher, batch).repeat(1, self.samples, 1)
+        self.batches[0] += 1
+        guided = not self.joint and self.batches[0] <= self.guided_steps
+        important = saliency(network, batch, criterion.layers) if guided else None
+        tries = Tries(criterion, network, batch.repeated(self.samples), important)
+        with torch.set_grad_enabled(self.joint):
+            logits, exit_layer = run_all_heads_halting(
+                network,
+                batch,
+                tries,
+                dropout if self.joint else 0.0,
+                copies=self.samples,
+                branch_after=criterion.layers[0],
+            )
+        decisions = Decisions(tries.log_odds, tries.goes_on, tries.asked)
+        return Answers(logits, exit_layer, taught, decisions)
+
+    def loss(self, answers: Answers, tags: Tensor) -> Tensor:
+        """RETURNS (Tensor): The loss, summed over words, a mean over tries. *Shape:* ``()``"""
+        if answers.decisions is None:  # no words
+            return answers.logits.sum()
+        assert answers.window is not None and answers.original is not None
+        words = torch.arange(len(tags), device=tags.device)
+        of_exits = answers.logits[answers.exit_layer - 1, words][None]
+        losses = word_losses(of_exits, tags)[0]
+        if answers.teacher is not None:
+            teacher = answers.teacher[-1]
+            taught = distillation_loss(of_exits, teacher, tags)[0]
+            losses = torch.where(tags < teacher.shape[-1], taught, losses)
+        policy = policy_loss(
+            losses.detach(),
+            tags != MISSING,
+            answers.decisions,
+            answers.window,
+            answers.original,
+            self.cost_weight,
+        )
+        return (policy + losses.sum() if self.joint else policy) / self.samples
+
+
+def policy_loss(
+    losses: Tensor,
+    known: Tensor,
+    decisions: Decisions,
+    window: Tensor,
+    original: Tensor,
+    cost_weight: float,
+) -> Tensor:
+    """Make what went better than the mean of a window's tries more likely, the rest less.
+
+    losses (Tensor): Of each word in each try. *Shape:* ``(words,)``
+    known (Tensor): Whether its tag is known: others have no loss. *Shape:* ``(words,)``, bool
+    decisions (Decisions): Who went on.
+    window (Tensor): The window of each word: every try has its own. *Shape:* ``(words,)``
+    original (Tensor): Of each window the number that all its tries share. *Shape:* ``(windows,)``
+    cost_weight (float): What a share of words that go on costs.
+    RETURNS (Tensor): Summed over windows, each as heavy as it has words with a tag.
+        *Shape:* ``()``
+    """
+
+    def by_window(values: Tensor) -> Tensor:
+        return values.new_zeros(len(original)).index_add(0, window, values)
+
+    # What has no tag neither loses by leaving nor costs by going on: it teaches nothing.
+    sizes = by_window(known.float())
+    loss = by_window(losses) / sizes.clamp(min=1.0)
+    share = by_window(decisions.goes_on.float().mean(0) * known) / sizes.clamp(min=1.0)
+    reward = -loss - cost_weight * share
+    tries = torch.bincount(original).clamp(min=1)
+    mean = reward.new_zeros(len(tries)).index_add(0, original, reward) / tries
+    advantage = reward - mean[original]
+    surprise = F.binary_cross_entropy_with_logits(
+        decisions.log_odds, decisions.goes_on.float(), reduction="none"
+    )
+    of_window = torch.zeros_like(reward)
+    for asked, row in zip((decisions.asked & known).float(), surprise):
+        of_window = of_window + by_window(row * asked) / by_window(asked).clamp(min=1.0)
+    return (advantage * of_window * sizes).sum()
+
+
+def saliency(network: Tagger, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
+    """Estimate how much it changes the loss that a word stops after a layer.
+
+    To first order: the gradient of the loss by the state after a deeper layer, times what became
+    of the state until there. The right tags are those that the network itself would choose.
+
+    network (Tagger): The network.
+    batch (Batch): The batch.
+    layers (Tuple[int, ...]): After which layers words may stop.
+    RETURNS (Tensor): *Shape:* ``(layers, words)``
+    """
+    spec, running = network.spec, Running.all_of(batch)
+    reference = max(min(math.ceil(0.75 * spec.layers), spec.layers - 1), layers[-1] + 1)
+    stopped = []
+    with torch.no_grad():
+        kept = network.encoder.embeddings(batch.ids, batch.offsets)
+        for number in range(1, reference + 1):
+            kept = run_layer(network, number, kept, running)
+            if number in layers:
+                stopped.append(kept[batch.piece_of_word])
+    with torch.enable_grad():
+        kept = later = kept.detach().requires_grad_(True)
+        for number in range(reference + 1, spec.layers + 1):
+            later = run_layer(network, number, later, running)
+        last = network.encoder.states(spec.layers, later.index_select(0, batch.piece_of_word))
+        logits = network.logits(spec.layers, last)
+        loss = F.cross_entropy(logits, logits.argmax(1), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, kept)
+    deeper, slope = kept.detach()[batch.piece_of_word], gradient[batch.piece_of_word]
+    found = torch.zeros(len(layers), batch.words, device=kept.device)
+    for row, state in enumerate(stopped):
+        found[row] = (slope * (deeper - state)).sum(1).abs()
+    return found
+
+
+def make_reduction_training(
+    samples: int = 4, cost_weight: float = 0.1, guided_steps: int = 50, joint: bool = False
+) -> Stage:
+    """Make the stage ``spacy-early-exit.ReductionTraining.v1``.
+
+    samples (int): How often each window is tried, at least 2.
+    cost_weight (float): What a share of words that go on costs, on the scale of a word's loss.
+    guided_steps (int): For so many batches at the start, one of the tries imitates. Not with
+        ``joint``, which goes on from selectors that have learnt.
+    joint (bool): false: the selectors alone learn. true: everything does.
+    RETURNS (Stage): The stage.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    if samples < 2:
+        raise ValueError(f"ReductionTraining: samples must be 2 or more, not {samples}.")
+    for name, value in (("cost_weight", cost_weight), ("guided_steps", guided_steps)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"ReductionTraining: {name} must be 0 or more, not {value}.")
+    return ReductionTraining(samples, cost_weight, guided_steps, joint)

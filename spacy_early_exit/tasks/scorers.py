@@ -1,0 +1,89 @@
+"""The scorers: spaCy's own figures, and what they cost."""
+
+from typing import Any, Callable, Dict, Iterable
+
+from spacy.scorer import Scorer, get_ner_prf
+from spacy.training import Example
+
+from ..pipe.records import get_records
+
+Score = Callable[..., Dict[str, Any]]
+
+
+def exit_cost(examples: Iterable[Example], name: str) -> float:
+    """RETURNS (float): Σ spent / Σ full of a component; 0 if all docs were empty."""
+    records = [get_records(eg.predicted).get(name) for eg in examples]
+    full = sum(record.full for record in records if record)
+    spent = sum(record.spent for record in records if record)
+    return spent / full if full else 0.0
+
+
+def costs(examples: Iterable[Example], name: str) -> Dict[str, float]:
+    """RETURNS (Dict[str, float]): ``exit_cost`` of a component, and the same with its name behind
+    it: where a pipeline has several, the last one's ``exit_cost`` takes the place of the others'.
+    """
+    cost = exit_cost(examples, name)
+    return {"exit_cost": cost, f"exit_cost_{name}": cost}
+
+
+def ner_score(
+    examples: Iterable[Example], *, name: str = "early_exit_ner", **kwargs: Any
+) -> Dict[str, Any]:
+    """Score entities as spaCy does, and add what they cost.
+
+    examples (Iterable[Example]): Annotated examples.
+    name (str): Name of the component whose cost is meant.
+    RETURNS (Dict[str, Any]): ``ents_p``, ``ents_r``, ``ents_f``, ``ents_per_type``, and
+        what ``costs`` gives.
+    """
+    examples = list(examples)
+    return {**get_ner_prf(examples, **kwargs), **costs(examples, name)}
+
+
+def tagger_score(
+    examples: Iterable[Example],
+    *,
+    name: str = "early_exit_tagger",
+    attribute: str = "tag",
+    **kwargs: Any,
+) -> Dict[str, Any]:
+    """Score tags as spaCy does, and add what they cost.
+
+    examples (Iterable[Example]): Annotated examples.
+    name (str): Name of the component whose cost is meant.
+    attribute (str): ``"tag"`` or ``"pos"``.
+    RETURNS (Dict[str, Any]): ``tag_acc`` or ``pos_acc``, and what ``costs`` gives.
+    """
+    examples = list(examples)
+    scores = Scorer.score_token_attr(examples, attribute)
+    return {**scores, **costs(examples, name)}
+
+
+def segmenter_score(
+    examples: Iterable[Example], *, name: str = "early_exit_segmenter", **kwargs: Any
+) -> Dict[str, Any]:
+    """Score words as spaCy does, and add what they cost.
+
+    examples (Iterable[Example]): Annotated examples.
+    name (str): Name of the component whose cost is meant.
+    RETURNS (Dict[str, Any]): ``token_acc``, ``token_p``, ``token_r``, ``token_f``,
+        and what ``costs`` gives.
+    """
+    examples = list(examples)
+    scores = Scorer.score_tokenization(examples)
+    return {**scores, **costs(examples, name)}
+
+
+def make_ner_scorer() -> Score:
+    """RETURNS (Callable): The scorer ``spacy-early-exit.ner_scorer.v1``."""
+    return ner_score
+
+
+def make_tagger_scorer() -> Score:
+    """RETURNS (Callable): The scorer ``spacy-early-exit.tagger_scorer.v1``."""
+    return tagger_score
+
+
+def make_segmenter_scorer() -> Score:
+    """RETURNS (Callable): The scorer ``spacy-early-exit.segmenter_scorer.v1``."""
+    return segmenter_score

@@ -1,0 +1,138 @@
+"""Words that share a wordpiece are tokenized one by one: the network can tell them apart then.
+
+The words of *don't* are *do* and *n't*, its wordpieces *don*, *'* and *t*. In Chinese a word may be
+a character, and a wordpiece several. All other wordpieces stay those of the text as a whole.
+"""
+
+from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from ..network.window import Ints
+
+if TYPE_CHECKING:
+    from .wordpieces import Before, Wordpieces, WordpieceTokenizer
+
+Tokenized = Tuple[Ints, Ints]  # as WordpieceTokenizer gives it: ids, and the characters they cover
+
+
+class SharedUnit(NamedTuple):
+    """Words of a text that share a wordpiece, or are linked by others that do.
+
+    text (int): The text's number.
+    rows (Tuple[int, int]): Their first wordpiece, and the one behind the last.
+    words (List[Tuple[str, Before]]): Each but those of white space, with a space where there is
+        white space before it; and what is before it.
+    starts (List[int]): First character of each.
+    """
+
+    text: int
+    rows: Tuple[int, int]
+    words: List[Tuple[str, "Before"]]
+    starts: List[int]
+
+
+def split_shared(
+    texts: Sequence[str],
+    tokenized: Sequence[Tokenized],
+    aligned: Sequence["Wordpieces"],
+    words: Sequence[Ints],
+    tokenizer: "WordpieceTokenizer",
+) -> Dict[int, Tokenized]:
+    """Tokenize words that share a wordpiece one by one.
+
+    Where all but one of them have no wordpiece by themselves, such as accents that combine, there
+    is nothing to tell apart, and they go on to share it.
+
+    texts (Sequence[str]): The texts.
+    tokenized (Sequence[Tokenized]): Their wordpieces.
+    aligned (Sequence[Wordpieces]): Which words these cover.
+    words (Sequence[Ints]): First character of each word, and the one behind. *Shape of each:*
+        ``(words, 2)``
+    tokenizer (WordpieceTokenizer): The tokenizer.
+    RETURNS (Dict[int, Tokenized]): The wordpieces of those texts that have others now, by number.
+    """
+    units = [
+        unit
+        for number, pieces in enumerate(aligned)
+        for unit in _shared_units(number, texts[number], tokenized[number], pieces, words[number])
+    ]
+    known: Dict[Tuple[str, Before], Tokenized] = {}
+    for before in {before for unit in units for _, before in unit.words}:
+        some = {word: None for unit in units for word in unit.words if word[1] == before}
+        known.update(zip(some, tokenizer([word for word, _ in some], before)))
+    new: Dict[int, List[Tuple[Tuple[int, int], List[Tokenized]]]] = {}
+    for unit in units:
+        apart = [
+            _moved(*known[word], word[1], start) for word, start in zip(unit.words, unit.starts)
+        ]
+        tagged = [len(of) and of[-1, 1] > start for (_, of), start in zip(apart, unit.starts)]
+        if sum(tagged) > 1:
+            new.setdefault(unit.text, []).append((unit.rows, apart))
+    return {number: _replaced(tokenized[number], others) for number, others in new.items()}
+
+
+def _shared_units(
+    number: int, text: str, tokenized: Tokenized, pieces: "Wordpieces", words: Ints
+) -> Iterator[SharedUnit]:
+    """YIELDS (SharedUnit): The units of a text with several words that are not white space."""
+    if not len(pieces.words) or pieces.unit_of_piece[-1] + 1 == len(pieces.words):
+        return  # as many units as words
+    unit_of_word = pieces.unit_of_piece[pieces.piece_of_word]
+    firsts = np.flatnonzero(np.diff(unit_of_word, prepend=-1))
+    counts = np.diff(firsts, append=len(unit_of_word))
+    firsts, counts = firsts[counts > 1], counts[counts > 1]
+    covered, offsets = words[pieces.words], tokenized[1]
+    rows = pieces.piece_of_word[firsts]
+    behind = np.searchsorted(offsets[:, 0], covered[firsts + counts - 1, 1])
+    units = zip(firsts.tolist(), counts.tolist(), rows.tolist(), behind.tolist())
+    for first, count, row, row_behind in units:
+        of_unit = covered[first : first + count].tolist()
+        visible = [(start, end) for start, end in of_unit if not text[start:end].isspace()]
+        if len(visible) < 2:
+            continue
+        before_each = [_before(text, start) for start, _ in visible]
+        if row and offsets[row - 1, 1] == visible[0][0]:
+            before_each[0] = "word"  # a wordpiece stands for the white space already
+        seen = [
+            (" " * (before == "white space") + text[start:end], before)
+            for (start, end), before in zip(visible, before_each)
+        ]
+        yield SharedUnit(number, (row, row_behind), seen, [start for start, _ in visible])
+
+
+def _before(text: str, start: int) -> "Before":
+    """RETURNS (Before): What is before a word.
+
+    text (str): The text.
+    start (int): The word's first character.
+    """
+    if not start:
+        return "nothing"
+    return "white space" if text[start - 1].isspace() else "word"
+
+
+def _moved(ids: Ints, offsets: Ints, before: "Before", start: int) -> Tokenized:
+    """RETURNS (Tokenized): The wordpieces of a word where it is in a text.
+
+    ids (Ints): Their ids. *Shape:* ``(wordpieces,)``
+    offsets (Ints): The characters they cover, as if it were a text. *Shape:* ``(wordpieces, 2)``
+    before (Before): What is before it: none of them covers the space that it was given.
+    start (int): The word's first character.
+    """
+    moved: Ints = offsets + (start - (before == "white space"))
+    return ids, np.maximum(moved, start) if before == "white space" else moved
+
+
+def _replaced(
+    tokenized: Tokenized, units: Sequence[Tuple[Tuple[int, int], List[Tokenized]]]
+) -> Tokenized:
+    """RETURNS (Tokenized): The wordpieces of a text, with others in place of some units'."""
+    ids, offsets = tokenized
+    new: List[Tokenized] = []
+    done = 0
+    for (first, behind), words in units:
+        new += [(ids[done:first], offsets[done:first]), *words]
+        done = behind
+    new.append((ids[done:], offsets[done:]))
+    return np.concatenate([of for of, _ in new]), np.concatenate([of for _, of in new])
