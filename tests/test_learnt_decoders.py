@@ -9,7 +9,7 @@ import torch
 from spacy.training import Example
 
 from spacy_early_exit.decoders import make_bio_viterbi
-from spacy_early_exit.pipe.dial import Knob
+from spacy_early_exit.pipe.knob import Knob
 from spacy_early_exit.training.stages import by_text
 
 from .factories import SENTENCES, TEXTS, answers, examples_of, texts_of_all_lengths, train_small
