@@ -1,4 +1,4 @@
-"""The properties of tests/test_any_input.py for as long as there is time.
+"""The properties of tests/pipe/test_any_input.py for as long as there is time.
 
 Arbitrary Unicode, cut into words anyhow, with entities set before, in any batch; small encoders of
 several families with random weights, and other ways to leave and to decode.
@@ -25,8 +25,8 @@ from hypothesis import seed as seeded
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from spacy_early_exit.cli.benchmark import machine
-from tests.factories import Encoders
-from tests.properties import PIPELINES, Case, Pipelines, cases, check, trivial
+from tests.makers.any_input import PIPELINES, Case, Pipelines, cases, check, trivial
+from tests.makers.encoders import Encoders
 
 EXAMPLES = 100  # to a round, which is of one pipeline
 

@@ -33,9 +33,9 @@ from spacy.tokens import Doc, DocBin
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from spacy_early_exit.cli.benchmark import machine
 from spacy_early_exit.pipe.records import get_records
-from tests.factories import answers
-from tests.properties import is_tie
-from tests.test_concurrency import resident
+from tests.makers.any_input import is_tie
+from tests.makers.pipelines import answers
+from tests.makers.project import resident
 
 NAME = "early_exit_ner"
 WARM, MOST_GROWTH = 5.0, 20.0  # minutes, MB

@@ -13,8 +13,7 @@ import torch
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.text.wordpieces import windows_of
-
-from .factories import TEXTS
+from tests.makers.texts import TEXTS
 
 SCRIPTS = sorted(path.stem for path in Path("benchmarks").glob("*.py"))
 
@@ -117,7 +116,7 @@ class TestSoak:
 
 class TestFuzz:
     def test_a_panic_is_a_failure_with_its_smallest_case(self, monkeypatch):
-        from tests.properties import Case
+        from tests.makers.any_input import Case
 
         fuzz = importlib.import_module("fuzz")
 
