@@ -301,7 +301,7 @@ def test_texts_without_annotation_teach_nothing(first):
 
 
 def settings_of(ner):
-    return replace(ner._ready(Knob(speedup=1.0)), criterion=ner.criterion, stage=ner.training)
+    return replace(ner.ready(Knob(speedup=1.0)), criterion=ner.criterion, stage=ner.training)
 
 
 @pytest.mark.parametrize("joint", [False, True])
