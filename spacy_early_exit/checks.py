@@ -2,10 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
-
-if TYPE_CHECKING:
-    from .network.criterion import Criterion
+from typing import Any, Mapping, Sequence
 
 # What a component_cfg may have. The same one may go to prediction and to training, and spaCy leaves
 # the last two in it: what is not for one of them is ignored there.
@@ -65,23 +62,6 @@ def check_least(name: str, setting: str, given: int, least: int) -> None:
     """
     if given < least:
         raise ValueError(f"{setting} of '{name}' must be {least} or more, not {given}.")
-
-
-def check_kv(name: str, kv: str, criterion: "Criterion") -> None:
-    """What left can only be watched if it is kept.
-
-    name (str): The component's name.
-    kv (str): ``"copy"`` or ``"drop"``.
-    criterion (Criterion): Who may leave.
-    RAISES (ValueError): If the two do not go together.
-    """
-    check_choice(name, "kv", kv, ("copy", "drop"))
-    if kv == "drop" and getattr(criterion, "watches_left_words", False):
-        raise ValueError(
-            f"kv = \"drop\" of '{name}' leaves nothing of words that left, but its criterion "
-            f'{type(criterion).__name__} watches them. Set left_words = "ignore" there, or '
-            f'kv = "copy".'
-        )
 
 
 def check_call(name: str, given: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ from thinc.api import Model, Optimizer, set_dropout_rate
 from ..budget.controller import Controller, in_spacy_worker
 from ..budget.curve import Calibration
 from ..budget.fingerprint import describe
-from ..checks import check_block, check_call, check_choice, check_kv, check_least, check_name
+from ..checks import check_block, check_call, check_choice, check_least, check_name
 from ..files.component import NETWORK, State, network_in, parse_state, read_state
 from ..files.whole import checksum, replacing, unpack
 from ..runtime.attempts import attempt
@@ -198,7 +198,7 @@ class EarlyExitPipe(TrainablePipe):
             ("training", training),
         ):
             check_block(name, block, given)
-        check_kv(name, kv, criterion)
+        check_choice(name, "kv", kv, ("copy", "drop"))
         check_choice(name, "quantize", quantize, (None, "int8"))
         check_least(name, "batch_wordpieces", batch_wordpieces, 1)
         check_least(name, "threads", 1 if threads is None else threads, 1)
@@ -383,7 +383,7 @@ class EarlyExitPipe(TrainablePipe):
         return {
             **({} if shared == "keep" else {"shared wordpieces": shared}),
             "weights": self._shim.fingerprint(),
-            "kept_state": self._shim.kept_state if self.kv == "copy" else "dropped",
+            "kept_state": "post_norm" if self.kv == "copy" else "dropped",
             "criterion": describe(self.criterion),
             "decoder": describe(self.decoder),
             "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}{spans}",

@@ -33,7 +33,6 @@ def default_config(decoder: str, scorer: str, own: str = "") -> Config:
         [component.criterion]
         @misc = "spacy-early-exit.TokenExit.v1"
         window = 1
-        left_words = "ignore"
 
         [component.decoder]
         @misc = "{decoder}"
@@ -41,7 +40,6 @@ def default_config(decoder: str, scorer: str, own: str = "") -> Config:
         [component.training]
         @misc = "spacy-early-exit.JointTraining.v1"
         distillation = 0.0
-        layer_weights = "linear"
         detach_early_heads = false
         pseudo_labels = false
 
@@ -51,7 +49,6 @@ def default_config(decoder: str, scorer: str, own: str = "") -> Config:
         freeze_encoder = false
         freeze_full_depth = false
         mixed_precision = false
-        kept_state = "post_norm"
         shared_wordpieces = "split"
 
         [component.model.encoder]
