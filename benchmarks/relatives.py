@@ -53,40 +53,24 @@ def criterion(name: str, **settings: object) -> Block:
 
 
 TOKENS = ["TokenExit.v1 window=0", "TokenExit.v1 window=1"]
-WORDS = criterion("TokenExit", window=1, left_words="ignore")
+WORDS = criterion("TokenExit", window=1)
 REDUCTION = criterion("TokenReduction", layers=[1, 3])
 # Patience alone is a threshold of 1: words leave so in training, but for those that stay.
 ON_OFF: Block = {"max_threshold": 1.0, "aggressive_share": 0.8, "full_share": 0.2}
-PATIENT = [f"PatienceExit.v1 patience={p} level={{level}}" for p in (1, 2, 3, 4)]
+PATIENT = [f"PatienceExit.v1 patience={p}" for p in (1, 2, 3, 4)]
 METHODS = {
     "SENTEE": Method(criterion("SentenceExit"), ["SentenceExit.v1"]),
     "TOKEE": Method(WORDS, TOKENS),
     "TOKEE, dropped": Method(WORDS, TOKENS, kv="drop"),
-    "patience, sentences": Method(
-        criterion("PatienceExit", patience=1, level="sentence"),
-        [setting.format(level="sentence") for setting in PATIENT],
-        dial="0,1",
-        training=ON_OFF,
-    ),
     "patience, words": Method(
-        criterion("PatienceExit", patience=1, level="word"),
-        [setting.format(level="word") for setting in PATIENT],
-        dial="0,1",
-        training=ON_OFF,
-    ),
-    "patience, words, O longer": Method(
-        criterion("PatienceExit", patience=1, level="word"),
-        [f"PatienceExit.v1 patience=1 outside_patience={p}" for p in (2, 3)],
+        criterion("PatienceExit", patience=1),
+        PATIENT,
         dial="0,1",
         training=ON_OFF,
     ),
     "patience and confidence": Method(
-        criterion("PatienceExit", patience=1, level="word"),
+        criterion("PatienceExit", patience=1),
         [f"PatienceExit.v1 patience={p} window={w}" for p in (1, 2) for w in (0, 1)],
-    ),
-    "patience and confidence, from layer 3": Method(
-        criterion("PatienceExit", patience=1, level="word"),
-        ["PatienceExit.v1 patience=1 min_layer=3"],
     ),
     "reduction, copied": Method(REDUCTION, ["TokenReduction.v1 layers=[1,3]"], CHANCES),
     "reduction, dropped": Method(REDUCTION, ["TokenReduction.v1 layers=[1,3]"], CHANCES, kv="drop"),

@@ -40,7 +40,6 @@ def main() -> None:
     parser.add_argument("--thresholds", default="0,0.02,0.05,0.1,0.15,0.2,0.3,0.4")
     parser.add_argument("--window", type=int, help="neighbours to each side")
     parser.add_argument("--sentences", action="store_true", help="texts leave as a whole")
-    parser.add_argument("--left-words", choices=["ignore", "hold"], default="ignore")
     parser.add_argument("--kv", choices=["copy", "drop"], help="whether what left is attended to")
     parser.add_argument(
         "--halt-special", action="store_true", help="special tokens leave with the first word"
@@ -49,7 +48,7 @@ def main() -> None:
         "--criterion",
         nargs="+",
         metavar=("NAME", "SETTING=VALUE"),
-        help="another one, such as PatienceExit.v1 patience=2 level=sentence",
+        help="another one, such as PatienceExit.v1 patience=2",
     )
     parser.add_argument("--rounds", type=int, default=0, help="rounds of the clock; 0: none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -93,7 +92,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, object]:
         criterion = {
             "@misc": "spacy-early-exit.TokenExit.v1",
             "window": args.window,
-            "left_words": args.left_words,
         }
     if args.sentences:
         criterion = {"@misc": "spacy-early-exit.SentenceExit.v1"}
