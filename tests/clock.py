@@ -5,12 +5,12 @@ anew: all quick tests, with nothing else at work on the machine. Files run in it
 first, so that no worker of pytest-xdist is left with a long one at the end. Files that it does not
 know come first.
 
-A quick test takes at most ``LIMIT`` seconds, or what it is marked with: ``takes(seconds=12)``. Else
-it fails: make it quicker, mark it ``slow`` if a quick test covers the same, or, if neither will do,
-``takes``. What counts is the processor time of the process and of the commands that the test starts,
-since other work on the machine hardly changes that. Tests that wait count by the clock, with
-``PATIENCE`` times as long. Before a test fails for this, a fixed piece of work tells how slow the
-machine is just then, and the limits are stretched by that.
+A quick test takes at most ``LIMIT`` seconds, or what it is marked with: ``takes(seconds=12)``.
+Else it fails: make it quicker, mark it ``slow`` if a quick test covers the same, or, if neither
+will do, ``takes``. What counts is the processor time of the process and of the commands that the
+test starts, since other work on the machine hardly changes that. Tests that wait count by the
+clock, with ``PATIENCE`` times as long. Before a test fails for this, a fixed piece of work tells
+how slow the machine is just then, and the limits are stretched by that.
 
 What a fixture makes for several tests is in the table, as part of the first one's set-up, and has
 no limit.

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 from tests.makers import encoders as small
-from tests.makers.pipelines import trained
+from tests.makers.pipelines import trained_pipeline
 from tests.makers.project import ROOT
 
 # Small tensors gain nothing from threads, and lose much where the machine has other work.
@@ -69,14 +69,14 @@ def encoders(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained_bytes(encoders):
     """A trained pipeline over a small encoder, as bytes, with its config."""
-    nlp = trained(encoders["bert"])
+    nlp = trained_pipeline(encoders["bert"])
     return nlp.config.to_str(), nlp.to_bytes()
 
 
 @pytest.fixture
 def nlp(encoders):
     """A trained pipeline over a small encoder, fresh for each test."""
-    return trained(encoders["bert"])
+    return trained_pipeline(encoders["bert"])
 
 
 @pytest.fixture(scope="session")

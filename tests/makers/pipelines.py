@@ -44,7 +44,7 @@ def train_small(encoder: str, steps: int | None = None, **config):
     return nlp
 
 
-def trained(encoder: str, **config):
+def trained_pipeline(encoder: str, **config):
     """A pipeline that knows SENTENCES, as ``train_small`` makes it: each is trained once, and kept
     beside its encoder, for all workers of pytest. Whoever asks gets one of its own.
     """
@@ -54,6 +54,7 @@ def trained(encoder: str, **config):
         made = path.with_suffix(f".{os.getpid()}")
         made.write_bytes(pickle.dumps(train_small(encoder, **config)))
         made.replace(path)
+    spacy.util.fix_random_seed(SEED)  # as after training it
     return pickle.loads(path.read_bytes())
 
 
