@@ -15,6 +15,7 @@ from spacy.tokens import Doc, Span
 from spacy.util import registry
 
 from spacy_early_exit.criteria.patience import PatienceExit
+from spacy_early_exit.measure.temperature import heads_on
 from tests.makers.pipelines import answers, blank
 from tests.makers.texts import TEXTS, examples_of
 
@@ -81,7 +82,7 @@ def untrained(
     for parameter in network.learned.values():
         torch.nn.init.normal_(parameter, std=0.5)
     shim.weights_changed()
-    logits, _ = pipe.heads_on(examples_of(nlp))
+    logits, _ = heads_on(pipe, examples_of(nlp))
     network.scale_heads([_temperature(of_layer) for of_layer in logits])
     shim.weights_changed()
     return nlp

@@ -11,7 +11,7 @@ from spacy_early_exit.criteria import TokenExit
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads_halting, run_layer
-from spacy_early_exit.pipe.dial import Knob
+from spacy_early_exit.pipe.knob import Knob
 from spacy_early_exit.relatives.reduction_exit import make_token_reduction
 from spacy_early_exit.relatives.reduction_training import (
     Tries,
@@ -301,7 +301,7 @@ def test_texts_without_annotation_teach_nothing(first):
 
 
 def settings_of(ner):
-    return replace(ner._ready(Knob(speedup=1.0)), criterion=ner.criterion, stage=ner.training)
+    return replace(ner.ready(Knob(speedup=1.0)), criterion=ner.criterion, stage=ner.training)
 
 
 @pytest.mark.parametrize("joint", [False, True])
