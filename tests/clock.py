@@ -84,10 +84,15 @@ def pytest_runtest_makereport(item, call):
     report = yield
     now = processor_seconds()
     report.processor_seconds, item.stash[BEGUN] = now - item.stash[BEGUN], now
-    if call.when == "call" and report.passed and "slow" not in item.keywords:
+    if call.when == "call" and report.passed and has_limit(item.config):
         if complaint := too_long(item, report.processor_seconds, call.duration):
             report.outcome, report.longrepr = "failed", complaint
     return report
+
+
+def has_limit(config) -> bool:
+    """Whether only quick tests are run, and nothing watches every line of them."""
+    return not config.getoption("--slow") and "COVERAGE_RUN" not in os.environ
 
 
 def too_long(item, seconds: float, elapsed: float) -> str:

@@ -18,14 +18,15 @@ ORDER = [
     {"adopt"},
     {"measure"},
     {"recipe"},
-    {"tasks"},
+    {"tasks", "configure"},
     {"pipe"},
     {"model"},
+    {"settings"},
     {"relatives"},  # what others published: criteria, decoders and training of their own
     {"training"},
     {"criteria", "decoders", "files"},
     {"encoders"},
-    {"text", "corpora", "checks"},
+    {"text", "corpora"},
     {"tags"},
     {"network"},
     {"budget", "runtime", "registering"},
@@ -137,7 +138,7 @@ def test_what_a_room_does_without(room, banned):
 
 
 # What is imported where a pipeline is made, and spaCy imports it into each of its own.
-SPACYS_SIDE = ("pipe", "tasks", "budget", "text.spans", "checks", "registering")
+SPACYS_SIDE = ("pipe", "tasks", "budget", "text.spans", "configure", "settings", "registering")
 
 
 def test_spacys_side_imports_no_torch_when_it_is_imported():

@@ -16,7 +16,7 @@ from spacy_early_exit.decoders import (
 )
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.model.model import DocExits
-from spacy_early_exit.pipe.docs import Prediction
+from spacy_early_exit.pipe.task import Prediction
 from spacy_early_exit.relatives.mean_field import make_ain_decoder
 from spacy_early_exit.tags import MISSING
 from spacy_early_exit.text.spans import after_line_break
