@@ -1,5 +1,6 @@
 # make demo    train and try it, on a synthetic corpus, in an environment of its own
 # make test    quick tests in an environment of their own
+# make durations   how long the quick tests take, on an idle machine: writes tests/durations.json, their order
 # make bench   everything a user would run instead beside it, on the clock; hours
 # make check   these, the slow ones, types and style, and the soak
 # make soak    a pipeline at work for 20 minutes: same answers, no memory lost
@@ -19,13 +20,16 @@ BIN = $(VENV)/bin
 TESTS ?=
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test bench check fuzz soak versions versions-oldest versions-newest versions-pythons lint coverage audit build clean
+.PHONY: demo test durations bench check fuzz soak versions versions-oldest versions-newest versions-pythons lint coverage audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
 test: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m pip list --format=freeze | grep -E '^(spacy|thinc|transformers|tokenizers|torch)'
 	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --durations=20
+
+durations: $(VENV)/.installed $(ENCODER)/model.safetensors
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --write-durations
 
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
 bench: $(VENV)/.installed

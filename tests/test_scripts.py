@@ -176,7 +176,10 @@ def run_project(command, folder, corpus, **variables):
 
 @pytest.mark.parametrize(
     "convert, config, folder",
-    [("convert", "create-config", "corpus"), ("demo-convert", "demo-config", "corpus/demo")],
+    [
+        ("convert", "create-config", "corpus"),
+        pytest.param("demo-convert", "demo-config", "corpus/demo", marks=pytest.mark.slow),
+    ],
 )
 def test_a_project_takes_json_lines(convert, config, folder, tmp_path):
     corpus = write_json_lines(tmp_path / "mine")
@@ -316,7 +319,16 @@ def test_project_commands_and_workflows_agree():
     assert {"encoder", "convert", "evaluate", "package", "clean"} <= set(names)
 
 
-def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders):
+@pytest.mark.takes(seconds=30)
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ("joint", "self_sampling"),
+        pytest.param(("joint", "self_sampling", "reduction"), marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
+def test_from_text_to_a_pipeline_through_spacys_own_commands(stages, tmp_path, encoders):
     corpus = write_corpus(tmp_path / "data")
     run(ROOT / "scripts" / "cut_tune.py", corpus, tmp_path / "corpus")
     for part in ("train", "tune", "dev"):
@@ -334,7 +346,7 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders)
     assert parts[1] == cut_tune.read_sentences(tmp_path / "corpus" / "tune.tsv")
     assert counts == {"train": 36, "tune": 4, "dev": 10}
     first = []
-    for stage in ("joint", "self_sampling", "reduction"):
+    for stage in stages:
         config = tmp_path / f"{stage}.cfg"
         run(
             ROOT / "scripts" / "create_config.py",

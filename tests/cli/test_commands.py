@@ -14,6 +14,7 @@ from spacy_early_exit.cli import early_exit as commands
 from spacy_early_exit.cli.benchmark import named
 from spacy_early_exit.measure import evaluate as clock
 from tests.makers.commands import run
+from tests.makers.marks import rest_slow
 from tests.makers.pipelines import blank
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
@@ -80,9 +81,16 @@ def test_calibrate_reads_the_texts_of_json_lines(work):
     assert found[0] == found[1] and found[0].words > 50
 
 
-@pytest.fixture(scope="module")
-def fresh(work):
-    texts = sorted({text for text in texts_of_all_lengths(count=300) if text.strip()})
+@pytest.fixture(scope="module", params=rest_slow([(8,), (None,)], lambda most: most))
+def fresh(work, request):
+    """Texts, quickly of few words."""
+    texts = sorted(
+        {
+            " ".join(text.split()[: request.param])
+            for text in texts_of_all_lengths(count=300)
+            if text.strip()
+        }
+    )
     (work / "fresh.txt").write_text("\n".join(texts), encoding="utf8")
     return work / "fresh.txt"
 

@@ -18,7 +18,7 @@ from thinc.api import Adam
 
 import spacy_early_exit
 from spacy_early_exit.criteria.base import Plain
-from tests.makers.pipelines import answers, blank, train_small
+from tests.makers.pipelines import answers, blank, train_small, trained_pipeline
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
@@ -686,7 +686,7 @@ class TestScoring:
         assert nlp.evaluate([eg])["exit_cost"] == 0.0
 
     def test_two_components_keep_their_records_and_costs_apart(self, nlp, encoders):
-        other = train_small(encoders["distilbert"])
+        other = trained_pipeline(encoders["distilbert"])
         other.rename_pipe(NAME, "second")
         nlp.add_pipe("second", source=other, first=True)
         examples = examples_of(nlp)
@@ -706,7 +706,7 @@ class TestOtherLayers:
 
     @pytest.mark.parametrize("family", ["albert", "modernbert", "mpnet", "deberta-v2"])
     def test_they_learn_and_answer_alike_in_any_batch(self, family, encoders):
-        nlp = train_small(encoders[family])
+        nlp = trained_pipeline(encoders[family])
         # How sure the first layer is depends on the processor's arithmetic.
         for threshold in (0.15, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001):
             cfg = at(threshold=threshold)

@@ -22,7 +22,7 @@ from spacy_early_exit.relatives.reduction_training import (
 from spacy_early_exit.text.wordpieces import windows_of
 from spacy_early_exit.training.stages import Decisions
 from tests.makers.networks import network_of
-from tests.makers.pipelines import answers, train_small
+from tests.makers.pipelines import answers, trained_pipeline
 from tests.makers.project import OLD_CONFECTION
 from tests.makers.texts import SENTENCES, TEXTS, examples_of
 
@@ -216,7 +216,7 @@ def test_nothing_is_imitated_where_all_learn(trained, windows, monkeypatch):
 def first(encoders, tmp_path_factory):
     """A pipeline that knows the sentences, without selectors."""
     folder = tmp_path_factory.mktemp("first")
-    train_small(encoders["bert"]).to_disk(folder)
+    trained_pipeline(encoders["bert"]).to_disk(folder)
     return folder
 
 

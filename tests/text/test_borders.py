@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from spacy_early_exit.network.batch import Batch
@@ -60,6 +61,7 @@ def test_with_overlap_words_at_borders_are_as_near_the_whole_context_as_others(m
     assert overlapping[0] > cut[0] + 0.03
 
 
+@pytest.mark.slow
 def test_a_real_encoder_labels_windows_as_the_whole_context(minilm):
     nlp = train_small(minilm, model={"freeze_encoder": True})
     ner = nlp.get_pipe(NAME)

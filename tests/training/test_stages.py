@@ -18,7 +18,7 @@ from spacy_early_exit.training.halting import RandomHalting, SampledHalting, dra
 from spacy_early_exit.training.losses import distillation_loss, layer_weighted
 from spacy_early_exit.training.stages import Answers, make_joint_training, make_self_sampling
 from tests.makers.networks import network_of
-from tests.makers.pipelines import blank, train_small
+from tests.makers.pipelines import blank, trained_pipeline
 from tests.makers.texts import TEXTS, examples_of
 
 NAME = "early_exit_ner"
@@ -312,7 +312,7 @@ SELF_SAMPLING = {"training": {"@misc": "spacy-early-exit.SelfSampling.v1", "dist
 def first(encoders, tmp_path_factory):
     """A pipeline after the first stage."""
     folder = tmp_path_factory.mktemp("first") / "pipeline"
-    train_small(encoders["bert"]).to_disk(folder)
+    trained_pipeline(encoders["bert"]).to_disk(folder)
     return folder
 
 
