@@ -41,7 +41,7 @@ fuzz: $(VENV)/.installed
 
 # The real encoder with random heads: nothing has to be trained for it.
 soak: $(VENV)/.installed $(ENCODER)/model.safetensors
-	$(BIN)/python -m tests.make_untrained $(ENCODER) training/soak
+	$(BIN)/python -m tests.makers.untrained $(ENCODER) training/soak
 	$(BIN)/python benchmarks/soak.py training/soak/pipeline training/soak/texts.spacy --minutes 20 --output training/soak/soak.json
 
 versions: versions-oldest versions-newest versions-pythons

@@ -36,9 +36,12 @@ PACKAGE = "spacy_early_exit"
 
 # What ought to notice, the quickest first: fast tests only, so that all mutants take minutes.
 _ORACLE = "tests/network/test_oracle.py::test_fast_loop_equals_reference"
-_STAGES, _REDUCING = "tests/training/test_stages.py::test_", "tests/training/test_reduction.py"
+_STAGES, _REDUCING = (
+    "tests/training/test_stages.py::test_",
+    "tests/relatives/test_reduction_training.py",
+)
 _COST, _CALIBRATING = "tests/network/test_cost.py::test_", "tests/budget/test_calibration.py::"
-_CRITERIA = "tests/criteria/test_"
+_CRITERIA, _REDUCTION = "tests/criteria/test_", "tests/relatives/test_reduction_exit.py"
 _NETWORK = [
     f"{_REDUCING}::test_a_batch_repeated_is_that_of_its_windows_repeated",
     f"{_REDUCING}::test_copies_that_branch_late_are_as_if_each_had_run_from_the_start",
@@ -48,7 +51,7 @@ _NETWORK = [
     f"{_STAGES}detached_early_heads_learn_and_leave_the_encoder_alone",
     f"{_STAGES}heads_answer_for_words_that_left_from_the_state_they_kept",
     f"{_STAGES}training_sees_what_prediction_will_see_whatever_becomes_of_what_left",
-    f"{_CRITERIA}reduction.py",
+    _REDUCTION,
     f"{_STAGES}gradients_flow_through_kept_states_as_in_the_plain_loop",
     "tests/network/test_oracle.py::test_full_depth_gives_hugging_faces_own_states[bert]",
     "tests/network/test_oracle.py::test_dropout_reaches_every_part_and_is_off_without_it",
@@ -57,7 +60,7 @@ _NETWORK = [
     f"{_ORACLE}_whatever_becomes_of_what_left[bert-both-token]",
     f"{_COST}a_window_costs_the_same_alone_and_in_any_batch[hold]",
     f"{_COST}cost_equals_torchs_own_count_whatever_becomes_of_what_left[bert-True-drop]",
-    "tests/network/test_relative.py::test_near_pairs_are_counted_one_by_one[5-drop]",
+    "tests/network/layers/test_relative.py::test_near_pairs_are_counted_one_by_one[5-drop]",
 ]
 _SEGMENTS = "tests/tasks/test_segmenter.py::test_the_decoder_finds_the_best_valid_sequence"
 _SIMULATED = f"{_CALIBRATING}test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth"
@@ -72,12 +75,12 @@ TESTS = {
         f"{_CALIBRATING}test_the_simulation_is_exact_where_texts_leave_as_a_whole",
         _SIMULATED,
     ],
-    "criteria/base.py": [*_CURVE, _SIMULATED, f"{_CRITERIA}entropy.py", f"{_CRITERIA}reduction.py"],
+    "criteria/base.py": [*_CURVE, _SIMULATED, f"{_CRITERIA}entropy.py", _REDUCTION],
     "criteria/neighbours.py": [f"{_CRITERIA}entropy.py", f"{_CRITERIA}patience.py"],
     "criteria/entropy.py": [f"{_CRITERIA}entropy.py", _SIMULATED, _NETWORK[12]],
-    "relatives/belief_exit.py": [f"{_CRITERIA}belief.py"],
+    "relatives/belief_exit.py": ["tests/relatives/test_belief_exit.py"],
     "criteria/patience.py": [f"{_CRITERIA}patience.py"],
-    "relatives/reduction_exit.py": [f"{_CRITERIA}reduction.py"],
+    "relatives/reduction_exit.py": [_REDUCTION],
     "decoders/viterbi.py": ["tests/decoders/test_viterbi.py", _SEGMENTS],
     "decoders/greedy.py": ["tests/decoders/test_greedy.py"],
     "tags.py": ["tests/test_tags.py"],
@@ -317,12 +320,12 @@ def prepare(folder: str) -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     torch.set_num_threads(1)
-    from tests import factories
+    from tests.makers import encoders
 
     (Path(folder) / "encoders").mkdir()
-    made = factories.Encoders(Path(folder) / "encoders")
+    made = encoders.Encoders(Path(folder) / "encoders")
     made["bert"]
-    factories.Encoders = lambda folder: made  # type: ignore[assignment,misc]
+    encoders.Encoders = lambda folder: made  # type: ignore[assignment,misc]
     mine = [name for name in sys.modules if name.split(".")[0] == PACKAGE]
     gc.freeze()  # else the garbage collection of every child would copy all of it
     assert not mine, f"imported before any mutant: {mine}"

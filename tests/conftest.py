@@ -7,16 +7,18 @@ import pytest
 import spacy
 import torch
 
-from . import factories
+from tests.makers import encoders as small
+from tests.makers.pipelines import train_small
+from tests.makers.project import ROOT
 
 # Small tensors gain nothing from threads, and lose much where the machine has other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 torch.set_num_threads(1)
 
 MINILM = Path(
-    os.environ.get("SPACY_EARLY_EXIT_ENCODER", factories.ROOT / "assets" / "all-MiniLM-L6-v2")
+    os.environ.get("SPACY_EARLY_EXIT_ENCODER", ROOT / "assets" / "all-MiniLM-L6-v2")
 )
-DATA = Path(os.environ.get("SPACY_EARLY_EXIT_DATA", factories.ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("SPACY_EARLY_EXIT_DATA", ROOT.parent / "shared" / "data"))
 
 
 def pytest_addoption(parser):
@@ -47,13 +49,13 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory):
     """Folders of small encoders with random weights, by family. Made when first asked for."""
-    return factories.Encoders(tmp_path_factory.mktemp("encoders"))
+    return small.Encoders(tmp_path_factory.mktemp("encoders"))
 
 
 @pytest.fixture(scope="session")
 def trained_bytes(encoders):
     """A trained pipeline over a small encoder, as bytes, with its config."""
-    nlp = factories.train_small(encoders["bert"])
+    nlp = train_small(encoders["bert"])
     return nlp.config.to_str(), nlp.to_bytes()
 
 

@@ -15,8 +15,7 @@ from benchmarks.common import corpora, curves, results
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.text.wordpieces import windows_of
-
-from .factories import TEXTS, examples_of
+from tests.makers.texts import TEXTS, examples_of
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
@@ -53,7 +52,7 @@ def test_scripts_share_code_by_way_of_common_alone(module):
         for alias in node.names
     ]
     ours = {name for name in names if name.split(".")[0] in ("benchmarks", "scripts", "tests")}
-    allowed = ("tests",) if module == "benchmarks.common.properties" else ("benchmarks.common",)
+    allowed = ("benchmarks.common", "tests.makers")
     assert all(name.startswith(allowed) for name in ours)
 
 
@@ -227,7 +226,7 @@ class TestSoak:
 
 class TestFuzz:
     def test_a_panic_is_a_failure_with_its_smallest_case(self, monkeypatch):
-        from tests.properties import Case
+        from tests.makers.any_input import Case
 
         fuzz = importlib.import_module("benchmarks.robustness.fuzz")
 

@@ -19,9 +19,9 @@ from spacy.util import Config, load_config
 import spacy_early_exit
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.tasks.ner import DEFAULT_CONFIG
-
-from .commands import run
-from .factories import ROOT, TEXTS, examples_of, texts_of_all_lengths
+from tests.makers.commands import run
+from tests.makers.project import ROOT
+from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -12,8 +12,10 @@ from spacy.tokens import DocBin
 from spacy.training.converters import conll_ner_to_docs
 from spacy.util import load_config
 
-from .commands import run
-from .factories import ROOT, SENTENCES, answers, write_corpus
+from tests.makers.commands import run
+from tests.makers.pipelines import answers
+from tests.makers.project import ROOT
+from tests.makers.texts import SENTENCES, write_corpus
 
 sys.path.insert(0, str(ROOT / "scripts"))
 

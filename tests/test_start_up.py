@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from .factories import OTHERS, TEXTS, hiding, train_small
+from tests.makers.pipelines import train_small
+from tests.makers.project import OTHERS, hiding
+from tests.makers.texts import TEXTS
 
 NAME = "early_exit_ner"
 

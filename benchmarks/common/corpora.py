@@ -62,7 +62,7 @@ def join(corpus: Path, output: Path, low: int, high: int) -> None:
 
 
 def texts_of(path: Path) -> list[str]:
-    """RETURNS (list[str]): The sentences of a corpus in lines of ``token<TAB>tag``, as they come."""
+    """RETURNS (list[str]): The sentences of a corpus of ``token<TAB>tag``, as they come."""
     blocks = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n\n")
     sentences = [block.strip("\n").split("\n") for block in blocks if block.strip("\n")]
     return [" ".join(line.split("\t")[0] for line in sentence) for sentence in sentences]

@@ -2,7 +2,7 @@
 
 ``raw`` takes a folder that `benchmarks.common.corpora` made with ``--task tagger`` and writes a
 second one, whose texts have white space where English has some: n't, 's or gonna are one with the
-word before. Where that is a guess, such as for quotation marks and hyphens, it is the same for every
+word before. Where that is a guess, as for quotation marks and hyphens, it is the same for every
 pipeline.
 
 ``score`` tells how much a trained tagger has right: of all words, and of both halves of words that

@@ -1,4 +1,4 @@
-"""The properties of tests/test_any_input.py for as long as there is time.
+"""The properties of tests/pipe/test_any_input.py for as long as there is time.
 
 Arbitrary Unicode, cut into words anyhow, with entities set before, in any batch; small encoders of
 several families with random weights, and other ways to leave and to decode.
@@ -24,15 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as seeded
 
 from benchmarks.common import results
-from benchmarks.common.properties import (
-    PIPELINES,
-    Case,
-    Encoders,
-    Pipelines,
-    cases,
-    check,
-    trivial,
-)
+from tests.makers.any_input import PIPELINES, Case, Pipelines, cases, check, trivial
+from tests.makers.encoders import Encoders
 
 EXAMPLES = 100  # to a round, which is of one pipeline
 

@@ -32,8 +32,9 @@ from spacy.tokens import Doc, DocBin
 
 from benchmarks.common import results
 from benchmarks.common.memory import resident
-from benchmarks.common.properties import answers, is_tie
 from spacy_early_exit.pipe.records import get_records
+from tests.makers.any_input import is_tie
+from tests.makers.pipelines import answers
 
 NAME = "early_exit_ner"
 WARM, MOST_GROWTH = 5.0, 20.0  # minutes, MB

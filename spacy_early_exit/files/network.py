@@ -64,6 +64,20 @@ class Trained(NamedTuple):
         """RETURNS (Tagger): What answers at full depth."""
         return self.networks[-1]
 
+    def check_window_length(self, window_length: Optional[int]) -> None:
+        """Windows must be such that the encoder can take them.
+
+        window_length (Optional[int]): Wordpieces of a window; None: as many as can be.
+        RAISES (ValueError): If it can't. The message says which can.
+        """
+        most = self.network.spec.max_wordpieces
+        specials = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
+        if not specials < (window_length or most) <= most:
+            raise ValueError(
+                f"window_length must be {specials + 1} to {most} wordpieces for this encoder, "
+                f"not {window_length or most}."
+            )
+
 
 @usual_torch()
 def to_files(trained: Trained) -> Dict[str, bytes]:

@@ -11,8 +11,7 @@ from spacy.util import Config, load_model_from_config
 from spacy_early_exit.budget.guarantee import accept_in_order, documents_needed, hoeffding_bentkus
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.guarantee import guarantee
-
-from ..factories import TEXTS, examples_of, texts_of_all_lengths
+from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 

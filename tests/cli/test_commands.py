@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from spacy_early_exit.cli import early_exit as commands
 from spacy_early_exit.cli.benchmark import named
 from spacy_early_exit.measure import evaluate as clock
-
-from ..commands import run
-from ..factories import SENTENCES, TEXTS, blank, examples_of, texts_of_all_lengths
+from tests.makers.commands import run
+from tests.makers.pipelines import blank
+from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 

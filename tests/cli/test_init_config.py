@@ -9,10 +9,11 @@ from spacy.tokens import DocBin
 from spacy.util import load_config, load_model_from_config
 
 from spacy_early_exit.recipe import DEFAULT_ENCODER, learn_rate_for, set_steps, training_config
-
-from ..commands import run
-from ..factories import ROOT, blank, examples_of, write_corpus
-from .test_commands import early_exit
+from tests.cli.test_commands import early_exit
+from tests.makers.commands import run
+from tests.makers.pipelines import blank
+from tests.makers.project import ROOT
+from tests.makers.texts import examples_of, write_corpus
 
 NAME = "early_exit_ner"
 KINDS = (NAME, "early_exit_tagger", "early_exit_segmenter")

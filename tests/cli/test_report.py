@@ -14,9 +14,9 @@ from spacy.util import Config, load_model_from_config
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.report import collect, to_html
 from spacy_early_exit.pipe.records import write_record
-
-from ..commands import run
-from ..factories import TEXTS, blank, examples_of
+from tests.makers.commands import run
+from tests.makers.pipelines import blank
+from tests.makers.texts import TEXTS, examples_of
 
 NAME = "early_exit_ner"
 EMPTY = {"br", "meta", "link", "path", "use", "rect", "image", "g", "defs", "line"}

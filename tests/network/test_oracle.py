@@ -13,8 +13,10 @@ from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.products.packed import packed
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.text.wordpieces import batches, windows_of
-
-from ..factories import FAMILIES, TEXTS, VARIANTS, network_of, rest_slow, texts_of_all_lengths
+from tests.makers.encoders import FAMILIES, VARIANTS
+from tests.makers.marks import rest_slow
+from tests.makers.networks import network_of
+from tests.makers.texts import TEXTS, texts_of_all_lengths
 
 CPU = torch.device("cpu")
 CRITERIA = {

@@ -3,10 +3,9 @@
 from hypothesis import HealthCheck, given, settings
 from spacy.tokens import Doc
 
-from tests.properties import cases
-
-from .test_segmenter import nlp as segmenter  # noqa: F401 - a fixture
-from .test_tagger import nlp as tagger  # noqa: F401 - a fixture
+from tests.makers.any_input import cases
+from tests.tasks.test_segmenter import nlp as segmenter  # noqa: F401 - a fixture
+from tests.tasks.test_tagger import nlp as tagger  # noqa: F401 - a fixture
 
 # The same cases each time: where an uncertainty is the threshold to the last bits, batches differ.
 ANY = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}

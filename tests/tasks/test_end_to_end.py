@@ -4,11 +4,10 @@ import pytest
 import spacy
 import srsly
 
-from tests.commands import run
-from tests.factories import TEXTS
-
-from .conftest import SENTENCES
-from .test_tagger import pos_of
+from tests.makers.commands import run
+from tests.makers.texts import TEXTS
+from tests.tasks.conftest import SENTENCES
+from tests.tasks.test_tagger import pos_of
 
 
 def write_tags(folder):

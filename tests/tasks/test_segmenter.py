@@ -11,9 +11,8 @@ from spacy.training import Example
 from spacy_early_exit.decoders.viterbi import make_viterbi
 from spacy_early_exit.tags import BMES, grammar
 from spacy_early_exit.tasks.segmenter import merge
-from tests.factories import SEED
-
-from .conftest import SENTENCES
+from tests.makers.pipelines import SEED
+from tests.tasks.conftest import SENTENCES
 
 NAME = "early_exit_segmenter"
 

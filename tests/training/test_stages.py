@@ -17,8 +17,9 @@ from spacy_early_exit.text.wordpieces import windows_of
 from spacy_early_exit.training.halting import RandomHalting, SampledHalting, draw_thresholds
 from spacy_early_exit.training.losses import distillation_loss, flooded, layer_weighted, word_losses
 from spacy_early_exit.training.stages import Answers, make_joint_training, make_self_sampling
-
-from ..factories import TEXTS, blank, examples_of, network_of, train_small
+from tests.makers.networks import network_of
+from tests.makers.pipelines import blank, train_small
+from tests.makers.texts import TEXTS, examples_of
 
 NAME = "early_exit_ner"
 CPU = torch.device("cpu")
