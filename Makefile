@@ -30,19 +30,19 @@ test: $(VENV)/.installed $(ENCODER)/model.safetensors
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) onnx onnxruntime
-	$(BIN)/python benchmarks/everything.py corpus training/final $(ENCODER) training/bench training/bench.json
+	$(BIN)/python -m benchmarks.speed.everything corpus training/final $(ENCODER) training/bench training/bench.json
 
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
 	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadfile
 	$(MAKE) soak
 
 fuzz: $(VENV)/.installed
-	$(BIN)/python benchmarks/fuzz.py --minutes 30 --output training/fuzz.json
+	$(BIN)/python -m benchmarks.robustness.fuzz --minutes 30 --output training/fuzz.json
 
 # The real encoder with random heads: nothing has to be trained for it.
 soak: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m tests.makers.untrained $(ENCODER) training/soak
-	$(BIN)/python benchmarks/soak.py training/soak/pipeline training/soak/texts.spacy --minutes 20 --output training/soak/soak.json
+	$(BIN)/python -m benchmarks.robustness.soak training/soak/pipeline training/soak/texts.spacy --minutes 20 --output training/soak/soak.json
 
 versions: versions-oldest versions-newest versions-pythons
 

@@ -11,7 +11,7 @@ from thinc.api import Config
 from spacy_early_exit.measure.evaluate import evaluate
 
 NAME = "early_exit_ner"
-KEPT = ("threshold", "ents_p", "ents_r", "ents_f", "mac_speedup", "mean_exit_layer")
+KEPT = ("threshold", "ents_f", "mac_speedup")
 Rows = list[dict[str, float]]
 Block = dict[str, object]
 

@@ -22,15 +22,13 @@ from wasabi import table
 
 from benchmarks.common import results
 from benchmarks.common.clock import speeds_of
-from spacy_early_exit.decoders import (
+from spacy_early_exit.decoders import BIOViterbi, Decoder, Learned, make_crf_decoder
+from spacy_early_exit.relatives.mean_field import (
     AINDecoder,
-    BIOViterbi,
-    Decoder,
-    Learned,
+    Links,
     make_ain_decoder,
-    make_crf_decoder,
+    mean_field,
 )
-from spacy_early_exit.relatives.mean_field import Links, mean_field
 
 LENGTHS = (10, 40, 160, 640)
 
