@@ -2,10 +2,12 @@
 
 import ast
 import importlib
+import json
 import random
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import spacy
@@ -111,11 +113,11 @@ class TestCurves:
         assert curves.f_at(self.ROWS, 3.5) == 0.0 == curves.f_at(self.ROWS, 0.5)
 
     def test_a_criterion_is_read_as_from_a_config(self):
-        block = curves.criterion_of(["PatienceExit.v1", "patience=2", "level=sentence"])
+        block = curves.criterion_of(["PatienceExit.v1", "patience=2", "window=0"])
         assert block == {
             "@misc": "spacy-early-exit.PatienceExit.v1",
             "patience": 2,
-            "level": "sentence",
+            "window": 0,
         }
 
     def test_a_pipeline_saves_more_at_a_higher_threshold(self, nlp):
@@ -257,3 +259,37 @@ class TestFuzz:
         assert not trivial(spread)
         assert "ties" in trivial(spread + Counter({"ties": 2}))
         assert "entities" in trivial(spread - Counter({"entities": 3}))
+
+
+class TestMutants:
+    def test_what_no_test_noticed_is_kept_with_what_was_changed(self, tmp_path, monkeypatch):
+        mutants = importlib.import_module("benchmarks.robustness.mutants")
+        codes = {"tags.x__mutmut_1": 0, "tags.x__mutmut_2": 1, "tags.x__mutmut_3": -11}
+        meta = tmp_path / "mutants" / "package" / "tags.py.meta"
+        meta.parent.mkdir(parents=True)
+        meta.write_text(json.dumps({"exit_code_by_key": {**codes, "tags.x__mutmut_4": 36}}))
+        diff = "# tags.x__mutmut_1: survived\n--- a\n+++ b\n@@ -1 +1 @@\n-    a > 0\n+    a >= 0\n"
+        shown = SimpleNamespace(stdout=diff)
+        with monkeypatch.context() as patch:
+            patch.setattr(mutants.subprocess, "run", lambda *args, **kwargs: shown)
+            changed = mutants.change("tags.x__mutmut_1")
+        given = ["--mutants", meta.parent.parent, "--output", tmp_path / "found.json"]
+        monkeypatch.setattr(sys, "argv", ["mutants", *map(str, given)])
+        assert changed == {"was": "a > 0", "is": "a >= 0"}
+        monkeypatch.setattr(mutants, "change", lambda name: changed)
+        mutants.main()
+        found = results.read(tmp_path / "found.json")
+        (row,) = found["counts"]
+        numbers = {"mutants": 4, "survived": 1, "killed": 2, "timed out": 1}
+        assert row == {"file": "package/tags.py", **numbers}
+        (survivor,) = found["survived"]
+        assert survivor["mutant"] == "tags.x__mutmut_1" and survivor["is"] == "a >= 0"
+
+    def test_the_files_and_tests_that_are_named_for_it_exist(self):
+        tomllib = pytest.importorskip("tomllib")
+        config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+        assert all((ROOT / file).is_file() for file in config["only_mutate"])
+        for test in config["pytest_add_cli_args_test_selection"]:
+            file, _, name = test.partition("::")
+            kind = "class" if name.startswith("Test") else "def"
+            assert f"{kind} {name.partition('[')[0]}" in (ROOT / file).read_text() or not name

@@ -35,36 +35,20 @@ WORDS = criterion("TokenExit.v1", window=1)
 REDUCTION = criterion("TokenReduction.v1", layers=[1, 3])
 # Patience alone is a threshold of 1: words leave so in training, but for those that stay.
 ON_OFF: Block = {"max_threshold": 1.0, "aggressive_share": 0.8, "full_share": 0.2}
-PATIENT = [f"PatienceExit.v1 patience={p} level={{level}}" for p in (1, 2, 3, 4)]
+PATIENT = [f"PatienceExit.v1 patience={p}" for p in (1, 2, 3, 4)]
 METHODS = {
     "SENTEE": Method(criterion("SentenceExit.v1"), ["SentenceExit.v1"]),
     "TOKEE": Method(WORDS, TOKENS),
     "TOKEE, dropped": Method(WORDS, TOKENS, kv="drop"),
-    "patience, sentences": Method(
-        criterion("PatienceExit.v1", patience=1, level="sentence"),
-        [setting.format(level="sentence") for setting in PATIENT],
-        dial="0,1",
-        training=ON_OFF,
-    ),
     "patience, words": Method(
-        criterion("PatienceExit.v1", patience=1, level="word"),
-        [setting.format(level="word") for setting in PATIENT],
-        dial="0,1",
-        training=ON_OFF,
-    ),
-    "patience, words, O longer": Method(
-        criterion("PatienceExit.v1", patience=1, level="word"),
-        [f"PatienceExit.v1 patience=1 outside_patience={p}" for p in (2, 3)],
+        criterion("PatienceExit.v1", patience=1),
+        PATIENT,
         dial="0,1",
         training=ON_OFF,
     ),
     "patience and confidence": Method(
-        criterion("PatienceExit.v1", patience=1, level="word"),
+        criterion("PatienceExit.v1", patience=1),
         [f"PatienceExit.v1 patience={p} window={w}" for p in (1, 2) for w in (0, 1)],
-    ),
-    "patience and confidence, from layer 3": Method(
-        criterion("PatienceExit.v1", patience=1, level="word"),
-        ["PatienceExit.v1 patience=1 min_layer=3"],
     ),
     "reduction, copied": Method(REDUCTION, ["TokenReduction.v1 layers=[1,3]"], CHANCES),
     "reduction, dropped": Method(REDUCTION, ["TokenReduction.v1 layers=[1,3]"], CHANCES, kv="drop"),

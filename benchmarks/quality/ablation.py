@@ -33,11 +33,6 @@ VARIANTS: dict[str, dict[str, object] | None] = {
     "on-policy, distilled": {},
     "off-policy, distilled": {"training.pattern": "off_policy"},
     "on-policy, distilled less": {"training.distillation": 1.0},
-    "on-policy, distilled, uniform": {"training.layer_weights": "uniform"},
-    "on-policy, flooded": {**PLAIN, "training.flooding": "true"},
-    "on-policy, distilled, flooded": {"training.flooding": "true"},
-    "on-policy, pre-norm": {**PLAIN, "model.kept_state": "pre_norm"},
-    "on-policy, loss after exit": {**PLAIN, "training.loss_after_exit": "true"},
     "on-policy, sandwich": {
         **PLAIN,
         "training.aggressive_share": 0.2,

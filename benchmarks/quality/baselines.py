@@ -129,7 +129,6 @@ def replace_stage(model: Path) -> None:
     config["components"]["early_exit_ner"]["training"] = {
         "@misc": "spacy-early-exit.JointTraining.v1",
         "distillation": 0.0,
-        "layer_weights": "linear",
     }
     config.to_disk(model / "config.cfg")
 

@@ -34,7 +34,7 @@ def main() -> None:
         "--criterion",
         nargs="+",
         metavar=("NAME", "SETTING=VALUE"),
-        help="another one, such as PatienceExit.v1 patience=2 level=sentence",
+        help="another one, such as PatienceExit.v1 patience=2",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="write the table as JSON")

@@ -20,7 +20,7 @@ from benchmarks.common import results as kept
 from benchmarks.common.curves import f_at, measure
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.evaluate import evaluate
-from spacy_early_exit.measure.temperature import fit_temperatures
+from spacy_early_exit.measure.temperature import fit_temperatures, scale_heads
 
 THRESHOLDS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65)
 SAVINGS = (1.5, 2.0, 2.5, 3.0, 4.0)
@@ -45,7 +45,7 @@ def main() -> None:
         temperatures = [1.0] * ner.model.shims[0].trained.network.spec.layers
         if kind == "with temperatures":
             temperatures = fit_temperatures(ner, tune)
-            ner.scale_heads(temperatures)
+            scale_heads(ner, temperatures)
         calibrate(ner, tune, speedups, with_score=False)
         rows = evaluate(nlp, ner, dev, speedups, rounds=0)
         gold = [eg.reference for eg in dev]

@@ -30,7 +30,7 @@ from spacy_early_exit.network.window import Window
 from spacy_early_exit.text.wordpieces import batches
 
 CPU = torch.device("cpu")
-CRITERION = TokenExit(window=1, left_words="ignore")
+CRITERION = TokenExit(window=1)
 VOCABULARY, POSITIONS, TAGS, FIRST_WORD = 2000, 514, 9, 10
 DISENTANGLED = {
     "relative_attention": True,
@@ -168,7 +168,7 @@ def difference(model: Any, network: Tagger, texts: list[Window]) -> float:
         running, kept = Running.all_of(batch), encoder.embeddings(batch.ids, batch.offsets)
         for number in range(1, network.spec.layers + 1):
             kept, is_last = encoder.run_layer(number, kept, running), number == network.spec.layers
-            states = encoder.states(number, kept) if is_last else kept
+            states = encoder.states(kept) if is_last else kept
             for ours, their in zip(states.split(lengths), theirs):
                 other = their.last_hidden_state if is_last else their.hidden_states[number]
                 largest = max(largest, float((ours - other[0]).abs().max()))

@@ -208,7 +208,7 @@ def others(
     }
 
 
-REPLAY = Replay(window=1, left_words="ignore")
+REPLAY = Replay(window=1)
 
 
 def measure(

@@ -30,6 +30,7 @@ from spacy_early_exit.adopt.classifier import (
 from spacy_early_exit.budget.curve import Calibration, Point
 from spacy_early_exit.cli.adopt import warn_of_less
 from spacy_early_exit.encoders.hugging_face import HFEncoder
+from spacy_early_exit.measure.temperature import scale_heads
 from tests.makers.commands import run
 from tests.makers.encoders import FAMILIES
 from tests.makers.pipelines import answers
@@ -373,7 +374,7 @@ class TestFullDepth:
         # What is shared is not scaled twice.
         heads = [network.head(1).weight for network in trained_of(again).networks]
         before = [head.clone() for head in heads]
-        again.get_pipe(NAME).scale_heads([2.0] * 4)
+        scale_heads(again.get_pipe(NAME), [2.0] * 4)
         for head, network in zip(before, trained_of(again).networks):
             assert torch.equal(network.head(1).weight, head / 2)
 

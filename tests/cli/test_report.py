@@ -131,7 +131,7 @@ def test_a_label_is_not_trusted(nlp):
     evil = Doc(nlp.vocab, words=["Ann"])
     write_record(evil, NAME, 1, 2, [1], [])
     evil.set_ents([Span(evil, 0, 1, label="<b onclick=x>")])
-    captions = [[nlp.get_pipe(NAME).describe(token)[1] for token in evil]]
+    captions = [[nlp.get_pipe(NAME).shown(token)[1] for token in evil]]
     html = to_html(replace(page, docs=[evil], captions=captions, costs=[(5, 0.5)]))
     assert "<b onclick" not in html and "&lt;b onclick" in html
 

@@ -9,6 +9,7 @@ import torch
 from spacy.training import Example
 
 from spacy_early_exit.decoders import make_bio_viterbi
+from spacy_early_exit.measure.temperature import scale_heads
 from spacy_early_exit.pipe.knob import Knob
 from spacy_early_exit.training.stages import by_text
 from tests.makers.pipelines import answers, train_small
@@ -132,7 +133,7 @@ def test_training_sees_the_texts_that_are_decoded(copies, encoders):
     nlp = train_small(encoders["bert"], steps=2, decoder=DECODERS["crf"], **short)
     docs = [nlp.make_doc(text) for text in (TEXTS[0], " ".join(TEXTS), "", TEXTS[1])]
     ner = nlp.get_pipe(NAME)
-    scores, _ = ner.model.begin_update((docs, ner._ready(Knob(speedup=1.0))))
+    scores, _ = ner.model.begin_update((docs, ner.ready(Knob(speedup=1.0))))
     assert len(scores.original) > 3 and not scores.owned.all()
     order, texts = by_text(repeated(scores, copies))
     starts = [0, *(np.flatnonzero(np.diff(texts)) + 1), len(texts)]
@@ -202,7 +203,7 @@ def test_what_another_decoder_has_learnt_stays_as_it_is(nlp):
 class TestRefused:
     def test_temperatures(self, nlp):
         with pytest.raises(ValueError, match="temperatures.*Decoder.*BIOViterbi"):
-            nlp.get_pipe(NAME).scale_heads([2.0] * 4)
+            scale_heads(nlp.get_pipe(NAME), [2.0] * 4)
 
     def test_a_decoder_that_nothing_was_learnt_for(self, encoders, tmp_path):
         train_small(encoders["bert"], steps=1).to_disk(tmp_path)

@@ -15,6 +15,7 @@ from spacy.tokens import Doc, Span
 from spacy.util import registry
 
 from spacy_early_exit.criteria.patience import PatienceExit
+from spacy_early_exit.measure.temperature import heads_on
 from tests.makers.pipelines import answers, blank
 from tests.makers.texts import TEXTS, examples_of
 
@@ -36,14 +37,8 @@ WAYS: dict[str, dict[str, Any]] = {
         "decoder": {"@misc": "spacy-early-exit.AINDecoder.v1", "order": 2},
     },
 }
-WAYS["hold, special tokens leave"] = {
-    "criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "window": 1, "left_words": "hold"},
-    "halt_special": True,
-}
-WAYS["greedy tags, sums kept"] = {
-    "decoder": {"@misc": "spacy-early-exit.Greedy.v1"},
-    "model": {"kept_state": "pre_norm"},
-}
+WAYS["special tokens leave"] = {"halt_special": True}
+WAYS["greedy tags"] = {"decoder": {"@misc": "spacy-early-exit.Greedy.v1"}}
 WAYS["short windows"] = {"window_length": 12, "window_overlap": 4}
 WAYS["int8"] = {"quantize": "int8"}
 # Many batches of the Docs of a case, which run side by side where there is more than one thread.
@@ -81,7 +76,7 @@ def untrained(
     for parameter in network.learned.values():
         torch.nn.init.normal_(parameter, std=0.5)
     shim.weights_changed()
-    logits, _ = pipe.heads_on(examples_of(nlp))
+    logits, _ = heads_on(pipe, examples_of(nlp))
     network.scale_heads([_temperature(of_layer) for of_layer in logits])
     shim.weights_changed()
     return nlp

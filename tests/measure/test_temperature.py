@@ -7,7 +7,12 @@ from spacy.util import Config, load_model_from_config
 
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.evaluate import evaluate
-from spacy_early_exit.measure.temperature import confidence_error, fit_temperatures
+from spacy_early_exit.measure.temperature import (
+    confidence_error,
+    fit_temperatures,
+    heads_on,
+    scale_heads,
+)
 from spacy_early_exit.pipe.docs import same_words
 from tests.makers.pipelines import answers
 from tests.makers.texts import TEXTS, examples_of
@@ -32,9 +37,9 @@ def test_heads_that_are_too_sure_get_a_temperature_above_1_and_then_fit(nlp):
     before = [answers(doc) for doc in nlp.pipe(TEXTS, component_cfg={NAME: {"threshold": 0}})]
     found = fit_temperatures(ner, examples)
     assert len(found) == 4 and found[-1] > 1.2  # it is sure, and half of it is wrong
-    ner.scale_heads(found)
+    scale_heads(ner, found)
     assert fit_temperatures(ner, examples) == pytest.approx([1.0] * 4, rel=0.01)
-    ner.scale_heads([2.0, 0.5, 1.0, 4.0])
+    scale_heads(ner, [2.0, 0.5, 1.0, 4.0])
     again = fit_temperatures(ner, examples)
     assert again == pytest.approx([0.5, 2.0, 1.0, 0.25], rel=0.01)
     after = [answers(doc) for doc in nlp.pipe(TEXTS, component_cfg={NAME: {"threshold": 0}})]
@@ -44,7 +49,7 @@ def test_heads_that_are_too_sure_get_a_temperature_above_1_and_then_fit(nlp):
 def log_loss(ner, examples):
     """Mean of the negative log probability of the right tag, by layer."""
     fresh = [Example(same_words(eg.reference), eg.reference) for eg in examples]
-    logits, tags = ner.heads_on(fresh)
+    logits, tags = heads_on(ner, fresh)
     shifted = logits - logits.max(2, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(2, keepdims=True))
     return -log_p[:, np.arange(len(tags)), tags].mean(1)
@@ -54,7 +59,7 @@ def test_the_fit_lowers_the_log_loss_of_every_head_and_changes_no_entity(nlp):
     ner, examples = nlp.get_pipe(NAME), half_wrong(nlp)
     loss = log_loss(ner, examples)
     (before,) = evaluate(nlp, ner, examples, [1.0], rounds=0)
-    ner.scale_heads(fit_temperatures(ner, examples))
+    scale_heads(ner, fit_temperatures(ner, examples))
     (after,) = evaluate(nlp, ner, examples, [1.0], rounds=0)
     assert (log_loss(ner, examples) <= loss).all() and log_loss(ner, examples)[-1] < loss[-1] - 0.01
     assert before["ents_f"] == after["ents_f"]
@@ -64,7 +69,7 @@ def test_the_fit_lowers_the_log_loss_of_every_head_and_changes_no_entity(nlp):
 def test_a_calibration_does_not_survive_it(nlp):
     ner = nlp.get_pipe(NAME)
     calibrate(ner, examples_of(nlp), [1.5], with_score=False)
-    ner.scale_heads([2.0] * 4)
+    scale_heads(ner, [2.0] * 4)
     with pytest.raises(ValueError, match="calibrated with other weights"):
         ner.calibrated()
 

@@ -7,6 +7,7 @@ import thinc.api
 import torch
 
 from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.measure.temperature import heads_on
 from tests.makers.commands import run
 from tests.makers.encoders import FAMILIES
 from tests.makers.pipelines import answers, blank, train_small
@@ -15,14 +16,16 @@ from tests.makers.texts import TEXTS, examples_of, write_corpus
 NAME = "early_exit_ner"
 STAGES = {
     "joint": {"training": {"distillation": 1.0, "detach_early_heads": True}},
-    "self_sampling": {"training": {"@misc": "spacy-early-exit.SelfSampling.v1", "flooding": True}},
+    "self_sampling": {
+        "training": {"@misc": "spacy-early-exit.SelfSampling.v1", "distillation": 1.0}
+    },
     "sentences": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
         "criterion": {"@misc": "spacy-early-exit.SentenceExit.v1"},
     },
     "patience": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
-        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1", "level": "sentence"},
+        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1"},
     },
     "beliefs": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
@@ -93,9 +96,9 @@ class TestMixedPrecision:
     def test_heads_are_measured_in_fp32(self, encoders):
         nlp, _ = trained_for(1, encoders["bert"])
         ner, examples = nlp.get_pipe(NAME), examples_of(nlp)
-        plain, _ = ner.heads_on(examples)
+        plain, _ = heads_on(ner, examples)
         ner.model.shims[0].mixed_precision = True
-        np.testing.assert_array_equal(ner.heads_on(examples)[0], plain)
+        np.testing.assert_array_equal(heads_on(ner, examples)[0], plain)
 
     def test_it_learns_and_predicts_in_fp32(self, encoders, tmp_path):
         nlp = train_small(encoders["bert"], model={"mixed_precision": True})

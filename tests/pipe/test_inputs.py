@@ -106,7 +106,6 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(config, complaint):
     [
         {"criterion": {"@misc": "spacy-early-exit.Nonsense.v1"}},
         {"criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "radius": 2}},
-        {"criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "left_words": "maybe"}},
         {"treshold": 0.1},
     ],
 )

@@ -134,18 +134,6 @@ def test_dropping_saves_more(trained, windows):
     assert spent[1] < spent[0]
 
 
-def test_selectors_may_watch_words_that_left_as_well(trained, windows):
-    class Watching(type(CRITERION)):
-        watches_left_words = True
-
-    batch = Batch.of(windows, CPU)
-    with torch.inference_mode():
-        found = run_with_exits(trained.network, batch, Watching((1, 3)), 0.5)
-        plain = run_with_exits(trained.network, batch, CRITERION, 0.5)
-    assert torch.equal(found.exit_layer, plain.exit_layer)
-    torch.testing.assert_close(found.logits, plain.logits, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("layers", [[], [0, 2], [3, 1], [2, 2]])
 def test_nonsense_is_refused(layers):
     with pytest.raises(ValueError, match="layers"):

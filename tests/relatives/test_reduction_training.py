@@ -56,8 +56,6 @@ def test_a_batch_repeated_is_that_of_its_windows_repeated(windows):
 class Alternating:
     """In each copy other words leave, at other layers."""
 
-    watches_left_words = False
-
     def leave(self, layer, words, logits, states):
         return (words * 7 + layer) % 5 == 0 if layer >= 2 else torch.zeros_like(words, dtype=bool)
 
@@ -301,7 +299,7 @@ def test_texts_without_annotation_teach_nothing(first):
 
 
 def settings_of(ner):
-    return replace(ner._ready(Knob(speedup=1.0)), criterion=ner.criterion, stage=ner.training)
+    return replace(ner.ready(Knob(speedup=1.0)), criterion=ner.criterion, stage=ner.training)
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -345,7 +343,7 @@ class TestRefused:
     def test_another_criterion_to_train(self, trained, windows):
         stage = make_reduction_training()
         with pytest.raises(ValueError, match="TokenReduction, not TokenExit"):
-            stage.run(trained.network, Batch.of(windows, CPU), 0.0, TokenExit(0, "ignore"), None)
+            stage.run(trained.network, Batch.of(windows, CPU), 0.0, TokenExit(0), None)
 
     @pytest.mark.parametrize(
         "arguments", [{"samples": 1}, {"cost_weight": -1.0}, {"guided_steps": -1}]

@@ -7,7 +7,7 @@ import spacy
 import torch
 
 from spacy_early_exit.measure.calibrate import calibrate
-from spacy_early_exit.measure.temperature import fit_temperatures
+from spacy_early_exit.measure.temperature import fit_temperatures, scale_heads
 from spacy_early_exit.network.products import packed
 from spacy_early_exit.runtime.torch_state import usual_dtype, usual_torch
 from tests.makers.encoders import FAMILIES, VARIANTS
@@ -159,7 +159,7 @@ class TestPredicting:
                 nlp = spacy.load(saved)
                 pipe, examples = nlp.get_pipe(NAME), examples_of(nlp)
                 temperatures = fit_temperatures(pipe, examples)
-                pipe.scale_heads(temperatures)
+                scale_heads(pipe, temperatures)
                 found.append((temperatures, calibrate(pipe, examples, [1.5]).points))
             train_on(nlp)  # its heads are parameters as before
         assert found[0] == found[1]

@@ -8,6 +8,7 @@ import pytest
 import spacy
 import torch
 
+from spacy_early_exit.measure.temperature import scale_heads
 from spacy_early_exit.model import shim
 from spacy_early_exit.network.products import int8 as quantize
 from spacy_early_exit.network.products.int8 import ZERO, Int8Linear, quantize_rows, quantized
@@ -66,7 +67,8 @@ def test_a_row_does_not_depend_on_its_batch():
     "family", ["bert", "electra", "distilbert", "albert", "modernbert", "mpnet", "deberta-v2"]
 )
 def test_a_network_says_nearly_the_same(encoders, family):
-    from spacy_early_exit.model.model import RunSettings, predict
+    from spacy_early_exit.model.model import predict
+    from spacy_early_exit.settings import RunSettings
 
     trained = network_of(encoders[family])
     docs = [spacy.blank("en")(text) for text in TEXTS]
@@ -172,7 +174,7 @@ class TestInAPipeline:
         {
             "update": lambda: int8.update(examples_of(int8), sgd=int8.resume_training()),
             "add_label": lambda: ner.add_label("NEW"),
-            "scale_heads": lambda: ner.scale_heads([2.0] * 4),
+            "scale_heads": lambda: scale_heads(ner, [2.0] * 4),
             "from_bytes": lambda: int8.from_bytes(int8.to_bytes()),
         }[change]()
         assert network.at("int8") is not before

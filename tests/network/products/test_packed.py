@@ -44,10 +44,11 @@ def test_any_number_of_rows_is_multiplied(count, bias):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_network_says_the_same(encoders, family, threshold):
     from spacy_early_exit.criteria import TokenExit
-    from spacy_early_exit.model.model import RunSettings, predict
+    from spacy_early_exit.model.model import predict
+    from spacy_early_exit.settings import RunSettings
 
     trained = network_of(encoders[family])
-    settings = RunSettings(criterion=TokenExit(window=1, left_words="ignore"), threshold=threshold)
+    settings = RunSettings(criterion=TokenExit(window=1), threshold=threshold)
     docs = [spacy.blank("en")(text) for text in TEXTS]
     plain = predict(trained, docs, settings)
     network = packed(trained.network)
@@ -160,7 +161,8 @@ class TestInAPipeline:
         assert found[0] == found[1]
 
     def test_it_follows_the_weights(self, trained_bytes, packs):
-        from spacy_early_exit.model.model import RunSettings, predict
+        from spacy_early_exit.model.model import predict
+        from spacy_early_exit.settings import RunSettings
 
         config, data = trained_bytes
         nlp = spacy.util.load_model_from_config(
