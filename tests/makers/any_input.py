@@ -1,4 +1,4 @@
-"""What holds for any input, and the input: for test_any_input.py and benchmarks/fuzz.py."""
+"""What holds for any input, and the input: for test_any_input.py and benchmarks.robustness.fuzz."""
 
 import math
 import warnings
