@@ -16,7 +16,7 @@ import torch
 from benchmarks.common import corpora, curves, results
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.texts import TEXTS, examples_of
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,7 @@ from spacy_early_exit.measure.docs import annotated
 from spacy_early_exit.pipe.component import EarlyExitPipe
 from spacy_early_exit.pipe.records import get_records
 from spacy_early_exit.text.spans import sent_spans
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 
 NEAR = 8  # words to either side of a border
 CUTS = ((128, 0), (128, 16), (128, 32), (128, 64), (256, 64))  # length, overlap

@@ -18,7 +18,8 @@ from spacy.training import Corpus, Example
 from wasabi import table
 
 from spacy_early_exit.pipe.records import get_records
-from spacy_early_exit.text.wordpieces import WordpieceTokenizer, windows_of
+from spacy_early_exit.text.tokenizer import WordpieceTokenizer
+from spacy_early_exit.text.windows import windows_of
 
 NAME = "early_exit_tagger"
 ENDINGS = ("n't", "'s", "'ll", "'re", "'ve", "'m", "'d")

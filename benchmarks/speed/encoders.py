@@ -27,7 +27,7 @@ from spacy_early_exit.network.loop import Exits, run_with_exits
 from spacy_early_exit.network.products.packed import is_worth_packing, packed
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.network.window import Window
-from spacy_early_exit.text.wordpieces import batches
+from spacy_early_exit.text.windows import batches
 
 CPU = torch.device("cpu")
 CRITERION = TokenExit(window=1)

@@ -35,7 +35,7 @@ from spacy_early_exit.network.products.int8 import quantized
 from spacy_early_exit.network.products.packed import is_worth_packing, packed
 from spacy_early_exit.network.window import Window
 from spacy_early_exit.runtime.threads import batches_at_once, run_side_by_side, thread_count
-from spacy_early_exit.text.wordpieces import batches, windows_of
+from spacy_early_exit.text.windows import batches, windows_of
 
 
 @dataclass(frozen=True)

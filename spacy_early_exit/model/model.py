@@ -24,24 +24,25 @@ from ..criteria.entropy import TokenExit
 from ..decoders import Decoder
 from ..encoders.hugging_face import EncoderSource
 from ..files.network import Trained
+from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import Tagger
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_all_layers, run_with_exits
 from ..network.simulate import simulated_saving
-from ..network.window import Ints, Window
+from ..network.window import Window
 from ..retired import reads_retired
 from ..runtime.forks import ready_for_torch
 from ..runtime.memory import release_freed_memory, release_freed_memory_now_and_then
 from ..runtime.threads import batches_at_once, run_side_by_side, thread_count
 from ..runtime.torch_state import usual_dtype, usual_torch
 from ..settings import RunSettings
-from ..text.wordpieces import SharedWordpieces, WordpieceTokenizer, batches, windows_of
+from ..text.tokenizer import WordpieceTokenizer
+from ..text.windows import SharedWordpieces, batches, windows_of
 from ..training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining
 from .shim import TaggerShim
 
-Floats = NDArray[np.float32]
 LEAST_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
 
 

@@ -24,7 +24,7 @@ from ..network.products.int8 import Precision, quantized
 from ..network.products.packed import is_worth_packing, packed
 from ..runtime.forks import Lock, ready_for_torch
 from ..runtime.torch_state import usual_torch
-from ..text.wordpieces import SharedWordpieces
+from ..text.windows import SharedWordpieces
 
 if TYPE_CHECKING:
     from ..decoders import Decoder

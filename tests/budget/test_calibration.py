@@ -20,7 +20,7 @@ from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.exit_network import uncertainty
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits, simulated_saving
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import answers, blank
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths

@@ -11,7 +11,7 @@ from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.products.packed import packed
 from spacy_early_exit.network.reference import run_reference
-from spacy_early_exit.text.wordpieces import batches, windows_of
+from spacy_early_exit.text.windows import batches, windows_of
 from tests.makers.encoders import FAMILIES, VARIANTS
 from tests.makers.marks import rest_slow
 from tests.makers.networks import network_of

@@ -8,7 +8,7 @@ from spacy_early_exit.network.cost import head_macs, layer_macs
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.relatives.reduction_exit import make_token_reduction
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import CPU, batch_of, network_of, step_of
 from tests.makers.texts import texts_of_all_lengths
 

@@ -19,7 +19,7 @@ from spacy_early_exit.relatives.reduction_training import (
     policy_loss,
     saliency,
 )
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from spacy_early_exit.training.stages import Decisions
 from tests.makers.networks import network_of
 from tests.makers.pipelines import answers, trained_pipeline

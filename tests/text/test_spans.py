@@ -17,7 +17,7 @@ from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.hold_saving import make_hold_saving
 from spacy_early_exit.model import model as model_module
 from spacy_early_exit.text.spans import line_spans, paragraph_spans, sent_spans, word_ranges
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.commands import run
 from tests.makers.pipelines import answers, blank, train_small
 from tests.makers.project import OLD_CONFECTION, hiding

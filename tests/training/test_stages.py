@@ -13,7 +13,7 @@ from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads, run_all_heads_halting, run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.tags import MISSING
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from spacy_early_exit.training.halting import RandomHalting, SampledHalting, draw_thresholds
 from spacy_early_exit.training.losses import distillation_loss, layer_weighted
 from spacy_early_exit.training.stages import Answers, make_joint_training, make_self_sampling
