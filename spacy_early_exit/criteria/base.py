@@ -1,10 +1,11 @@
 """What most criteria have in common."""
 
-from typing import Any, Dict, Tuple
+from typing import Any, ClassVar, Dict, Optional, Tuple
 
 from torch import Tensor
 
 from ..network.batch import Batch
+from ..network.criterion import OwnLoop
 from ..network.families import EncoderSpec
 
 
@@ -14,7 +15,7 @@ class Plain:
     """
 
     has_threshold = True
-    judges_by_states = False
+    own_loop: ClassVar[Optional[OwnLoop]] = None
 
     @property
     def needs_learned(self) -> Tuple[str, ...]:

@@ -29,36 +29,32 @@ def simulate_exits(
     network (Tagger): The network.
     batch (Batch): The batch.
     logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
-    states (Tensor): Of every layer; empty if the criterion does not judge by them.
+    states (Tensor): Of every layer; without columns unless the criterion has a loop of its own.
         *Shape:* ``(layers, words, hidden_size)``
     criterion (Criterion): Who may leave.
     threshold (float): The criterion's dial, above 0.
     RETURNS (Tuple[Tensor, Meter]): The layer at which each word leaves, and the costs.
         *Shape:* ``(words,)``
     """
+    if criterion.own_loop is not None:
+        return criterion.own_loop.simulate(network, batch, logits, states, criterion, threshold)
     spec, running = network.spec, Running.all_of(batch)
-    meter = Meter(spec, logits.shape[2], batch)
-    state = criterion.start(batch)
+    meter, state = Meter(spec, network.tags, batch), criterion.start(batch)
     exit_layer = torch.full_like(batch.piece_of_word, spec.layers)
     for number in range(1, spec.layers + 1):
-        is_last = number == spec.layers
-        meter.layer(number, running)
         words = running.words
-        if is_last or not criterion.judges_by_states:
-            meter.head(words)
-        if is_last:
+        meter.layer(number, running)
+        meter.head(words)
+        if number == spec.layers:
             break
         seen = logits[number - 1, words], states[number - 1, words]
         step = Step(number, words, seen[0], batch, threshold, network.learned, seen[1])
         leaving = criterion.leave(step, state)
-        meter.judging(words, criterion.macs(number, spec, logits.shape[2]))
+        meter.judging(words, criterion.macs(number, spec, network.tags))
         if not leaving.any():
             continue
         after = running.without(batch, leaving)
-        gone = running.words[running.left(after)]
-        if criterion.judges_by_states:
-            meter.head(gone)
-        exit_layer[gone] = number
+        exit_layer[words[running.left(after)]] = number
         running = after
         if not len(running.words):
             break

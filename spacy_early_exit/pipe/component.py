@@ -405,10 +405,8 @@ class EarlyExitPipe(TrainablePipe):
         from ..model.model import simulate
 
         settings = self._ready_to_predict(Knob(speedup=1.0))
-        saving_at = simulate(
-            self._shim.at(settings.precision), list(docs), settings, self.criterion.judges_by_states
-        )
-        return lambda threshold: saving_at(self.criterion, threshold)
+        trained = self._shim.at(settings.precision)
+        return simulate(trained, list(docs), settings, self.criterion)
 
     # --------------------------------------------------------------- prediction
 

@@ -17,9 +17,11 @@ from spacy_early_exit.criteria.base import Plain
 from spacy_early_exit.decoders import Greedy
 from spacy_early_exit.measure.calibrate import calibrate, run
 from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.criterion import OwnLoop
 from spacy_early_exit.network.exit_network import uncertainty
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits, simulated_saving
+from spacy_early_exit.relatives.reduction_loop import LATE_HEADS
 from spacy_early_exit.text.wordpieces import windows_of
 
 from ..factories import TEXTS, answers, blank, examples_of, network_of, texts_of_all_lengths
@@ -158,13 +160,13 @@ def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoder
             answers.append((batch, logits, logits[:, :, :0]))
             found, meter = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
             assert found.tolist() == by_hand(batch, logits, neighbours, 0.6)
-            for by_states in (False, True):  # where only who leaves has an answer
-                replayed = Replayed(found, by_states)
+            for loop in (None, LATE_HEADS):  # where only who leaves has an answer
+                replayed = Replayed(found, loop)
                 again, costs = simulate_exits(trained.network, *answers[-1], replayed, 0.6)
                 real = run_with_exits(trained.network, batch, replayed, 0.6)
                 assert torch.equal(again, found) and torch.equal(real.exit_layer, found)
                 assert torch.equal(costs.spent, real.spent)
-                assert by_states or torch.equal(costs.spent, meter.spent)
+                assert loop or torch.equal(costs.spent, meter.spent)
             meters.append(meter)
         spent, full = (
             sum(int(getattr(m, what).sum()) for m in meters) for what in ("spent", "full")
@@ -179,7 +181,7 @@ class Replayed(Plain):
     """Words leave where they left before."""
 
     exit_layer: torch.Tensor
-    judges_by_states: bool
+    own_loop: OwnLoop | None
 
     def leave(self, step, state):
         return self.exit_layer[step.words] <= step.layer
