@@ -22,7 +22,7 @@ from .batch import Batch
 from .families import EncoderSpec
 
 if TYPE_CHECKING:
-    from .cost import Meter
+    from .cost import Cost
     from .loop import Exits
 
 
@@ -54,12 +54,12 @@ class OwnLoop(NamedTuple):
     ``relatives`` for one.
 
     run (Callable[..., Exits]): Takes and gives what ``loop.run_with_exits`` does.
-    simulate (Callable[..., Tuple[Tensor, Meter]]): Takes and gives what
+    simulate (Callable[..., Tuple[Tensor, Cost]]): Takes and gives what
         ``simulate.simulate_exits`` does, with the states of all layers.
     """
 
     run: Callable[..., "Exits"]
-    simulate: Callable[..., Tuple[Tensor, "Meter"]]
+    simulate: Callable[..., Tuple[Tensor, "Cost"]]
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, Running
-from .cost import Meter
+from .cost import Visit, price
 from .criterion import Criterion, Step
 from .exit_network import Tagger
 
@@ -61,7 +61,7 @@ def run_with_exits(
     if criterion.own_loop is not None:
         return criterion.own_loop.run(network, batch, criterion, threshold, keep_states)
     running, state = Running.all_of(batch), criterion.start(batch)
-    meter = Meter(network.spec, network.tags, batch)
+    trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)  # (context, width)
     logits = kept.new_zeros(batch.words, network.tags)
     exit_layer = torch.zeros_like(batch.piece_of_word)
@@ -69,10 +69,9 @@ def run_with_exits(
 
     for number in range(1, network.spec.layers + 1):
         kept = run_layer(network, number, kept, running)
-        meter.layer(number, running)
         of_words = states_of_words(network, kept, running)
         answer = network.logits(number, of_words)
-        meter.head(running.words)
+        trace.append(Visit(number, running, running.words, number < network.spec.layers))
         # Who stays is written again after a later layer.
         logits.index_copy_(0, running.words, answer)
         exit_layer.index_fill_(0, running.words, number)
@@ -82,14 +81,13 @@ def run_with_exits(
             break
         step = Step(number, running.words, answer, batch, threshold, network.learned, of_words)
         leaving = criterion.leave(step, state)
-        meter.judging(running.words, criterion.macs(number, network.spec, network.tags))
         if not leaving.any():
             continue
         after = running.without(batch, leaving)
         if not len(after.words):
             break
         kept, running = running.rows_for(after, kept), after
-    return Exits(logits, exit_layer, meter.spent, meter.full, meter.padding, states)
+    return Exits(logits, exit_layer, *price(network.spec, network.tags, trace, criterion), states)
 
 
 def run_full_depth(network: Tagger, batch: Batch, keep_states: bool = False) -> Exits:
@@ -101,16 +99,15 @@ def run_full_depth(network: Tagger, batch: Batch, keep_states: bool = False) -> 
     RETURNS (Exits): The logits, exit layers and costs.
     """
     running, last = Running.all_of(batch), network.spec.layers
-    meter = Meter(network.spec, network.tags, batch)
     kept = network.encoder.embeddings(batch.ids, batch.offsets)
     for number in range(1, last + 1):
         kept = run_layer(network, number, kept, running)
-        meter.layer(number, running)
     logits = network.logits(last, states_of_words(network, kept, running))
-    meter.head(running.words)
+    trace = [Visit(number, running) for number in range(1, last)]
+    trace.append(Visit(last, running, running.words))
     exit_layer = torch.full_like(batch.piece_of_word, last)
     states = network.encoder.states(kept) if keep_states else None
-    return Exits(logits, exit_layer, meter.spent, meter.full, meter.padding, states)
+    return Exits(logits, exit_layer, *price(network.spec, network.tags, trace), states)
 
 
 def states_of_words(network: Tagger, kept: Tensor, running: Running) -> Tensor:

@@ -5,13 +5,13 @@ leave as a whole: then nobody attends to a state that was kept. Where words leav
 an approximation, good enough to know where to look.
 """
 
-from typing import Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from .batch import Batch, Running
-from .cost import Meter
+from .cost import Cost, Visit, price
 from .criterion import Criterion, Step
 from .exit_network import Tagger
 
@@ -23,7 +23,7 @@ def simulate_exits(
     states: Tensor,
     criterion: Criterion,
     threshold: float,
-) -> Tuple[Tensor, Meter]:
+) -> Tuple[Tensor, Cost]:
     """Let words leave by what the heads say at full depth.
 
     network (Tagger): The network.
@@ -33,24 +33,22 @@ def simulate_exits(
         *Shape:* ``(layers, words, hidden_size)``
     criterion (Criterion): Who may leave.
     threshold (float): The criterion's dial, above 0.
-    RETURNS (Tuple[Tensor, Meter]): The layer at which each word leaves, and the costs.
+    RETURNS (Tuple[Tensor, Cost]): The layer at which each word leaves, and the costs.
         *Shape:* ``(words,)``
     """
     if criterion.own_loop is not None:
         return criterion.own_loop.simulate(network, batch, logits, states, criterion, threshold)
-    spec, running = network.spec, Running.all_of(batch)
-    meter, state = Meter(spec, network.tags, batch), criterion.start(batch)
+    spec, running, state = network.spec, Running.all_of(batch), criterion.start(batch)
+    trace: List[Visit] = []
     exit_layer = torch.full_like(batch.piece_of_word, spec.layers)
     for number in range(1, spec.layers + 1):
         words = running.words
-        meter.layer(number, running)
-        meter.head(words)
+        trace.append(Visit(number, running, words, number < spec.layers))
         if number == spec.layers:
             break
         seen = logits[number - 1, words], states[number - 1, words]
         step = Step(number, words, seen[0], batch, threshold, network.learned, seen[1])
         leaving = criterion.leave(step, state)
-        meter.judging(words, criterion.macs(number, spec, network.tags))
         if not leaving.any():
             continue
         after = running.without(batch, leaving)
@@ -58,7 +56,7 @@ def simulate_exits(
         running = after
         if not len(running.words):
             break
-    return exit_layer, meter
+    return exit_layer, price(spec, network.tags, trace, criterion)
 
 
 def simulated_saving(
@@ -70,6 +68,6 @@ def simulated_saving(
     """RETURNS (float): Full-depth cost / simulated cost, over batches with their logits."""
     spent = full = 0
     for batch, logits, states in answers:
-        _, meter = simulate_exits(network, batch, logits, states, criterion, threshold)
-        spent, full = spent + int(meter.spent.sum()), full + int(meter.full.sum())
+        _, cost = simulate_exits(network, batch, logits, states, criterion, threshold)
+        spent, full = spent + int(cost.spent.sum()), full + int(cost.full.sum())
     return full / spent if spent else 1.0

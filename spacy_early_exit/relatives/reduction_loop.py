@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..network.batch import Batch, Running
-from ..network.cost import Meter
+from ..network.cost import Cost, Visit, price
 from ..network.criterion import Criterion, OwnLoop, Step
 from ..network.exit_network import Tagger
 from ..network.loop import Exits, Halting, let_leave, run_layer, states_of_words
@@ -22,28 +22,26 @@ def run_late_heads(
 ) -> Exits:
     """Tag a batch: see ``network.loop.run_with_exits``."""
     running, state = Running.all_of(batch), criterion.start(batch)
-    meter = Meter(network.spec, network.tags, batch)
+    trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)
     logits = kept.new_zeros(batch.words, network.tags)
     exit_layer = torch.zeros_like(batch.piece_of_word)
     states = torch.zeros_like(kept) if keep_states else None
     for number in range(1, network.spec.layers + 1):
         kept = run_layer(network, number, kept, running)
-        meter.layer(number, running)
         of_words = states_of_words(network, kept, running)
         if states is not None:
             states.index_copy_(0, running.pieces, network.encoder.states(kept))
-        after = _selected(network, number, of_words, running, criterion, state, threshold, meter)
-        if after is running:
-            continue
+        after = _selected(network, number, of_words, running, criterion, state, threshold)
         left = running.left(after)
-        logits.index_copy_(0, running.words[left], network.logits(number, of_words[left]))
-        exit_layer.index_fill_(0, running.words[left], number)
-        meter.head(running.words[left])
+        gone = running.words[left]
+        trace.append(Visit(number, running, gone, number < network.spec.layers))
+        logits.index_copy_(0, gone, network.logits(number, of_words[left]))
+        exit_layer.index_fill_(0, gone, number)
         if not len(after.words):
             break
         kept, running = running.rows_for(after, kept), after
-    return Exits(logits, exit_layer, meter.spent, meter.full, meter.padding, states)
+    return Exits(logits, exit_layer, *price(network.spec, network.tags, trace, criterion), states)
 
 
 def simulate_late_heads(
@@ -53,22 +51,21 @@ def simulate_late_heads(
     states: Tensor,
     criterion: Criterion,
     threshold: float,
-) -> Tuple[Tensor, Meter]:
+) -> Tuple[Tensor, Cost]:
     """Let words leave by their states at full depth: see ``network.simulate.simulate_exits``."""
     running, state = Running.all_of(batch), criterion.start(batch)
-    meter = Meter(network.spec, network.tags, batch)
+    trace: List[Visit] = []
     exit_layer = torch.zeros_like(batch.piece_of_word)
     for number in range(1, network.spec.layers + 1):
-        meter.layer(number, running)
         of_words = states[number - 1, running.words]
-        after = _selected(network, number, of_words, running, criterion, state, threshold, meter)
+        after = _selected(network, number, of_words, running, criterion, state, threshold)
         gone = running.words[running.left(after)]
         exit_layer[gone] = number
-        meter.head(gone)
+        trace.append(Visit(number, running, gone, number < network.spec.layers))
         running = after
         if not len(running.words):
             break
-    return exit_layer, meter
+    return exit_layer, price(network.spec, network.tags, trace, criterion)
 
 
 LATE_HEADS = OwnLoop(run_late_heads, simulate_late_heads)
@@ -82,7 +79,6 @@ def _selected(
     criterion: Criterion,
     state: object,
     threshold: float,
-    meter: Meter,
 ) -> Running:
     """RETURNS (Running): Who goes on after a layer: nobody after the last one."""
     words, batch = running.words, running.batch
@@ -91,7 +87,6 @@ def _selected(
     unasked = of_words.new_zeros(len(words), network.tags)
     step = Step(number, words, unasked, batch, threshold, network.learned, of_words)
     leaving = criterion.leave(step, state)
-    meter.judging(words, criterion.macs(number, network.spec, network.tags))
     return running.without(batch, leaving) if leaving.any() else running
 
 
