@@ -1,12 +1,14 @@
 """What most criteria have in common."""
 
-from typing import Any, ClassVar, Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, Optional, Tuple, TypeVar
 
 from torch import Tensor
 
 from ..network.batch import Batch
 from ..network.criterion import OwnLoop
 from ..network.families import EncoderSpec
+
+Own = TypeVar("Own", bound="Plain")
 
 
 class Plain:
@@ -21,6 +23,10 @@ class Plain:
     def needs_learned(self) -> Tuple[str, ...]:
         """RETURNS (Tuple[str, ...]): What it uses of what the decoder learns: nothing."""
         return ()
+
+    def with_window(self: Own, window: int) -> Own:
+        """RETURNS (Plain): Itself: it looks at no neighbours."""
+        return self
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): It learns nothing."""

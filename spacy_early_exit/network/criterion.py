@@ -85,6 +85,12 @@ class Criterion(Protocol):
     def needs_learned(self) -> Sequence[str]:
         """RETURNS (Sequence[str]): What it needs of what the decoder has learnt."""
 
+    def with_window(self, window: int) -> "Criterion":
+        """RETURNS (Criterion): The same with another neighbourhood; itself where there is none.
+
+        window (int): How many words to each side are neighbours.
+        """
+
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): What it learns itself, by name, as it is before training."""
 
