@@ -1,7 +1,8 @@
 """Transformer tagging for spaCy that stops computing, word by word, as soon as it is sure."""
 
 from . import registering
-from .pipe.component import EarlyExitPipe, configure
+from .configure import configure
+from .pipe.component import EarlyExitPipe
 from .tasks.ner import EarlyExitNER
 from .tasks.segmenter import EarlyExitSegmenter
 from .tasks.tagger import EarlyExitTagger

@@ -7,8 +7,8 @@ from collections import defaultdict
 
 import pytest
 
-from .commands import run
-from .factories import ROOT
+from tests.makers.commands import run
+from tests.makers.project import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 

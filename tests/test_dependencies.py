@@ -6,7 +6,7 @@ import re
 import sys
 from importlib.metadata import packages_distributions
 
-from .factories import ROOT
+from tests.makers.project import ROOT
 
 OF_USERS = ("trf", "report")  # the extras that are not for tests and development
 

@@ -14,8 +14,9 @@ from spacy import registry
 from spacy.language import Language
 
 from spacy_early_exit.registering import PLACES, PREFIX, Deferred
-
-from .factories import OTHERS, ROOT, TEXTS, answers, hiding
+from tests.makers.pipelines import answers
+from tests.makers.project import OTHERS, ROOT, hiding
+from tests.makers.texts import TEXTS
 
 GROUPS = (
     "spacy_factories",
@@ -94,7 +95,8 @@ class TestWithoutEntryPoints:
     def test_a_saved_pipeline_loads_predicts_and_trains(self, nlp, tmp_path, encoders):
         nlp.to_disk(tmp_path / "saved")
         script = (
-            "from tests.factories import TEXTS, answers, examples_of\n"
+            "from tests.makers.pipelines import answers\n"
+            "from tests.makers.texts import TEXTS, examples_of\n"
             "nlp = spacy.load(sys.argv[1])\n"
             "print([answers(doc) for doc in nlp.pipe(TEXTS)])\n"
             "optimizer = nlp.initialize(lambda: examples_of(nlp))\n"

@@ -22,10 +22,11 @@ from spacy.util import fix_random_seed
 from thinc.api import Config
 
 from ..budget.curve import Calibration
+from ..configure import configure
 from ..encoders.hugging_face import HFEncoder
 from ..measure.calibrate import calibrate
 from ..network.exit_network import Tagger
-from ..pipe.component import EarlyExitPipe, configure
+from ..pipe.component import EarlyExitPipe
 from ..recipe import BATCH_WORDS, score_weights
 from ..tasks.tagger import Attribute
 from .classifier import Task, TokenClassifier, read_token_classifier

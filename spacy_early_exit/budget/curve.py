@@ -74,6 +74,35 @@ class Calibration:
         names = sorted({*self.fingerprint, *fingerprint})
         return [n for n in names if self.fingerprint.get(n) != fingerprint.get(n)]
 
+    @classmethod
+    def current(
+        cls, found: Optional["Calibration"], fingerprint: Mapping[str, str], name: str
+    ) -> "Calibration":
+        """Get a component's calibration, if it is one of what is there now.
+
+        found (Optional[Calibration]): Its calibration, if it has one.
+        fingerprint (Mapping[str, str]): What is there now.
+        name (str): The component's name.
+        RETURNS (Calibration): The calibration.
+        RAISES (ValueError): If there is none, or something it depends on has changed since. The
+            message says what, and how to calibrate again.
+        """
+        how = (
+            "Calibrate it: python -m spacy early-exit calibrate MODEL TUNE.spacy --output DIR. "
+            "Or set a threshold, or speedup = 1 for full depth."
+        )
+        if found is None:
+            raise ValueError(
+                f"'{name}' is not calibrated, so a speedup can't be turned into a threshold. {how}"
+            )
+        changed = found.differences(fingerprint)
+        if changed:
+            raise ValueError(
+                f"'{name}' was calibrated with other {' and '.join(changed)}, so a speedup "
+                f"can't be turned into a threshold any more. {how}"
+            )
+        return found
+
     def to_dict(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): Plain data, for JSON."""
         return {

@@ -10,7 +10,7 @@ from wasabi import msg
 from wasabi.tables import table
 
 from ..budget.guarantee import documents_needed
-from ..pipe.component import configure
+from ..configure import configure
 from .app import check_output, early_exit, load, progress, read_corpus, read_speedups, read_texts
 from .refusals import Refused, refusing, writing
 
@@ -60,7 +60,7 @@ def calibrate_cli(
     from ..measure.calibrate import calibrate, run
     from ..measure.docs import set_sentences
     from ..measure.guarantee import check_documents, guarantee
-    from ..measure.temperature import fit_temperatures
+    from ..measure.temperature import fit_temperatures, scale_heads
 
     asked = read_speedups(speedups)
     check_output(output, folder=True)
@@ -82,7 +82,7 @@ def calibrate_cli(
             saved = run(ner, examples, ner.threshold or 0.0, with_score=False).saving
             asked = sorted({*asked, saved})
             temperatures = fit_temperatures(ner, examples)
-            ner.scale_heads(temperatures)
+            scale_heads(ner, temperatures)
             msg.info(f"Temperatures, by layer: {', '.join(f'{t:.2f}' for t in temperatures)}")
         found = calibrate(ner, examples, asked, with_score=not unlabelled, progress=progress)
         if temperature and ner.threshold:

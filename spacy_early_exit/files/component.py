@@ -5,10 +5,13 @@ Settings are not in it: config.cfg is where they are kept.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Container, Dict, Optional, Sequence, Tuple
 
 from ..budget.curve import Calibration
-from .whole import MOST_OF_NETWORK, check_size, checksum, read_at_most, seal, unseal
+from .whole import MOST_OF_NETWORK, check_size, checksum, read_at_most, seal, unpack, unseal
+
+if TYPE_CHECKING:
+    from .network import Trained
 
 MOST_OF_CFG = 2**22  # bytes of labels and calibration; read as JSON they take up to 40 times that
 MOST_LABELS = 2**16
@@ -53,6 +56,67 @@ class State:
         except ValueError as e:
             raise ValueError(f"The labels and the calibration can't be saved: {e}.") from e
         return data
+
+
+def read_folder(
+    folder: Path,
+    exclude: Container[str],
+    check_labels: CheckLabels,
+    read_network: Callable[[Path], "Trained"],
+    present: Optional["Trained"],
+) -> Tuple[Optional[State], Optional["Trained"]]:
+    """Read a component's folder, which may be anybody's.
+
+    folder (Path): The folder.
+    exclude (Container[str]): What not to read: ``cfg`` or ``model``.
+    check_labels (CheckLabels): Checks its labels.
+    read_network (Callable): Reads the network in a folder.
+    present (Optional[Trained]): The network in place of one that is not to be read.
+    RETURNS (Tuple[Optional[State], Optional[Trained]]): The state and the network, if there are.
+    RAISES (ValueError): If a file is missing or damaged, or they are of two pipelines. The message
+        names it.
+    """
+    state = None if "cfg" in exclude else read_state(folder / "cfg", check_labels)
+    if "model" in exclude:
+        return state, present
+    kept = state or State()
+    trained = read_network(folder / "model") if kept.has_weights else None
+    if kept.network not in (None, network_in(folder)):
+        raise ValueError(
+            f"The files cfg and {NETWORK} in {folder} are not of one pipeline: was the "
+            f"process ended while it saved the pipeline? Load another checkpoint."
+        )
+    return state, trained
+
+
+def read_parts(
+    data: bytes,
+    exclude: Container[str],
+    check_labels: CheckLabels,
+    read_network: Callable[[bytes], Optional["Trained"]],
+    present: Optional["Trained"],
+) -> Tuple[Dict[str, Any], Optional[State], Optional["Trained"]]:
+    """Read a component's bytes, which may be anybody's. See ``read_folder``.
+
+    data (bytes): The bytes.
+    exclude (Container[str]): What not to read: ``cfg`` or ``model``.
+    check_labels (CheckLabels): Checks its labels.
+    read_network (Callable): Reads the network in the bytes of a model.
+    present (Optional[Trained]): The network in place of one that is not to be read.
+    RETURNS (Tuple[Dict[str, Any], Optional[State], Optional[Trained]]): The parts by name, the
+        state and the network.
+    RAISES (ValueError): If a part is missing or damaged. The message names it.
+    """
+    parts = unpack(data, {name for name in ("cfg", "model") if name not in exclude})
+    state = None
+    if "cfg" not in exclude:
+        state = parse_state(parts["cfg"], "cfg in the bytes", check_labels)
+    if "model" in exclude:
+        return parts, state, present
+    kept = state or State()
+    if kept.model not in (None, checksum(parts["model"])):
+        raise ValueError("model in the bytes is damaged: it does not fit its checksum in cfg.")
+    return parts, state, read_network(parts["model"]) if kept.has_weights else None
 
 
 def read_state(path: Path, check_labels: CheckLabels) -> State:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..network.exit_network import Tagger
 from ..network.families import EncoderSpec, check_sizes
 from ..runtime.torch_state import usual_torch
-from ..text.wordpieces import WordpieceTokenizer
+from ..text.tokenizer import WordpieceTokenizer
 from .whole import MOST_OF_NETWORK, check_size, checksum, seal, unseal
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
@@ -63,6 +63,20 @@ class Trained(NamedTuple):
     def full_depth(self) -> Tagger:
         """RETURNS (Tagger): What answers at full depth."""
         return self.networks[-1]
+
+    def check_window_length(self, window_length: Optional[int]) -> None:
+        """Windows must be such that the encoder can take them.
+
+        window_length (Optional[int]): Wordpieces of a window; None: as many as can be.
+        RAISES (ValueError): If it can't. The message says which can.
+        """
+        most = self.network.spec.max_wordpieces
+        specials = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
+        if not specials < (window_length or most) <= most:
+            raise ValueError(
+                f"window_length must be {specials + 1} to {most} wordpieces for this encoder, "
+                f"not {window_length or most}."
+            )
 
 
 @usual_torch()

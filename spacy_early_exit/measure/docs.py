@@ -1,5 +1,6 @@
 """Docs to run on, and running on them."""
 
+from dataclasses import replace
 from typing import List, Optional, Sequence
 
 from spacy.language import Language
@@ -30,7 +31,7 @@ def as_met(nlp: Language, ner: EarlyExitPipe, docs: List[Doc]) -> List[Doc]:
     docs (List[Doc]): The docs, changed in place.
     RETURNS (List[Doc]): The docs, as the component is to meet them.
     """
-    if ner.get_spans is None:
+    if ner.settings.get_spans is None:
         return docs
     before = nlp.pipe_names[: nlp.pipe_names.index(ner.name)]
     with nlp.select_pipes(enable=before):
@@ -44,7 +45,7 @@ def set_sentences(nlp: Language, ner: EarlyExitPipe, examples: Sequence[Example]
     ner (EarlyExitPipe): Its early-exit component.
     examples (Sequence[Example]): The texts, whose references are changed in place.
     """
-    if ner.get_spans is not None:
+    if ner.settings.get_spans is not None:
         met = as_met(nlp, ner, [ner.unannotated(eg.reference) for eg in examples])
         for doc, eg in zip(met, examples):
             copy_sentences(doc, eg.reference)
@@ -55,7 +56,7 @@ def fresh(ner: EarlyExitPipe, doc: Doc) -> Doc:
     cuts texts.
     """
     copy = ner.unannotated(doc)
-    if ner.get_spans is not None:
+    if ner.settings.get_spans is not None:
         copy_sentences(doc, copy)
     return copy
 
@@ -78,8 +79,8 @@ def annotated(
     RETURNS (List[Doc]): New docs, one for each: a measurement that left one out would be wrong, so
         errors are raised here.
     """
-    kept, handler = ner.store_exits, ner.get_error_handler()
-    ner.store_exits = store_exits
+    kept, handler = ner.settings, ner.get_error_handler()
+    ner.settings = replace(kept, store_exits=store_exits)
     ner.set_error_handler(raise_error)
     try:
         copies = [fresh(ner, doc) for doc in docs]
@@ -87,5 +88,5 @@ def annotated(
             ner.pipe(copies, threshold=threshold, speedup=speedup, adaptive=False, batch_size=1000)
         )
     finally:
-        ner.store_exits = kept
+        ner.settings = kept
         ner.set_error_handler(handler)

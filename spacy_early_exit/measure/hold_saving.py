@@ -9,7 +9,8 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
 from ..budget.search import saving, threshold_for
-from ..pipe.component import EarlyExitPipe, configure
+from ..configure import configure
+from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import same_words
 from ..retired import reads_retired
 from .docs import as_met

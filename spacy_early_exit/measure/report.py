@@ -89,7 +89,7 @@ def collect(
     rows = evaluate(nlp, ner, examples, speedups, rounds=rounds, progress=progress)
     docs = [eg.reference for eg in examples if len(eg.reference)]
     docs = annotated(ner, docs, store_exits=True)
-    layers = ner.model.shims[0].trained.network.spec.layers
+    layers = ner.network.spec.layers
     by_tag: Dict[str, List[int]] = {}
     costs = []
     for doc in docs:
@@ -97,7 +97,7 @@ def collect(
         costs.append((len(doc), record.spent / record.full if record.full else 0.0))
         for token, layer in zip(doc, record.layers or ()):
             if layer:
-                counts = by_tag.setdefault(ner.describe(token)[0], [0] * layers)
+                counts = by_tag.setdefault(ner.shown(token)[0], [0] * layers)
                 counts[layer - 1] += 1
     if not by_tag:
         raise ValueError("There is nothing to report on: no word of the texts has wordpieces.")
@@ -111,7 +111,7 @@ def collect(
         rows=rows,
         points=[] if ner.calibration is None else ner.calibration.points,
         docs=docs,
-        captions=[[ner.describe(token)[1] for token in doc] for doc in docs],
+        captions=[[ner.shown(token)[1] for token in doc] for doc in docs],
         costs=costs,
         exits_by_tag=dict(sorted(by_tag.items(), key=lambda tag: -sum(tag[1]))[:MOST_TAGS]),
     )

@@ -3,7 +3,7 @@
 Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 """
 
-from typing import List, Sequence, Tuple
+from typing import Any, Iterable, List, Sequence, Tuple
 
 import torch
 from spacy import util
@@ -11,7 +11,11 @@ from spacy.training import Example
 from thinc.api import xp2torch
 from torch import Tensor
 
+from ..model.model import measure_heads
+from ..network.arrays import Ints
 from ..pipe.component import EarlyExitPipe
+from ..pipe.knob import Knob
+from ..pipe.targets import targets
 from ..runtime.torch_state import usual_torch
 from ..tags import MISSING
 from ..training.losses import word_losses
@@ -77,9 +81,40 @@ def _heads_on(ner: EarlyExitPipe, examples: Sequence[Example]) -> Tuple[Tensor, 
     """
     logits, tags = [], []
     for batch in util.minibatch(examples, size=64):
-        heads, targets = ner.heads_on(
-            [Example(fresh(ner, e.reference), e.reference) for e in batch]
-        )
+        examples_of_batch = [Example(fresh(ner, e.reference), e.reference) for e in batch]
+        heads, gold = heads_on(ner, examples_of_batch)
         logits.append(xp2torch(heads).cpu())
-        tags.append(torch.from_numpy(targets))
+        tags.append(torch.from_numpy(gold))
     return torch.cat(logits, dim=1), torch.cat(tags)
+
+
+def heads_on(ner: EarlyExitPipe, examples: Iterable[Example]) -> Tuple[Any, Ints]:
+    """Ask every head about every word, at full depth.
+
+    ner (EarlyExitPipe): The component.
+    examples (Iterable[Example]): Annotated examples.
+    RETURNS (Tuple[Any, Ints]): Their logits, numpy or cupy, and the right tags, ``MISSING``
+        where there is none. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    """
+    examples = list(examples)
+    run = ner.ready(Knob(speedup=1.0))
+    scores = measure_heads(ner.model, [eg.predicted for eg in examples], run)
+    return scores.logits, targets(ner, examples, scores)
+
+
+def scale_heads(ner: EarlyExitPipe, temperatures: Sequence[float]) -> None:
+    """Divide what each head says by a temperature. What is uncertain changes with it, so that
+    a calibration no longer holds.
+
+    ner (EarlyExitPipe): The component.
+    temperatures (Sequence[float]): Of the head of each layer, all above 0.
+    RAISES (ValueError): If the decoder learns: its transitions weigh what the heads say.
+    """
+    shim = ner.model.shims[0]
+    if shim.needed(ner.decoder, ner.criterion)["decoder"]:
+        raise ValueError(
+            f"The heads of '{ner.name}' can't be divided by temperatures: its decoder "
+            f"{type(ner.decoder).__name__} has learnt transitions to go with what they say, "
+            f"and other tags would come out. Temperatures are for BIOViterbi.v1."
+        )
+    shim.scale_heads(temperatures)

@@ -7,7 +7,6 @@ from typing import (
     Callable,
     Iterator,
     List,
-    Optional,
     Sequence,
     Tuple,
     TypeAlias,
@@ -25,62 +24,26 @@ from ..criteria.entropy import TokenExit
 from ..decoders import Decoder
 from ..encoders.hugging_face import EncoderSource
 from ..files.network import Trained
-from ..network.batch import KV, Batch
+from ..network.arrays import Floats, Ints
+from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import Tagger
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_all_layers, run_with_exits
-from ..network.products.int8 import Precision
 from ..network.simulate import simulated_saving
-from ..network.window import Ints, Window
+from ..network.window import Window
 from ..retired import reads_retired
 from ..runtime.forks import ready_for_torch
 from ..runtime.memory import release_freed_memory, release_freed_memory_now_and_then
 from ..runtime.threads import batches_at_once, run_side_by_side, thread_count
 from ..runtime.torch_state import usual_dtype, usual_torch
-from ..text.spans import SpanGetter
-from ..text.wordpieces import SharedWordpieces, WordpieceTokenizer, batches, windows_of
-from ..training.stages import Answers, Gradient, JointLogits, JointTraining, Stage
+from ..settings import RunSettings
+from ..text.tokenizer import WordpieceTokenizer
+from ..text.windows import SharedWordpieces, batches, windows_of
+from ..training.stages import Answers, Gradient, JointLogits, JointTraining
 from .shim import TaggerShim
 
-Floats = NDArray[np.float32]
 LEAST_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How to run the model on a call.
-
-    criterion (Optional[Criterion]): Who may leave early; None: nobody.
-    threshold (float): The criterion's dial.
-    window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
-        many as the encoder has positions.
-    window_overlap (int): Wordpieces that neighbouring windows of a doc share.
-    get_spans (Optional[SpanGetter]): Gets the spans that are texts of their own; None: whole docs.
-    shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
-        one by one, or share it.
-    batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
-        another.
-    threads (Optional[int]): Threads to predict with on a CPU; None: as many as torch may use, but
-        not more than there are processors for this process.
-    kv (KV): Whether the others attend to what left.
-    halt_special (bool): Whether special tokens leave with the first word of their window.
-    precision (Precision): Of the products, when predicting.
-    stage (Optional[Stage]): How to train, where it is called for training; None: jointly.
-    """
-
-    criterion: Optional[Criterion] = None
-    threshold: float = 0.0
-    window_length: Optional[int] = None
-    window_overlap: int = 64
-    get_spans: Optional[SpanGetter] = None
-    shared_wordpieces: SharedWordpieces = "split"
-    batch_wordpieces: int = 2048
-    threads: Optional[int] = None
-    kv: KV = "copy"
-    halt_special: bool = False
-    precision: Precision = "fp32"
-    stage: Optional[Stage] = None
 
 
 @dataclass(frozen=True)
@@ -415,23 +378,6 @@ def _windows(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[W
     overlap = min(settings.window_overlap, (length - specials) // 2)
     shared = settings.shared_wordpieces
     return windows_of(docs, tokenizer, length, overlap, settings.get_spans, shared)
-
-
-def check_settings(trained: Trained, settings: RunSettings) -> None:
-    """Refuse settings that do not go with the encoder.
-
-    trained (Trained): Network and tokenizer.
-    settings (RunSettings): How to run.
-    RAISES (ValueError): If windows of this length can't be. The message says which can.
-    """
-    most = trained.network.spec.max_wordpieces
-    specials = len(trained.tokenizer.prefix) + len(trained.tokenizer.suffix)
-    length = settings.window_length or most
-    if not specials < length <= most:
-        raise ValueError(
-            f"window_length must be {specials + 1} to {most} wordpieces for this encoder, "
-            f"not {length}."
-        )
 
 
 @usual_torch()

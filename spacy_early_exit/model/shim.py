@@ -24,7 +24,7 @@ from ..network.products.int8 import Precision, quantized
 from ..network.products.packed import is_worth_packing, packed
 from ..runtime.forks import Lock, ready_for_torch
 from ..runtime.torch_state import usual_torch
-from ..text.wordpieces import SharedWordpieces
+from ..text.windows import SharedWordpieces
 
 if TYPE_CHECKING:
     from ..decoders import Decoder
@@ -86,6 +86,11 @@ class TaggerShim(Shim):
             )
         return self._model
 
+    @property
+    def trained_or_none(self) -> Optional[Trained]:
+        """RETURNS (Optional[Trained]): Network and tokenizer, if there are."""
+        return self._model
+
     def set(self, trained: Trained) -> None:
         """Take over a network.
 
@@ -133,6 +138,34 @@ class TaggerShim(Shim):
         self._teacher = None
         self.weights_changed()
         return [name for name in of_criterion if name not in known]
+
+    def needed(self, decoder: "Decoder", criterion: "Criterion") -> Dict[str, List[str]]:
+        """RETURNS (Dict[str, List[str]]): What decoder and criterion must have learnt, by name."""
+        of_decoder, of_criterion = fresh(self.trained.network, decoder, criterion, "meta")
+        return {
+            "decoder": [*of_decoder],
+            "criterion": [*of_criterion, *criterion.needs_learned],
+        }
+
+    def check_learned(self, name: str, decoder: "Decoder", criterion: "Criterion") -> None:
+        """What decoder and criterion need must be among the weights.
+
+        name (str): The component's name.
+        decoder (Decoder): The decoder.
+        criterion (Criterion): The criterion.
+        RAISES (ValueError): If the weights were trained with others.
+        """
+        known = self.trained.network.learned
+        blocks = {"decoder": decoder, "criterion": criterion}
+        for kind, names in self.needed(decoder, criterion).items():
+            missing = [needed for needed in names if needed not in known]
+            if missing:
+                raise ValueError(
+                    f"The {kind} {type(blocks[kind]).__name__} of '{name}' needs "
+                    f"{', '.join(missing)}, and the weights have no such thing: they were trained "
+                    f"with another criterion or decoder. Train with what it needs, from this "
+                    f"pipeline on if you like: [initialize.components.{name}] start_from."
+                )
 
     @usual_torch()
     def add_tags(self, tags: int) -> None:

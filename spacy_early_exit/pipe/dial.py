@@ -1,83 +1,123 @@
-"""Threshold or speedup: one knob at a time, and the nearer one wins."""
+"""The dial of a component: threshold or speedup, of a call, the property or the config, in this
+order. And the calibration that turns the one into the other.
+"""
 
-from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
-DEFAULT_THRESHOLD = 0.1
+from ..budget.controller import Controller, in_spacy_worker
+from ..budget.curve import Calibration
+from ..budget.fingerprint import describe
+from ..settings import RunSettings, Settings
+from .knob import Knob, check_knob, config_knob, make_knob, nearest
+
+if TYPE_CHECKING:
+    from ..decoders import Decoder
+    from ..network.criterion import Criterion
 
 
-@dataclass(frozen=True)
-class Knob:
-    """Threshold or speedup as set at one place; both None: nothing is set there.
+class Dial:
+    """A component's threshold or speedup, and what it needs to run at one."""
 
-    threshold (Optional[float]): The criterion's dial, in [0, 1].
-    speedup (Optional[float]): Asked saving, full-depth cost / spent cost, at least 1.
-    """
-
-    threshold: Optional[float] = None
-    speedup: Optional[float] = None
+    name: str
+    criterion: "Criterion"
+    decoder: "Decoder"
+    settings: Settings
+    cfg: Dict[str, Any]  # what the config has: threshold and speedup
+    calibration: Optional[Calibration] = None
+    _property = Knob()
+    _kept_controller: Optional[Controller] = None
+    _shim: Any
 
     @property
-    def is_set(self) -> bool:
-        """RETURNS (bool): Whether one of the two is given."""
-        return self.threshold is not None or self.speedup is not None
+    def threshold(self) -> Optional[float]:
+        """The threshold in force, None if a speedup is. Settable, for this process only."""
+        return self._knob().threshold
 
+    @threshold.setter
+    def threshold(self, value: Optional[float]) -> None:
+        self._set_property(make_knob(value, None, f"the property threshold of '{self.name}'"))
 
-def make_knob(threshold: Any, speedup: Any, place: str) -> Knob:
-    """Check what was set at one place.
+    @property
+    def speedup(self) -> Optional[float]:
+        """The speedup in force, None if a threshold is. Settable, for this process only."""
+        return self._knob().speedup
 
-    threshold (Any): What was given as threshold; None: nothing.
-    speedup (Any): What was given as speedup; None: nothing.
-    place (str): The place, for error messages.
-    RETURNS (Knob): The knob.
-    RAISES (ValueError): If a value makes no sense, or both are given.
-    """
-    if threshold is not None:
-        threshold = _number(threshold, "threshold", place)
-        if not 0.0 <= threshold <= 1.0:
+    @speedup.setter
+    def speedup(self, value: Optional[float]) -> None:
+        self._set_property(make_knob(None, value, f"the property speedup of '{self.name}'"))
+
+    def _set_property(self, knob: Knob) -> None:
+        self._run_settings(knob if knob.is_set else config_knob(self.cfg))  # refuses bad ones
+        self._property = knob
+
+    def _knob(self, call: Knob = Knob()) -> Knob:
+        return nearest(call, self._property, config_knob(self.cfg))
+
+    def configure(
+        self, *, threshold: Optional[float] = None, speedup: Optional[float] = None
+    ) -> None:
+        """Set what ``cfg`` holds, and drop the properties. See ``spacy_early_exit.configure``.
+
+        threshold (Optional[float]): The criterion's threshold.
+        speedup (Optional[float]): Speedup to aim at.
+        RAISES (ValueError): If not exactly one of the two is given, or it makes no sense.
+        """
+        knob = make_knob(threshold, speedup, "configure")
+        if not knob.is_set:
+            raise ValueError("configure needs a threshold or a speedup.")
+        self._run_settings(knob)
+        self.cfg.update(threshold=knob.threshold, speedup=knob.speedup)
+        adaptive = self.settings.adaptive and knob.speedup is not None
+        self.settings = replace(self.settings, adaptive=adaptive)
+        self._property = Knob()
+
+    def calibrated(self) -> Calibration:
+        """Get the calibration, if it is one of what is here now.
+
+        RETURNS (Calibration): The calibration.
+        RAISES (ValueError): If there is none, or something it depends on has changed since. The
+            message says what, and how to calibrate again.
+        """
+        return Calibration.current(self.calibration, self.fingerprint(), self.name)
+
+    def fingerprint(self) -> Dict[str, str]:
+        """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
+        shared = self._shim.shared_wordpieces
+        return {
+            # Calibrations from before there was this setting do not tell of it.
+            **({} if shared == "keep" else {"shared wordpieces": shared}),
+            "weights": self._shim.fingerprint(),
+            **self.settings.fingerprint(),
+            "criterion": describe(self.criterion),
+            "decoder": describe(self.decoder),
+        }
+
+    def _run_settings(self, knob: Knob) -> RunSettings:
+        """RETURNS (RunSettings): How to run the model at a knob."""
+        check_knob(self.name, knob, self.criterion)
+        threshold = knob.threshold or 0.0
+        if knob.speedup is not None and knob.speedup > 1:
+            threshold = self.calibrated().threshold_for(knob.speedup)
+        criterion = self.criterion if threshold else None
+        return self.settings.to_run(criterion, threshold, self._shim.shared_wordpieces)
+
+    def _follows(self, knob: Knob, adaptive: Optional[bool]) -> bool:
+        """RETURNS (bool): Whether there is a speedup in force that is to be held."""
+        speedup = self._knob(knob).speedup
+        if adaptive and speedup is None:
             raise ValueError(
-                f"threshold in {place} must be between 0 (never leave early) and 1, "
-                f"not {threshold}."
+                f"adaptive in this call holds a speedup, but a threshold is in force in "
+                f"'{self.name}'. Give a speedup, too."
             )
-    if speedup is not None:
-        speedup = _number(speedup, "speedup", place)
-        if not 1.0 <= speedup < float("inf"):
-            raise ValueError(
-                f"speedup in {place} must be 1 (full depth) or more, such as 3.0, not {speedup}."
-            )
-    if threshold is not None and speedup is not None:
-        raise ValueError(
-            f"threshold and speedup are both set in {place}, but each would decide how early "
-            f"words leave. Set one of them and make the other null. To replace one that a saved "
-            f"pipeline has, give both: the new one, and null (None) for the old. (spacy "
-            f"find-threshold sets a threshold: it needs a pipeline without a speedup.)"
-        )
-    return Knob(threshold, speedup)
+        wanted = self.settings.adaptive if adaptive is None else adaptive
+        return bool(wanted) and speedup is not None and speedup > 1
 
-
-def config_knob(cfg: Dict[str, Any]) -> Knob:
-    """Read the knob of a component's config, whose default threshold gives way to a speedup.
-
-    cfg (Dict[str, Any]): With ``threshold`` and ``speedup``.
-    RETURNS (Knob): The knob.
-    RAISES (ValueError): If a value makes no sense, or both are given.
-    """
-    threshold, speedup = cfg.get("threshold"), cfg.get("speedup")
-    if speedup is not None and threshold == DEFAULT_THRESHOLD:
-        threshold = None
-    knob = make_knob(threshold, speedup, "the component's config")
-    return knob if knob.is_set else Knob(threshold=DEFAULT_THRESHOLD)
-
-
-def nearest(*knobs: Knob) -> Knob:
-    """RETURNS (Knob): The first knob that is set."""
-    return next((knob for knob in knobs if knob.is_set), Knob(threshold=DEFAULT_THRESHOLD))
-
-
-def _number(value: Any, name: str, place: str) -> float:
-    try:
-        if not isinstance(value, (bool, str)):
-            return float(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(f"{name} in {place} must be a number, not {value!r}.")
+    def _controller(self, knob: Knob) -> Controller:
+        speedup = self._knob(knob).speedup or 1.0
+        if not in_spacy_worker():
+            return Controller(self.calibrated(), speedup)
+        # spaCy's workers call pipe anew for every batch of theirs, and end with the stream.
+        if self._kept_controller is None:
+            self._kept_controller = Controller(self.calibrated(), speedup)
+        return self._kept_controller

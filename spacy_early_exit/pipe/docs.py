@@ -1,32 +1,14 @@
-"""What becomes of the network's answer for a Doc, whatever the task."""
+"""What tasks read from Docs, and copies of these."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from spacy.tokens import Doc, Token
 
-from ..network.window import Bools, Ints
+from ..network.arrays import Bools, Ints
 
 if TYPE_CHECKING:
     from ..model.model import DocExits
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one Doc.
-
-    exits (DocExits): What the network says.
-    logits (Floats): What of that was decoded. *Shape:* ``(words, tags)``
-    tags (Ints): The decoded tag of each word that has wordpieces. *Shape:* ``(words,)``
-    """
-
-    exits: "DocExits"
-    logits: Floats
-    tags: Ints
 
 
 def is_space(token: Token) -> bool:

@@ -1,35 +1,30 @@
 """``early_exit_ner``: named entities, as BIO tags."""
 
 import warnings
+from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
-    Any,
-    Callable,
     Dict,
     Iterable,
     Iterator,
     List,
-    Literal,
-    Optional,
     Set,
     Tuple,
 )
 
 import numpy as np
-from spacy.language import Language
 from spacy.tokens import Doc, Span, Token
 from spacy.training import Example
-from spacy.vocab import Vocab
-from thinc.api import Model
 
-from ..network.window import Ints
+from ..network.arrays import Bools, Floats, Ints
 from ..pipe.component import EarlyExitPipe
-from ..pipe.docs import Floats, Prediction, exit_layers, spaces
+from ..pipe.docs import exit_layers, spaces
 from ..pipe.records import get_confidence, write_record
-from ..pipe.sharing import made_in
-from ..tags import MISSING, Bools, encode, entities, extent, is_inside
-from ..text.spans import SpanGetter, after_line_break
-from .factory import default_config
+from ..pipe.task import Prediction
+from ..settings import Settings
+from ..tags import MISSING, encode, entities, extent, is_inside
+from ..text.spans import after_line_break
+from .factory import default_config, make_factory
 from .scorers import ner_score
 
 if TYPE_CHECKING:
@@ -37,71 +32,22 @@ if TYPE_CHECKING:
 
 NEVER = np.finfo(np.float32).min
 
-DEFAULT_CONFIG = default_config(
-    "spacy-early-exit.BIOViterbi.v1",
-    "spacy-early-exit.ner_scorer.v1",
-    own="across_lines = false",
-)
 
+@dataclass(frozen=True)
+class NERSettings(Settings):
+    """The settings of ``early_exit_ner``.
 
-@Language.factory(
-    "early_exit_ner",
-    assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
-    default_config=DEFAULT_CONFIG,
-    default_score_weights={
-        "ents_f": 1.0,
-        "ents_p": 0.0,
-        "ents_r": 0.0,
-        "ents_per_type": None,
-        "exit_cost": 0.0,
-    },
-)
-def make_early_exit_ner(
-    nlp: Language,
-    name: str,
-    model: Model,
-    across_lines: bool,
-    criterion: Any,
-    decoder: Any,
-    training: Any,
-    threshold: Optional[float],
-    speedup: Optional[float],
-    adaptive: bool,
-    store_exits: bool,
-    batch_wordpieces: int,
-    threads: Optional[int],
-    window_length: Optional[int],
-    window_overlap: int,
-    get_spans: Optional[SpanGetter],
-    kv: Literal["copy", "drop"],
-    halt_special: bool,
-    quantize: Optional[Literal["int8"]],
-    scorer: Optional[Callable[..., Any]],
-) -> "EarlyExitNER":
-    """Make the component. See ``EarlyExitNER`` for the arguments."""
-    pipe = EarlyExitNER(
-        nlp.vocab,
-        model,
-        name,
-        across_lines=across_lines,
-        criterion=criterion,
-        decoder=decoder,
-        training=training,
-        threshold=threshold,
-        speedup=speedup,
-        adaptive=adaptive,
-        store_exits=store_exits,
-        batch_wordpieces=batch_wordpieces,
-        threads=threads,
-        window_length=window_length,
-        window_overlap=window_overlap,
-        get_spans=get_spans,
-        kv=kv,
-        halt_special=halt_special,
-        quantize=quantize,
-        scorer=scorer,
-    )
-    return made_in(nlp, pipe)
+    across_lines (bool): Whether entities may reach across line breaks, as in wrapped text.
+    """
+
+    across_lines: bool = False
+
+    def fingerprint(self) -> Dict[str, str]:
+        """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
+        found = super().fingerprint()
+        # Scores and guarantees depend on it. Only named where it is true: calibrations from before
+        # there was this setting hold.
+        return {**found, "across_lines": "true"} if self.across_lines else found
 
 
 class EarlyExitNER(EarlyExitPipe):
@@ -109,43 +55,20 @@ class EarlyExitNER(EarlyExitPipe):
 
     It sets ``doc.ents`` and keeps preset entities and blocked words, as spaCy's ``ner`` does.
 
-    vocab (Vocab): The shared vocabulary.
-    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
-    name (str): Name of this instance.
-    across_lines (bool): Whether entities may reach across line breaks.
-    scorer (Optional[Callable]): The scorer.
-    settings (Any): As ``EarlyExitPipe`` takes them.
-    RAISES (ValueError): If a setting makes no sense.
+    Settings: ``NERSettings``.
     """
 
     kind = "early_exit_ner"
     scheme = "bio"
+    settings: NERSettings
+    settings_class = NERSettings
+    default_scorer = staticmethod(ner_score)
     main_score = "ents_f"
     scores = ("ents_p", "ents_r", "ents_f")
-
-    def __init__(
-        self,
-        vocab: Vocab,
-        model: Model,
-        name: str = "early_exit_ner",
-        *,
-        across_lines: bool = False,
-        scorer: Optional[Callable[..., Any]] = ner_score,
-        **settings: Any,
-    ):
-        self.across_lines = across_lines
-        super().__init__(vocab, model, name, scorer=scorer, **settings)
 
     def labels_in(self, examples: Iterable[Example]) -> List[str]:
         """RETURNS (List[str]): The labels of the annotated entities, in order."""
         return sorted({ent.label_ for eg in examples for ent in eg.reference.ents})
-
-    def fingerprint(self) -> Dict[str, str]:
-        """RETURNS (Dict[str, str]): See ``EarlyExitPipe.fingerprint``."""
-        found = super().fingerprint()
-        # Scores and guarantees depend on it. Only named where it is true: calibrations from before
-        # there was this setting hold.
-        return {**found, "across_lines": "true"} if self.across_lines else found
 
     def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
         """Entities that reach across a line break count as missing, unless ``across_lines``.
@@ -155,7 +78,7 @@ class EarlyExitNER(EarlyExitPipe):
         """
         label_ids = {label: number for number, label in enumerate(self.labels)}
         tags, unknown = encode(example.get_aligned_ner(), label_ids)
-        if self.across_lines or not _forget_across_lines(example.predicted, tags):
+        if self.settings.across_lines or not _forget_across_lines(example.predicted, tags):
             return tags, unknown
         warnings.warn(
             f"'{self.name}' finds no entity that reaches across a line break, and some are "
@@ -176,7 +99,9 @@ class EarlyExitNER(EarlyExitPipe):
         RETURNS (Floats): The logits to decode. *Shape:* ``(words, tags)``
         """
         preset = _presets(doc)[exits.words]
-        after = np.zeros_like(preset) if self.across_lines else after_line_break(doc, exits.words)
+        after = np.zeros_like(preset)
+        if not self.settings.across_lines:
+            after = after_line_break(doc, exits.words)
         if not (preset.any() or after.any()):
             return exits.logits
         logits = exits.logits.copy()
@@ -209,14 +134,14 @@ class EarlyExitNER(EarlyExitPipe):
         outside = [doc[start:end] for start, end in zip(bounds[::2], bounds[1::2])]
         if outside:
             doc.set_ents([], outside=outside, default="unmodified")
-        layers = exit_layers(doc, exits).tolist() if self.store_exits else None
+        layers = exit_layers(doc, exits).tolist() if self.settings.store_exits else None
         write_record(doc, self.name, exits.spent, exits.full, layers, confidences)
 
     def answers(self, doc: Doc) -> List[Tuple[str, str]]:
         """RETURNS (List[Tuple[str, str]]): The tag of each word."""
         return [(token.ent_iob_, token.ent_type_) for token in doc]
 
-    def describe(self, token: Token) -> Tuple[str, str]:
+    def shown(self, token: Token) -> Tuple[str, str]:
         """RETURNS (Tuple[str, str]): The label, and behind its first word a dot."""
         label = token.ent_type_
         return label or "O", label if token.ent_iob_ == "B" else "·" if label else ""
@@ -232,6 +157,23 @@ class EarlyExitNER(EarlyExitPipe):
             for ent, confidence in sure
             if confidence is not None
         ]
+
+
+DEFAULT_CONFIG = default_config(
+    EarlyExitNER, "spacy-early-exit.BIOViterbi.v1", "spacy-early-exit.ner_scorer.v1"
+)
+make_early_exit_ner = make_factory(
+    EarlyExitNER,
+    DEFAULT_CONFIG,
+    assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
+    score_weights={
+        "ents_f": 1.0,
+        "ents_p": 0.0,
+        "ents_r": 0.0,
+        "ents_per_type": None,
+        "exit_cost": 0.0,
+    },
+)
 
 
 def _presets(doc: Doc) -> Bools:

@@ -6,7 +6,6 @@ from typing import (
     Callable,
     Iterable,
     List,
-    Literal,
     Optional,
     Sequence,
     Set,
@@ -21,14 +20,13 @@ from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..network.window import Bools, Ints
+from ..network.arrays import Bools, Floats, Ints
 from ..pipe.component import EarlyExitPipe
-from ..pipe.docs import Floats, Prediction, exit_layers, is_space
+from ..pipe.docs import exit_layers, is_space
 from ..pipe.records import get_records, write_record
-from ..pipe.sharing import made_in
+from ..pipe.task import Prediction
 from ..tags import BMES, MISSING
-from ..text.spans import SpanGetter
-from .factory import default_config
+from .factory import default_config, make_factory
 from .scorers import segmenter_score
 
 if TYPE_CHECKING:
@@ -36,61 +34,6 @@ if TYPE_CHECKING:
 
 BEGIN, MIDDLE, END, SINGLE = range(len(BMES))
 MERGES = 1000  # at a time: spaCy compares each with all others
-DEFAULT_CONFIG = default_config(
-    "spacy-early-exit.Viterbi.v1", "spacy-early-exit.segmenter_scorer.v1"
-)
-
-
-@Language.factory(
-    "early_exit_segmenter",
-    default_config=DEFAULT_CONFIG,
-    retokenizes=True,
-    default_score_weights={"token_f": 1.0, "token_p": 0.0, "token_r": 0.0, "exit_cost": 0.0},
-)
-def make_early_exit_segmenter(
-    nlp: Language,
-    name: str,
-    model: Model,
-    criterion: Any,
-    decoder: Any,
-    training: Any,
-    threshold: Optional[float],
-    speedup: Optional[float],
-    adaptive: bool,
-    store_exits: bool,
-    batch_wordpieces: int,
-    threads: Optional[int],
-    window_length: Optional[int],
-    window_overlap: int,
-    get_spans: Optional[SpanGetter],
-    kv: Literal["copy", "drop"],
-    halt_special: bool,
-    quantize: Optional[Literal["int8"]],
-    scorer: Optional[Callable[..., Any]],
-) -> "EarlyExitSegmenter":
-    """Make the component. See ``EarlyExitSegmenter`` for the arguments."""
-    pipe = EarlyExitSegmenter(
-        nlp.vocab,
-        model,
-        name,
-        criterion=criterion,
-        decoder=decoder,
-        training=training,
-        threshold=threshold,
-        speedup=speedup,
-        adaptive=adaptive,
-        store_exits=store_exits,
-        batch_wordpieces=batch_wordpieces,
-        threads=threads,
-        window_length=window_length,
-        window_overlap=window_overlap,
-        get_spans=get_spans,
-        kv=kv,
-        halt_special=halt_special,
-        quantize=quantize,
-        scorer=scorer,
-    )
-    return made_in(nlp, pipe)
 
 
 class EarlyExitSegmenter(EarlyExitPipe):
@@ -104,29 +47,17 @@ class EarlyExitSegmenter(EarlyExitPipe):
     The encoder should have wordpieces of single characters, as those trained on Chinese have: those
     that would share one are tokenized one by one.
 
-    vocab (Vocab): The shared vocabulary.
-    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
-    name (str): Name of this instance.
-    scorer (Optional[Callable]): The scorer.
-    settings (Any): As ``EarlyExitPipe`` takes them.
-    RAISES (ValueError): If a setting makes no sense.
+    Settings: ``Settings``.
     """
 
     kind = "early_exit_segmenter"
     scheme = "bmes"
+    default_scorer = staticmethod(segmenter_score)
     main_score = "token_f"
     scores = ("token_p", "token_r", "token_f")
 
-    def __init__(
-        self,
-        vocab: Vocab,
-        model: Model,
-        name: str = "early_exit_segmenter",
-        *,
-        scorer: Optional[Callable[..., Any]] = segmenter_score,
-        **settings: Any,
-    ):
-        super().__init__(vocab, model, name, scorer=scorer, **settings)
+    def __init__(self, vocab: Vocab, model: Model, name: str = kind, **settings: Any):
+        super().__init__(vocab, model, name, **settings)
         for label in BMES:
             self.add_label(label)
 
@@ -221,7 +152,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         starts = np.flatnonzero(~goes_on)
         merge(doc, starts, np.append(starts[1:], len(doc))[: len(starts)])
         kept = None
-        if self.store_exits:
+        if self.settings.store_exits:
             # A word has left when its last character has.
             kept = np.maximum.reduceat(layers, starts).tolist() if len(starts) else []
         write_record(doc, self.name, exits.spent, exits.full, kept, [])
@@ -230,7 +161,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         """RETURNS (List[bool]): Of each character, whether a word begins with it."""
         return [not i for token in doc if not is_space(token) for i in range(len(token))]
 
-    def describe(self, token: Token) -> Tuple[str, str]:
+    def shown(self, token: Token) -> Tuple[str, str]:
         """RETURNS (Tuple[str, str]): Its length, and nothing."""
         return f"length {len(token)}", ""
 
@@ -239,6 +170,18 @@ class EarlyExitSegmenter(EarlyExitPipe):
         characters = [character for character in doc.text if not character.isspace()]
         words, spaces = get_words_and_spaces(characters, doc.text)
         return Doc(doc.vocab, words=words, spaces=spaces)
+
+
+DEFAULT_CONFIG = default_config(
+    EarlyExitSegmenter, "spacy-early-exit.Viterbi.v1", "spacy-early-exit.segmenter_scorer.v1"
+)
+make_early_exit_segmenter = make_factory(
+    EarlyExitSegmenter,
+    DEFAULT_CONFIG,
+    assigns=[],
+    retokenizes=True,
+    score_weights={"token_f": 1.0, "token_p": 0.0, "token_r": 0.0, "exit_cost": 0.0},
+)
 
 
 def borders(doc: Doc) -> Bools:

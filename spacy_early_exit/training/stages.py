@@ -24,11 +24,11 @@ from thinc.api import torch2xp, xp2torch
 from torch import Tensor
 
 from ..decoders import Decoder
+from ..network.arrays import Bools, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import Tagger
 from ..network.loop import Halting, run_all_heads, run_all_heads_halting
-from ..network.window import Bools, Ints
 from ..retired import reads_retired
 from ..runtime.torch_state import usual_torch
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods

@@ -22,9 +22,10 @@ from spacy_early_exit.network.exit_network import uncertainty
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits, simulated_saving
 from spacy_early_exit.relatives.reduction_loop import LATE_HEADS
-from spacy_early_exit.text.wordpieces import windows_of
-
-from ..factories import TEXTS, answers, blank, examples_of, network_of, texts_of_all_lengths
+from spacy_early_exit.text.windows import windows_of
+from tests.makers.networks import network_of
+from tests.makers.pipelines import answers, blank
+from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 CURVE = (Point(0.0, 1.0, 0.9), Point(0.1, 2.0, 0.9), Point(0.3, 3.0, 0.8))

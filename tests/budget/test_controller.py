@@ -14,8 +14,8 @@ from spacy_early_exit.budget.controller import LEAST, Controller
 from spacy_early_exit.budget.curve import Calibration, Point
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.evaluate import evaluate
-
-from ..factories import TEXTS, answers, blank, examples_of, texts_of_all_lengths
+from tests.makers.pipelines import answers, blank
+from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 CURVE = (Point(0.0, 1.0), Point(0.02, 1.5), Point(0.1, 2.0), Point(0.3, 3.0), Point(0.6, 4.0))

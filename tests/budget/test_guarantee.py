@@ -11,8 +11,7 @@ from spacy.util import Config, load_model_from_config
 from spacy_early_exit.budget.guarantee import accept_in_order, documents_needed, hoeffding_bentkus
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.guarantee import guarantee
-
-from ..factories import TEXTS, examples_of, texts_of_all_lengths
+from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 
@@ -100,9 +99,11 @@ def shares_of(nlp, docs, threshold):
     ]
 
 
-def test_on_a_pipeline_it_chooses_the_fastest_that_passed(ner):
+@pytest.mark.parametrize("most", [8, pytest.param(None, marks=pytest.mark.slow)])
+def test_on_a_pipeline_it_chooses_the_fastest_that_passed(most, ner):
     nlp, ner = ner
-    docs = [nlp.make_doc(text) for text in texts_of_all_lengths(count=400) if text.strip()]
+    texts = [" ".join(text.split()[:most]) for text in texts_of_all_lengths(count=400)]
+    docs = [nlp.make_doc(text) for text in texts if text.strip()]
     found = guarantee(ner, [*docs, nlp.make_doc("")], 0.1, 0.9)
     assert found.documents == len(docs)
     savings = [saving for saving, _ in found.candidates]

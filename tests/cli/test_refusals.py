@@ -14,9 +14,8 @@ from spacy_early_exit.cli import early_exit as commands
 from spacy_early_exit.measure import evaluate as measuring
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.pipe.component import EarlyExitPipe
-
-from ..commands import run
-from ..factories import TEXTS, examples_of, texts_of_all_lengths
+from tests.makers.commands import run
+from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
 WEIGHTS = f"{NAME}/model/weights.safetensors"

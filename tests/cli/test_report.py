@@ -14,9 +14,9 @@ from spacy.util import Config, load_model_from_config
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.report import collect, to_html
 from spacy_early_exit.pipe.records import write_record
-
-from ..commands import run
-from ..factories import TEXTS, blank, examples_of
+from tests.makers.commands import run
+from tests.makers.pipelines import blank
+from tests.makers.texts import TEXTS, examples_of
 
 NAME = "early_exit_ner"
 EMPTY = {"br", "meta", "link", "path", "use", "rect", "image", "g", "defs", "line"}
@@ -131,7 +131,7 @@ def test_a_label_is_not_trusted(nlp):
     evil = Doc(nlp.vocab, words=["Ann"])
     write_record(evil, NAME, 1, 2, [1], [])
     evil.set_ents([Span(evil, 0, 1, label="<b onclick=x>")])
-    captions = [[nlp.get_pipe(NAME).describe(token)[1] for token in evil]]
+    captions = [[nlp.get_pipe(NAME).shown(token)[1] for token in evil]]
     html = to_html(replace(page, docs=[evil], captions=captions, costs=[(5, 0.5)]))
     assert "<b onclick" not in html and "&lt;b onclick" in html
 

@@ -5,26 +5,12 @@ import torch
 
 from spacy_early_exit.criteria import make_patience_exit, make_sentence_exit, make_token_exit
 from spacy_early_exit.criteria.entropy import SentenceExit, TokenExit
-from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.exit_network import uncertainty
-from spacy_early_exit.network.window import Window
 from spacy_early_exit.relatives.belief_exit import make_belief_exit
 from spacy_early_exit.relatives.reduction_exit import make_token_reduction
+from tests.makers.networks import batch_of, step_of
 
-from ..factories import step_of
-
-CPU = torch.device("cpu")
 SURE, UNSURE = [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]
-
-
-def batch_of(*word_counts):
-    import numpy as np
-
-    def window(words):
-        number = np.arange(words)
-        return Window(0, number, number, words, number, number, number, number >= 0)
-
-    return Batch.of([window(words) for words in word_counts], CPU)
 
 
 def leave(criterion, batch, words, logits, threshold=0.5):

@@ -4,10 +4,9 @@ import torch
 from spacy_early_exit.criteria import make_patience_exit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.text.wordpieces import windows_of
-
-from ..factories import network_of, step_of, texts_of_all_lengths
-from .test_entropy import CPU, batch_of
+from spacy_early_exit.text.windows import windows_of
+from tests.makers.networks import CPU, batch_of, network_of, step_of
+from tests.makers.texts import texts_of_all_lengths
 
 UNSURE = [0.1, 0.0, 0.0]
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from spacy_early_exit.decoders import BIOViterbi, make_crf_decoder
 from spacy_early_exit.decoders.paths import best_paths
 from spacy_early_exit.tags import MISSING
-
-from .test_viterbi import is_valid, random_texts
+from tests.decoders.test_viterbi import is_valid, random_texts
 
 
 def random_crf(tags, seed, scale=1.0):

@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from spacy_early_exit.criteria import SentenceExit, TokenExit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.text.wordpieces import windows_of
-
-from ..factories import TEXTS, network_of, rest_slow, texts_of_all_lengths
+from spacy_early_exit.text.windows import windows_of
+from tests.makers.marks import rest_slow
+from tests.makers.networks import network_of
+from tests.makers.texts import TEXTS, texts_of_all_lengths
 
 CPU = torch.device("cpu")
 COUNTED = ["bert", "electra", "distilbert", "xlm-roberta", "albert", "albert-in-groups"]

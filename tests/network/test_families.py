@@ -4,8 +4,7 @@ import transformers
 
 from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.network.families import FAMILIES, read_spec, read_weights
-
-from ..factories import in_transformers, skip_without
+from tests.makers.encoders import in_transformers, skip_without
 
 
 def test_an_unsupported_family_is_refused_with_a_list_of_what_works():
@@ -101,7 +100,7 @@ def test_a_missing_parameter_is_named(encoders):
 
 
 def test_every_family_has_a_row_that_the_oracle_tests(encoders):
-    from ..factories import FAMILIES as TESTED
+    from tests.makers.encoders import FAMILIES as TESTED
 
     tested = [name for name in TESTED if in_transformers(name)]
     found = {HFEncoder(encoders[name]).load().spec.family for name in tested}

@@ -11,9 +11,11 @@ from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.products.packed import packed
 from spacy_early_exit.network.reference import run_reference
-from spacy_early_exit.text.wordpieces import batches, windows_of
-
-from ..factories import FAMILIES, TEXTS, VARIANTS, network_of, rest_slow, texts_of_all_lengths
+from spacy_early_exit.text.windows import batches, windows_of
+from tests.makers.encoders import FAMILIES, VARIANTS
+from tests.makers.marks import rest_slow
+from tests.makers.networks import network_of
+from tests.makers.texts import TEXTS, texts_of_all_lengths
 
 CPU = torch.device("cpu")
 CRITERIA = {
@@ -57,11 +59,16 @@ def test_full_depth_gives_hugging_faces_own_states(family, networks, encoders, e
     assert_states_equal_hf(networks[family], encoders[family], en, TEXTS + spelled_out)
 
 
+# Quickly some words, and a window of half the encoder's length.
+FEW = [*TEXTS, " ".join(TEXTS * 3)]
+
+
+@pytest.mark.parametrize("texts", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=type)
 @pytest.mark.parametrize("prepare", PREPARE)
-def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(prepare, minilm, en):
+def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(prepare, texts, minilm, en):
     trained = network_of(minilm)
     trained = trained._replace(network=PREPARE[prepare](trained.network))
-    assert_states_equal_hf(trained, minilm, en, texts_of_all_lengths() + TEXTS)
+    assert_states_equal_hf(trained, minilm, en, texts or texts_of_all_lengths() + TEXTS)
 
 
 def assert_states_equal_hf(trained, folder, nlp, texts):
@@ -165,15 +172,21 @@ def exits_of(network, windows, criterion, threshold, **how):
 
 
 @pytest.mark.parametrize(
-    "criterion, threshold",
+    "criterion, threshold, long",
     rest_slow(
-        [(None, 0.0), *product(["sentence", "token, window of 2"], [0.05, 0.2, 1.0])],
-        lambda criterion, threshold: criterion == "token, window of 2" and threshold == 0.2,
+        [
+            ("token, window of 2", 0.2, False),
+            (None, 0.0, True),
+            *product(["sentence", "token, window of 2"], [0.05, 0.2, 1.0], [True]),
+        ],
+        lambda criterion, threshold, long: not long,
     ),
 )
-def test_fast_loop_equals_reference_on_the_real_encoder(criterion, threshold, minilm, en):
+def test_fast_loop_equals_reference_on_the_real_encoder(criterion, threshold, long, minilm, en):
     trained = network_of(minilm, spread=0.3)
-    texts = [" ".join(TEXTS * 9), *texts_of_all_lengths(count=12)]  # more than 512 wordpieces
+    texts = FEW
+    if long:  # more than 512 wordpieces
+        texts = [" ".join(TEXTS * 9), *texts_of_all_lengths(count=12)]
     windows = windows_for(en, trained, texts)
     prepared = [prepare(trained.network) for prepare in PREPARE.values()]
     compare(trained.network, windows, CRITERIA.get(criterion), threshold, prepared)

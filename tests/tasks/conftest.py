@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from tests.factories import SPECIALS
+from tests.makers.tokenizers import SPECIALS
 
 # Our own writing, in words.
 SENTENCES = [

@@ -4,11 +4,10 @@ import pytest
 import spacy
 import srsly
 
-from tests.commands import run
-from tests.factories import TEXTS
-
-from .conftest import SENTENCES
-from .test_tagger import pos_of
+from tests.makers.commands import run
+from tests.makers.texts import TEXTS
+from tests.tasks.conftest import SENTENCES
+from tests.tasks.test_tagger import pos_of
 
 
 def write_tags(folder):
@@ -33,6 +32,7 @@ def write_words(folder):
         (folder / f"{part}.tsv").write_text("\n\n".join(sentences) + "\n", encoding="utf8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["tagger", "segmenter"])
 def test_two_stages_and_a_calibration(task, encoders, characters, tmp_path):
     corpus, made = tmp_path / "corpus", tmp_path / "made"

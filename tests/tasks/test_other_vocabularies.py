@@ -8,11 +8,11 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 from spacy.vocab import Vocab
 
-from tests.factories import TEXTS, train_small
-
-from .conftest import SENTENCES
-from .test_segmenter import examples_of as of_segmenter
-from .test_tagger import examples_of as of_tagger
+from tests.makers.pipelines import trained_pipeline
+from tests.makers.texts import TEXTS
+from tests.tasks.conftest import SENTENCES
+from tests.tasks.test_segmenter import examples_of as of_segmenter
+from tests.tasks.test_tagger import examples_of as of_tagger
 
 SPACED = ["Ann  lives\n\n in New York .", " \n ", "", *TEXTS]
 KINDS = ("early_exit_ner", "tag", "pos", "early_exit_segmenter")
@@ -21,7 +21,7 @@ KINDS = ("early_exit_ner", "tag", "pos", "early_exit_segmenter")
 @pytest.fixture(scope="module", params=KINDS)
 def nlp(request, encoders, characters):
     if request.param == "early_exit_ner":
-        return train_small(encoders["bert"])
+        return trained_pipeline(encoders["bert"])
     is_segmenter = request.param == "early_exit_segmenter"
     encoder = characters if is_segmenter else encoders["bert"]
     config = {"model": {"encoder": {"name": encoder}}, "store_exits": True}

@@ -9,11 +9,11 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 
 from spacy_early_exit.decoders.viterbi import make_viterbi
+from spacy_early_exit.measure.temperature import heads_on
 from spacy_early_exit.tags import BMES, grammar
 from spacy_early_exit.tasks.segmenter import merge
-from tests.factories import SEED
-
-from .conftest import SENTENCES
+from tests.makers.pipelines import SEED
+from tests.tasks.conftest import SENTENCES
 
 NAME = "early_exit_segmenter"
 
@@ -130,7 +130,7 @@ def test_gold_words_end_with_their_last_character_that_is_seen(nlp):
     words = ["李\u0301小明\u0301", "住\u0301", "在"]
     reference = Doc(nlp.vocab, words=words, spaces=[False] * 3)
     example = Example(nlp.make_doc("".join(words)), reference)
-    _, gold = ner.heads_on([example])
+    _, gold = heads_on(ner, [example])
     assert "".join(BMES[tag] for tag in gold) == "BMESS"
 
 

@@ -13,7 +13,7 @@ from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads, run_all_heads_halting, run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.tags import MISSING
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from spacy_early_exit.training.halting import (
     RandomHalting,
     SampledHalting,
@@ -22,8 +22,9 @@ from spacy_early_exit.training.halting import (
 )
 from spacy_early_exit.training.losses import distillation_loss, layer_weighted
 from spacy_early_exit.training.stages import Answers, make_joint_training, make_self_sampling
-
-from ..factories import TEXTS, blank, examples_of, network_of, train_small
+from tests.makers.networks import network_of
+from tests.makers.pipelines import blank, trained_pipeline
+from tests.makers.texts import TEXTS, examples_of
 
 NAME = "early_exit_ner"
 CPU = torch.device("cpu")
@@ -333,7 +334,7 @@ SELF_SAMPLING = {"training": {"@misc": "spacy-early-exit.SelfSampling.v1", "dist
 def first(encoders, tmp_path_factory):
     """A pipeline after the first stage."""
     folder = tmp_path_factory.mktemp("first") / "pipeline"
-    train_small(encoders["bert"]).to_disk(folder)
+    trained_pipeline(encoders["bert"]).to_disk(folder)
     return folder
 
 

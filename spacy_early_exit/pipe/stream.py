@@ -1,0 +1,110 @@
+"""A stream of Docs: in groups, one bad text alone, and at a speedup that is to be held."""
+
+import warnings
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Iterable, Iterator, List, Optional
+
+from spacy.tokens import Doc
+
+from ..budget.controller import Controller
+from ..runtime.attempts import attempt
+from ..settings import RunSettings
+from .records import get_records
+
+if TYPE_CHECKING:
+    from .component import EarlyExitPipe
+
+MAX_WORDS = 50_000  # to collect from a stream; more would gain nothing in speed
+
+
+def annotate_stream(
+    pipe: "EarlyExitPipe",
+    stream: Iterable[Doc],
+    batch_size: int,
+    run: RunSettings,
+    controller: Optional[Controller],
+) -> Iterator[Doc]:
+    """Annotate a stream.
+
+    pipe (EarlyExitPipe): The component.
+    stream (Iterable[Doc]): The Docs, changed in place.
+    batch_size (int): Docs to collect, at most.
+    run (RunSettings): How to run the model.
+    controller (Optional[Controller]): Moves the threshold as Docs are accounted for; None: it stays
+        where it is.
+    YIELDS (Doc): The Docs, in order, without those that failed.
+    """
+    try:
+        for docs in groups(stream, batch_size):
+            if controller is None:
+                yield from annotate(pipe, docs, run)
+            else:
+                yield from _annotate_following(pipe, docs, run, controller)
+    finally:
+        failure = None if controller is None else controller.failure()
+        if failure:
+            warnings.warn(f"'{pipe.name}' {failure}", stacklevel=3)
+
+
+def annotate(pipe: "EarlyExitPipe", docs: List[Doc], run: RunSettings) -> Iterator[Doc]:
+    """Annotate some Docs. If a batch fails, its Docs are tried one by one: only bad ones meet the
+    error handler.
+
+    pipe (EarlyExitPipe): The component.
+    docs (List[Doc]): The Docs, changed in place.
+    run (RunSettings): How to run the model.
+    YIELDS (Doc): The Docs, in order, without those that failed.
+    """
+    lengths = [len(doc) for doc in docs]
+    predicted = attempt(lambda: pipe._predict(docs, run))
+    if predicted.error is not None:
+        if len(docs) == 1:
+            pipe.get_error_handler()(pipe.name, pipe, docs, predicted.error)
+            return
+        for doc in docs:
+            yield from annotate(pipe, [doc], run)
+        return
+    for doc, length, prediction in zip(docs, lengths, predicted.result):
+        if len(doc) != length:  # the same Doc once more, whose characters are words by now
+            yield from annotate(pipe, [doc], run)
+            continue
+        written = attempt(partial(pipe.set_annotations, [doc], [prediction]))
+        if written.error is not None:
+            pipe.get_error_handler()(pipe.name, pipe, [doc], written.error)
+        else:
+            yield doc
+
+
+def _annotate_following(
+    pipe: "EarlyExitPipe", docs: List[Doc], run: RunSettings, controller: Controller
+) -> Iterator[Doc]:
+    """YIELDS (Doc): The docs, annotated, at thresholds that follow what they cost."""
+    for part in controller.chunks((len(doc), doc) for doc in docs):
+        threshold = controller.threshold
+        criterion = pipe.criterion if threshold else None
+        at = replace(run, threshold=threshold, criterion=criterion)
+        lengths = {id(doc): len(doc) for doc in part}  # before any are merged
+        for doc in annotate(pipe, part, at):
+            record = get_records(doc)[pipe.name]
+            controller.account(lengths[id(doc)], record.spent, record.full)
+            yield doc
+
+
+def groups(stream: Iterable[Doc], size: int) -> Iterator[List[Doc]]:
+    """Collect Docs: what is made of them on the way lies in memory for all of a group at once.
+
+    stream (Iterable[Doc]): The Docs.
+    size (int): How many, at most.
+    YIELDS (List[Doc]): So many, or fewer that have ``MAX_WORDS``.
+    """
+    group: List[Doc] = []
+    words = 0
+    for doc in stream:
+        group.append(doc)
+        words += len(doc)
+        if len(group) >= size or words >= MAX_WORDS:
+            yield group
+            group, words = [], 0
+    if group:
+        yield group

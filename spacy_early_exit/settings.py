@@ -1,0 +1,239 @@
+"""Every setting of a component, once: its default, what it may be, and what a calibration says of
+it. ``pipe.knob`` has threshold and speedup, which may be set at three places.
+"""
+
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Literal, Mapping, Optional, Sequence
+
+from .budget.fingerprint import describe
+from .text.spans import SpanGetter
+
+if TYPE_CHECKING:
+    from .network.criterion import Criterion
+    from .text.windows import SharedWordpieces
+    from .training.stages import Stage
+
+# What a component_cfg may have. The same one may go to prediction and to training, and spaCy leaves
+# the last two in it: what is not for one of them is ignored there.
+OF_CALLS = ("threshold", "speedup", "adaptive", "batch_size", "drop")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that all tasks have. A new one is a field here, and is in every factory, config
+    and component by that.
+
+    adaptive (bool): Whether ``pipe`` follows what its texts really cost, and moves the threshold
+        so that the speedup over all of them stays at ``speedup``.
+    store_exits (bool): Whether Docs keep the exit layer of every word.
+    batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
+        another.
+    threads (Optional[int]): Threads to predict with on a CPU; None: as many as torch may use, but
+        not more than there are processors for this process.
+    window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
+        many as the encoder has positions.
+    window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
+    get_spans (Optional[SpanGetter]): Gets the spans of Docs that the encoder sees by themselves,
+        such as sentences, or overlapping ones. Longer ones are cut into windows like a long Doc;
+        words in none are spans of their own. None: whole Docs.
+    kv (str): Whether words that left stay part of the context that others attend to, with the state
+        they kept (``"copy"``), or not (``"drop"``), which saves their keys and values as well.
+    halt_special (bool): Whether the encoder's special tokens leave with the first word of their
+        window, though the others still attend to them, or stay until its last one has left.
+    quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: in fp32. What is trained
+        and saved is fp32.
+    """
+
+    adaptive: bool = False
+    store_exits: bool = False
+    batch_wordpieces: int = 2048
+    threads: Optional[int] = None
+    window_length: Optional[int] = None
+    window_overlap: int = 64
+    get_spans: Optional[SpanGetter] = None
+    kv: Literal["copy", "drop"] = "copy"
+    halt_special: bool = False
+    quantize: Optional[Literal["int8"]] = None
+
+    def check(self, name: str) -> None:
+        """RAISES (ValueError): If a setting makes no sense. The message says what would.
+
+        name (str): The component's name.
+        """
+        check_choice(name, "kv", self.kv, ("copy", "drop"))
+        check_choice(name, "quantize", self.quantize, (None, "int8"))
+        check_least(name, "batch_wordpieces", self.batch_wordpieces, 1)
+        check_least(name, "threads", self.threads, 1)
+        check_least(name, "window_length", self.window_length, 1)
+        check_least(name, "window_overlap", self.window_overlap, 0)
+
+    def fingerprint(self) -> Dict[str, str]:
+        """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
+        spans = "" if self.get_spans is None else f", of {describe(self.get_spans)}"
+        special = "leave with the first word of their window"
+        return {
+            "kept_state": "post_norm" if self.kv == "copy" else "dropped",
+            "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}{spans}",
+            "precision": self.quantize or "fp32",
+            "special tokens": special if self.halt_special else "stay until their window ends",
+        }
+
+    def to_run(
+        self,
+        criterion: Optional["Criterion"],
+        threshold: float,
+        shared_wordpieces: "SharedWordpieces",
+    ) -> "RunSettings":
+        """RETURNS (RunSettings): What the model is told of a call.
+
+        criterion (Optional[Criterion]): Who may leave early; None: nobody.
+        threshold (float): Its threshold.
+        shared_wordpieces (SharedWordpieces): The model's.
+        """
+        of_all = {field.name: getattr(self, field.name) for field in fields(Settings)}
+        return RunSettings(
+            **of_all,
+            criterion=criterion,
+            threshold=threshold,
+            shared_wordpieces=shared_wordpieces,
+        )
+
+
+@dataclass(frozen=True)
+class RunSettings(Settings):
+    """How to run the model on a call: the component's settings, and who leaves.
+
+    criterion (Optional[Criterion]): Who may leave early; None: nobody.
+    threshold (float): The criterion's threshold.
+    shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
+        one by one, or share it.
+    stage (Optional[Stage]): How to train, where it is called for training; None: jointly.
+    """
+
+    criterion: Optional["Criterion"] = None
+    threshold: float = 0.0
+    shared_wordpieces: "SharedWordpieces" = "split"
+    stage: Optional["Stage"] = None
+
+    @property
+    def precision(self) -> Literal["fp32", "int8"]:
+        """RETURNS (str): Of the products, when predicting."""
+        return self.quantize or "fp32"
+
+
+class SettingProperty:
+    """A setting of a component as its attribute: ``ner.threads = 2``, for this process only. What
+    is set is checked. Config.cfg is where settings are kept.
+
+    setting (str): The setting.
+    """
+
+    def __init__(self, setting: str):
+        self.setting = setting
+
+    def __get__(self, pipe: Any, owner: Any) -> Any:
+        """RETURNS (Any): What it is."""
+        return self if pipe is None else getattr(pipe.settings, self.setting)
+
+    def __set__(self, pipe: Any, value: Any) -> None:
+        """RAISES (ValueError): If it makes no sense."""
+        settings = replace(pipe.settings, **{self.setting: value})
+        settings.check(pipe.name)
+        pipe.settings = settings
+
+
+def check_name(name: str) -> None:
+    """The name of a component is that of its folder in a saved pipeline.
+
+    name (str): The name.
+    RAISES (ValueError): If it is a path.
+    """
+    if Path(name).name != name or name in ("", "..") or "\\" in name:
+        raise ValueError(
+            f"The name of a component is that of its folder in a saved pipeline, so it can't "
+            f"be a path, as {name!r} is. Take letters, digits and '_'."
+        )
+
+
+def check_blocks(name: str, **blocks: Any) -> None:
+    """Blocks of the config must be there, and be what such a block has to be.
+
+    name (str): The component's name.
+    **blocks (Any): What they are, by name.
+    RAISES (ValueError): If one is None, or lacks what its protocol asks for. The message names it.
+    """
+    for block, given in blocks.items():
+        if given is None:
+            raise ValueError(
+                f"'{name}' needs a {block}: [components.{name}.{block}] must not be null. "
+                f"Leave it out for the default."
+            )
+        protocol = _protocol_of(block)
+        if not isinstance(given, protocol):
+            asked = [member for member in dir(protocol) if not member.startswith("_")]
+            missing = [member for member in asked if not hasattr(given, member)]
+            raise ValueError(
+                f"The {block} of '{name}' must be a {protocol.__name__} of {protocol.__module__}: "
+                f"a {type(given).__name__} lacks {', '.join(missing) or '__call__'}."
+            )
+
+
+def _protocol_of(block: str) -> type:
+    """RETURNS (type): What a block has to be. Whoever has made one has imported torch."""
+    if block == "criterion":
+        from .network.criterion import Criterion
+
+        return Criterion
+    if block == "decoder":
+        from .decoders import Decoder
+
+        return Decoder
+    from .training.stages import Stage
+
+    return Stage
+
+
+def check_choice(name: str, setting: str, given: Any, choices: Sequence[Any]) -> None:
+    """A setting must be one of a few.
+
+    name (str): The component's name.
+    setting (str): The setting's.
+    given (Any): What it is.
+    choices (Sequence[Any]): What it may be.
+    RAISES (ValueError): If it is none of them.
+    """
+    if given not in choices:
+        may_be = " or ".join("null" if choice is None else repr(choice) for choice in choices)
+        raise ValueError(f"{setting} of '{name}' must be {may_be}, not {given!r}.")
+
+
+def check_least(name: str, setting: str, given: Optional[int], least: int) -> None:
+    """A number must be large enough.
+
+    name (str): The component's name.
+    setting (str): The setting's.
+    given (Optional[int]): What it is; None, where it may be that, is right.
+    least (int): What it is at least.
+    RAISES (ValueError): If it is less.
+    """
+    if given is not None and given < least:
+        raise ValueError(f"{setting} of '{name}' must be {least} or more, not {given}.")
+
+
+def check_call(name: str, given: Mapping[str, Any]) -> None:
+    """What a component is called with must be known.
+
+    name (str): The component's name.
+    given (Mapping[str, Any]): What a component_cfg has that the method itself does not take.
+    RAISES (ValueError): If something in it is unknown. The message says what may have been meant.
+    """
+    for key in given:
+        if key not in OF_CALLS:
+            nearest = get_close_matches(key.lower(), OF_CALLS, n=1)
+            meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ValueError(
+                f"'{name}' can't be called with {key!r}.{meant} A component_cfg may have "
+                f"{', '.join(OF_CALLS[:-1])} and {OF_CALLS[-1]}."
+            )
