@@ -21,7 +21,6 @@ MISSING = -1
 BMES = ("B", "M", "E", "S")
 
 
-
 @dataclass(frozen=True)
 class Grammar:
     """Which sequences of tags are valid.

@@ -71,8 +71,7 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
     trained = ner.model.shims[0].at(run.precision)
-    saving_at = model.simulate(trained, list(docs), run, ner.criterion.judges_by_states)
-    return lambda threshold: saving_at(ner.criterion, threshold)
+    return model.simulate(trained, list(docs), run, ner.criterion)
 
 
 def gaps(savings: Sequence[float]) -> List[float]:

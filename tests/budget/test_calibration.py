@@ -17,9 +17,11 @@ from spacy_early_exit.criteria.base import Plain
 from spacy_early_exit.decoders import Greedy
 from spacy_early_exit.measure.calibrate import calibrate, run
 from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.criterion import OwnLoop
 from spacy_early_exit.network.exit_network import uncertainty
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits, simulated_saving
+from spacy_early_exit.relatives.reduction_loop import LATE_HEADS
 from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import answers, blank
@@ -132,14 +134,14 @@ def test_the_simulation_is_exact_where_texts_leave_as_a_whole(threshold, encoder
         logits = run_all_heads(trained.network, batch)
         states = logits[:, :, :0]
         for criterion in (SentenceExit(), TokenExit(1)):
-            exit_layer, meter = simulate_exits(
+            exit_layer, cost = simulate_exits(
                 trained.network, batch, logits, states, criterion, threshold
             )
             real = run_with_exits(trained.network, batch, criterion, threshold)
-            assert torch.equal(meter.full, real.full)
+            assert torch.equal(cost.full, real.full)
             if isinstance(criterion, SentenceExit):
                 assert torch.equal(exit_layer, real.exit_layer)
-                assert torch.equal(meter.spent, real.spent)
+                assert torch.equal(cost.spent, real.spent)
             else:  # who left first saw no kept state
                 first = exit_layer == 1
                 assert torch.equal(first, real.exit_layer == 1)
@@ -152,23 +154,23 @@ def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoder
     batches = [Batch.of(windows, torch.device("cpu")) for windows in (some[:5], some[5:])]
     for neighbours in (0, 1):
         criterion = TokenExit(neighbours)
-        answers, meters = [], []
+        answers, found_costs = [], []
         for batch in batches:
             with torch.inference_mode():
                 logits = run_all_heads(trained.network, batch)
             answers.append((batch, logits, logits[:, :, :0]))
-            found, meter = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
+            found, cost = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
             assert found.tolist() == by_hand(batch, logits, neighbours, 0.6)
-            for by_states in (False, True):  # where only who leaves has an answer
-                replayed = Replayed(found, by_states)
-                again, costs = simulate_exits(trained.network, *answers[-1], replayed, 0.6)
+            for loop in (None, LATE_HEADS):  # where only who leaves has an answer
+                replayed = Replayed(found, loop)
+                again, replayed_cost = simulate_exits(trained.network, *answers[-1], replayed, 0.6)
                 real = run_with_exits(trained.network, batch, replayed, 0.6)
                 assert torch.equal(again, found) and torch.equal(real.exit_layer, found)
-                assert torch.equal(costs.spent, real.spent)
-                assert by_states or torch.equal(costs.spent, meter.spent)
-            meters.append(meter)
+                assert torch.equal(replayed_cost.spent, real.spent)
+                assert loop or torch.equal(replayed_cost.spent, cost.spent)
+            found_costs.append(cost)
         spent, full = (
-            sum(int(getattr(m, what).sum()) for m in meters) for what in ("spent", "full")
+            sum(int(getattr(m, what).sum()) for m in found_costs) for what in ("spent", "full")
         )
         assert full > spent > 0
         assert simulated_saving(trained.network, answers, criterion, 0.6) == full / spent
@@ -180,7 +182,7 @@ class Replayed(Plain):
     """Words leave where they left before."""
 
     exit_layer: torch.Tensor
-    judges_by_states: bool
+    own_loop: OwnLoop | None
 
     def leave(self, step, state):
         return self.exit_layer[step.words] <= step.layer
