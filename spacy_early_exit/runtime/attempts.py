@@ -48,8 +48,10 @@ def attempt(work: Callable[[], Result]) -> Attempt[Result]:
     """
     if threading.current_thread() is not threading.main_thread() or not _handlers_may_raise():
         return Attempt(work)
+    from .torch_threads import as_many_as_here  # torch: not where this is imported
+
     stop = threading.Event()
-    future = _submit(functools.partial(_apart, work, stop))
+    future = _submit(functools.partial(_apart, as_many_as_here(work), stop))
     if future is None:
         stop.set()  # should it be begun after all
         return Attempt(work)

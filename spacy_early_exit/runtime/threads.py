@@ -6,7 +6,6 @@ want the processors, too, each such wait lasts until they let go of one, so that
 times as long as one thread alone: products are shared only on a machine that is idle.
 """
 
-import contextlib
 import os
 import threading
 import time
@@ -16,8 +15,8 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Ty
 import torch
 
 from .attempts import Stopped, stop_asked
-from .forks import Lock
 from .processors import idle_processors, processors
+from .torch_threads import at_most, begin_with
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +31,6 @@ LEAST_MACS, LEAST_MACS_UNSEEN = 4_000_000, 500_000_000
 # processors busy, and are ours. Libgomp's do so for 7 ms.
 SPINNING = 0.005
 _own = threading.local()
-_starting = Lock()
 
 
 def thread_count(asked: Optional[int]) -> int:
@@ -93,7 +91,7 @@ def run_side_by_side(
                 given_up.set()
 
     if len(shares) == 1 and shares[0] <= torch.get_num_threads():
-        with _at_most(shares[0]):
+        with at_most(shares[0]):
             work()
         if shares[0] > 1:
             _own.shared = time.monotonic(), shares[0]
@@ -162,42 +160,4 @@ def _helpers(shares: Tuple[int, ...]) -> ThreadPoolExecutor:
 
 def _limit(shares: Iterator[int]) -> None:
     """Give a helper its share of torch's threads."""
-    with _starting:  # the next one must see what was there before
-        default = torch.get_num_threads()  # its first call in a thread sets what new threads get
-        again = _set_own(next(shares), default)
-        if again is not None:
-            wait([again])
-
-
-@contextlib.contextmanager
-def _at_most(threads: int) -> Iterator[None]:
-    """Let this thread use fewer of torch's threads for a while."""
-    before = torch.get_num_threads()
-    if threads == before:
-        yield
-        return
-    _set_own(threads, before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _set_own(threads: int, others: int) -> Optional["Future[None]"]:
-    """Set how many of torch's threads this thread uses. torch keeps a number for each thread, and
-    gives new ones what was set last anywhere: so that is set again, at once, by a thread that is
-    used for nothing else. Whatever thread first meets torch in between keeps the other number.
-
-    RETURNS (Optional[Future]): That which sets it again; None if no thread can be started for it.
-    """
-    global _keeper
-    torch.set_num_threads(threads)
-    if _keeper is None or _keeper[0] != os.getpid():  # it does not come along into a fork
-        _keeper = os.getpid(), ThreadPoolExecutor(1, "early-exit-keeper")
-    try:
-        return _keeper[1].submit(torch.set_num_threads, others)
-    except RuntimeError:
-        return None
-
-
-_keeper: Optional[Tuple[int, ThreadPoolExecutor]] = None
+    begin_with(next(shares))

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from spacy_early_exit.runtime.attempts import attempt, stop_asked
 from tests.makers.project import ROOT
@@ -16,6 +17,14 @@ from tests.makers.project import ROOT
 NAME = "early_exit_ner"
 VARIABLE: contextvars.ContextVar[int] = contextvars.ContextVar("VARIABLE", default=0)
 needs_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+
+
+def in_a_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 class OutOfTime(Exception):
@@ -48,6 +57,22 @@ class TestAttempt:
         assert attempt(threading.get_ident).result != threading.get_ident()
         assert attempt(VARIABLE.get).result == 7
         assert isinstance(attempt(lambda: 1 / 0).error, ZeroDivisionError)
+
+    def test_elsewhere_torch_has_as_many_threads_as_here(self, limit):
+        before = torch.get_num_threads()
+        try:
+            for number in (2, 1, 3):
+                torch.set_num_threads(number)
+                assert attempt(torch.get_num_threads).result == number
+                assert in_a_thread(torch.get_num_threads) == number, "new threads as well"
+            in_a_thread(lambda: torch.set_num_threads(5))  # what new ones get
+            assert attempt(torch.get_num_threads).result == 3
+            torch.set_num_threads(2)
+            in_a_thread(lambda: torch.set_num_threads(5))
+            assert attempt(torch.get_num_threads).result == 2
+            assert in_a_thread(torch.get_num_threads) == 5
+        finally:
+            torch.set_num_threads(before)
 
     def test_what_a_handler_raises_is_raised_once_the_work_has_ended(self, limit):
         ended = []

@@ -13,6 +13,7 @@ import torch
 
 from spacy_early_exit.model.model import LEAST_WORDPIECES
 from spacy_early_exit.runtime import threads as workers
+from spacy_early_exit.runtime import torch_threads
 from spacy_early_exit.runtime.forks import Lock
 from spacy_early_exit.runtime.threads import batches_at_once, run_side_by_side, thread_count
 from tests.makers.project import ROOT
@@ -227,7 +228,7 @@ class TestTorchsThreads:
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr(workers._own, "process", None, raising=False)
-        monkeypatch.setattr(workers, "_keeper", None)
+        monkeypatch.setattr(torch_threads, "_keeper", None)
         monkeypatch.setattr(threading.Thread, "start", refuse)
         assert side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
 
@@ -244,7 +245,7 @@ class TestTorchsThreads:
             start(thread)
 
         monkeypatch.setattr(workers._own, "process", None, raising=False)
-        monkeypatch.setattr(workers, "_keeper", None)
+        monkeypatch.setattr(torch_threads, "_keeper", None)
         monkeypatch.setattr(threading.Thread, "start", some)
         assert side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
         assert side_by_side(abs, [-4, -5]) == [4, 5]
