@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from spacy_early_exit.runtime import attempts
 from spacy_early_exit.runtime.attempts import attempt, stop_asked
 from tests.makers.project import ROOT
 
@@ -88,9 +89,53 @@ class TestAttempt:
             attempt(work)
         assert ended and attempt(lambda: 3).result == 3
 
-    def test_where_no_thread_can_be_started_it_is_done_here_and_once(self, limit, monkeypatch):
-        from spacy_early_exit.runtime import attempts
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_so_is_what_it_raises_while_the_work_is_handed_over(self, when, limit, monkeypatch):
+        attempt(lambda: None)
+        kept = attempts._thread[1]
+        submit, begun, ended = kept.submit, [], []
 
+        def interrupted(*work):
+            if when == "after":
+                submit(*work)
+                while not begun:
+                    time.sleep(0.01)
+            signal.raise_signal(signal.SIGALRM)
+
+        def work():
+            stopped = stop_asked()
+            begun.append(True)
+            for _ in range(200):
+                if stopped():
+                    ended.append(True)
+                    return
+                time.sleep(0.01)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kept, "submit", interrupted)
+            with pytest.raises(OutOfTime):
+                attempt(work)
+        assert begun == ended == [True] * (when == "after")
+        assert attempt(lambda: 3).result == 3
+
+    def test_work_that_has_not_begun_then_never_does(self, limit, monkeypatch):
+        attempt(lambda: None)
+        kept, done, go_on = attempts._thread[1], [], threading.Event()
+        submit = kept.submit
+        submit(go_on.wait)
+
+        def interrupted(*work):
+            submit(*work)
+            signal.raise_signal(signal.SIGALRM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kept, "submit", interrupted)
+            with pytest.raises(OutOfTime):
+                attempt(lambda: done.append(True))
+        go_on.set()
+        assert attempt(lambda: 3).result == 3 and not done
+
+    def test_where_no_thread_can_be_started_it_is_done_here_and_once(self, limit, monkeypatch):
         def refuse(thread):
             raise RuntimeError("can't start new thread")
 
