@@ -6,6 +6,7 @@ a fault of the text at hand. So where there are handlers that may raise, the wor
 thread, and what is raised in the main one comes from elsewhere.
 """
 
+import _signal  # type: ignore[import-not-found]  # signal.getsignal without enums
 import contextvars
 import functools
 import os
@@ -15,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Callable, Generic, Optional, Tuple, TypeVar
 
 Result = TypeVar("Result")
+# All that have handlers here. They are asked for every text: with enums that takes 0.1 ms.
+SIGNALS = tuple(map(int, signal.valid_signals()))
 _own = threading.local()
 
 
@@ -98,7 +101,7 @@ def _handlers_may_raise() -> bool:
     """RETURNS (bool): Whether a signal has a handler in Python. The usual one of Ctrl-C does not
     count: it raises no ``Exception``, so that it passes through whatever meets it.
     """
-    handlers = map(signal.getsignal, signal.valid_signals())
+    handlers = map(_signal.getsignal, SIGNALS)
     return any(callable(h) and h is not signal.default_int_handler for h in handlers)
 
 

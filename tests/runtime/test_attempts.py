@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from spacy_early_exit.pipe import stream
 from spacy_early_exit.runtime import attempts
 from spacy_early_exit.runtime.attempts import attempt, stop_asked
 from tests.makers.project import ROOT
@@ -154,6 +155,38 @@ class TestAttempt:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
 
 
+class TestHandlers:
+    @pytest.mark.parametrize("number", sorted(signal.valid_signals()))
+    def test_one_of_any_signal_is_seen(self, number):
+        if number in (getattr(signal, "SIGKILL", 9), getattr(signal, "SIGSTOP", 19)):
+            pytest.skip("it can have none")
+        before = signal.signal(number, lambda *about: None)
+        try:
+            assert attempts._handlers_may_raise()
+        finally:
+            signal.signal(number, before)
+        assert not attempts._handlers_may_raise()
+
+    def test_to_look_for_them_takes_next_to_nothing(self, limit):
+        attempts._handlers_may_raise()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # so that all of them are asked
+        start = time.thread_time()
+        for _ in range(1000):
+            attempts._handlers_may_raise()
+        assert time.thread_time() - start < 0.05  # 0.05 ms each
+
+    def test_a_group_of_texts_is_predicted_and_written_in_two_attempts(self, nlp, monkeypatch):
+        tried = []
+
+        def counting(work):
+            tried.append(work)
+            return attempt(work)
+
+        monkeypatch.setattr(stream, "attempt", counting)
+        assert len(list(nlp.pipe(["Ann Lee lives in New York."] * 20))) == 20
+        assert len(tried) == 2
+
+
 @needs_timers
 class TestTimeLimits:
     @pytest.mark.parametrize("where", ["predicting", "writing"])
@@ -176,6 +209,23 @@ class TestTimeLimits:
                 done.append(doc)
         assert time.monotonic() - start < 5 and 0 < len(done) < 100 and not handled
         assert nlp("Ann Lee lives in New York.").ents
+
+    def test_only_texts_that_cannot_be_written_meet_the_error_handler(
+        self, nlp, limit, monkeypatch
+    ):
+        pipe, handled = nlp.get_pipe(NAME), []
+        nlp.set_error_handler(lambda name, component, docs, error: handled.append(docs[0].text))
+        real = pipe.annotate
+
+        def fail(doc, prediction):
+            if "bad" in doc.text:
+                raise OutOfTime("of its own making")
+            real(doc, prediction)
+
+        monkeypatch.setattr(pipe, "annotate", fail)
+        texts = ["a bad one", "Ann Lee lives in New York.", "bad", "ok"]
+        assert [doc.text for doc in nlp.pipe(texts)] == [texts[1], texts[3]]
+        assert handled == [texts[0], texts[2]]
 
     def test_a_text_that_fails_still_meets_the_error_handler(self, nlp, limit, monkeypatch):
         pipe, handled = nlp.get_pipe(NAME), []
