@@ -13,7 +13,7 @@ import torch
 
 from spacy_early_exit.pipe import stream
 from spacy_early_exit.runtime import attempts
-from spacy_early_exit.runtime.attempts import attempt, stop_asked
+from spacy_early_exit.runtime.attempts import Stopped, attempt, stop_asked
 from tests.makers.project import ROOT
 
 NAME = "early_exit_ner"
@@ -209,6 +209,34 @@ class TestTimeLimits:
                 done.append(doc)
         assert time.monotonic() - start < 5 and 0 < len(done) < 100 and not handled
         assert nlp("Ann Lee lives in New York.").ents
+
+    @pytest.mark.parametrize("kind", [Exception, BaseException])
+    @pytest.mark.parametrize("how", ["nlp", "nlp.pipe"])
+    def test_what_error_handlers_see_is_as_the_docs_say(self, kind, how, nlp, limit, monkeypatch):
+        """spaCy catches any Exception that comes out of a component in nlp(text)."""
+        pipe, handled = nlp.get_pipe(NAME), []
+        nlp.set_error_handler(lambda name, component, docs, error: handled.append(error))
+        out_of_time = type("TooLate", (kind,), {})
+
+        def raise_it(number, frame):
+            raise out_of_time
+
+        def slow(docs, run):
+            stopped = stop_asked()
+            while not stopped():
+                time.sleep(0.01)
+            raise Stopped
+
+        signal.signal(signal.SIGALRM, raise_it)
+        monkeypatch.setattr(pipe, "_predict", slow)
+        limit(0.2)
+        if kind is Exception and how == "nlp":
+            assert not nlp("Ann Lee lives in New York.").ents
+            assert [type(error) for error in handled] == [out_of_time]
+        else:
+            with pytest.raises(out_of_time):
+                (list(nlp.pipe(["Ann Lee."])) if how == "nlp.pipe" else nlp("Ann Lee."))
+            assert not handled
 
     def test_only_texts_that_cannot_be_written_meet_the_error_handler(
         self, nlp, limit, monkeypatch
