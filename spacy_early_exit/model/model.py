@@ -30,7 +30,7 @@ from ..network.criterion import Criterion
 from ..network.exit_network import Tagger
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_all_layers, run_with_exits
-from ..network.simulate import simulated_saving
+from ..network.simulate import simulated_speedup
 from ..network.window import Window
 from ..retired import reads_retired
 from ..runtime.forks import ready_for_torch
@@ -248,7 +248,7 @@ def simulate(
             width = None if criterion.own_loop is not None else 0
             kept = torch.stack([state[:, :width] for state in states])
             answers.append((ragged, torch.stack(logits), kept))
-    return usual_torch()(functools.partial(simulated_saving, network, answers, criterion))
+    return usual_torch()(functools.partial(simulated_speedup, network, answers, criterion))
 
 
 def measure_heads(model: TaggerModel, docs: List[Doc], settings: RunSettings) -> JointLogits:
