@@ -15,8 +15,8 @@ from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import Criterion
 from spacy_early_exit.network.exit_network import Tagger
 from spacy_early_exit.network.loop import run_all_heads
+from spacy_early_exit.training.base import Answers
 from spacy_early_exit.training.losses import distillation_loss, word_losses
-from spacy_early_exit.training.stages import Answers
 
 
 @dataclass(frozen=True)

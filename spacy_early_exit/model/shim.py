@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 
 import srsly
 import torch
-from thinc.api import Optimizer, torch2xp, xp2torch
+from thinc.api import Model, Optimizer, torch2xp, xp2torch
 from thinc.shims.shim import Shim
 from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
@@ -409,3 +409,8 @@ def fresh(
     """
     with torch.device(device):
         return decoder.parameters(network.tags), criterion.parameters(network.spec)
+
+
+def shim_of(model: "Model[Any, Any]") -> TaggerShim:
+    """RETURNS (TaggerShim): The shim of a model that ``build_tagger_model`` built."""
+    return cast(TaggerShim, model.shims[0])

@@ -42,9 +42,9 @@ from .task import Prediction, Task
 
 if TYPE_CHECKING:
     from ..decoders import Decoder
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
     from ..network.criterion import Criterion
-    from ..training.stages import Gradient, JointLogits, Stage
+    from ..training.base import Gradient, JointLogits, Stage
 
 register_extensions()
 
@@ -208,7 +208,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         return self._predict(list(docs), self.ready_to_predict())
 
     def _predict(self, docs: List[Doc], run: RunSettings) -> List[Prediction]:
-        from ..model.model import decode
+        from ..model.predict import decode
 
         exits: List[DocExits] = self.model.predict((docs, run))
         logits = [self.to_decode(doc, seen) for doc, seen in zip(docs, exits)]
@@ -308,7 +308,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         scores (JointLogits): What the heads say.
         RETURNS (Tuple[float, Gradient]): The loss, summed over words, and its gradient.
         """
-        from ..training.stages import loss_and_gradient
+        from ..training.base import loss_and_gradient
 
         gold = targets.targets(self, examples, scores)
         return loss_and_gradient(self.training, self.decoder, scores, gold)

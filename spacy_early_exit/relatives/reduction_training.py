@@ -20,8 +20,8 @@ from ..network.criterion import Criterion, Step
 from ..network.exit_network import Tagger
 from ..network.loop import run_all_heads, run_layer
 from ..tags import MISSING
+from ..training.base import Answers, Stage
 from ..training.losses import distillation_loss, word_losses
-from ..training.stages import Answers, Stage
 from .reduction_exit import TokenReduction
 from .reduction_loop import repeated, run_tries
 

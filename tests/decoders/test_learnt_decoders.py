@@ -12,7 +12,8 @@ from spacy_early_exit.decoders import make_bio_viterbi
 from spacy_early_exit.measure.temperature import scale_heads
 from spacy_early_exit.pipe.knob import Knob
 from spacy_early_exit.relatives.reduction_loop import repeated
-from spacy_early_exit.training.stages import JointTraining, by_text
+from spacy_early_exit.training.base import by_text
+from spacy_early_exit.training.joint import JointTraining
 from tests.makers.pipelines import answers, train_small, trained_pipeline
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from spacy_early_exit.model.model import LEAST_WORDPIECES
+from spacy_early_exit.model.predict import LEAST_WORDPIECES
 from spacy_early_exit.runtime import threads as workers
 from spacy_early_exit.runtime.forks import Lock
 from spacy_early_exit.runtime.threads import batches_at_once, run_side_by_side, thread_count

@@ -67,7 +67,7 @@ def test_a_row_does_not_depend_on_its_batch():
     "family", ["bert", "electra", "distilbert", "albert", "modernbert", "mpnet", "deberta-v2"]
 )
 def test_a_network_says_nearly_the_same(encoders, family):
-    from spacy_early_exit.model.model import predict
+    from spacy_early_exit.model.predict import predict
     from spacy_early_exit.settings import RunSettings
 
     trained = network_of(encoders[family])

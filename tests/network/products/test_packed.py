@@ -44,7 +44,7 @@ def test_any_number_of_rows_is_multiplied(count, bias):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_network_says_the_same(encoders, family, threshold):
     from spacy_early_exit.criteria import TokenExit
-    from spacy_early_exit.model.model import predict
+    from spacy_early_exit.model.predict import predict
     from spacy_early_exit.settings import RunSettings
 
     trained = network_of(encoders[family])
@@ -161,7 +161,7 @@ class TestInAPipeline:
         assert found[0] == found[1]
 
     def test_it_follows_the_weights(self, trained_bytes, packs):
-        from spacy_early_exit.model.model import predict
+        from spacy_early_exit.model.predict import predict
         from spacy_early_exit.settings import RunSettings
 
         config, data = trained_bytes
