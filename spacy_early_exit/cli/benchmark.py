@@ -8,7 +8,6 @@ import srsly
 import typer
 from wasabi.tables import table
 
-from ..measure.machine import machine
 from .app import (
     ANNOTATED,
     DEFAULT,
@@ -58,6 +57,7 @@ def benchmark_cli(
     from ..measure.benchmark import benchmark
     from ..measure.contenders import spans_of, unannotated_parts
     from ..measure.docs import count_words
+    from ..measure.machine import machine
 
     if output is not None:
         check_output(output, folder=False)

@@ -16,7 +16,7 @@ from ..network.criterion import Criterion
 from ..network.exit_network import Tagger
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_all_layers, run_with_exits
-from ..network.simulate import simulated_saving
+from ..network.simulate import simulated_speedup
 from ..network.window import Window
 from ..runtime.threads import batches_at_once, run_side_by_side, thread_count
 from ..runtime.torch_state import usual_torch
@@ -111,7 +111,7 @@ def simulate(
     docs (List[Doc]): The docs.
     settings (RunSettings): How to run.
     criterion (Criterion): Who may leave.
-    RETURNS (Callable[[float], float]): The simulated saving at a threshold: see
+    RETURNS (Callable[[float], float]): The simulated speedup at a threshold: see
         ``network.simulate``.
     """
     network = trained.network
@@ -124,7 +124,7 @@ def simulate(
             width = None if criterion.own_loop is not None else 0
             kept = torch.stack([state[:, :width] for state in states])
             answers.append((ragged, torch.stack(logits), kept))
-    return usual_torch()(functools.partial(simulated_saving, network, answers, criterion))
+    return usual_torch()(functools.partial(simulated_speedup, network, answers, criterion))
 
 
 @usual_torch()

@@ -59,7 +59,7 @@ def simulate_exits(
     return exit_layer, price(spec, network.tags, trace, criterion)
 
 
-def simulated_saving(
+def simulated_speedup(
     network: Tagger,
     answers: Sequence[Tuple[Batch, Tensor, Tensor]],
     criterion: Criterion,
