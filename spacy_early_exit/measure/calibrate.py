@@ -70,7 +70,7 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
     from ..model import predict
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
-    trained = ner.model.shims[0].at(run.precision)
+    trained = ner.model.shims[0].prepared_for(run.precision)
     return predict.simulate(trained, list(docs), run, ner.criterion)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..criteria.entropy import TokenExit
 from ..network.batch import Batch
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..network.window import Window
 from ..runtime.forks import ready_for_torch
 from ..runtime.memory import release_freed_memory
@@ -90,7 +90,7 @@ def begin_update(
 
 
 def _backpropagate(
-    network: Tagger,
+    network: ExitNetwork,
     outputs: Sequence[Tensor],
     own: Sequence[Sequence[Tensor]],
     gradient: Gradient,
@@ -100,7 +100,7 @@ def _backpropagate(
     parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
     pairs = list(zip(outputs, parts))
     for name, of_learned in gradient.learned.items():
-        pairs.append((network.learned[name], xp2torch(of_learned, device=network.device)))
+        pairs.append((network.extra_parameters[name], xp2torch(of_learned, device=network.device)))
     pairs.extend(zip((t for part in own for t in part if t.requires_grad), gradient.own))
     pairs = [pair for pair in pairs if pair[0].requires_grad]
     if pairs:

@@ -8,7 +8,7 @@ from thinc.util import get_torch_default_device
 
 from ..encoders.hugging_face import EncoderSource
 from ..files.network import Trained
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..retired import reads_retired
 from ..runtime.forks import ready_for_torch
 from ..runtime.memory import release_freed_memory_now_and_then
@@ -119,7 +119,7 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
         ready_for_torch()
         with usual_torch():
             return begin_update(shim, docs, settings, model.attrs["dropout_rate"])
-    trained = shim.at(settings.precision)
+    trained = shim.prepared_for(settings.precision)
     predicted = predict(trained, docs, settings)
     release_freed_memory_now_and_then()
     return predicted, lambda gradient: docs
@@ -131,7 +131,7 @@ def init(model: TaggerModel, X: Any = None, Y: Any = None) -> None:
     shim = shim_of(model)
     with usual_dtype():
         loaded = shim.encoder.load()
-    network = Tagger(loaded.spec, model.get_dim("nO"))
+    network = ExitNetwork(loaded.spec, model.get_dim("nO"))
     network.encoder.load_state_dict(loaded.weights)
     network.init_heads()
     shim.set(Trained(network.to(get_torch_default_device()), WordpieceTokenizer(loaded.tokenizer)))

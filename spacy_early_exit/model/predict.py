@@ -13,7 +13,7 @@ from ..files.network import Trained
 from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_all_layers, run_with_exits
 from ..network.simulate import simulated_speedup
@@ -88,7 +88,7 @@ def _layer_macs(spec: EncoderSpec, batch: Sequence[Window]) -> int:
     return weights * sum(len(window.ids) for window in batch)
 
 
-def _not_finite(network: Tagger, batch: Batch) -> str:
+def _not_finite(network: ExitNetwork, batch: Batch) -> str:
     """RETURNS (str): Where NaN or infinity first comes up in a batch, as an error message."""
     where = "where words leave early"
     for number, of_words in enumerate(run_all_layers(network, batch), start=1):
@@ -135,7 +135,7 @@ def decode(trained: Trained, decoder: Decoder, logits: Sequence[Floats]) -> List
     decoder (Decoder): The decoder.
     logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
     """
-    return decoder(logits, trained.network.learned)
+    return decoder(logits, trained.network.extra_parameters)
 
 
 def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:

@@ -259,7 +259,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         if start_from is None:
             self.model.initialize()
         targets.check_stage(self.name, self.training, from_scratch=start_from is None)
-        learns = bool(self._shim.set_learned(self.decoder, self.criterion))
+        learns = bool(self._shim.make_room_for(self.decoder, self.criterion))
         targets.check_criterion_is_taught(self.name, self.criterion, self.training, learns)
         self.ready()
 
@@ -357,7 +357,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         """
         run = self.ready(call)
         self._shim.check_learned(self.name, self.decoder, self.criterion)
-        self._shim.at(run.precision)
+        self._shim.prepared_for(run.precision)
         return run
 
     def ready(self, call: Knob = Knob()) -> RunSettings:

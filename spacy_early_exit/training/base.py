@@ -12,7 +12,7 @@ from ..decoders import Decoder
 from ..network.arrays import Bools, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..runtime.torch_state import usual_torch
 
 
@@ -97,11 +97,11 @@ class Stage(Protocol):
 
     def run(
         self,
-        network: Tagger,
+        network: ExitNetwork,
         batch: Batch,
         dropout: float,
         criterion: Criterion,
-        teacher: Optional[Tagger],
+        teacher: Optional[ExitNetwork],
     ) -> Answers:
         """RETURNS (Answers): What the heads say of the batch, with gradients."""
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..network.batch import Batch
 from ..network.criterion import Criterion
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..network.loop import run_all_heads
 from ..retired import reads_retired
 from .base import Answers, Stage, check_bounds
-from .losses import distillation_loss, layer_weighted, said, word_losses
+from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class JointTraining:
 
     def run(
         self,
-        network: Tagger,
+        network: ExitNetwork,
         batch: Batch,
         dropout: float,
         criterion: Criterion,
-        teacher: Optional[Tagger],
+        teacher: Optional[ExitNetwork],
     ) -> Answers:
         """RETURNS (Answers): What the heads say of the batch, with gradients."""
         logits = run_all_heads(network, batch, dropout, self.detach_early_heads)
@@ -53,7 +53,7 @@ class JointTraining:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
         deepest = answers.logits[-1].detach()
         if self.pseudo_labels:
-            tags = said(deepest, tags)
+            tags = pseudo_tags(deepest, tags)
         losses = word_losses(answers.logits, tags)
         if self.distillation:
             losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)

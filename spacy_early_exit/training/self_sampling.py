@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ..network.batch import Batch
 from ..network.criterion import Criterion
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..network.loop import Halting, run_all_heads, run_all_heads_halting
 from ..retired import reads_retired
 from .base import Answers, Stage, check_bounds
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
-from .losses import distillation_loss, layer_weighted, said, word_losses
+from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses
 
 Pattern = Literal["on_policy", "off_policy", "random"]
 
@@ -59,11 +59,11 @@ class SelfSampling:
 
     def run(
         self,
-        network: Tagger,
+        network: ExitNetwork,
         batch: Batch,
         dropout: float,
         criterion: Criterion,
-        teacher: Optional[Tagger],
+        teacher: Optional[ExitNetwork],
     ) -> Answers:
         """RETURNS (Answers): What the heads say of the batch, with gradients."""
         taught = None
@@ -75,7 +75,7 @@ class SelfSampling:
         return Answers(logits, exit_layer, taught)
 
     def _halting(
-        self, network: Tagger, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
+        self, network: ExitNetwork, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
     ) -> Halting:
         device = batch.ids.device
         if self.pattern == "random":
@@ -100,13 +100,13 @@ class SelfSampling:
             criteria=[(drawn, drawn.start(batch)) for drawn in criteria],
             choice=choice.to(device),
             logits=judged_by,
-            learned=network.learned,
+            learned=network.extra_parameters,
         )
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
         if self.pseudo_labels and answers.teacher is not None:
-            tags = said(answers.teacher[-1], tags)
+            tags = pseudo_tags(answers.teacher[-1], tags)
         losses = word_losses(answers.logits, tags)
         if self.distillation and answers.teacher is not None:
             deepest = answers.teacher[-1]
