@@ -25,7 +25,7 @@ from ..budget.curve import Calibration
 from ..configure import configure
 from ..encoders.hugging_face import HFEncoder
 from ..measure.calibrate import calibrate
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..pipe.component import EarlyExitPipe
 from ..recipe import BATCH_WORDS, score_weights
 from ..tasks.tagger import Attribute
@@ -184,8 +184,8 @@ def fitting_speedup(found: Calibration, speedups: Sequence[float], least: float)
 
 def checkpoint_pipeline(
     adoption: Adoption, head: TokenClassifier
-) -> Tuple[Language, EarlyExitPipe, Tagger]:
-    """RETURNS (Tuple[Language, EarlyExitPipe, Tagger]): A pipeline that at full depth is the
+) -> Tuple[Language, EarlyExitPipe, ExitNetwork]:
+    """RETURNS (Tuple[Language, EarlyExitPipe, ExitNetwork]): A pipeline that at full depth is the
     checkpoint, with earlier heads that know nothing; its component, and its network.
 
     adoption (Adoption): What to adopt, and how.

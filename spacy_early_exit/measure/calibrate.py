@@ -67,11 +67,11 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
     RETURNS (Callable[[float], float]): The speedup at a threshold. Exact where texts leave as
         a whole, otherwise approximate.
     """
-    from ..model import model
+    from ..model import predict
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
-    trained = ner.model.shims[0].at(run.precision)
-    return model.simulate(trained, list(docs), run, ner.criterion)
+    trained = ner.model.shims[0].prepared_for(run.precision)
+    return predict.simulate(trained, list(docs), run, ner.criterion)
 
 
 def gaps(speedups: Sequence[float]) -> List[float]:

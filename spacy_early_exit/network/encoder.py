@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         RETURNS (Tensor): What each keeps now, new for the queries. *Shape:* ``(context, width)``
         """
         layer, rows = self.layer(number), running.queries
-        shared = None if self.shared is None else running.once(self.shared)
+        shared = None if self.shared is None else running.cached(self.shared)
         new: Tensor = layer.output_norm(layer(kept, running, shared, dropout))
         return new if rows is None else kept.index_copy(0, rows, new)
 

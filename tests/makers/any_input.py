@@ -65,7 +65,7 @@ def untrained(
     shim = pipe.model.shims[0]
     if criterion is not None:  # only now: one that learns must be trained
         pipe.criterion = registry.resolve({"criterion": criterion})["criterion"]
-        shim.set_learned(pipe.decoder, pipe.criterion)
+        shim.make_room_for(pipe.decoder, pipe.criterion)
     network = shim.trained.network
     torch.manual_seed(1)
     for head in network.heads:
@@ -73,7 +73,7 @@ def untrained(
         torch.nn.init.normal_(head.bias, std=0.1)
         if alike:
             head.load_state_dict(network.heads[0].state_dict())
-    for parameter in network.learned.values():
+    for parameter in network.extra_parameters.values():
         torch.nn.init.normal_(parameter, std=0.5)
     shim.weights_changed()
     logits, _ = heads_on(pipe, examples_of(nlp))

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from spacy_early_exit.model.model import LEAST_WORDPIECES
+from spacy_early_exit.model.predict import LEAST_WORDPIECES
 from spacy_early_exit.runtime import threads as workers
 from spacy_early_exit.runtime import torch_threads
 from spacy_early_exit.runtime.forks import Lock
