@@ -12,7 +12,7 @@ from .text.spans import SpanGetter
 
 if TYPE_CHECKING:
     from .network.criterion import Criterion
-    from .text.wordpieces import SharedWordpieces
+    from .text.windows import SharedWordpieces
     from .training.stages import Stage
 
 # What a component_cfg may have. The same one may go to prediction and to training, and spaCy leaves

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .network.window import Ints
+from .network.arrays import Bools, Ints
 
 OUTSIDE = 0
 MISSING = -1
 BMES = ("B", "M", "E", "S")
 
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

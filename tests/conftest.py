@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 import spacy
 import torch
+from hypothesis import settings
 
 from tests.makers import encoders as small
-from tests.makers.pipelines import train_small
+from tests.makers.pipelines import trained_pipeline
 from tests.makers.project import ROOT
 
 # Small tensors gain nothing from threads, and lose much where the machine has other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 torch.set_num_threads(1)
+
+pytest_plugins = ["tests.clock"]
 
 MINILM = Path(
     os.environ.get("SPACY_EARLY_EXIT_ENCODER", ROOT / "assets" / "all-MiniLM-L6-v2")
@@ -25,16 +28,34 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the slow tests, too")
 
 
+def pytest_configure(config):
+    # For tests that take their number of examples from `makers.marks.examples`.
+    settings.register_profile("quick", max_examples=15, derandomize=True)
+    settings.register_profile("full", max_examples=1_000)
+    settings.load_profile("full" if config.getoption("--slow") else "quick")
+
+
 def pytest_runtest_setup(item):
     if "slow" in item.keywords and not item.config.getoption("--slow"):
         pytest.skip("slow: run with --slow (make check)")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Whether the oracle ran on the real encoder: .ci/run looks for this line."""
+    passed = [
+        report
+        for report in terminalreporter.stats.get("passed", [])
+        if report.when == "call" and "test_oracle.py" in report.nodeid
+        if "on_the_real_encoder" in report.nodeid
+    ]
+    terminalreporter.write_line(f"ORACLE: {len(passed)} tests on the real encoder passed")
 
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """The folder of the real pre-trained encoder."""
     if not (MINILM / "model.safetensors").is_file():
-        pytest.skip(f"ORACLE: no pre-trained encoder in {MINILM}: run scripts/fetch_encoder.py")
+        pytest.skip(f"no pre-trained encoder in {MINILM}: run scripts/fetch_encoder.py")
     return str(MINILM)
 
 
@@ -49,22 +70,24 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory):
     """Folders of small encoders with random weights, by family. Made when first asked for."""
-    return small.Encoders(tmp_path_factory.mktemp("encoders"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which all workers have
+    (folder / "small-encoders").mkdir(exist_ok=True)
+    return small.Encoders(folder / "small-encoders")
 
 
 @pytest.fixture(scope="session")
 def trained_bytes(encoders):
     """A trained pipeline over a small encoder, as bytes, with its config."""
-    nlp = train_small(encoders["bert"])
+    nlp = trained_pipeline(encoders["bert"])
     return nlp.config.to_str(), nlp.to_bytes()
 
 
 @pytest.fixture
-def nlp(trained_bytes):
+def nlp(encoders):
     """A trained pipeline over a small encoder, fresh for each test."""
-    config, data = trained_bytes
-    config = spacy.util.Config().from_str(config)
-    return spacy.util.load_model_from_config(config, auto_fill=True).from_bytes(data)
+    return trained_pipeline(encoders["bert"])
 
 
 @pytest.fixture(scope="session")

@@ -75,9 +75,10 @@ def write_token_classifier(encoder, folder):
     AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
 
 
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_does_what_it_says(page, checkout, monkeypatch, tmp_path):
-    """Block after block, as somebody would who reads on."""
+def test_a_page_does_what_it_says(page, whole, checkout, monkeypatch, tmp_path):
+    """Block after block, as somebody would who reads on; quickly, without what takes long."""
     monkeypatch.chdir(checkout)
     names = {"__name__": "__main__", "texts": TEXTS, "path": tmp_path / "pipeline"}
     for kind, body in BLOCK.findall(page.read_text(encoding="utf8")):
@@ -86,7 +87,7 @@ def test_a_page_does_what_it_says(page, checkout, monkeypatch, tmp_path):
         elif kind == "bash":
             for line in body.replace("\\\n", " ").splitlines():
                 if command := shlex.split(line, comments=True):
-                    check(command, checkout)
+                    (check if whole or not takes_long(command) else check_words)(command, checkout)
 
 
 @pytest.mark.parametrize("block", blocks("ini"))
@@ -127,6 +128,45 @@ def test_the_readme_shows_every_setting_and_its_default():
     }
 
 
+def takes_long(command) -> bool:
+    """Whether a command takes long that other quick tests run, in test_scripts.py and cli/."""
+    match command:
+        case ["python", "-m", "spacy", "train", *_]:
+            return True
+        case ["python", "-m", "spacy", "early-exit", "adopt" | "benchmark", *_]:
+            return True
+        case ["python", "-m", "spacy", "early-exit", "calibrate", *rest]:
+            return "--held-out" in rest
+        case ["python", script, *_]:
+            return script.startswith("benchmarks/")
+    return False
+
+
+def check_words(command, checkout):
+    """Whether a command knows what it is told. The trained pipeline stands in for what it makes."""
+    if command[1] != "-m":
+        source = (ROOT / command[1]).read_text(encoding="utf8")
+        assert all(f'"{word}"' in source for word in command[2:] if word.startswith("-"))
+        return
+    from spacy.cli._util import app
+    from typer.main import get_command
+
+    import spacy_early_exit.cli  # noqa: F401
+
+    name, known, words, context = "spacy", get_command(app), command[3:], None
+    while True:
+        context = known.make_context(name, list(words), parent=context)
+        if not hasattr(known, "resolve_command"):
+            break
+        rest = words[len(words) - len(context.protected_args) - len(context.args) :]
+        name, known, words = known.resolve_command(context, rest)
+    if "--output" in words:
+        made = checkout / words[words.index("--output") + 1]
+        for folder in (made, made / "model-best", made / "model-last"):
+            if not made.suffix:
+                shutil.copytree(checkout / "training" / "final", folder, dirs_exist_ok=True)
+
+
 def check(command, checkout):
     """Run a command as far as a test can: what takes long is run dry."""
     match command:
@@ -152,11 +192,11 @@ def check(command, checkout):
             run("-m", "spacy", *rest, cwd=checkout)
         case ["python", "scripts/create_config.py", *rest]:
             run("scripts/create_config.py", *rest, cwd=checkout)
-        case ["python", "benchmarks/stock.py", *_] if find_spec("spacy_transformers") is None:
+        case ["python", "-m", "benchmarks.speed.stock", *_] if not find_spec("spacy_transformers"):
             pass  # it has no release for the newest transformers
-        case ["python", script, *rest] if script.startswith("benchmarks/"):
+        case ["python", "-m", module, *rest] if module.startswith("benchmarks."):
             once = ["--rounds", "1"] if "--rounds" in rest else []
-            run(script, *rest, *once, cwd=checkout)
+            run("-m", module, *rest, *once, cwd=checkout)
         case _:
             raise AssertionError(f"no test knows how to run: {' '.join(command)}")
 

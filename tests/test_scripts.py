@@ -1,7 +1,6 @@
 """The project's scripts and configs, and the way from text to a pipeline."""
 
 import hashlib
-import json
 import shlex
 import sys
 
@@ -176,7 +175,10 @@ def run_project(command, folder, corpus, **variables):
 
 @pytest.mark.parametrize(
     "convert, config, folder",
-    [("convert", "create-config", "corpus"), ("demo-convert", "demo-config", "corpus/demo")],
+    [
+        ("convert", "create-config", "corpus"),
+        pytest.param("demo-convert", "demo-config", "corpus/demo", marks=pytest.mark.slow),
+    ],
 )
 def test_a_project_takes_json_lines(convert, config, folder, tmp_path):
     corpus = write_json_lines(tmp_path / "mine")
@@ -316,7 +318,16 @@ def test_project_commands_and_workflows_agree():
     assert {"encoder", "convert", "evaluate", "package", "clean"} <= set(names)
 
 
-def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders):
+@pytest.mark.takes(seconds=30)
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ("joint", "self_sampling"),
+        pytest.param(("joint", "self_sampling", "reduction"), marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
+def test_from_text_to_a_pipeline_through_spacys_own_commands(stages, tmp_path, encoders):
     corpus = write_corpus(tmp_path / "data")
     run(ROOT / "scripts" / "cut_tune.py", corpus, tmp_path / "corpus")
     for part in ("train", "tune", "dev"):
@@ -334,7 +345,7 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders)
     assert parts[1] == cut_tune.read_sentences(tmp_path / "corpus" / "tune.tsv")
     assert counts == {"train": 36, "tune": 4, "dev": 10}
     first = []
-    for stage in ("joint", "self_sampling", "reduction"):
+    for stage in stages:
         config = tmp_path / f"{stage}.cfg"
         run(
             ROOT / "scripts" / "create_config.py",
@@ -372,18 +383,9 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(tmp_path, encoders)
     scores = srsly.read_json(metrics)["early_exit_ner"]
     assert 0 < scores["exit_cost"] <= 1.2 and "ents_f" in scores
     table = tmp_path / "table.json"
-    run(
-        ROOT / "benchmarks" / "thresholds.py",
-        final,
-        tmp_path / "corpus" / "dev.spacy",
-        "--thresholds",
-        "0,1",
-        "--rounds",
-        "1",
-        "--output",
-        table,
-    )
-    rows = json.loads(table.read_text())
+    evaluate = ["-m", "spacy", "early-exit", "evaluate", final, dev, "--rounds", "1"]
+    run(*evaluate, "--thresholds", "0,1", "--output", table)
+    rows = srsly.read_json(table)["thresholds"]
     assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
 
 

@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ..retired import without_retired
+
 CLOSE = 0.02  # a measured saving this little above the one asked for is as good
 
 
@@ -126,6 +128,7 @@ class Calibration:
         fingerprint, words = dict(data["fingerprint"]), data["words"]
         if not all(isinstance(part, str) for pair in fingerprint.items() for part in pair):
             raise ValueError("the fingerprint of a calibration must be strings")
+        fingerprint = {name: without_retired(text) for name, text in fingerprint.items()}
         if type(words) is not int or words < 0:
             raise ValueError(f"the words of a calibration must be a whole number, not {words!r}")
         return cls(points, fingerprint, words)

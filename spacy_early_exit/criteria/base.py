@@ -14,7 +14,6 @@ class Plain:
     """
 
     has_threshold = True
-    watches_left_words = False
     judges_by_states = False
 
     @property

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..network.exit_network import Tagger
 from ..network.families import EncoderSpec, check_sizes
 from ..runtime.torch_state import usual_torch
-from ..text.wordpieces import WordpieceTokenizer
+from ..text.tokenizer import WordpieceTokenizer
 from .whole import MOST_OF_NETWORK, check_size, checksum, seal, unseal
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"

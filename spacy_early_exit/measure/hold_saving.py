@@ -12,18 +12,19 @@ from ..budget.search import saving, threshold_for
 from ..configure import configure
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import same_words
+from ..retired import reads_retired
 from .docs import as_met
 
 Scorer = Callable[..., Dict[str, Any]]
 
 
+@reads_retired("hold_saving")
 def make_hold_saving(
     path: Path,
     speedup: float,
     every: int,
     component: str = "early_exit_ner",
     most_words: int = 3000,
-    score_start: bool = False,
 ) -> Callable[[Language, Dict[str, Any]], None]:
     """Make the callback ``spacy-early-exit.hold_saving.v1``, for ``training.before_update``.
 
@@ -34,7 +35,7 @@ def make_hold_saving(
 
     spaCy evaluates what training starts from, too. Where that was itself chosen on the same
     texts, as the best of many, its score flatters it, and on a small corpus nothing would ever
-    beat it. So it scores nothing, unless that is wanted.
+    beat it. So it scores nothing.
 
     With ``use_averages`` of the optimizer it would hold the saving of other weights than those that
     are evaluated.
@@ -45,7 +46,6 @@ def make_hold_saving(
     every (int): Steps between evaluations: ``training.eval_frequency``.
     component (str): Name of the component.
     most_words (int): About how many words to use, of whole texts from all over the file.
-    score_start (bool): Whether what training starts from is scored, and may stay the best.
     RETURNS (Callable): The callback.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -70,7 +70,7 @@ def make_hold_saving(
                 f"hold_saving: '{component}' is no early-exit component, but a "
                 f"{type(ner).__name__}."
             )
-        if info["step"] == 0 and not score_start:
+        if info["step"] == 0:
             scorers.append(ner.scorer)
             ner.scorer = _all_zero(ner.scorer)
         docs = as_met(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])

@@ -12,7 +12,7 @@ from thinc.api import xp2torch
 from torch import Tensor
 
 from ..model.model import measure_heads
-from ..network.window import Ints
+from ..network.arrays import Ints
 from ..pipe.component import EarlyExitPipe
 from ..pipe.knob import Knob
 from ..pipe.targets import targets

@@ -24,24 +24,25 @@ from ..criteria.entropy import TokenExit
 from ..decoders import Decoder
 from ..encoders.hugging_face import EncoderSource
 from ..files.network import Trained
+from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
-from ..network.encoder import KeptState
 from ..network.exit_network import Tagger
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_all_layers, run_with_exits
 from ..network.simulate import simulated_saving
-from ..network.window import Ints, Window
+from ..network.window import Window
+from ..retired import reads_retired
 from ..runtime.forks import ready_for_torch
 from ..runtime.memory import release_freed_memory, release_freed_memory_now_and_then
 from ..runtime.threads import batches_at_once, run_side_by_side, thread_count
 from ..runtime.torch_state import usual_dtype, usual_torch
 from ..settings import RunSettings
-from ..text.wordpieces import SharedWordpieces, WordpieceTokenizer, batches, windows_of
+from ..text.tokenizer import WordpieceTokenizer
+from ..text.windows import SharedWordpieces, batches, windows_of
 from ..training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining
 from .shim import TaggerShim
 
-Floats = NDArray[np.float32]
 LEAST_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
 
 
@@ -70,11 +71,11 @@ Input = Tuple[Sequence[Doc], RunSettings]
 TaggerModel: TypeAlias = "Model[Any, Any]"
 
 
+@reads_retired("EarlyExitTagger")
 def build_tagger_model(
     encoder: EncoderSource,
     head_lr_factor: float = 5.0,
     freeze_encoder: bool = False,
-    kept_state: KeptState = "post_norm",
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "split",
@@ -88,9 +89,6 @@ def build_tagger_model(
     head_lr_factor (float): How many times faster the exit heads learn than the encoder, whose
         rate is the optimizer's own.
     freeze_encoder (bool): Whether to train the heads alone.
-    kept_state (KeptState): What words that left keep for the others to attend to: the state of
-        the layer at which they left (``"post_norm"``), or the sum that each later layer
-        normalises anew (``"pre_norm"``).
     freeze_full_depth (bool): Whether to train the earlier heads alone: encoder and deepest head
         stay as they are.
     mixed_precision (bool): Whether products are computed in bfloat16 while training. Weights, and
@@ -103,10 +101,6 @@ def build_tagger_model(
     """
     if not head_lr_factor > 0:
         raise ValueError(f"EarlyExitTagger: head_lr_factor must be above 0, not {head_lr_factor}.")
-    if kept_state not in ("post_norm", "pre_norm"):
-        raise ValueError(
-            f"EarlyExitTagger: kept_state must be 'post_norm' or 'pre_norm', not {kept_state!r}."
-        )
     if shared_wordpieces not in ("split", "keep"):
         raise ValueError(
             f"EarlyExitTagger: shared_wordpieces must be 'split' or 'keep', not "
@@ -116,7 +110,6 @@ def build_tagger_model(
         encoder,
         float(head_lr_factor),
         bool(freeze_encoder),
-        kept_state,
         bool(freeze_full_depth),
         bool(mixed_precision),
         shared_wordpieces,
@@ -131,11 +124,11 @@ def build_tagger_model(
     )
 
 
+@reads_retired("EarlyExitTagger")
 def build_tagger_model_v1(
     encoder: EncoderSource,
     head_lr_factor: float = 5.0,
     freeze_encoder: bool = False,
-    kept_state: KeptState = "post_norm",
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "keep",
@@ -148,7 +141,6 @@ def build_tagger_model_v1(
         encoder,
         head_lr_factor,
         freeze_encoder,
-        kept_state,
         freeze_full_depth,
         mixed_precision,
         shared_wordpieces,
@@ -324,7 +316,7 @@ def _begin_update(
     shim: TaggerShim, docs: List[Doc], settings: RunSettings, dropout: float
 ) -> Tuple[JointLogits, Callable[[Any], List[Doc]]]:
     network, stage = shim.trained.network, settings.stage or JointTraining()
-    criterion = settings.criterion or TokenExit(window=0, left_words="ignore")
+    criterion = settings.criterion or TokenExit(window=0)
     # Not where heads are only measured. bfloat16 has the range of fp32: nothing needs scaling.
     mixed = shim.mixed_precision and settings.stage is not None
     torch.clear_autocast_cache()  # in an autocast of the caller, weights would stay as they were

@@ -19,13 +19,12 @@ from ..encoders.hugging_face import EncoderSource
 from ..files import network as storage
 from ..files.network import Trained
 from ..files.whole import check_size, read_at_most, unpack
-from ..network.encoder import KeptState
 from ..network.exit_network import Tagger, check_finite
 from ..network.products.int8 import Precision, quantized
 from ..network.products.packed import is_worth_packing, packed
 from ..runtime.forks import Lock, ready_for_torch
 from ..runtime.torch_state import usual_torch
-from ..text.wordpieces import SharedWordpieces
+from ..text.windows import SharedWordpieces
 
 if TYPE_CHECKING:
     from ..decoders import Decoder
@@ -41,7 +40,6 @@ class TaggerShim(Shim):
     encoder (EncoderSource): Where the pre-trained encoder comes from.
     head_lr_factor (float): How many times faster the heads learn.
     freeze_encoder (bool): Whether to train the heads alone.
-    kept_state (KeptState): What wordpieces that left keep.
     freeze_full_depth (bool): Whether to train the earlier heads alone, so that full depth stays as
         it is.
     mixed_precision (bool): Whether products are computed in bfloat16 while training.
@@ -54,7 +52,6 @@ class TaggerShim(Shim):
         encoder: EncoderSource,
         head_lr_factor: float,
         freeze_encoder: bool,
-        kept_state: KeptState,
         freeze_full_depth: bool = False,
         mixed_precision: bool = False,
         shared_wordpieces: SharedWordpieces = "split",
@@ -64,7 +61,6 @@ class TaggerShim(Shim):
         self.encoder = encoder
         self.head_lr_factor = head_lr_factor
         self.freeze_encoder = freeze_encoder
-        self.kept_state = kept_state
         self.freeze_full_depth = freeze_full_depth
         self.mixed_precision = mixed_precision
         self.shared_wordpieces = shared_wordpieces
@@ -100,8 +96,6 @@ class TaggerShim(Shim):
 
         trained (Trained): Network and tokenizer.
         """
-        for network in trained.networks:
-            network.encoder.keep(self.kept_state)
         self._model = trained
         self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()
@@ -314,7 +308,6 @@ class TaggerShim(Shim):
             self.encoder,
             self.head_lr_factor,
             self.freeze_encoder,
-            self.kept_state,
             self.freeze_full_depth,
             self.mixed_precision,
             self.shared_wordpieces,

@@ -280,9 +280,3 @@ class Running:
     def rows_of(self, batch: Batch, words: Tensor) -> Tensor:
         """RETURNS (Tensor): Row of each word's wordpiece in the context. *Shape:* ``(words,)``"""
         return self.row_of_piece[batch.piece_of_word[words]]
-
-    def words_of_windows(self, batch: Batch) -> Tensor:
-        """RETURNS (Tensor): All words of the running windows, ascending. *Shape:* ``(words,)``"""
-        runs = torch.zeros(batch.windows, dtype=torch.bool, device=self.windows.device)
-        runs[self.windows] = True
-        return runs[batch.window_of_word].nonzero().squeeze(1)

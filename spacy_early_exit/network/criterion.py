@@ -14,9 +14,7 @@ class Step:
     """What a criterion sees after a layer.
 
     layer (int): The layer, counted from 1. The last one is never asked about: it takes all.
-    words (Tensor): The words at hand: those that have not left, or, where the criterion
-        ``watches_left_words``, all words of the windows that have not ended. Ascending.
-        *Shape:* ``(words,)``
+    words (Tensor): The words that have not left, ascending. *Shape:* ``(words,)``
     logits (Tensor): What this layer's head says of them; meaningless where the criterion
         ``judges_by_states``. *Shape:* ``(words, tags)``
     batch (Batch): The batch that ``words`` are indices into.
@@ -43,10 +41,6 @@ class Criterion(Protocol):
     ``start`` makes and every ``leave`` of that batch receives. Each word's answer depends on
     its own window alone, so that a text gets the same answer in any batch.
     """
-
-    @property
-    def watches_left_words(self) -> bool:
-        """RETURNS (bool): Whether heads are run on words that already left, too."""
 
     @property
     def has_threshold(self) -> bool:

@@ -70,11 +70,8 @@ def run_with_exits(
         meter.layer(number, running)
         if criterion is None and not is_last:
             continue
-        watches_all = criterion is not None and criterion.watches_left_words and not is_last
-        words = running.words_of_windows(batch) if watches_all else running.words
-        of_words = network.encoder.states(
-            number, kept.index_select(0, running.rows_of(batch, words))
-        )
+        words = running.words
+        of_words = network.encoder.states(kept.index_select(0, running.rows_of(batch, words)))
         by_states = criterion is not None and criterion.judges_by_states and not is_last
         answer = logits[:0]
         if not by_states:
@@ -85,25 +82,21 @@ def run_with_exits(
             step = Step(number, words, answer, batch, threshold, network.learned, of_words)
             leaving = criterion.leave(step, state)
             meter.judging(words, criterion.macs(number, network.spec, network.tags))
-        if watches_all and leaving is not None:
-            mine = torch.searchsorted(words, running.words)
-            of_words, leaving = of_words.index_select(0, mine), leaving[mine]
-            answer = answer if by_states else answer.index_select(0, mine)
         if not by_states:
             # Who stays is written again after a later layer.
-            logits.index_copy_(0, running.words, answer)
-            exit_layer.index_fill_(0, running.words, number)
+            logits.index_copy_(0, words, answer)
+            exit_layer.index_fill_(0, words, number)
         if leaving is None or not leaving.any():
             continue
         after = running.without(batch, leaving)
         if by_states:
             left = running.left(after)
-            gone = running.words[left]
+            gone = words[left]
             logits.index_copy_(0, gone, network.logits(number, of_words[left]))
             exit_layer.index_fill_(0, gone, number)
             meter.head(gone)
         if states is not None:
-            states.index_copy_(0, running.pieces, network.encoder.states(number, kept))
+            states.index_copy_(0, running.pieces, network.encoder.states(kept))
         if not len(after.words):
             break
         if len(after.pieces) < len(running.pieces):
@@ -111,7 +104,7 @@ def run_with_exits(
         running = after
     else:
         if states is not None:
-            states.index_copy_(0, running.pieces, network.encoder.states(number, kept))
+            states.index_copy_(0, running.pieces, network.encoder.states(kept))
     return Exits(logits, exit_layer, meter.spent, meter.full, meter.padding, states)
 
 
@@ -146,21 +139,17 @@ def run_all_layers(network: Tagger, batch: Batch, dropout: float = 0.0) -> Itera
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
     for number in range(1, network.spec.layers + 1):
         kept = run_layer(network, number, kept, running, dropout)
-        yield network.encoder.states(number, kept.index_select(0, batch.piece_of_word))
+        yield network.encoder.states(kept.index_select(0, batch.piece_of_word))
 
 
 class Halting(Protocol):
     """Says who leaves after a layer while training."""
 
-    @property
-    def watches_left_words(self) -> bool:
-        """RETURNS (bool): Whether it sees all words of windows that have not ended."""
-
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool
 
         layer (int): The layer, counted from 1.
-        words (Tensor): The words that have not left, or all of their windows. *Shape:* ``(words,)``
+        words (Tensor): The words that have not left. *Shape:* ``(words,)``
         logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
         states (Tensor): What it made of them. *Shape:* ``(words, hidden_size)``
         """
@@ -199,7 +188,7 @@ def run_all_heads_halting(
             whole = len(running.pieces) == len(batch.ids)
             everything = kept if whole else everything.index_copy(0, running.pieces, kept)
         of_words = everything.index_select(0, batch.piece_of_word)
-        of_words = network.encoder.states(number, of_words)
+        of_words = network.encoder.states(of_words)
         answers.append(network.logits(number, of_words, dropout))
         if copies > 1 and number < branch_after:
             continue
@@ -210,14 +199,10 @@ def run_all_heads_halting(
             everything, answers = kept, [answer.repeat(copies, 1) for answer in answers]
         if number == network.spec.layers or not len(running.words):
             continue
-        watches_all = halting.watches_left_words
-        words = running.words_of_windows(batch) if watches_all else running.words
         # Who leaves is judged in fp32, in mixed precision as well.
-        states = of_words.index_select(0, words).float()
+        states = of_words.index_select(0, running.words).float()
         with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
-            leaving = halting.leave(number, words, network.logits(number, states), states)
-            if watches_all:
-                leaving = leaving[torch.searchsorted(words, running.words)]
+            leaving = halting.leave(number, running.words, network.logits(number, states), states)
         if not leaving.any():
             continue
         after = running.without(batch, leaving)

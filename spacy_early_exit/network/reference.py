@@ -38,7 +38,6 @@ def run_reference(
     offsets = torch.arange(cells.shape[1]).expand_as(ids)
     hidden = network.encoder.embeddings(ids.flatten(), offsets.flatten())
     hidden = hidden.view(*ids.shape, spec.hidden_size)  # (windows, longest, width)
-    sums = hidden  # before each layer's last normalisation
 
     units_left = torch.zeros(batch.units, dtype=torch.bool)
     windows_left = torch.zeros(batch.windows, dtype=torch.bool)
@@ -58,25 +57,15 @@ def run_reference(
         if batch.kv == "drop":
             dropped = torch.cat([units_left, windows_left])[batch.unit_of_piece]
             attended[cells] = ~dropped
-        new = _sums(network, number, hidden, attended)
-        sums = torch.where(gone[:, :, None], sums, new)
-        norm = network.encoder.layer(number).output_norm
-        if network.encoder.kept_state == "pre_norm":
-            # Windows that ended stay as they were: nobody looks at them any more.
-            ended = windows_left[:, None, None]
-            hidden = torch.where(ended, hidden, norm(sums))
-        else:
-            hidden = torch.where(gone[:, :, None], hidden, norm(new))
+        new = network.encoder.layer(number).output_norm(_sums(network, number, hidden, attended))
+        hidden = torch.where(gone[:, :, None], hidden, new)
         states = _seen(network, hidden[cells])[batch.piece_of_word]
         answer = network.logits(number, states)
         active = ~units_left[batch.unit_of_word]
         logits[active] = answer[active]
         if criterion is None or number == last:
             continue
-        watched = active
-        if criterion.watches_left_words:
-            watched = ~windows_left[batch.window_of_word]
-        words = watched.nonzero().squeeze(1)
+        words = active.nonzero().squeeze(1)
         step = Step(number, words, answer[words], batch, threshold, network.learned, states[words])
         may_leave = torch.zeros_like(active)
         may_leave[words] = criterion.leave(step, state)

@@ -43,8 +43,7 @@ def simulate_exits(
     for number in range(1, spec.layers + 1):
         is_last = number == spec.layers
         meter.layer(number, running)
-        watches_all = criterion.watches_left_words and not is_last
-        words = running.words_of_windows(batch) if watches_all else running.words
+        words = running.words
         if is_last or not criterion.judges_by_states:
             meter.head(words)
         if is_last:
@@ -53,8 +52,6 @@ def simulate_exits(
         step = Step(number, words, seen[0], batch, threshold, network.learned, seen[1])
         leaving = criterion.leave(step, state)
         meter.judging(words, criterion.macs(number, spec, logits.shape[2]))
-        if watches_all:
-            leaving = leaving[torch.searchsorted(words, running.words)]
         if not leaving.any():
             continue
         after = running.without(batch, leaving)

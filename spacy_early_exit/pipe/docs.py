@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from spacy.tokens import Doc, Token
 
-from ..network.window import Bools, Ints
+from ..network.arrays import Bools, Ints
 
 if TYPE_CHECKING:
     from ..model.model import DocExits

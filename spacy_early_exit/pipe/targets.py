@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Iterable
 import numpy as np
 from spacy.training import Example
 
-from ..network.window import Ints
+from ..network.arrays import Ints
 from ..tags import MISSING, as_seen
 from .task import Task
 

@@ -42,7 +42,6 @@ class Tries:
     network: Tagger
     batch: Batch
     saliency: Optional[Tensor] = None
-    watches_left_words = False
 
     def __post_init__(self) -> None:
         shape = len(self.criterion.layers), self.batch.words
@@ -247,7 +246,7 @@ def saliency(network: Tagger, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
         kept = later = kept.detach().requires_grad_(True)
         for number in range(reference + 1, spec.layers + 1):
             later = run_layer(network, number, later, running)
-        last = network.encoder.states(spec.layers, later.index_select(0, batch.piece_of_word))
+        last = network.encoder.states(later.index_select(0, batch.piece_of_word))
         logits = network.logits(spec.layers, last)
         loss = F.cross_entropy(logits, logits.argmax(1), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, kept)

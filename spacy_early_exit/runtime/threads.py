@@ -1,9 +1,9 @@
 """Batches beside one another on a CPU: a thread for each, not all threads for every product.
 
 Threads that share a product wait for each other at its end, some hundred times a batch. With two
-threads, one batch each was 1.06 to 1.3 times as fast (benchmarks/NOTES.md). Where other processes
-want the processors, too, each such wait lasts until they let go of one, so that sharing takes many
-times as long as one thread alone: products are shared only on a machine that is idle.
+threads, one batch each was 1.06 to 1.3 times as fast (benchmarks/notes/engine.md). Where other
+processes want the processors, too, each such wait lasts until they let go of one, so that sharing
+takes many times as long as one thread alone: products are shared only on a machine that is idle.
 """
 
 import contextlib

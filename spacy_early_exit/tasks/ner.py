@@ -16,13 +16,13 @@ import numpy as np
 from spacy.tokens import Doc, Span, Token
 from spacy.training import Example
 
-from ..network.window import Ints
+from ..network.arrays import Bools, Floats, Ints
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import exit_layers, spaces
 from ..pipe.records import get_confidence, write_record
-from ..pipe.task import Floats, Prediction
+from ..pipe.task import Prediction
 from ..settings import Settings
-from ..tags import MISSING, Bools, encode, entities, extent, is_inside
+from ..tags import MISSING, encode, entities, extent, is_inside
 from ..text.spans import after_line_break
 from .factory import default_config, make_factory
 from .scorers import ner_score

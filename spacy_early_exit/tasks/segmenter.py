@@ -20,11 +20,11 @@ from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..network.window import Bools, Ints
+from ..network.arrays import Bools, Floats, Ints
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import exit_layers, is_space
 from ..pipe.records import get_records, write_record
-from ..pipe.task import Floats, Prediction
+from ..pipe.task import Prediction
 from ..tags import BMES, MISSING
 from .factory import default_config, make_factory
 from .scorers import segmenter_score

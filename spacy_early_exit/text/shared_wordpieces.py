@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Sequence, Tu
 
 import numpy as np
 
-from ..network.window import Ints
+from ..network.arrays import Ints
 
 if TYPE_CHECKING:
-    from .wordpieces import Before, Wordpieces, WordpieceTokenizer
+    from .alignment import Wordpieces
+    from .tokenizer import Before, WordpieceTokenizer
 
 Tokenized = Tuple[Ints, Ints]  # as WordpieceTokenizer gives it: ids, and the characters they cover
 

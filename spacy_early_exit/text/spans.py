@@ -6,7 +6,7 @@ from typing import Callable, List, Optional, Pattern, Sequence, Tuple
 import numpy as np
 from spacy.tokens import Doc, Span
 
-from ..network.window import Bools, Ints
+from ..network.arrays import Bools, Ints
 
 SpanGetter = Callable[[List[Doc]], List[List[Span]]]
 

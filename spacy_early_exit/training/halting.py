@@ -32,11 +32,6 @@ class SampledHalting:
     learned: Mapping[str, Tensor]
     logits: Optional[Tensor] = None
 
-    @property
-    def watches_left_words(self) -> bool:
-        """RETURNS (bool): Whether a criterion does."""
-        return any(criterion.watches_left_words for criterion, _ in self.criteria)
-
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
         if self.logits is not None:
@@ -60,7 +55,6 @@ class RandomHalting:
     """
 
     layers: Tensor
-    watches_left_words = False
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""

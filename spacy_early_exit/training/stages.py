@@ -14,7 +14,6 @@ from typing import (
     Protocol,
     Sequence,
     Tuple,
-    get_args,
     runtime_checkable,
 )
 
@@ -25,15 +24,15 @@ from thinc.api import torch2xp, xp2torch
 from torch import Tensor
 
 from ..decoders import Decoder
+from ..network.arrays import Bools, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import Tagger
 from ..network.loop import Halting, run_all_heads, run_all_heads_halting
-from ..network.window import Bools, Ints
+from ..retired import reads_retired
 from ..runtime.torch_state import usual_torch
-from ..tags import MISSING
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
-from .losses import LayerWeights, distillation_loss, flooded, layer_weighted, said, word_losses
+from .losses import distillation_loss, layer_weighted, said, word_losses
 
 Pattern = Literal["on_policy", "off_policy", "random"]
 UNLIKELY = -1e4  # a logit
@@ -171,7 +170,6 @@ class JointTraining:
     """First stage: all layers on everything, all heads at once, the deeper the heavier.
 
     distillation (float): Weight of what the earlier heads learn from the deepest.
-    layer_weights (LayerWeights): How the heads' losses are weighed: see ``layer_weighted``.
     detach_early_heads (bool): Whether the encoder learns from the deepest head alone, as that of a
         plain tagger does, and the other heads from its states as they are. (Nor does clipping let
         them touch it: thinc clips the gradient of each parameter by itself.)
@@ -179,7 +177,6 @@ class JointTraining:
     """
 
     distillation: float = 0.0
-    layer_weights: LayerWeights = "linear"
     detach_early_heads: bool = False
     pseudo_labels: bool = False
     needs_teacher = False
@@ -207,7 +204,7 @@ class JointTraining:
         losses = word_losses(answers.logits, tags)
         if self.distillation:
             losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
-        return layer_weighted(losses, self.layer_weights)
+        return layer_weighted(losses)
 
 
 @dataclass(frozen=True)
@@ -222,12 +219,8 @@ class SelfSampling:
     aggressive_share (float): Share of windows that get the largest threshold and the smallest
         neighbourhood.
     full_share (float): Share of windows that stay to the end.
-    loss_after_exit (bool): Whether heads behind a word's exit are trained on its kept state.
-    flooding (bool): Whether each head's loss on each word is held at what it was before this
-        stage, rather than brought below.
     distillation (float): Weight of what all heads learn from the deepest head as it was
         before this stage.
-    layer_weights (LayerWeights): How the heads' losses are weighed: see ``layer_weighted``.
     pseudo_labels (bool): Whether the tags of that deepest head take the place of the annotation.
     """
 
@@ -236,10 +229,7 @@ class SelfSampling:
     windows: Tuple[int, ...]
     aggressive_share: float
     full_share: float
-    loss_after_exit: bool
-    flooding: bool
     distillation: float
-    layer_weights: LayerWeights = "linear"
     pseudo_labels: bool = False
     trains_decoder = True
     trains_criterion = False
@@ -248,8 +238,7 @@ class SelfSampling:
     @property
     def needs_teacher(self) -> bool:
         """RETURNS (bool): Whether it needs the network as it was before this stage."""
-        asked = self.flooding or self.pseudo_labels or self.distillation > 0
-        return self.pattern == "off_policy" or asked
+        return self.pattern == "off_policy" or self.pseudo_labels or self.distillation > 0
 
     def run(
         self,
@@ -302,17 +291,13 @@ class SelfSampling:
         if self.pseudo_labels and answers.teacher is not None:
             tags = said(answers.teacher[-1], tags)
         losses = word_losses(answers.logits, tags)
-        if self.flooding and answers.teacher is not None:
-            known = tags < answers.teacher.shape[-1]
-            levels = word_losses(answers.teacher, tags.where(known, MISSING))
-            losses = torch.where(known, flooded(losses, levels), losses)
         if self.distillation and answers.teacher is not None:
             deepest = answers.teacher[-1]
             losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
-        if not self.loss_after_exit:
-            layers = torch.arange(1, len(losses) + 1, device=losses.device)
-            losses = losses * (layers[:, None] <= answers.exit_layer)
-        return layer_weighted(losses, self.layer_weights)
+        # Heads after a word's exit learn nothing of it.
+        layers = torch.arange(1, len(losses) + 1, device=losses.device)
+        losses = losses * (layers[:, None] <= answers.exit_layer)
+        return layer_weighted(losses)
 
 
 @usual_torch()
@@ -377,9 +362,9 @@ def by_text(scores: JointLogits) -> Tuple[Ints, Ints]:
     return order, texts[order]
 
 
+@reads_retired("JointTraining")
 def make_joint_training(
     distillation: float = 0.0,
-    layer_weights: LayerWeights = "linear",
     detach_early_heads: bool = False,
     pseudo_labels: bool = False,
 ) -> Stage:
@@ -387,8 +372,6 @@ def make_joint_training(
 
     distillation (float): Weight of what the earlier heads learn from the deepest one's
         distribution; 0: nothing.
-    layer_weights (LayerWeights): ``"linear"``: deeper heads' losses weigh more, as in the paper;
-        ``"uniform"``: all weigh the same.
     detach_early_heads (bool): Whether the encoder learns from the deepest head alone. That spares
         full depth the compromise; a second stage then shapes the earlier layers.
     pseudo_labels (bool): Whether annotated words are trained on the tag that the deepest head
@@ -397,25 +380,21 @@ def make_joint_training(
     RAISES (ValueError): If an argument makes no sense.
     """
     _check("JointTraining", distillation=(distillation, float("inf")))
-    _check_layer_weights("JointTraining", layer_weights)
     return JointTraining(
         distillation=distillation,
-        layer_weights=layer_weights,
         detach_early_heads=detach_early_heads,
         pseudo_labels=pseudo_labels,
     )
 
 
+@reads_retired("SelfSampling")
 def make_self_sampling(
     pattern: Pattern = "on_policy",
     max_threshold: float = 0.3,
     windows: Sequence[int] = (0, 1, 2, 3),
     aggressive_share: float = 0.0,
     full_share: float = 0.2,
-    loss_after_exit: bool = False,
-    flooding: bool = False,
     distillation: float = 0.0,
-    layer_weights: LayerWeights = "linear",
     pseudo_labels: bool = False,
 ) -> Stage:
     """Make the stage ``spacy-early-exit.SelfSampling.v1``.
@@ -427,10 +406,7 @@ def make_self_sampling(
     aggressive_share (float): Share of windows that get the largest threshold and the smallest
         neighbourhood.
     full_share (float): Share of windows that stay to the end.
-    loss_after_exit (bool): Whether heads behind a word's exit are trained on its kept state.
-    flooding (bool): Whether losses are held at the first stage's.
     distillation (float): Weight of what all heads learn from the first stage's deepest head.
-    layer_weights (LayerWeights): As for ``JointTraining.v1``.
     pseudo_labels (bool): Whether annotated words are trained on the tag that the first stage's
         deepest head gives them, rather than on the annotation.
     RETURNS (Stage): The stage.
@@ -440,7 +416,6 @@ def make_self_sampling(
         raise ValueError(
             f"SelfSampling: pattern must be 'on_policy', 'off_policy' or 'random', not {pattern!r}."
         )
-    _check_layer_weights("SelfSampling", layer_weights)
     drawn: List[int] = [int(window) for window in windows]
     _check(
         "SelfSampling",
@@ -457,20 +432,9 @@ def make_self_sampling(
         windows=tuple(drawn),
         aggressive_share=aggressive_share,
         full_share=full_share,
-        loss_after_exit=loss_after_exit,
-        flooding=flooding,
         distillation=distillation,
-        layer_weights=layer_weights,
         pseudo_labels=pseudo_labels,
     )
-
-
-def _check_layer_weights(stage: str, given: str) -> None:
-    known = get_args(LayerWeights)
-    if given not in known:
-        raise ValueError(
-            f"{stage}: layer_weights must be one of {', '.join(known)}, not {given!r}."
-        )
 
 
 def _check(stage: str, **bounds: Tuple[float, float]) -> None:

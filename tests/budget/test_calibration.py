@@ -20,7 +20,7 @@ from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.exit_network import uncertainty
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits, simulated_saving
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import answers, blank
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
@@ -131,7 +131,7 @@ def test_the_simulation_is_exact_where_texts_leave_as_a_whole(threshold, encoder
     with torch.inference_mode():
         logits = run_all_heads(trained.network, batch)
         states = logits[:, :, :0]
-        for criterion in (SentenceExit(), TokenExit(1, "ignore"), TokenExit(1, "hold")):
+        for criterion in (SentenceExit(), TokenExit(1)):
             exit_layer, meter = simulate_exits(
                 trained.network, batch, logits, states, criterion, threshold
             )
@@ -150,23 +150,22 @@ def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoder
     docs = [en.make_doc(text) for text in texts_of_all_lengths(count=12)]
     some = windows_of(docs, trained.tokenizer, 48, 8)
     batches = [Batch.of(windows, torch.device("cpu")) for windows in (some[:5], some[5:])]
-    for neighbours, left_words in ((0, "ignore"), (1, "ignore"), (1, "hold")):
-        criterion = TokenExit(neighbours, left_words)
+    for neighbours in (0, 1):
+        criterion = TokenExit(neighbours)
         answers, meters = [], []
         for batch in batches:
             with torch.inference_mode():
                 logits = run_all_heads(trained.network, batch)
             answers.append((batch, logits, logits[:, :, :0]))
             found, meter = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
-            assert found.tolist() == by_hand(batch, logits, neighbours, left_words, 0.6)
-            if left_words == "ignore":  # nobody who left is looked at again
-                for by_states in (False, True):  # where only who leaves has an answer
-                    replayed = Replayed(found, by_states)
-                    again, costs = simulate_exits(trained.network, *answers[-1], replayed, 0.6)
-                    real = run_with_exits(trained.network, batch, replayed, 0.6)
-                    assert torch.equal(again, found) and torch.equal(real.exit_layer, found)
-                    assert torch.equal(costs.spent, real.spent)
-                    assert by_states or torch.equal(costs.spent, meter.spent)
+            assert found.tolist() == by_hand(batch, logits, neighbours, 0.6)
+            for by_states in (False, True):  # where only who leaves has an answer
+                replayed = Replayed(found, by_states)
+                again, costs = simulate_exits(trained.network, *answers[-1], replayed, 0.6)
+                real = run_with_exits(trained.network, batch, replayed, 0.6)
+                assert torch.equal(again, found) and torch.equal(real.exit_layer, found)
+                assert torch.equal(costs.spent, real.spent)
+                assert by_states or torch.equal(costs.spent, meter.spent)
             meters.append(meter)
         spent, full = (
             sum(int(getattr(m, what).sum()) for m in meters) for what in ("spent", "full")
@@ -187,7 +186,7 @@ class Replayed(Plain):
         return self.exit_layer[step.words] <= step.layer
 
 
-def by_hand(batch, logits, neighbours, left_words, threshold):
+def by_hand(batch, logits, neighbours, threshold):
     """Word by word. Those that share a wordpiece leave together."""
     window, unit = batch.window_of_word.tolist(), batch.unit_of_word.tolist()
     found = [len(logits)] * len(window)
@@ -197,9 +196,7 @@ def by_hand(batch, logits, neighbours, left_words, threshold):
         leaving = []
         for word in set(range(len(window))) - left:
             near = range(max(0, word - neighbours), min(len(window), word + neighbours + 1))
-            near = [other for other in near if window[other] == window[word]]
-            if left_words == "ignore":
-                near = [other for other in near if other not in left]
+            near = [o for o in near if window[o] == window[word] and o not in left]
             if all(sure[other] for other in near):
                 leaving.append(word)
         held = {unit[word] for word in set(range(len(unit))) - left - set(leaving)}
@@ -341,12 +338,6 @@ class TestWhenItNoLongerHolds:
     def test_with_another_setting(self, calibrated, setting, value, what):
         setattr(calibrated.get_pipe(NAME), setting, value)
         self.refused(calibrated, what)
-
-    def test_with_another_state_that_is_kept(self, calibrated):
-        shim = calibrated.get_pipe(NAME).model.shims[0]
-        shim.kept_state = "pre_norm"
-        shim.set(shim.trained)
-        self.refused(calibrated, "kept_state")
 
     def test_with_averaged_weights_only_while_they_are_in_place(self, calibrated):
         shim = calibrated.get_pipe(NAME).model.shims[0]

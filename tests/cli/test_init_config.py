@@ -13,7 +13,7 @@ from tests.cli.test_commands import early_exit
 from tests.makers.commands import run
 from tests.makers.pipelines import blank
 from tests.makers.project import ROOT
-from tests.makers.texts import examples_of, write_corpus
+from tests.makers.texts import examples_of
 
 NAME = "early_exit_ner"
 KINDS = (NAME, "early_exit_tagger", "early_exit_segmenter")
@@ -61,11 +61,10 @@ def test_nothing_is_missing_in_it(kind, encoders, tmp_path):
 
 
 def test_spacy_trains_with_it(encoders, tmp_path):
-    write_corpus(tmp_path / "data")
-    for part in ("train", "dev"):
-        source = tmp_path / "data" / f"{part}.tsv"
-        run("-m", "spacy", "convert", source, tmp_path, "-c", "ner", "-n", "1")
     corpora = tmp_path / "train.spacy", tmp_path / "dev.spacy"
+    for corpus in corpora:
+        docs = [example.reference for example in examples_of(spacy.blank("en"))]
+        DocBin(docs=docs * 4).to_disk(corpus)
     printed = early_exit(
         *("init-config", tmp_path / "a.cfg", "--encoder", encoders["bert"]),
         *("--train", corpora[0], "--epochs", "2"),

@@ -12,7 +12,7 @@ from spacy_early_exit.decoders import make_bio_viterbi
 from spacy_early_exit.measure.temperature import scale_heads
 from spacy_early_exit.pipe.knob import Knob
 from spacy_early_exit.training.stages import by_text
-from tests.makers.pipelines import answers, train_small
+from tests.makers.pipelines import answers, train_small, trained_pipeline
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
@@ -25,7 +25,7 @@ BELIEF = {"@misc": "spacy-early-exit.BeliefExit.v1", "iterations": 2, "window": 
 
 @pytest.fixture(scope="module", params=DECODERS)
 def nlp(request, encoders):
-    return train_small(encoders["bert"], decoder=DECODERS[request.param])
+    return trained_pipeline(encoders["bert"], decoder=DECODERS[request.param])
 
 
 def learned(nlp):

@@ -16,6 +16,12 @@ from pathlib import Path
 from tests.makers.project import ROOT
 
 _server: subprocess.Popen | None = None
+_seconds = 0.0
+
+
+def seconds_in_forks() -> float:
+    """RETURNS (float): Processor seconds of all that ran in forks."""
+    return _seconds
 
 
 def run(*arguments, ok=True, cwd=ROOT, python=None, seconds=None, fresh=False) -> str:
@@ -42,7 +48,7 @@ def run(*arguments, ok=True, cwd=ROOT, python=None, seconds=None, fresh=False) -
 
 def run_in_fork(arguments: list[str], cwd: str) -> tuple[int, str]:
     """RETURNS (tuple[int, str]): How it ended, and what it printed."""
-    global _server
+    global _seconds, _server
     if _server is None:
         command = [sys.executable, "-m", __name__]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -53,20 +59,22 @@ def run_in_fork(arguments: list[str], cwd: str) -> tuple[int, str]:
         assert Path(cwd).is_dir(), f"no folder {cwd}"
         server, _server = _server, None  # one that is interrupted is not asked again
         print(json.dumps(task), file=server.stdin, flush=True)
-        status = int(server.stdout.readline())
+        status, seconds = server.stdout.readline().split()
+        _seconds += float(seconds)
         _server = server
-        return status, "".join(Path(file).read_text(encoding="utf8") for file in files)
+        return int(status), "".join(Path(file).read_text(encoding="utf8") for file in files)
 
 
 def serve() -> dict:
-    """Fork for every line that is read, and print how the child ended.
+    """Fork for every line that is read, and print how the child ended, and what it took.
 
     RETURNS (dict): What to run, in a child. The server itself ends here, with its input.
     """
     for line in sys.stdin:
         if not (child := os.fork()):
             return json.loads(line)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        _, status, used = os.wait4(child, 0)
+        print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, flush=True)
     sys.exit()
 
 

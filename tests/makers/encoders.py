@@ -1,5 +1,8 @@
 """Small encoders with random weights, by family."""
 
+import contextlib
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -118,7 +121,9 @@ VARIANTS = [
 
 
 class Encoders:
-    """Folders of small encoders, by family, each made when it is first asked for."""
+    """Folders of small encoders, by family, each made when it is first asked for: whole at once,
+    since another worker of pytest may look for it meanwhile.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -127,8 +132,11 @@ class Encoders:
         folder = self.folder / family
         if not folder.exists():
             skip_without(family)
-            folder.mkdir()
-            self._make(family, folder)
+            made = Path(tempfile.mkdtemp(prefix=family, dir=self.folder))
+            self._make(family, made)
+            with contextlib.suppress(OSError):  # the other one was quicker
+                made.rename(folder)
+            shutil.rmtree(made, ignore_errors=True)
         return str(folder)
 
     def _make(self, family: str, folder: Path) -> None:

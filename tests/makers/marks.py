@@ -1,6 +1,7 @@
-"""Marks of tests, by their parameters."""
+"""What of a test is quick: some of its parameters, and some of Hypothesis's examples."""
 
 import pytest
+from hypothesis import settings
 
 
 def rest_slow(rows, quick):
@@ -11,3 +12,12 @@ def rest_slow(rows, quick):
     """
     slow = pytest.mark.slow
     return [pytest.param(*row, marks=[] if quick(*row) else [slow]) for row in rows]
+
+
+def examples(full: int, **options):
+    """Settings for tests whose examples run a network: so many with --slow, 15 without, the same
+    ones each time.
+    """
+    few = min(full, settings().max_examples)
+    return settings(max_examples=few, deadline=None, **options)
+

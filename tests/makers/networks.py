@@ -23,7 +23,7 @@ def network_of(folder: str, tags: int = 7, spread: float = 0.6):
     from spacy_early_exit.encoders.hugging_face import HFEncoder
     from spacy_early_exit.files.network import Trained
     from spacy_early_exit.network.exit_network import Tagger
-    from spacy_early_exit.text.wordpieces import WordpieceTokenizer
+    from spacy_early_exit.text.tokenizer import WordpieceTokenizer
 
     loaded = HFEncoder(folder).load()
     network = Tagger(loaded.spec, tags)

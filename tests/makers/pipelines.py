@@ -1,6 +1,10 @@
 """Pipelines, trained or not, and what they answer."""
 
+import hashlib
+import json
 import os
+import pickle
+from pathlib import Path
 
 import spacy
 
@@ -8,6 +12,8 @@ from tests.makers.texts import examples_of
 
 # Any other must do as well.
 SEED = int(os.environ.get("SPACY_EARLY_EXIT_TEST_SEED", "0"))
+STEPS = 200  # at most, for an encoder to learn ten sentences
+EVERY = 10  # steps between two looks at whether it has
 
 
 def blank(encoder: str, **config):
@@ -19,20 +25,37 @@ def blank(encoder: str, **config):
 
 
 def train_small(encoder: str, steps: int | None = None, **config):
-    """A pipeline that has learnt SENTENCES, and no more, so that some words still go deep."""
+    """A pipeline that has learnt for some steps; or until it knows SENTENCES, and no more, so that
+    some words still go deep.
+    """
     spacy.util.fix_random_seed(SEED)
     nlp = blank(encoder, **{"store_exits": True, "threshold": 0.15, **config})
     examples = examples_of(nlp)
     optimizer = nlp.initialize(lambda: examples)
     optimizer.learn_rate = 5e-3
     full_depth = {"early_exit_ner": {"threshold": 0}}
-    for step in range(1, (steps or 200) + 1):
+    for step in range(1, (steps or STEPS) + 1):
         nlp.update(examples, sgd=optimizer, drop=0.0)
         # How many steps it takes depends on the processor's arithmetic.
-        scores = nlp.evaluate(examples_of(nlp), component_cfg=full_depth)
-        if step == steps or (steps is None and scores["ents_f"] == 1.0):
-            return nlp
-    raise AssertionError("200 steps did not teach a small encoder ten sentences")
+        if steps is None and step % EVERY == 0:
+            if nlp.evaluate(examples_of(nlp), component_cfg=full_depth)["ents_f"] == 1.0:
+                return nlp
+    assert steps, f"{STEPS} steps did not teach a small encoder ten sentences"
+    return nlp
+
+
+def trained_pipeline(encoder: str, **config):
+    """A pipeline that knows SENTENCES, as ``train_small`` makes it: each is trained once, and kept
+    beside its encoder, for all workers of pytest. Whoever asks gets one of its own.
+    """
+    key = json.dumps([encoder, config], sort_keys=True).encode()
+    path = Path(encoder).parent / f"trained-{hashlib.sha256(key).hexdigest()[:16]}.pickle"
+    if not path.exists():
+        made = path.with_suffix(f".{os.getpid()}")
+        made.write_bytes(pickle.dumps(train_small(encoder, **config)))
+        made.replace(path)
+    spacy.util.fix_random_seed(SEED)  # as after training it
+    return pickle.loads(path.read_bytes())
 
 
 def answers(doc) -> tuple:

@@ -10,20 +10,22 @@ from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.temperature import heads_on
 from tests.makers.commands import run
 from tests.makers.encoders import FAMILIES
-from tests.makers.pipelines import answers, blank, train_small
+from tests.makers.pipelines import answers, blank, train_small, trained_pipeline
 from tests.makers.texts import TEXTS, examples_of, write_corpus
 
 NAME = "early_exit_ner"
 STAGES = {
     "joint": {"training": {"distillation": 1.0, "detach_early_heads": True}},
-    "self_sampling": {"training": {"@misc": "spacy-early-exit.SelfSampling.v1", "flooding": True}},
+    "self_sampling": {
+        "training": {"@misc": "spacy-early-exit.SelfSampling.v1", "distillation": 1.0}
+    },
     "sentences": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
         "criterion": {"@misc": "spacy-early-exit.SentenceExit.v1"},
     },
     "patience": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
-        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1", "level": "sentence"},
+        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1"},
     },
     "beliefs": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
@@ -99,7 +101,7 @@ class TestMixedPrecision:
         np.testing.assert_array_equal(heads_on(ner, examples)[0], plain)
 
     def test_it_learns_and_predicts_in_fp32(self, encoders, tmp_path):
-        nlp = train_small(encoders["bert"], model={"mixed_precision": True})
+        nlp = trained_pipeline(encoders["bert"], model={"mixed_precision": True})
         nlp.to_disk(tmp_path)
         model = {"model": {"mixed_precision": False}}
         plain = spacy.load(tmp_path, config={"components": {NAME: model}})

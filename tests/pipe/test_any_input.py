@@ -8,14 +8,15 @@ from functools import partial
 import pytest
 import spacy
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from tests.makers.any_input import NAME, PIPELINES, Pipelines, cases, check, is_tie, trivial
-from tests.makers.pipelines import answers, train_small
+from tests.makers.marks import examples
+from tests.makers.pipelines import answers, trained_pipeline
 from tests.makers.texts import TEXTS, texts_of_all_lengths
 
-ANY = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+ANY = {"suppress_health_check": list(HealthCheck)}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def pipelines(encoders):
     return Pipelines(encoders)
 
 
-@settings(max_examples=60, **ANY)
+@examples(60, **ANY)
 @given(case=cases(), name=st.sampled_from(PIPELINES))
 def test_any_docs_are_answered_alike_alone_and_in_any_batch(case, name, pipelines):
     check(pipelines[name], case, Counter())
@@ -34,7 +35,7 @@ def test_any_docs_are_answered_alike_alone_and_in_any_batch(case, name, pipeline
 def test_many_more_docs_are(name, pipelines, capsys):
     counts = Counter()
 
-    @settings(max_examples=500, **ANY)
+    @examples(500, **ANY)
     @given(case=cases())
     def many(case):
         check(pipelines[name], case, counts)
@@ -87,7 +88,7 @@ def hostile_text(draw):
 @pytest.mark.filterwarnings("ignore:A word has more wordpieces")
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
 def test_10_000_hostile_docs_and_100_000_empty_ones_harm_no_other(family, encoders):
-    nlp = train_small(encoders[family])
+    nlp = trained_pipeline(encoders[family])
     draw = random.Random(0)
     normal = {text: answers(nlp(text)) for text in [*TEXTS, *texts_of_all_lengths(count=40)]}
     longest = ["a" * 999_999, "." * 999_999, "\u202e" * 999_999, "Ann " + "é" * 999_990]

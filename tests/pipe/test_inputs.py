@@ -6,7 +6,7 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from tests.makers.pipelines import answers, blank, train_small
+from tests.makers.pipelines import answers, blank, trained_pipeline
 from tests.makers.project import OLD_CONFECTION
 from tests.makers.texts import TEXTS
 
@@ -31,7 +31,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "xlm-roberta"])
 def pipeline(request, encoders):
-    return train_small(encoders[request.param])
+    return trained_pipeline(encoders[request.param])
 
 
 @pytest.mark.filterwarnings("ignore:A word has more wordpieces")
@@ -63,7 +63,7 @@ def test_20_000_words_are_all_answered(pipeline):
 
 
 def test_a_long_word_between_others_is_warned_of_and_takes_none_along(encoders):
-    nlp = train_small(encoders["roberta"])
+    nlp = trained_pipeline(encoders["roberta"])
     text = "Ann Lee lives in New York. " + "q" * 40_000 + " Paris Hilton was never seen in Paris"
     with pytest.warns(UserWarning, match="more wordpieces"):
         doc = nlp(text)
@@ -106,7 +106,6 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(config, complaint):
     [
         {"criterion": {"@misc": "spacy-early-exit.Nonsense.v1"}},
         {"criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "radius": 2}},
-        {"criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "left_words": "maybe"}},
         {"treshold": 0.1},
     ],
 )
@@ -124,7 +123,7 @@ def test_a_window_that_the_encoder_cannot_take_is_refused_with_the_range(encoder
 
 
 def test_a_shorter_window_works(encoders):
-    nlp = train_small(encoders["bert"], window_length=32, window_overlap=6)
+    nlp = trained_pipeline(encoders["bert"], window_length=32, window_overlap=6)
     doc = nlp(" ".join(TEXTS))
     assert all(doc._.early_exit[NAME].layers)
 

@@ -7,7 +7,7 @@ from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.relatives.belief_exit import make_belief_exit
 from spacy_early_exit.relatives.mean_field import make_ain_decoder
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import CPU, batch_of, network_of, step_of
 from tests.makers.texts import texts_of_all_lengths
 

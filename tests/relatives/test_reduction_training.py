@@ -19,10 +19,10 @@ from spacy_early_exit.relatives.reduction_training import (
     policy_loss,
     saliency,
 )
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from spacy_early_exit.training.stages import Decisions
 from tests.makers.networks import network_of
-from tests.makers.pipelines import answers, train_small
+from tests.makers.pipelines import answers, trained_pipeline
 from tests.makers.project import OLD_CONFECTION
 from tests.makers.texts import SENTENCES, TEXTS, examples_of
 
@@ -55,8 +55,6 @@ def test_a_batch_repeated_is_that_of_its_windows_repeated(windows):
 
 class Alternating:
     """In each copy other words leave, at other layers."""
-
-    watches_left_words = False
 
     def leave(self, layer, words, logits, states):
         return (words * 7 + layer) % 5 == 0 if layer >= 2 else torch.zeros_like(words, dtype=bool)
@@ -218,7 +216,7 @@ def test_nothing_is_imitated_where_all_learn(trained, windows, monkeypatch):
 def first(encoders, tmp_path_factory):
     """A pipeline that knows the sentences, without selectors."""
     folder = tmp_path_factory.mktemp("first")
-    train_small(encoders["bert"]).to_disk(folder)
+    trained_pipeline(encoders["bert"]).to_disk(folder)
     return folder
 
 
@@ -345,7 +343,7 @@ class TestRefused:
     def test_another_criterion_to_train(self, trained, windows):
         stage = make_reduction_training()
         with pytest.raises(ValueError, match="TokenReduction, not TokenExit"):
-            stage.run(trained.network, Batch.of(windows, CPU), 0.0, TokenExit(0, "ignore"), None)
+            stage.run(trained.network, Batch.of(windows, CPU), 0.0, TokenExit(0), None)
 
     @pytest.mark.parametrize(
         "arguments", [{"samples": 1}, {"cost_weight": -1.0}, {"guided_steps": -1}]

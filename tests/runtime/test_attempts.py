@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from spacy_early_exit.pipe import stream
 from spacy_early_exit.runtime import attempts
 from spacy_early_exit.runtime.attempts import Stopped, attempt, stop_asked
+from tests.makers.marks import rest_slow
 from tests.makers.project import ROOT
 
 NAME = "early_exit_ner"
@@ -286,18 +288,20 @@ for doc in nlp.pipe(texts, batch_size=256):
 """
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_ctrl_c_ends_a_process_as_python_does_and_files_are_whole(threads, nlp, tmp_path):
+@pytest.mark.parametrize(
+    "threads, pause",
+    rest_slow(product([1, 2], [0.2, 0.5]), lambda *row: row in [(1, 0.2), (2, 0.5)]),
+)
+def test_ctrl_c_ends_a_process_as_python_does_and_files_are_whole(threads, pause, nlp, tmp_path):
     nlp.to_disk(tmp_path / "pipeline")
     arguments = [str(tmp_path / "pipeline"), str(threads), str(tmp_path / "out")]
-    for pause in (0.2, 0.5):
-        command = [sys.executable, "-c", SCRIPT, *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, text=True, cwd=ROOT, **pipes)
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
-        time.sleep(pause)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGINT, errors
-        assert "KeyboardInterrupt" in errors and "terminate called" not in errors
-        assert (tmp_path / "out").read_text().startswith("begun")
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, cwd=ROOT, **pipes)
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    time.sleep(pause)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT, errors
+    assert "KeyboardInterrupt" in errors and "terminate called" not in errors
+    assert (tmp_path / "out").read_text().startswith("begun")

@@ -1,14 +1,15 @@
 """Tags and Chinese words: any Doc is answered, and as if it were alone."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from spacy.tokens import Doc
 
 from tests.makers.any_input import cases
+from tests.makers.marks import examples
 from tests.tasks.test_segmenter import nlp as segmenter  # noqa: F401 - a fixture
 from tests.tasks.test_tagger import nlp as tagger  # noqa: F401 - a fixture
 
 # The same cases each time: where an uncertainty is the threshold to the last bits, batches differ.
-ANY = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+ANY = {"derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 
 def check(nlp, name, case, answers):
@@ -25,7 +26,7 @@ def check(nlp, name, case, answers):
         assert [answers(doc) for doc in found] == [answers(alone[i]) for i in order]
 
 
-@settings(max_examples=40, **ANY)
+@examples(40, **ANY)
 @given(case=cases())
 def test_any_docs_are_tagged_alike_alone_and_in_any_batch(case, tagger):  # noqa: F811
     def answers(doc):
@@ -37,7 +38,7 @@ def test_any_docs_are_tagged_alike_alone_and_in_any_batch(case, tagger):  # noqa
         assert all(pos for pos, layer in answers(tagger(one.doc(tagger))) if layer)
 
 
-@settings(max_examples=40, **ANY)
+@examples(40, **ANY)
 @given(case=cases())
 def test_any_docs_are_cut_alike_alone_and_in_any_batch(case, segmenter):  # noqa: F811
     def answers(doc):

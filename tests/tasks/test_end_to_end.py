@@ -32,6 +32,7 @@ def write_words(folder):
         (folder / f"{part}.tsv").write_text("\n\n".join(sentences) + "\n", encoding="utf8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["tagger", "segmenter"])
 def test_two_stages_and_a_calibration(task, encoders, characters, tmp_path):
     corpus, made = tmp_path / "corpus", tmp_path / "made"

@@ -16,11 +16,11 @@ from spacy_early_exit.decoders import (
 )
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.model.model import DocExits
-from spacy_early_exit.pipe.docs import Prediction
+from spacy_early_exit.pipe.task import Prediction
 from spacy_early_exit.relatives.mean_field import make_ain_decoder
 from spacy_early_exit.tags import MISSING
 from spacy_early_exit.text.spans import after_line_break
-from tests.makers.pipelines import train_small
+from tests.makers.pipelines import train_small, trained_pipeline
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
@@ -125,7 +125,7 @@ class TestDecoding:
 @pytest.mark.parametrize("block", ["BIOViterbi", "CRFDecoder"])
 def test_a_trained_pipeline_finds_nothing_across_lines(block, encoders):
     decoder = {"@misc": f"spacy-early-exit.{block}.v1"}
-    nlp = train_small(encoders["bert"], decoder=decoder)
+    nlp = trained_pipeline(encoders["bert"], decoder=decoder)
     names = ["Ann Lee", "New York", "Paris Hilton", "Grace Hopper", "Acme-Ltd.", "Bob", "Oslo"]
     lines = [*names, *TEXTS, *(name for name in names for _ in range(3))]
     texts = ["\n".join(text.split()) for text in texts_of_all_lengths(count=20)]

@@ -8,7 +8,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 from spacy.vocab import Vocab
 
-from tests.makers.pipelines import train_small
+from tests.makers.pipelines import trained_pipeline
 from tests.makers.texts import TEXTS
 from tests.tasks.conftest import SENTENCES
 from tests.tasks.test_segmenter import examples_of as of_segmenter
@@ -21,7 +21,7 @@ KINDS = ("early_exit_ner", "tag", "pos", "early_exit_segmenter")
 @pytest.fixture(scope="module", params=KINDS)
 def nlp(request, encoders, characters):
     if request.param == "early_exit_ner":
-        return train_small(encoders["bert"])
+        return trained_pipeline(encoders["bert"])
     is_segmenter = request.param == "early_exit_segmenter"
     encoder = characters if is_segmenter else encoders["bert"]
     config = {"model": {"encoder": {"name": encoder}}, "store_exits": True}

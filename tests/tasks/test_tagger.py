@@ -7,7 +7,7 @@ from spacy.training import Example
 
 import spacy_early_exit
 from spacy_early_exit.decoders import make_bio_viterbi
-from tests.makers.pipelines import SEED
+from tests.makers.pipelines import SEED, trained_pipeline
 from tests.makers.texts import TEXTS
 
 NAME = "early_exit_tagger"
@@ -207,9 +207,8 @@ def test_learnt_decoders_have_all_sequences(encoders, decoder):
 
 
 def test_beside_entities_it_keeps_its_own_record(nlp, encoders):
-    from tests.makers.pipelines import train_small
 
-    both = train_small(encoders["bert"])
+    both = trained_pipeline(encoders["bert"])
     both.add_pipe(NAME, source=nlp)
     doc = both(TEXTS[0])
     assert set(doc._.early_exit) == {"early_exit_ner", NAME}

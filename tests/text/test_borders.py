@@ -3,11 +3,12 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_layers
-from spacy_early_exit.text.wordpieces import batches, windows_of
+from spacy_early_exit.text.windows import batches, windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import train_small
 from tests.makers.texts import TEXTS
@@ -60,6 +61,7 @@ def test_with_overlap_words_at_borders_are_as_near_the_whole_context_as_others(m
     assert overlapping[0] > cut[0] + 0.03
 
 
+@pytest.mark.slow
 def test_a_real_encoder_labels_windows_as_the_whole_context(minilm):
     nlp = train_small(minilm, model={"freeze_encoder": True})
     ner = nlp.get_pipe(NAME)

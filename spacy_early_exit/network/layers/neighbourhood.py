@@ -10,7 +10,7 @@ from ..batch import Running
 from .relative import Fixed, distances
 
 # Windows longer than so many times a query's reach are cut into blocks of queries, each with its
-# own context. Measured: see benchmarks/NOTES.md.
+# own context. Measured: see benchmarks/notes/engine.md.
 LONG = 4
 
 

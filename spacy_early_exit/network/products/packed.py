@@ -2,7 +2,7 @@
 
 torch computes fp32 products with MKL, which leaves half of an AMD processor unused. oneDNN does
 not, if weights are in an order of its own; they take memory a second time. Measured: see
-benchmarks/NOTES.md.
+benchmarks/notes/engine.md.
 """
 
 import copy

@@ -10,7 +10,7 @@ from spacy_early_exit.network.families import read_spec
 from spacy_early_exit.network.layers.disentangled import place_counts, place_of
 from spacy_early_exit.network.layers.neighbourhood import near_pairs, near_pairs_of_all
 from spacy_early_exit.network.layers.relative import bucket_of
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.texts import texts_of_all_lengths
 from tests.network.test_families import PUBLISHED

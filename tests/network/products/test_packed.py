@@ -48,7 +48,7 @@ def test_a_network_says_the_same(encoders, family, threshold):
     from spacy_early_exit.settings import RunSettings
 
     trained = network_of(encoders[family])
-    settings = RunSettings(criterion=TokenExit(window=1, left_words="ignore"), threshold=threshold)
+    settings = RunSettings(criterion=TokenExit(window=1), threshold=threshold)
     docs = [spacy.blank("en")(text) for text in TEXTS]
     plain = predict(trained, docs, settings)
     network = packed(trained.network)

@@ -1,0 +1,137 @@
+"""How long tests take: the table of it, the order of files, and a limit for quick tests.
+
+``durations.json`` has the seconds of each file and the slowest tests. ``make durations`` writes it
+anew: all quick tests, with nothing else at work on the machine. Files run in its order, the longest
+first, so that no worker of pytest-xdist is left with a long one at the end. Files that it does not
+know come first.
+
+A quick test takes at most ``LIMIT`` seconds, or what it is marked with: ``takes(seconds=12)``.
+Else it fails: make it quicker, mark it ``slow`` if a quick test covers the same, or, if neither
+will do, ``takes``. What counts is the processor time of the process and of the commands that the
+test starts, since other work on the machine hardly changes that. Tests that wait count by the
+clock, with ``PATIENCE`` times as long. Before a test fails for this, a fixed piece of work tells
+how slow the machine is just then, and the limits are stretched by that.
+
+What a fixture makes for several tests is in the table, as part of the first one's set-up, and has
+no limit.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.makers import commands
+
+TABLE = Path(__file__).with_name("durations.json")
+LIMIT = 5.0  # seconds
+PATIENCE = 4
+# Processor seconds of `work` where the limits were set, with nothing else running.
+USUAL = 0.1
+SLOWEST = 60  # tests in the table
+BEGUN = pytest.StashKey[float]()  # processor seconds before a part of a test
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-durations", action="store_true", help=f"write {TABLE.name}: see clock.py"
+    )
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # of pytest-xdist: by the number of tests
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Files with what takes longest come first; within a file, the order stays."""
+    kind = "slow" if config.getoption("--slow") else "quick"
+    table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
+    seconds = (table.get(kind) or table.get("quick") or {}).get("files", {})
+    items.sort(key=lambda item: -seconds.get(file_of(item.nodeid), float("inf")))
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.split("::")[0]
+
+
+def processor_seconds() -> float:
+    """RETURNS (float): What this process and the commands that it started have used."""
+    return sum(os.times()[:4]) + commands.seconds_in_forks()
+
+
+def work() -> float:
+    """RETURNS (float): Processor seconds of a fixed piece of work."""
+    import torch
+
+    start = time.process_time()
+    matrix = torch.eye(48)
+    for _ in range(8_000):
+        matrix = torch.tanh(matrix @ matrix)
+    return time.process_time() - start
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    item.stash[BEGUN] = processor_seconds()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    now = processor_seconds()
+    report.processor_seconds, item.stash[BEGUN] = now - item.stash[BEGUN], now
+    if call.when == "call" and report.passed and has_limit(item.config):
+        if complaint := too_long(item, report.processor_seconds, call.duration):
+            report.outcome, report.longrepr = "failed", complaint
+    return report
+
+
+def has_limit(config) -> bool:
+    """Whether only quick tests are run, and nothing watches every line of them."""
+    return not config.getoption("--slow") and "COVERAGE_RUN" not in os.environ
+
+
+def too_long(item, seconds: float, elapsed: float) -> str:
+    """RETURNS (str): What is wrong with how long a test took; empty if nothing is."""
+    mark = item.get_closest_marker("takes")
+    limit = mark.kwargs["seconds"] if mark else LIMIT
+    if seconds <= limit and elapsed <= PATIENCE * limit:
+        return ""
+    start = time.perf_counter()
+    slower = max(1.0, work() / USUAL)
+    slower_by_the_clock = max(1.0, (time.perf_counter() - start) / USUAL)
+    if seconds <= limit * slower and elapsed <= PATIENCE * limit * slower_by_the_clock:
+        return ""
+    return (
+        f"This test took {seconds:.1f} seconds of the processor and {elapsed:.1f} by the clock, on "
+        f"a machine {slower:.1f} times as slow as usual ({slower_by_the_clock:.1f} by the clock). "
+        f"It has {limit:g} and {PATIENCE * limit:g}: see tests/clock.py."
+    )
+
+
+def pytest_runtest_logreport(report):
+    _reports.append((report.nodeid, getattr(report, "processor_seconds", 0.0)))
+
+
+_reports: list[tuple[str, float]] = []
+
+
+def pytest_sessionfinish(session):
+    config = session.config
+    if not config.getoption("--write-durations") or hasattr(config, "workerinput"):
+        return
+    files, tests = Counter(), Counter()
+    for nodeid, seconds in _reports:
+        files[file_of(nodeid)] += seconds
+        tests[nodeid] += seconds
+    table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
+    table["slow" if config.getoption("--slow") else "quick"] = {
+        "processor seconds": round(sum(files.values())),
+        "files": {name: round(seconds, 1) for name, seconds in files.most_common()},
+        "slowest": {name: round(seconds, 1) for name, seconds in tests.most_common(SLOWEST)},
+    }
+    TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
