@@ -313,6 +313,14 @@ CURATED: Dict[str, Family] = {
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
     """Read the sizes of an encoder from its Hugging Face config.
 
@@ -335,6 +343,11 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
             raise ValueError(
                 f"The encoder's config.json (family '{model_type}') has no "
                 f"'{family.config.get(name, name)}'."
+            )
+        if name != "hidden_act" and not _is_number(value):
+            raise ValueError(
+                f"The encoder's config.json has {family.config.get(name, name)}={value!r}, which "
+                f"is no number."
             )
         return value
 
