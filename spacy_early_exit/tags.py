@@ -1,8 +1,8 @@
 """What tags there are, as numbers, and which may follow which: a scheme for each kind of task.
 
 - ``"bio"``: spans with labels. 0 is ``O``, label ``k`` begins with ``1 + 2k`` and goes on with
-  ``2 + 2k``, behind its own beginning alone.
-- ``"free"``: a label for each word. Label ``k`` is ``k``, behind anything.
+  ``2 + 2k``, after its own beginning alone.
+- ``"free"``: a label for each word. Label ``k`` is ``k``, after anything.
 - ``"bmes"``: where words begin and end, of characters. ``B`` begins a word, ``M`` and ``E`` go on
   with it, ``E`` ends it, ``S`` is one by itself.
 
@@ -21,13 +21,12 @@ MISSING = -1
 BMES = ("B", "M", "E", "S")
 
 
-
 @dataclass(frozen=True)
 class Grammar:
     """Which sequences of tags are valid.
 
     begins (Bools): Whether a text may begin with a tag. *Shape:* ``(tags,)``
-    follows (Bools): Whether ``[a, b]`` may be behind one another. *Shape:* ``(tags, tags)``
+    follows (Bools): Whether ``[a, b]`` may follow one another. *Shape:* ``(tags, tags)``
     ends (Bools): Whether a text may end with a tag. *Shape:* ``(tags,)``
     """
 
@@ -174,7 +173,7 @@ def entities(tags: Ints) -> Iterator[Tuple[int, int, int]]:
     """Read entities off a valid tag sequence.
 
     tags (Ints): *Shape:* ``(words,)``
-    YIELDS (Tuple[int, int, int]): First word, the word behind the last, label.
+    YIELDS (Tuple[int, int, int]): First word, the word after the last, label.
     """
     inside = np.append(is_inside(tags), False)
     for start in np.flatnonzero(tags % 2 == 1).tolist():

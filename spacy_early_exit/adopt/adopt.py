@@ -97,7 +97,7 @@ def adopt(
         checkpoints and for the calibration.
     speedups (Sequence[float]): Savings to measure.
     work (Path): A folder for the stages of training.
-    progress (Callable): Wraps the savings while they are measured.
+    progress (Callable): Wraps the speedups while they are measured.
     RETURNS (Tuple[Language, Calibration]): The pipeline, at the speedup that ``fitting_speedup``
         finds, and its calibration. Scores in it are those of the answers against the checkpoint's
         own.
@@ -151,7 +151,7 @@ def check_attribute(adoption: Adoption, head: TokenClassifier) -> None:
 
 def agreement(found: Calibration, speedup: float) -> float:
     """RETURNS (float): How far the answers at a speedup agree with the checkpoint's own; where it
-    was not measured itself, at the next larger saving that was.
+    was not measured itself, at the next larger speedup that was.
 
     found (Calibration): The calibration.
     speedup (float): The speedup, within reach.

@@ -51,7 +51,7 @@ def evaluate_cli(
         None, "--component", "-c", help="Its early-exit component, if it has several"
     ),
 ) -> None:
-    """Measure scores, real savings and words per second at several speedups or thresholds.
+    """Measure scores, real speedups and words per second at several speedups or thresholds.
 
     Speedups in MACs and on the clock are beside full depth.
     """

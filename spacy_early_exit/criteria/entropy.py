@@ -3,7 +3,7 @@
 Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -35,6 +35,10 @@ class TokenExit(Plain):
     """
 
     window: int
+
+    def with_window(self, window: int) -> "TokenExit":
+        """RETURNS (TokenExit): The same with another neighbourhood."""
+        return replace(self, window=window)
 
     def start(self, batch: Batch) -> Neighbourhoods:
         """RETURNS (Neighbourhoods): Who is next to whom."""

@@ -5,7 +5,7 @@ classifies sentences one at a time. Here every word has a counter of its own, so
 size give the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class PatienceExit(Plain):
 
     patience: int
     window: int
+
+    def with_window(self, window: int) -> "PatienceExit":
+        """RETURNS (PatienceExit): The same with another neighbourhood."""
+        return replace(self, window=window)
 
     def start(self, batch: Batch) -> Streaks:
         """RETURNS (Streaks): Nothing predicted so far."""

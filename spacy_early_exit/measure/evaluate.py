@@ -8,7 +8,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from ..budget.search import saving
+from ..budget.search import speedup_of
 from ..pipe.component import EarlyExitPipe
 from ..pipe.records import get_records
 from .docs import annotated, count_words
@@ -76,7 +76,7 @@ def _scores(
     sure = [c for doc, text in zip(docs, texts) for c in ner.confidences(doc, text)]
     return {
         **{name: scores[name] or 0.0 for name in ner.scores},
-        "mac_speedup": saving((r.spent, r.full) for r in records),
+        "mac_speedup": speedup_of((r.spent, r.full) for r in records),
         "mean_exit_layer": statistics.fmean(layers) if layers else 0.0,
         "agreement": statistics.fmean(pairs) if pairs else 1.0,
         "confidence_error": confidence_error(sure),

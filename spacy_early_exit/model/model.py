@@ -30,7 +30,7 @@ from ..network.criterion import Criterion
 from ..network.exit_network import Tagger
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_all_layers, run_with_exits
-from ..network.simulate import simulated_saving
+from ..network.simulate import simulated_speedup
 from ..network.window import Window
 from ..retired import reads_retired
 from ..runtime.forks import ready_for_torch
@@ -40,7 +40,7 @@ from ..runtime.torch_state import usual_dtype, usual_torch
 from ..settings import RunSettings
 from ..text.tokenizer import WordpieceTokenizer
 from ..text.windows import SharedWordpieces, batches, windows_of
-from ..training.stages import Answers, Decisions, Gradient, JointLogits, JointTraining
+from ..training.stages import Answers, Gradient, JointLogits, JointTraining
 from .shim import TaggerShim
 
 LEAST_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
@@ -227,16 +227,16 @@ def _not_finite(network: Tagger, batch: Batch) -> str:
 
 
 def simulate(
-    trained: Trained, docs: List[Doc], settings: RunSettings, keep_states: bool
-) -> Callable[[Criterion, float], float]:
+    trained: Trained, docs: List[Doc], settings: RunSettings, criterion: Criterion
+) -> Callable[[float], float]:
     """Run docs once at full depth, and say what leaving early would save.
 
     trained (Trained): Network and tokenizer.
     docs (List[Doc]): The docs.
     settings (RunSettings): How to run.
-    keep_states (bool): Whether the criterion judges by states.
-    RETURNS (Callable[[Criterion, float], float]): The simulated saving of a criterion at a
-        threshold: see ``network.simulate``.
+    criterion (Criterion): Who may leave.
+    RETURNS (Callable[[float], float]): The simulated saving at a threshold: see
+        ``network.simulate``.
     """
     network = trained.network
     answers = []
@@ -245,9 +245,10 @@ def simulate(
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             states = list(run_all_layers(network, ragged))
             logits = [network.logits(n, of_words) for n, of_words in enumerate(states, start=1)]
-            kept = torch.stack([state if keep_states else state[:, :0] for state in states])
+            width = None if criterion.own_loop is not None else 0
+            kept = torch.stack([state[:, :width] for state in states])
             answers.append((ragged, torch.stack(logits), kept))
-    return usual_torch()(functools.partial(simulated_saving, network, answers))
+    return usual_torch()(functools.partial(simulated_speedup, network, answers, criterion))
 
 
 def measure_heads(model: TaggerModel, docs: List[Doc], settings: RunSettings) -> JointLogits:
@@ -322,16 +323,17 @@ def _begin_update(
     torch.clear_autocast_cache()  # in an autocast of the caller, weights would stay as they were
     teacher = shim.teacher() if stage.needs_teacher else None
     windows: List[Window] = []
-    originals: List[int] = []  # of each window, where windows are run several times
+    texts: List[int] = []  # of each window
     answers: List[Answers] = []
     for batch in batches(_windows(shim.trained, docs, settings), settings.batch_wordpieces):
-        originals.extend([*range(len(windows), len(windows) + len(batch))] * stage.copies)
-        windows.extend(batch * stage.copies)
+        for copy in range(stage.copies):
+            windows.extend(batch)
+            texts.extend(copy * len(docs) + window.doc for window in batch)
         ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
         with torch.autocast(network.device.type, torch.bfloat16, enabled=mixed):
             answers.append(stage.run(network, ragged, dropout, criterion, teacher))
     outputs = [answer.logits.float() for answer in answers]
-    decisions = Decisions.join([answer.decisions for answer in answers if answer.decisions])
+    own = [part for answer in answers for part in answer.own]
     taught = [answer.teacher.float() for answer in answers if answer.teacher is not None]
     nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
 
@@ -342,8 +344,7 @@ def _begin_update(
         pairs = list(zip(outputs, parts))
         for name, of_learned in gradient.learned.items():
             pairs.append((network.learned[name], xp2torch(of_learned, device=network.device)))
-        if decisions is not None:
-            pairs.append((decisions.log_odds, xp2torch(gradient.log_odds, device=network.device)))
+        pairs.extend(zip((t for part in own for t in part if t.requires_grad), gradient.own))
         pairs = [pair for pair in pairs if pair[0].requires_grad]
         if pairs:
             torch.autograd.backward([of for of, _ in pairs], [slope for _, slope in pairs])
@@ -357,11 +358,10 @@ def _begin_update(
             word=_join([window.words for window in windows], np.int64),
             owned=_join([window.owned for window in windows], np.bool_),
             exit_layer=_join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
-            window=np.repeat(np.arange(len(windows)), [len(window.words) for window in windows]),
-            original=np.array(originals, dtype=np.int64),
+            text=_join([np.full(len(w.words), text) for w, text in zip(windows, texts)], np.int64),
             learned={name: torch2xp(known.detach()) for name, known in network.decoder.items()},
-            decisions=None if decisions is None else decisions.detached(),
             teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,
+            own=own,
         ),
         backprop,
     )

@@ -6,7 +6,7 @@ of a unit leave together. Special tokens form one more unit a window, which leav
 window's last word, or with its first.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Callable, Dict, List, Literal, Optional, Sequence
 
@@ -114,37 +114,6 @@ class Batch:
             units=units,
             kv=kv,
             halt_special=halt_special,
-        )
-
-    def repeated(self, copies: int) -> "Batch":
-        """RETURNS (Batch): All windows several times over: the whole batch, and again.
-
-        copies (int): How often.
-        """
-        device = self.ids.device
-
-        def behind(values: Tensor, step: int) -> Tensor:
-            shift = step * torch.arange(copies, device=device)
-            return (values + shift[:, None]).flatten()
-
-        # The units of special tokens stand behind those of all words.
-        special = self.unit_of_piece >= self.units
-        units = torch.where(
-            special.repeat(copies),
-            behind(self.unit_of_piece + (copies - 1) * self.units, self.windows),
-            behind(self.unit_of_piece, self.units),
-        )
-        return replace(
-            self,
-            ids=self.ids.repeat(copies),
-            offsets=self.offsets.repeat(copies),
-            window_of_piece=behind(self.window_of_piece, self.windows),
-            unit_of_piece=units,
-            piece_of_word=behind(self.piece_of_word, len(self.ids)),
-            window_of_word=behind(self.window_of_word, self.windows),
-            unit_of_word=behind(self.unit_of_word, self.units),
-            lengths=self.lengths * copies,
-            units=self.units * copies,
         )
 
 
@@ -280,3 +249,25 @@ class Running:
     def rows_of(self, batch: Batch, words: Tensor) -> Tensor:
         """RETURNS (Tensor): Row of each word's wordpiece in the context. *Shape:* ``(words,)``"""
         return self.row_of_piece[batch.piece_of_word[words]]
+
+    def rows_for(self, after: "Running", kept: Tensor) -> Tensor:
+        """RETURNS (Tensor): The rows of the context that a later state still has.
+        *Shape:* ``(later context, width)``
+
+        after (Running): The later state.
+        kept (Tensor): All rows of the context. *Shape:* ``(context, width)``
+        """
+        if len(after.pieces) == len(self.pieces):
+            return kept
+        return kept.index_select(0, self.row_of_piece[after.pieces])
+
+    def written_into(self, everything: Tensor, kept: Tensor) -> Tensor:
+        """RETURNS (Tensor): The rows of all wordpieces of the batch, those of the context anew.
+        *Shape:* ``(wordpieces, width)``
+
+        everything (Tensor): What all had before. *Shape:* ``(wordpieces, width)``
+        kept (Tensor): All rows of the context. *Shape:* ``(context, width)``
+        """
+        if len(kept) == len(everything):
+            return kept
+        return everything.index_copy(0, self.pieces, kept)

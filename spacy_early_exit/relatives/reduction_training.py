@@ -9,7 +9,7 @@ to what the network says, not to the annotation.
 
 import math
 from dataclasses import dataclass, field
-from typing import List, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,29 @@ from torch import Tensor
 from ..network.batch import Batch, Running
 from ..network.criterion import Criterion, Step
 from ..network.exit_network import Tagger
-from ..network.loop import run_all_heads, run_all_heads_halting, run_layer
+from ..network.loop import run_all_heads, run_layer
 from ..tags import MISSING
 from ..training.losses import distillation_loss, word_losses
-from ..training.stages import Answers, Decisions, Stage
+from ..training.stages import Answers, Stage
 from .reduction_exit import TokenReduction
+from .reduction_loop import repeated, run_tries
+
+
+class Decisions(NamedTuple):
+    """Who went on in the tries of a batch.
+
+    log_odds (Tensor): Of going on. *Shape:* ``(selectors, words)``
+    goes_on (Tensor): Who did. *Shape:* ``(selectors, words)``, bool
+    asked (Tensor): Who was there to be asked. *Shape:* ``(selectors, words)``, bool
+    window (Tensor): The window of each word: every try has its own. *Shape:* ``(words,)``
+    original (Tensor): Of each window the number that all its tries share. *Shape:* ``(windows,)``
+    """
+
+    log_odds: Tensor
+    goes_on: Tensor
+    asked: Tensor
+    window: Tensor
+    original: Tensor
 
 
 @dataclass
@@ -146,24 +164,26 @@ class ReductionTraining:
         self.batches[0] += 1
         guided = not self.joint and self.batches[0] <= self.guided_steps
         important = saliency(network, batch, criterion.layers) if guided else None
-        tries = Tries(criterion, network, batch.repeated(self.samples), important)
+        tries = Tries(criterion, network, repeated(batch, self.samples), important)
         with torch.set_grad_enabled(self.joint):
-            logits, exit_layer = run_all_heads_halting(
+            logits, exit_layer = run_tries(
                 network,
                 batch,
                 tries,
-                dropout if self.joint else 0.0,
                 copies=self.samples,
                 branch_after=criterion.layers[0],
+                dropout=dropout if self.joint else 0.0,
             )
-        decisions = Decisions(tries.log_odds, tries.goes_on, tries.asked)
-        return Answers(logits, exit_layer, taught, decisions)
+        original = torch.arange(batch.windows, device=batch.ids.device).repeat(self.samples)
+        decisions = Decisions(
+            tries.log_odds, tries.goes_on, tries.asked, tries.batch.window_of_word, original
+        )
+        return Answers(logits, exit_layer, taught, [decisions])
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words, a mean over tries. *Shape:* ``()``"""
-        if answers.decisions is None:  # no words
+        if not answers.own:  # no words
             return answers.logits.sum()
-        assert answers.window is not None and answers.original is not None
         words = torch.arange(len(tags), device=tags.device)
         of_exits = answers.logits[answers.exit_layer - 1, words][None]
         losses = word_losses(of_exits, tags)[0]
@@ -171,14 +191,11 @@ class ReductionTraining:
             teacher = answers.teacher[-1]
             taught = distillation_loss(of_exits, teacher, tags)[0]
             losses = torch.where(tags < teacher.shape[-1], taught, losses)
-        policy = policy_loss(
-            losses.detach(),
-            tags != MISSING,
-            answers.decisions,
-            answers.window,
-            answers.original,
-            self.cost_weight,
-        )
+        parts = [Decisions(*part) for part in answers.own]
+        sizes = [len(part.window) for part in parts]
+        known = torch.split(tags != MISSING, sizes)
+        of_parts = zip(torch.split(losses.detach(), sizes), known, parts)
+        policy = torch.stack([policy_loss(*part, self.cost_weight) for part in of_parts]).sum()
         return (policy + losses.sum() if self.joint else policy) / self.samples
 
 
@@ -186,8 +203,6 @@ def policy_loss(
     losses: Tensor,
     known: Tensor,
     decisions: Decisions,
-    window: Tensor,
-    original: Tensor,
     cost_weight: float,
 ) -> Tensor:
     """Make what went better than the mean of a window's tries more likely, the rest less.
@@ -195,12 +210,11 @@ def policy_loss(
     losses (Tensor): Of each word in each try. *Shape:* ``(words,)``
     known (Tensor): Whether its tag is known: others have no loss. *Shape:* ``(words,)``, bool
     decisions (Decisions): Who went on.
-    window (Tensor): The window of each word: every try has its own. *Shape:* ``(words,)``
-    original (Tensor): Of each window the number that all its tries share. *Shape:* ``(windows,)``
     cost_weight (float): What a share of words that go on costs.
     RETURNS (Tensor): Summed over windows, each as heavy as it has words with a tag.
         *Shape:* ``()``
     """
+    window, original = decisions.window, decisions.original
 
     def by_window(values: Tensor) -> Tensor:
         return values.new_zeros(len(original)).index_add(0, window, values)

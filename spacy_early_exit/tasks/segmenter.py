@@ -213,14 +213,14 @@ def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
 
     doc (Doc): The Doc, changed in place.
     starts (Ints): First token of each word. *Shape:* ``(words,)``
-    ends (Ints): The one behind its last. *Shape:* ``(words,)``
+    ends (Ints): The one after its last. *Shape:* ``(words,)``
     """
     groups = {
         key: ([_moved(span, starts) for span in group], group.attrs)
         for key, group in doc.spans.items()
     }
     long = np.flatnonzero(ends - starts > 1)
-    # From behind, so that what is before stays where it is.
+    # From the end, so that what is before stays where it is.
     for last in range(len(long), 0, -MERGES):
         with doc.retokenize() as retokenizer:
             for word in long[max(0, last - MERGES) : last]:
@@ -234,7 +234,7 @@ def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
 
 
 def _moved(span: Span, starts: Ints) -> Tuple[int, int, int, int, int]:
-    """RETURNS (Tuple[int, ...]): First word of a span, and the one behind, label, kb_id and id."""
+    """RETURNS (Tuple[int, ...]): Start and end of a span in words, label, kb_id and id."""
     start = int(np.searchsorted(starts, span.start, side="right")) - 1
     end = int(np.searchsorted(starts, span.end, side="left"))
     if span.start == span.end:

@@ -28,7 +28,7 @@ class Wordpieces:
 
 
 def word_offsets(doc: Doc) -> Ints:
-    """RETURNS (Ints): First character of each word, and the one behind. *Shape:* ``(words, 2)``"""
+    """RETURNS (Ints): Start and end of each word in the text. *Shape:* ``(words, 2)``"""
     offsets: Ints = doc.to_array(["IDX", "LENGTH"]).reshape(-1, 2).astype(np.int64)
     offsets[:, 1] += offsets[:, 0]
     return offsets
@@ -38,7 +38,7 @@ def align(ids: Ints, piece_offsets: Ints, words: Ints) -> Wordpieces:
     """Find the wordpieces of each word, and the words that share some.
 
     ids (Ints): Wordpiece ids. *Shape:* ``(wordpieces,)``
-    piece_offsets (Ints): First character of each wordpiece, and the one behind, in order.
+    piece_offsets (Ints): First character of each wordpiece, and the one after its last, in order.
         *Shape:* ``(wordpieces, 2)``
     words (Ints): The same for the words. *Shape:* ``(doc words, 2)``
     RETURNS (Wordpieces): The alignment. Wordpieces that cover no word, such as one of a lone

@@ -50,11 +50,11 @@ class WordpieceTokenizer:
         except Exception as e:  # the library raises bare Exceptions
             raise ValueError(f"tokenizer.json can't be read by the tokenizers library: {e}") from e
         self._tokenizer: tokenizers.Tokenizer = tokenizer
-        self._behind = {"white space": marked, "word": unmarked}
+        self._after = {"white space": marked, "word": unmarked}
         inner = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
-        first, behind = (inner[0], inner[-1] + 1) if inner else (len(probe.ids),) * 2
-        self.prefix = np.array(probe.ids[:first], dtype=np.int64)
-        self.suffix = np.array(probe.ids[behind:], dtype=np.int64)
+        start, end = (inner[0], inner[-1] + 1) if inner else (len(probe.ids),) * 2
+        self.prefix = np.array(probe.ids[:start], dtype=np.int64)
+        self.suffix = np.array(probe.ids[end:], dtype=np.int64)
 
     def __reduce__(self) -> Tuple[Any, ...]:
         """Its tokenizers have one vocabulary, which is not to be pickled several times."""
@@ -71,7 +71,7 @@ class WordpieceTokenizer:
             tokens, and the characters they cover. *Shapes:* ``(wordpieces,)``,
             ``(wordpieces, 2)``
         """
-        tokenizer = self._behind.get(before, self._tokenizer)
+        tokenizer = self._after.get(before, self._tokenizer)
         with panics_as_errors():
             encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [

@@ -50,8 +50,8 @@ def windows_of(
     for number, (doc, ranges) in enumerate(zip(docs, word_ranges(docs, get_spans))):
         text = doc.text
         for start, end in ranges:
-            behind = words[number][end - 1, 1] if end < len(doc) else len(text)
-            texts.append(text[words[number][start, 0] : behind])
+            end_char = words[number][end - 1, 1] if end < len(doc) else len(text)
+            texts.append(text[words[number][start, 0] : end_char])
             spans.append((number, start, end))
     of_spans = [words[number][start:end] for number, start, end in spans]
     of_spans = [of_span - of_span[0, 0] for of_span in of_spans]
@@ -77,7 +77,7 @@ def runs(unit_of_piece: Ints, capacity: int, overlap: int) -> Iterator[Tuple[int
     capacity (int): Wordpieces that a window holds.
     overlap (int): Wordpieces that a window should share with the next; less where they would
         not be whole units.
-    YIELDS (Tuple[int, int]): First wordpiece of a window, and the one behind its last.
+    YIELDS (Tuple[int, int]): First wordpiece of a window, and the one after its last.
     """
     total = len(unit_of_piece)
     if 0 < total <= capacity:
@@ -92,7 +92,7 @@ def runs(unit_of_piece: Ints, capacity: int, overlap: int) -> Iterator[Tuple[int
         if end == total:
             return
         back = int(bounds[np.searchsorted(bounds, end - overlap, side="left")])
-        # The next window must end further on: it must have room for the unit behind.
+        # The next window must end further on: it must have room for the unit after it.
         room = int(bounds[np.searchsorted(bounds, end, side="right")]) - capacity
         start = max(back, int(bounds[np.searchsorted(bounds, room, side="left")]))
 
@@ -161,12 +161,12 @@ def _shown(window: Window, first: int, last: int) -> NDArray[np.float64]:
     """
     units = window.unit_of_piece[window.unit_of_piece >= 0]
     before = np.searchsorted(units, window.unit_of_word).astype(np.float64)
-    behind = len(units) - before
+    after = len(units) - before
     if window.words[0] == first:
         before[:] = np.inf
     if window.words[-1] == last:
-        behind[:] = np.inf
-    return np.minimum(before, behind)
+        after[:] = np.inf
+    return np.minimum(before, after)
 
 
 def batches(

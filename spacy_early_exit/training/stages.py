@@ -38,34 +38,6 @@ Pattern = Literal["on_policy", "off_policy", "random"]
 UNLIKELY = -1e4  # a logit
 
 
-class Decisions(NamedTuple):
-    """Who went on, where that is learnt.
-
-    log_odds (Any): Of going on, as a torch tensor or numpy or cupy. *Shape:* ``(layers, words)``
-    goes_on (Any): Who did. *Shape:* ``(layers, words)``, bool
-    asked (Any): Who was there to be asked. *Shape:* ``(layers, words)``, bool
-    """
-
-    log_odds: Any
-    goes_on: Any
-    asked: Any
-
-    @classmethod
-    def join(cls, parts: Sequence["Decisions"]) -> Optional["Decisions"]:
-        """RETURNS (Optional[Decisions]): Those of all batches, one behind the other."""
-        return cls(*(torch.cat(some, dim=1) for some in zip(*parts))) if parts else None
-
-    def detached(self) -> "Decisions":
-        """RETURNS (Decisions): As numpy or cupy, without gradients."""
-        goes_on, asked = (flags.to(torch.uint8) for flags in self[1:])  # not all know bool
-        return Decisions(*map(torch2xp, (self.log_odds.detach(), goes_on, asked)))
-
-    def on(self, device: torch.device) -> "Decisions":
-        """RETURNS (Decisions): As torch tensors, whose log-odds are a new variable."""
-        tensors = [xp2torch(array).to(device).detach() for array in self]
-        return Decisions(tensors[0].requires_grad_(True), tensors[1].bool(), tensors[2].bool())
-
-
 class Answers(NamedTuple):
     """What the heads say of a batch while training.
 
@@ -73,18 +45,14 @@ class Answers(NamedTuple):
     exit_layer (Tensor): The layer at which each word left. *Shape:* ``(words,)``
     teacher (Optional[Tensor]): What the network said before this stage, at full depth, if the
         stage asks for it. *Shape:* ``(layers, words, tags that it knew)``
-    decisions (Optional[Decisions]): Who went on, if the stage learns that.
-    window (Optional[Tensor]): The window of each word, for the loss. *Shape:* ``(words,)``
-    original (Optional[Tensor]): Of each window the one that it is a copy of, for the loss.
-        *Shape:* ``(windows,)``
+    own (Sequence[Sequence[Tensor]]): What else the stage wants back for its loss, batch by batch.
+        It learns through those with gradients.
     """
 
     logits: Tensor
     exit_layer: Tensor
     teacher: Optional[Tensor]
-    decisions: Optional[Decisions] = None
-    window: Optional[Tensor] = None
-    original: Optional[Tensor] = None
+    own: Sequence[Sequence[Tensor]] = ()
 
 
 class Gradient(NamedTuple):
@@ -92,12 +60,12 @@ class Gradient(NamedTuple):
 
     logits (Any): By what the heads say, numpy or cupy. *Shape:* ``(layers, words, tags)``
     learned (Dict[str, Any]): By what the decoder has learnt, by name.
-    log_odds (Any): By those of going on, where that is learnt. *Shape:* ``(layers, words)``
+    own (Sequence[Tensor]): By what the stage wanted back, where that has gradients.
     """
 
     logits: Any
     learned: Dict[str, Any]
-    log_odds: Any = None
+    own: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -110,13 +78,12 @@ class JointLogits:
     owned (Bools): Whether it counts, or is but the context of an overlapping window.
         *Shape:* ``(words,)``
     exit_layer (Ints): The layer at which it left. *Shape:* ``(words,)``
-    window (Ints): The window it was seen in. *Shape:* ``(words,)``
-    original (Ints): Of each window the one it is a copy of: itself, unless the stage runs windows
-        several times. *Shape:* ``(windows,)``
+    text (Ints): The text it is of: the doc; where the stage runs windows several times, every
+        time is a text of its own. *Shape:* ``(words,)``
     learned (Dict[str, Any]): What the decoder has learnt, numpy or cupy.
-    decisions (Optional[Decisions]): Who went on, where that is learnt.
     teacher (Any): What the network said before this stage of training, if the stage asks for
         it. *Shape:* ``(layers, words, tags that it knew)``, numpy or cupy
+    own (Sequence[Sequence[Tensor]]): What else the stage wants back for its loss.
     """
 
     logits: Any
@@ -124,11 +91,10 @@ class JointLogits:
     word: Ints
     owned: Bools
     exit_layer: Ints
-    window: Ints
-    original: Ints
+    text: Ints
     learned: Dict[str, Any]
-    decisions: Optional[Decisions] = None
     teacher: Any = None
+    own: Sequence[Sequence[Tensor]] = ()
 
 
 @runtime_checkable
@@ -314,13 +280,12 @@ def loss_and_gradient(
     RETURNS (Tuple[float, Gradient]): The loss and its gradient.
     """
     logits = xp2torch(scores.logits).detach().requires_grad_(True)
-    right, exit_layer, window, original = (
-        torch.from_numpy(array).to(logits.device)
-        for array in (tags, scores.exit_layer, scores.window, scores.original)
+    right, exit_layer = (
+        torch.from_numpy(array).to(logits.device) for array in (tags, scores.exit_layer)
     )
     teacher = None if scores.teacher is None else xp2torch(scores.teacher)
-    decisions = None if scores.decisions is None else scores.decisions.on(logits.device)
-    value = stage.loss(Answers(logits, exit_layer, teacher, decisions, window, original), right)
+    own = [[t.detach().requires_grad_(t.requires_grad) for t in part] for part in scores.own]
+    value = stage.loss(Answers(logits, exit_layer, teacher, own), right)
     # A pipeline may hold what another decoder has learnt.
     with torch.device("meta"):
         names = decoder.parameters(logits.shape[2]) if stage.trains_decoder else {}
@@ -335,31 +300,26 @@ def loss_and_gradient(
         order, texts = (torch.from_numpy(array).to(logits.device) for array in by_text(scores))
         loss = decoder.loss(of_exits.index_select(0, order), right[order], texts, learned)
         value = value + loss / stage.copies
-    variables = [logits, *learned.values(), *([] if decisions is None else [decisions.log_odds])]
-    gradients = torch.autograd.grad(value, variables, materialize_grads=True)
-    found = [torch2xp(gradient) for gradient in gradients]
+    of_stage = [tensor for part in own for tensor in part if tensor.requires_grad]
+    variables = [logits, *learned.values(), *of_stage]
+    found = torch.autograd.grad(value, variables, materialize_grads=True)
     return float(value.detach()), Gradient(
-        logits=found[0],
-        learned=dict(zip(learned, found[1:])),
-        log_odds=None if decisions is None else found[-1],
+        logits=torch2xp(found[0]),
+        learned={name: torch2xp(slope) for name, slope in zip(learned, found[1:])},
+        own=found[1 + len(learned) :],
     )
 
 
 def by_text(scores: JointLogits) -> Tuple[Ints, Ints]:
     """Put texts together from their windows, for a decoder, which is to see what it will see when
-    predicting. Where windows are run several times, every time is a text of its own.
+    predicting.
 
     RETURNS (Tuple[Ints, Ints]): The words whose answers count, text by text, and the text of
         each. *Shapes:* ``(owned words,)``
     """
-    behind = np.argsort(scores.original, kind="stable")
-    first = np.searchsorted(scores.original[behind], scores.original[behind])
-    copy = np.empty_like(behind)
-    copy[behind] = np.arange(len(behind)) - first
-    texts = copy[scores.window] * (scores.doc.max(initial=0) + 1) + scores.doc
-    order = np.lexsort((scores.word, texts))
+    order = np.lexsort((scores.word, scores.text))
     order = order[scores.owned[order]]
-    return order, texts[order]
+    return order, scores.text[order]
 
 
 @reads_retired("JointTraining")

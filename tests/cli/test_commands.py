@@ -57,7 +57,7 @@ def calibrated(work):
 
 def test_calibrate_saves_a_pipeline_with_its_curve(calibrated):
     ner = spacy.load(calibrated).get_pipe(NAME)
-    assert ner.calibration.points[0].saving == 1.0
+    assert ner.calibration.points[0].speedup == 1.0
     ner.speedup = 1.5
     assert ner.calibration.most >= 2
 

@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 
-from spacy_early_exit.criteria import make_sentence_exit, make_token_exit
+from spacy_early_exit.criteria import make_patience_exit, make_sentence_exit, make_token_exit
 from spacy_early_exit.criteria.entropy import SentenceExit, TokenExit
 from spacy_early_exit.network.exit_network import uncertainty
+from spacy_early_exit.relatives.belief_exit import make_belief_exit
+from spacy_early_exit.relatives.reduction_exit import make_token_reduction
 from tests.makers.networks import batch_of, step_of
 
 SURE, UNSURE = [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]
@@ -72,6 +74,14 @@ def test_words_that_left_are_neither_counted_nor_bridged():
 def test_the_comparison_is_strict():
     assert leave(TokenExit(0), batch_of(1), [0], [UNSURE], 1.0) == [False]
     assert leave(SentenceExit(), batch_of(1), [0], [UNSURE], 1.0) == [False]
+
+
+def test_another_neighbourhood_is_for_criteria_that_have_one():
+    assert TokenExit(1).with_window(3) == TokenExit(3)
+    assert make_patience_exit(2, 1).with_window(3) == make_patience_exit(2, 3)
+    assert make_belief_exit(2, 1, 2).with_window(3) == make_belief_exit(2, 3, 2)
+    for criterion in (SentenceExit(), make_token_reduction([1])):
+        assert criterion.with_window(3) is criterion
 
 
 def test_nonsense_is_refused():

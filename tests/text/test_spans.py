@@ -343,7 +343,7 @@ class TestCalibration:
             )
         ]
         spent, full = sum(r.spent for r in records), sum(r.full for r in records)
-        assert found.points[-1].saving == pytest.approx(full / spent)
+        assert found.points[-1].speedup == pytest.approx(full / spent)
         rows = evaluate(cutting, ner, examples, [1.0, 1.5], rounds=0)
         assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
 

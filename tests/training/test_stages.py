@@ -14,7 +14,12 @@ from spacy_early_exit.network.loop import run_all_heads, run_all_heads_halting, 
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.tags import MISSING
 from spacy_early_exit.text.windows import windows_of
-from spacy_early_exit.training.halting import RandomHalting, SampledHalting, draw_thresholds
+from spacy_early_exit.training.halting import (
+    RandomHalting,
+    SampledHalting,
+    draw_thresholds,
+    neighbourhoods,
+)
 from spacy_early_exit.training.losses import distillation_loss, layer_weighted
 from spacy_early_exit.training.stages import Answers, make_joint_training, make_self_sampling
 from tests.makers.networks import network_of
@@ -197,6 +202,23 @@ def test_neighbourhoods_and_shares_are_drawn_for_every_window(trained, batch):
         assert len(some) / len(drawn) == pytest.approx(share, abs=0.06)
     for window in (0, 1, 3):
         assert between.count(window) / len(between) == pytest.approx(1 / 3, abs=0.1)
+
+
+class Anybodys:
+    """A criterion that somebody else has written, with a neighbourhood."""
+
+    def __init__(self, window):
+        self.window = window
+
+    def with_window(self, window):
+        return Anybodys(window)
+
+
+def test_neighbourhoods_of_any_criterion_are_drawn():
+    assert [c.window for c in neighbourhoods(Anybodys(5), [0, 2])] == [0, 2]
+    own = Anybodys(5)
+    assert neighbourhoods(own, []) == [own]
+    assert neighbourhoods(SentenceExit(), [0, 2]) == [SentenceExit()]
 
 
 def test_random_patterns_use_every_layer_and_spare_a_share(trained, batch):
