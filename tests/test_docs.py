@@ -330,5 +330,21 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_every_page_is_in_the_navigation_under_its_title():
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf8"))["nav"]
+    listed = dict(entries(navigation))
+    pages = {str(page.relative_to(ROOT / "docs")): page for page in PAGES[1:]}
+    assert {path: listed[path] for path in pages} == {
+        path: page.read_text(encoding="utf8").partition("\n")[0].removeprefix("# ")
+        for path, page in pages.items()
+    }
+
+
+def entries(navigation):
+    """The pages in a navigation, and what they are called."""
+    for title, place in (item for part in navigation for item in part.items()):
+        yield from entries(place) if isinstance(place, list) else [(place, title)]
+
+
 def test_the_readme_is_short():
     assert len(PAGES[0].read_text(encoding="utf8").splitlines()) <= 150
