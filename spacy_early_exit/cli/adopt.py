@@ -1,4 +1,4 @@
-"""``spacy early-exit adopt``: a pipeline out of someone's token classifier."""
+"""``spacy early-exit adopt``: a pipeline from a token classifier."""
 
 import tempfile
 from pathlib import Path
@@ -22,22 +22,25 @@ def adopt_cli(
         ..., help="Hugging Face token classifier: folder or hub id, such as dslim/bert-base-NER"
     ),
     texts: Path = typer.Argument(
-        ..., help="Such texts as it is to run on, some thousand: lines of text, .jsonl or .spacy"
+        ...,
+        help="Unlabelled texts like those you will run on, a few thousand: one per line, .jsonl or "
+        ".spacy",
     ),
     output: Path = typer.Option(..., "--output", "-o", help="Where to save the pipeline"),
-    lang: str = typer.Option("en", "--lang", "-l", help="Language, for spaCy's tokenizer"),
+    lang: str = typer.Option("en", "--lang", "-l", help="Language of spaCy's tokenizer"),
     task: Optional[str] = typer.Option(
-        None, "--task", "-t", help="ner or tagger. Without: ner if one of its labels is O"
+        None, "--task", "-t", help="ner or tagger. By default ner if one of its labels is O"
     ),
     attribute: str = typer.Option(
         "tag", "--attribute", "-a", help="What a tagger sets: tag, or pos (Universal Dependencies)"
     ),
-    speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Savings to measure"),
-    epochs: int = typer.Option(4, "--epochs", "-n", min=1, help="Of each stage of training"),
+    speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Speedups to calibrate"),
+    epochs: int = typer.Option(4, "--epochs", "-n", min=1, help="Epochs of each training stage"),
     keep_original: bool = typer.Option(
         True,
         "--keep-original/--drop-original",
-        help="The checkpoint itself answers at full depth, at twice the size. Else that is trained",
+        help="Whether the checkpoint itself answers at full depth, which doubles the size; if not, "
+        "the trained network does",
     ),
     revision: Optional[str] = typer.Option(None, "--revision", help="Branch or commit on the hub"),
     min_agreement: float = typer.Option(
@@ -45,14 +48,14 @@ def adopt_cli(
         "--min-agreement",
         min=0.0,
         max=1.0,
-        help="With the checkpoint, at the speedup that the pipeline is saved with",
+        help="Agreement with the checkpoint that the saved speedup must reach",
     ),
-    seed: int = typer.Option(0, "--seed", help="Everything random follows from it"),
+    seed: int = typer.Option(0, "--seed", help="Seed of everything random"),
 ) -> None:
-    """Teach a token classifier to leave early, on texts without annotation, and calibrate it.
+    """Teach a token classifier to exit early, on unlabelled texts, and calibrate it.
 
-    Scores are agreement with what the checkpoint itself says: the F-score of one against the other,
-    or for tags the share of words that have the same.
+    Scores measure agreement with the checkpoint: the F-score of one against the other, or for tags
+    the share of words with the same tag.
     """
     from ..adopt.adopt import Adoption, adopt
     from ..encoders.hugging_face import HFEncoder

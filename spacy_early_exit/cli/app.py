@@ -24,7 +24,7 @@ ANNOTATED = "Annotated texts: .spacy, or .jsonl with entities"
 early_exit = typer.Typer(
     name="early-exit",
     cls=Commands,
-    help="Calibrate and measure pipelines that leave early.",
+    help="Train, calibrate and measure pipelines with early exits.",
     no_args_is_help=True,
 )
 app.add_typer(early_exit)

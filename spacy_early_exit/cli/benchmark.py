@@ -1,4 +1,4 @@
-"""``spacy early-exit benchmark``: pipelines beside one another on the clock."""
+"""``spacy early-exit benchmark``: the speed of pipelines, compared."""
 
 import hashlib
 from pathlib import Path
@@ -26,31 +26,42 @@ if TYPE_CHECKING:
 
 @early_exit.command("benchmark")
 def benchmark_cli(
-    model: str = typer.Argument(..., help="Calibrated pipeline of entities: folder or package"),
+    model: str = typer.Argument(..., help="Calibrated NER pipeline: folder or package name"),
     data: Path = typer.Argument(..., help=ANNOTATED),
-    speedups: str = typer.Option(DEFAULT, "--speedups", "-s", help="As far as calibrated"),
+    speedups: str = typer.Option(
+        DEFAULT, "--speedups", "-s", help="Speedups to run at, as far as calibrated"
+    ),
     beside: Optional[List[str]] = typer.Option(
         None,
         "--beside",
         "-b",
-        help="Another pipeline, FOLDER or NAME=FOLDER; may be given again. The name ends at the "
-        "first = and has no slash: a folder such as lr=0.1 is ./lr=0.1",
+        help="Another pipeline, FOLDER or NAME=FOLDER; may be repeated. The name ends at the first "
+        "= and has no slash: write ./lr=0.1 for a folder lr=0.1",
     ),
     batch_sizes: str = typer.Option(
-        "32,128,1000", "--batch-sizes", help="Of pipelines without early exits: each is a line"
+        "32,128,1000",
+        "--batch-sizes",
+        help="Batch sizes of pipelines without early exits, one row each",
     ),
-    rounds: int = typer.Option(5, "--rounds", "-r", min=1, help="Rounds of the clock"),
+    rounds: int = typer.Option(5, "--rounds", "-r", min=1, help="Timed rounds"),
     threads: Optional[int] = typer.Option(
-        None, "--threads", "-t", min=1, help="Of each pipeline. Without: what torch would take"
+        None,
+        "--threads",
+        "-t",
+        min=1,
+        help="Threads of each pipeline. By default as many as torch uses",
     ),
     output: Optional[Path] = typer.Option(
-        None, "--output", "-o", help="JSON file; what is in it already is not measured again"
+        None,
+        "--output",
+        "-o",
+        help="JSON file of results; those already in it are not measured again",
     ),
 ) -> None:
-    """Measure words per second, memory, start-up and scores, in alternating rounds.
+    """Measure words per second, memory, start-up and scores, in interleaved rounds.
 
-    Every pipeline runs in a process of its own, on the same texts with as many threads. The
-    ratio is to the first line.
+    Every pipeline runs in a process of its own, on the same texts and with the same number of
+    threads. Ratios are relative to the first row.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""``spacy early-exit calibrate``: make speedups known to a pipeline."""
+"""``spacy early-exit calibrate``: which threshold reaches which speedup."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence
@@ -26,36 +26,40 @@ def calibrate_cli(
     model: str = typer.Argument(..., help="Trained pipeline: folder or package name"),
     data: Path = typer.Argument(
         ...,
-        help="Annotated texts that were not trained on: .spacy, or .jsonl with entities; with "
-        '--unlabelled lines of text, .jsonl with a "text" each, or .spacy',
+        help="Annotated texts that were not trained on: .spacy, or .jsonl with entities. With "
+        '--unlabelled: one text per line, .jsonl with a "text" each, or .spacy',
     ),
     output: Path = typer.Option(..., "--output", "-o", help="Where to save the pipeline"),
-    speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Savings to measure"),
+    speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Speedups to measure"),
     unlabelled: bool = typer.Option(
-        False, "--unlabelled", "-u", help="The texts are not annotated: measure the speedup alone"
+        False, "--unlabelled", "-u", help="The texts are not annotated: measure speedups only"
     ),
     temperature: bool = typer.Option(
-        False, "--temperature", "-t", help="First make confidences fit: scale every exit head"
+        False,
+        "--temperature",
+        "-t",
+        help="First fit a temperature to every head, so that confidences are calibrated",
     ),
     max_disagreement: Optional[float] = typer.Option(
-        None, "--max-disagreement", help="Guarantee that not more words get another tag. See below"
+        None,
+        "--max-disagreement",
+        help="Guarantee that at most this share of words gets another tag. See above",
     ),
-    confidence: float = typer.Option(0.95, "--confidence", help="Of that guarantee"),
+    confidence: float = typer.Option(0.95, "--confidence", help="Confidence of the guarantee"),
     held_out: Optional[Path] = typer.Option(
-        None, "--held-out", help="Texts for it that nothing else was trained or chosen on"
+        None, "--held-out", help="Texts for the guarantee, which nothing was trained or chosen on"
     ),
     component: Optional[str] = typer.Option(
         None, "--component", "-c", help="Its early-exit component, if it has several"
     ),
 ) -> None:
-    """Measure which threshold saves how much, and save the pipeline with that.
+    """Measure which threshold reaches which speedup, and save both with the pipeline.
 
-    Afterwards speedup can be set, in the config, as a property or for a call.
+    Afterwards you can set speedup in the config, as a property or for a call.
 
-    With --max-disagreement 0.02, the saved pipeline's threshold is the largest for which the
-    expected share of words per document that get another tag than at full depth is at most 2 %,
-    with the given confidence. It needs documents of its own, --held-out: .spacy, or a text a line.
-    They need no annotation.
+    With --max-disagreement 0.02, the saved threshold is the largest one at which at most 2 % of a
+    document's words are expected to get another tag than at full depth, with the given confidence.
+    That takes documents of its own, --held-out, without annotation: .spacy, or one text per line.
     """
     from ..measure.calibrate import calibrate, run
     from ..measure.docs import set_sentences

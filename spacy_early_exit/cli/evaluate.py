@@ -40,20 +40,20 @@ def evaluate_cli(
         None,
         "--speedups",
         "-s",
-        help=f"The speedups, if it is calibrated. Without: {DEFAULT}, as far as calibrated",
+        help=f"Speedups of a calibrated pipeline. By default {DEFAULT}, as far as calibrated",
     ),
     thresholds: Optional[str] = typer.Option(
-        None, "--thresholds", "-t", help="Thresholds in place of speedups, such as 0,0.05,0.1"
+        None, "--thresholds", "-t", help="Thresholds instead of speedups, such as 0,0.05,0.1"
     ),
-    output: Optional[Path] = typer.Option(None, "--output", "-o", help="JSON file for the results"),
-    rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Rounds of the clock; 0: none"),
+    output: Optional[Path] = typer.Option(None, "--output", "-o", help="JSON file of results"),
+    rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Timed rounds; 0: no timing"),
     component: Optional[str] = typer.Option(
         None, "--component", "-c", help="Its early-exit component, if it has several"
     ),
 ) -> None:
     """Measure scores, real speedups and words per second at several speedups or thresholds.
 
-    Speedups in MACs and on the clock are beside full depth.
+    Speedups, in operations (MACs) and in time, are relative to full depth.
     """
     from ..measure.docs import set_sentences
     from ..measure.evaluate import evaluate

@@ -20,19 +20,22 @@ KINDS = ("early_exit_ner", "early_exit_tagger", "early_exit_segmenter")
 @early_exit.command("init-config")
 def init_config_cli(
     output: Path = typer.Argument(..., help="Where to write the config"),
-    lang: str = typer.Option("en", "--lang", "-l", help="Language, for spaCy's tokenizer"),
+    lang: str = typer.Option("en", "--lang", "-l", help="Language of spaCy's tokenizer"),
     pipeline: str = typer.Option(KINDS[0], "--pipeline", "-p", help=f"One of {', '.join(KINDS)}"),
     encoder: Optional[str] = typer.Option(
-        None, "--encoder", "-e", help="Hub id or folder of the encoder. Without: all-MiniLM-L6-v2"
+        None, "--encoder", "-e", help="Hub id or folder of the encoder. By default all-MiniLM-L6-v2"
     ),
     train: Optional[Path] = typer.Option(
-        None, "--train", "-t", help=f"{ANNOTATED}. Steps are then fitted to their length"
+        None, "--train", "-t", help=f"{ANNOTATED}. The number of steps then suits their length"
     ),
-    epochs: int = typer.Option(4, "--epochs", "-n", min=1, help="How often --train is to be seen"),
+    epochs: int = typer.Option(4, "--epochs", "-n", min=1, help="Epochs over --train"),
     learn_rate: Optional[float] = typer.Option(
-        None, "--learn-rate", "-r", help="Of the encoder. Without: what suits its size"
+        None,
+        "--learn-rate",
+        "-r",
+        help="Learning rate of the encoder. By default one that suits its size",
     ),
-    force: bool = typer.Option(False, "--force", "-F", help="Replace a file that is there"),
+    force: bool = typer.Option(False, "--force", "-F", help="Replace an existing file"),
 ) -> None:
     """Write a training config whose learning rate, steps and batches suit a transformer.
 

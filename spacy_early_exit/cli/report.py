@@ -1,4 +1,4 @@
-"""``spacy early-exit report``: a page to look at."""
+"""``spacy early-exit report``: an HTML report."""
 
 from pathlib import Path
 from typing import Optional
@@ -22,18 +22,21 @@ from .refusals import refusing, writing
 def report_cli(
     model: str = typer.Argument(..., help="Calibrated pipeline: folder or package name"),
     data: Path = typer.Argument(..., help=ANNOTATED),
-    output: Path = typer.Option(..., "--output", "-o", help="The page, an HTML file"),
+    output: Path = typer.Option(..., "--output", "-o", help="HTML file of the report"),
     speedups: Optional[str] = typer.Option(
-        None, "--speedups", "-s", help="The speedups to compare. Without: as far as calibrated"
+        None,
+        "--speedups",
+        "-s",
+        help="Speedups to compare. By default the usual ones, as far as calibrated",
     ),
-    rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Rounds of the clock; 0: none"),
+    rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Timed rounds; 0: no timing"),
     component: Optional[str] = typer.Option(
         None, "--component", "-c", help="Its early-exit component, if it has several"
     ),
 ) -> None:
-    """Write a page with what speedups save and cost, and which words leave where.
+    """Write a report on what speedups save and cost, and at which layer words exit.
 
-    It is one file without scripts that opens offline. Needs matplotlib: pip install matplotlib
+    It is a single file without scripts that opens offline. Needs matplotlib: pip install matplotlib
     """
     from ..measure.docs import set_sentences
     from ..measure.report import collect, to_html
