@@ -23,9 +23,7 @@ torch.set_num_threads(1)
 
 pytest_plugins = ["tests.clock"]
 
-MINILM = Path(
-    os.environ.get("SPACY_EARLY_EXIT_ENCODER", ROOT / "assets" / "all-MiniLM-L6-v2")
-)
+MINILM = Path(os.environ.get("SPACY_EARLY_EXIT_ENCODER", ROOT / "assets" / "all-MiniLM-L6-v2"))
 DATA = Path(os.environ.get("SPACY_EARLY_EXIT_DATA", ROOT.parent / "shared" / "data"))
 
 

@@ -20,4 +20,3 @@ def examples(full: int, **options):
     """
     few = min(full, settings().max_examples)
     return settings(max_examples=few, deadline=None, **options)
-
