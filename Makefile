@@ -5,6 +5,7 @@
 # make check   these, the slow ones, types and style, and the soak
 # make soak    a pipeline at work for 20 minutes: same answers, no memory lost
 # make fuzz    any Unicode, cut and marked anyhow, through small networks for half an hour
+# make mutants   small errors in the code, one at a time: which of them no quick test notices; an hour
 # make versions   the quick tests with the oldest and the newest releases that are supported; and whether other
 #                 Pythons find all they need. Hours; how to look at one alone: make versions-oldest
 # make coverage    which lines the quick tests run: fails under 95 %; longer than make test
@@ -20,7 +21,7 @@ BIN = $(VENV)/bin
 TESTS ?=
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test durations bench check fuzz soak versions versions-oldest versions-newest versions-pythons lint coverage audit build clean
+.PHONY: demo test durations bench check fuzz soak mutants versions versions-oldest versions-newest versions-pythons lint coverage audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -34,19 +35,25 @@ durations: $(VENV)/.installed $(ENCODER)/model.safetensors
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) onnx onnxruntime
-	$(BIN)/python benchmarks/everything.py corpus training/final $(ENCODER) training/bench training/bench.json
+	$(BIN)/python -m benchmarks.speed.everything corpus training/final $(ENCODER) training/bench training/bench.json
 
 check: $(VENV)/.installed $(ENCODER)/model.safetensors lint
 	$(BIN)/python -m pytest -rs --slow -n 2 --dist loadfile
 	$(MAKE) soak
 
 fuzz: $(VENV)/.installed
-	$(BIN)/python benchmarks/fuzz.py --minutes 30 --output training/fuzz.json
+	$(BIN)/python -m benchmarks.robustness.fuzz --minutes 30 --output training/fuzz.json
 
 # The real encoder with random heads: nothing has to be trained for it.
 soak: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m tests.makers.untrained $(ENCODER) training/soak
-	$(BIN)/python benchmarks/soak.py training/soak/pipeline training/soak/texts.spacy --minutes 20 --output training/soak/soak.json
+	$(BIN)/python -m benchmarks.robustness.soak training/soak/pipeline training/soak/texts.spacy --minutes 20 --output training/soak/soak.json
+
+# In place: mutmut copies all of it to mutants/ first. What it has found is not run again; rm -r mutants to start anew.
+mutants: $(VENV)/.installed
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 2
+	$(BIN)/python -m benchmarks.robustness.mutants --output training/mutants.json
 
 versions: versions-oldest versions-newest versions-pythons
 
@@ -95,4 +102,4 @@ $(ENCODER)/model.safetensors: $(VENV)/.installed
 	$(BIN)/python scripts/fetch_encoder.py $(ENCODER)
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-oldest $(VENV)-newest build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

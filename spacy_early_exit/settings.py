@@ -12,8 +12,8 @@ from .text.spans import SpanGetter
 
 if TYPE_CHECKING:
     from .network.criterion import Criterion
-    from .text.wordpieces import SharedWordpieces
-    from .training.stages import Stage
+    from .text.windows import SharedWordpieces
+    from .training.base import Stage
 
 # What a component_cfg may have. The same one may go to prediction and to training, and spaCy leaves
 # the last two in it: what is not for one of them is ignored there.
@@ -158,11 +158,11 @@ def check_name(name: str) -> None:
 
 
 def check_blocks(name: str, **blocks: Any) -> None:
-    """Blocks of the config must be there.
+    """Blocks of the config must be there, and be what such a block has to be.
 
     name (str): The component's name.
     **blocks (Any): What they are, by name.
-    RAISES (ValueError): If one is None.
+    RAISES (ValueError): If one is None, or lacks what its protocol asks for. The message names it.
     """
     for block, given in blocks.items():
         if given is None:
@@ -170,6 +170,29 @@ def check_blocks(name: str, **blocks: Any) -> None:
                 f"'{name}' needs a {block}: [components.{name}.{block}] must not be null. "
                 f"Leave it out for the default."
             )
+        protocol = _protocol_of(block)
+        if not isinstance(given, protocol):
+            asked = [member for member in dir(protocol) if not member.startswith("_")]
+            missing = [member for member in asked if not hasattr(given, member)]
+            raise ValueError(
+                f"The {block} of '{name}' must be a {protocol.__name__} of {protocol.__module__}: "
+                f"a {type(given).__name__} lacks {', '.join(missing) or '__call__'}."
+            )
+
+
+def _protocol_of(block: str) -> type:
+    """RETURNS (type): What a block has to be. Whoever has made one has imported torch."""
+    if block == "criterion":
+        from .network.criterion import Criterion
+
+        return Criterion
+    if block == "decoder":
+        from .decoders import Decoder
+
+        return Decoder
+    from .training.base import Stage
+
+    return Stage
 
 
 def check_choice(name: str, setting: str, given: Any, choices: Sequence[Any]) -> None:

@@ -1,8 +1,8 @@
 """What tags there are, as numbers, and which may follow which: a scheme for each kind of task.
 
 - ``"bio"``: spans with labels. 0 is ``O``, label ``k`` begins with ``1 + 2k`` and goes on with
-  ``2 + 2k``, behind its own beginning alone.
-- ``"free"``: a label for each word. Label ``k`` is ``k``, behind anything.
+  ``2 + 2k``, after its own beginning alone.
+- ``"free"``: a label for each word. Label ``k`` is ``k``, after anything.
 - ``"bmes"``: where words begin and end, of characters. ``B`` begins a word, ``M`` and ``E`` go on
   with it, ``E`` ends it, ``S`` is one by itself.
 
@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .network.window import Ints
+from .network.arrays import Bools, Ints
 
 OUTSIDE = 0
 MISSING = -1
 BMES = ("B", "M", "E", "S")
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Grammar:
     """Which sequences of tags are valid.
 
     begins (Bools): Whether a text may begin with a tag. *Shape:* ``(tags,)``
-    follows (Bools): Whether ``[a, b]`` may be behind one another. *Shape:* ``(tags, tags)``
+    follows (Bools): Whether ``[a, b]`` may follow one another. *Shape:* ``(tags, tags)``
     ends (Bools): Whether a text may end with a tag. *Shape:* ``(tags,)``
     """
 
@@ -176,7 +173,7 @@ def entities(tags: Ints) -> Iterator[Tuple[int, int, int]]:
     """Read entities off a valid tag sequence.
 
     tags (Ints): *Shape:* ``(words,)``
-    YIELDS (Tuple[int, int, int]): First word, the word behind the last, label.
+    YIELDS (Tuple[int, int, int]): First word, the word after the last, label.
     """
     inside = np.append(is_inside(tags), False)
     for start in np.flatnonzero(tags % 2 == 1).tolist():

@@ -1,48 +1,167 @@
 """The scripts in benchmarks/, as far as they need neither corpora nor other people's programs."""
 
+import ast
 import importlib
+import json
 import random
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import spacy
 import torch
 
+from benchmarks.common import corpora, curves, results
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.text.wordpieces import windows_of
-from tests.makers.texts import TEXTS
+from spacy_early_exit.text.windows import windows_of
+from tests.makers.texts import TEXTS, examples_of
 
-SCRIPTS = sorted(path.stem for path in Path("benchmarks").glob("*.py"))
-
-
-@pytest.fixture(autouse=True)
-def beside_each_other(monkeypatch):
-    monkeypatch.syspath_prepend("benchmarks")
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name in SCRIPTS:
-            del sys.modules[name]
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "benchmarks").rglob("[!_]*.py")
+)
+SCRIPTS = [
+    name for name in MODULES if "def main(" in (ROOT / f"{name.replace('.', '/')}.py").read_text()
+]
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "bfloat16"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_says_what_it_takes(script, monkeypatch, capsys):
     module = importlib.import_module(script)
-    if not hasattr(module, "main"):
-        return  # others import it
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == 0 and "--" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_is_in_the_table(script):
+    assert f"`{script.removeprefix('benchmarks.')}`" in (ROOT / "benchmarks/README.md").read_text()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_scripts_share_code_by_way_of_common_alone(module):
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names += [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    ]
+    ours = {name for name in names if name.split(".")[0] in ("benchmarks", "scripts", "tests")}
+    allowed = ("benchmarks.common", "tests.makers")
+    assert all(name.startswith(allowed) for name in ours)
+
+
+class TestResults:
+    def test_what_is_read_is_what_was_written(self, tmp_path):
+        found = {
+            "a, seed 0": {"dev": [{"f": 0.5, "n": 1}, {"f": 0.25, "other": [1, 2.5]}], "tune": []},
+            "seconds": [0.5, 1.5],
+            "text": "as it is: [1, 2]",
+        }
+        results.write(tmp_path / "folder" / "found.json", found, threads=2)
+        assert results.read(tmp_path / "folder" / "found.json") == found
+
+    def test_a_row_is_a_line_and_has_five_digits(self, tmp_path):
+        rows = [{"name": "one", "f": 1 / 3, "words": 1234567}, {"name": "two", "f": 12345.678}]
+        results.write(tmp_path / "found.json", rows)
+        lines = (tmp_path / "found.json").read_text().splitlines()
+        assert '["one", 0.33333, 1234567],' in [line.strip() for line in lines]
+        assert '["two", 12346.0, null]' in [line.strip() for line in lines]
+
+    def test_a_file_says_where_it_comes_from(self, tmp_path):
+        results.write(tmp_path / "found.json", [], threads=2)
+        about = results.read_about(tmp_path / "found.json")
+        assert about["threads"] == 2 and "pytest" in about["command"]
+        assert {"commit", "date", "machine"} <= set(about)
+
+    def test_without_a_repository_the_commit_is_not_made_up(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
+        assert results.origin()["commit"] is None
+
+    def test_what_is_cut_off_leaves_the_earlier_file(self, tmp_path):
+        results.write(tmp_path / "found.json", [1])
+        with pytest.raises(TypeError):
+            results.write(tmp_path / "found.json", [object()])
+        assert results.read(tmp_path / "found.json") == [1]
+
+    def test_what_there_is_not_is_what_was_asked_for_instead(self, tmp_path):
+        assert results.read(tmp_path / "none.json", {}) == {}
+        with pytest.raises(FileNotFoundError):
+            results.read(tmp_path / "none.json")
+
+    @pytest.mark.parametrize(
+        "path", sorted((ROOT / "benchmarks/results").rglob("*.json")), ids=lambda path: path.stem
+    )
+    def test_kept_results_are_in_this_form(self, path):
+        text = path.read_text(encoding="utf8")
+        assert results.to_json(results.read_about(path), results.read(path)) == text
+        assert {"commit", "date", "machine", "command"} <= set(results.read_about(path))
+
+
+class TestCurves:
+    ROWS = ({"mac_speedup": 1.0, "ents_f": 0.6}, {"mac_speedup": 3.0, "ents_f": 0.5})
+
+    def test_between_two_thresholds_f_is_interpolated_and_out_of_reach_it_is_0(self):
+        assert curves.f_at(self.ROWS, 2.0) == pytest.approx(0.55)
+        assert curves.f_at(self.ROWS, 3.5) == 0.0 == curves.f_at(self.ROWS, 0.5)
+
+    def test_a_criterion_is_read_as_from_a_config(self):
+        block = curves.criterion_of(["PatienceExit.v1", "patience=2", "window=0"])
+        assert block == {
+            "@misc": "spacy-early-exit.PatienceExit.v1",
+            "patience": 2,
+            "window": 0,
+        }
+
+    def test_a_pipeline_saves_more_at_a_higher_threshold(self, nlp):
+        gold = [example.reference for example in examples_of(nlp)]
+        full, early = curves.measure(nlp, gold, [0.0, 1.0])
+        assert full["mac_speedup"] == 1.0 < early["mac_speedup"]
+        assert set(curves.KEPT) == set(full)
+
+    def test_a_curve_is_that_of_another_criterion(self, nlp, tmp_path, monkeypatch):
+        nlp.to_disk(tmp_path / "pipeline")
+        docs = [example.reference for example in examples_of(nlp)]
+        spacy.tokens.DocBin(docs=docs).to_disk(tmp_path / "dev.spacy")
+        found = []
+        for how in (["--sentences"], ["--criterion", "TokenExit.v1", "window=0"]):
+            given = [
+                tmp_path / "pipeline",
+                tmp_path / "dev.spacy",
+                "--thresholds",
+                "0,0.01,0.03,0.1",
+            ]
+            given += ["--threads", 1, "--output", tmp_path / "curve.json", *how]
+            monkeypatch.setattr(sys, "argv", ["curve", *map(str, given)])
+            importlib.import_module("benchmarks.quality.curve").main()
+            found.append([row["mac_speedup"] for row in results.read(tmp_path / "curve.json")])
+        sentences, words = found
+        assert sentences[0] == words[0] == 1.0 and sentences != words
+        assert all(few <= many for few, many in zip(sentences, words))
+
+
+def test_texts_of_a_corpus_are_its_words(tmp_path):
+    (tmp_path / "dev.tsv").write_text("Ann\tB-PER\nsings\tO\n\nHi\tO\n")
+    assert corpora.texts_of(tmp_path / "dev.tsv") == ["Ann sings", "Hi"]
+
+
+def test_misses_of_drift_are_beside_what_was_asked_for():
+    drift = importlib.import_module("benchmarks.quality.drift")
+    row = {"speedup": 2.0, "adaptive": 1.9, "adaptive_all": 2.2}
+    assert drift.misses(row) == pytest.approx({"miss": -0.05, "miss_all": 0.1})
+
+
 def test_others_get_the_network_as_it_is(nlp, tmp_path):
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-    peers = importlib.import_module("peers")
+    peers = importlib.import_module("benchmarks.common.peers")
     nlp.to_disk(tmp_path / "pipeline")
     peers.export(tmp_path / "pipeline", tmp_path / "checkpoint")
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "checkpoint").eval()
@@ -61,7 +180,7 @@ def test_others_get_the_network_as_it_is(nlp, tmp_path):
 
 
 def test_a_cut_pipeline_says_what_the_first_layers_say(nlp, tmp_path):
-    baselines = importlib.import_module("baselines")
+    baselines = importlib.import_module("benchmarks.quality.baselines")
     nlp.to_disk(tmp_path / "pipeline")
     baselines.cut_trained(tmp_path / "pipeline", tmp_path / "cut", 2)
     cut = spacy.load(tmp_path / "cut")
@@ -78,7 +197,7 @@ class TestSoak:
     GOOD = {"wrong": [], "compared": 9, "short_calls": 9, "memory_grown_mb": 3.0}
 
     def test_growth_is_that_of_all_the_time_after_the_start(self):
-        growth = importlib.import_module("soak").growth
+        growth = importlib.import_module("benchmarks.robustness.soak").growth
         steady = [(float(at), 100 + 20 * max(0.0, at - 300) / 3300) for at in range(0, 3600, 15)]
         assert growth(steady, 300) == pytest.approx(20, abs=0.5)
         once_more = [(at, 300.0 if at == 1500 else 100.0) for at, _ in steady]
@@ -90,12 +209,12 @@ class TestSoak:
         ids=str,
     )
     def test_what_fails(self, what):
-        failed = importlib.import_module("soak").failed
+        failed = importlib.import_module("benchmarks.robustness.soak").failed
         assert not failed(self.GOOD)
         assert failed({**self.GOOD, **what})
 
     def test_another_answer_is_found_out(self, nlp, tmp_path, monkeypatch):
-        soak = importlib.import_module("soak")
+        soak = importlib.import_module("benchmarks.robustness.soak")
         spacy.tokens.DocBin(docs=[nlp.make_doc(text) for text in TEXTS]).to_disk(
             tmp_path / "texts.spacy"
         )
@@ -118,7 +237,7 @@ class TestFuzz:
     def test_a_panic_is_a_failure_with_its_smallest_case(self, monkeypatch):
         from tests.makers.any_input import Case
 
-        fuzz = importlib.import_module("fuzz")
+        fuzz = importlib.import_module("benchmarks.robustness.fuzz")
 
         class Panic(BaseException):
             pass
@@ -132,7 +251,7 @@ class TestFuzz:
         assert "Panic: four" in found["error"] and "batch_size=4" in found["case"]
 
     def test_where_all_leave_at_once_nothing_is_shown(self):
-        trivial = importlib.import_module("fuzz").trivial
+        trivial = importlib.import_module("benchmarks.robustness.fuzz").trivial
         seen = Counter({"words": 100, "docs answered": 1000, "entities": 3})
         layers = "words that left at layer "
         assert "at one layer" in trivial(seen + Counter({layers + "4": 85, layers + "1": 15}))
@@ -140,3 +259,37 @@ class TestFuzz:
         assert not trivial(spread)
         assert "ties" in trivial(spread + Counter({"ties": 2}))
         assert "entities" in trivial(spread - Counter({"entities": 3}))
+
+
+class TestMutants:
+    def test_what_no_test_noticed_is_kept_with_what_was_changed(self, tmp_path, monkeypatch):
+        mutants = importlib.import_module("benchmarks.robustness.mutants")
+        codes = {"tags.x__mutmut_1": 0, "tags.x__mutmut_2": 1, "tags.x__mutmut_3": -11}
+        meta = tmp_path / "mutants" / "package" / "tags.py.meta"
+        meta.parent.mkdir(parents=True)
+        meta.write_text(json.dumps({"exit_code_by_key": {**codes, "tags.x__mutmut_4": 36}}))
+        diff = "# tags.x__mutmut_1: survived\n--- a\n+++ b\n@@ -1 +1 @@\n-    a > 0\n+    a >= 0\n"
+        shown = SimpleNamespace(stdout=diff)
+        with monkeypatch.context() as patch:
+            patch.setattr(mutants.subprocess, "run", lambda *args, **kwargs: shown)
+            changed = mutants.change("tags.x__mutmut_1")
+        given = ["--mutants", meta.parent.parent, "--output", tmp_path / "found.json"]
+        monkeypatch.setattr(sys, "argv", ["mutants", *map(str, given)])
+        assert changed == {"was": "a > 0", "is": "a >= 0"}
+        monkeypatch.setattr(mutants, "change", lambda name: changed)
+        mutants.main()
+        found = results.read(tmp_path / "found.json")
+        (row,) = found["counts"]
+        numbers = {"mutants": 4, "survived": 1, "killed": 2, "timed out": 1}
+        assert row == {"file": "package/tags.py", **numbers}
+        (survivor,) = found["survived"]
+        assert survivor["mutant"] == "tags.x__mutmut_1" and survivor["is"] == "a >= 0"
+
+    def test_the_files_and_tests_that_are_named_for_it_exist(self):
+        tomllib = pytest.importorskip("tomllib")
+        config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+        assert all((ROOT / file).is_file() for file in config["only_mutate"])
+        for test in config["pytest_add_cli_args_test_selection"]:
+            file, _, name = test.partition("::")
+            kind = "class" if name.startswith("Test") else "def"
+            assert f"{kind} {name.partition('[')[0]}" in (ROOT / file).read_text() or not name

@@ -192,11 +192,11 @@ def check(command, checkout):
             run("-m", "spacy", *rest, cwd=checkout)
         case ["python", "scripts/create_config.py", *rest]:
             run("scripts/create_config.py", *rest, cwd=checkout)
-        case ["python", "benchmarks/stock.py", *_] if find_spec("spacy_transformers") is None:
+        case ["python", "-m", "benchmarks.speed.stock", *_] if not find_spec("spacy_transformers"):
             pass  # it has no release for the newest transformers
-        case ["python", script, *rest] if script.startswith("benchmarks/"):
+        case ["python", "-m", module, *rest] if module.startswith("benchmarks."):
             once = ["--rounds", "1"] if "--rounds" in rest else []
-            run(script, *rest, *once, cwd=checkout)
+            run("-m", module, *rest, *once, cwd=checkout)
         case _:
             raise AssertionError(f"no test knows how to run: {' '.join(command)}")
 

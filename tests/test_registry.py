@@ -77,7 +77,7 @@ class TestWithoutEntryPoints:
     @pytest.mark.parametrize("kind,name,place", DEFERRED)
     def test_what_is_registered_looks_like_the_function_itself(self, kind, name, place):
         function, deferred = registry.get(kind, f"{PREFIX}{name}"), Deferred(place)
-        assert inspect.unwrap(deferred) is function
+        assert deferred.__wrapped__ is function
         assert inspect.signature(deferred) == inspect.signature(function)
         assert typing.get_type_hints(deferred) == typing.get_type_hints(function)
         assert deferred.__name__ == function.__name__

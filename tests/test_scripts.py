@@ -1,7 +1,6 @@
 """The project's scripts and configs, and the way from text to a pipeline."""
 
 import hashlib
-import json
 import shlex
 import sys
 
@@ -384,18 +383,9 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(stages, tmp_path, e
     scores = srsly.read_json(metrics)["early_exit_ner"]
     assert 0 < scores["exit_cost"] <= 1.2 and "ents_f" in scores
     table = tmp_path / "table.json"
-    run(
-        ROOT / "benchmarks" / "thresholds.py",
-        final,
-        tmp_path / "corpus" / "dev.spacy",
-        "--thresholds",
-        "0,1",
-        "--rounds",
-        "1",
-        "--output",
-        table,
-    )
-    rows = json.loads(table.read_text())
+    evaluate = ["-m", "spacy", "early-exit", "evaluate", final, dev, "--rounds", "1"]
+    run(*evaluate, "--thresholds", "0,1", "--output", table)
+    rows = srsly.read_json(table)["thresholds"]
     assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
 
 

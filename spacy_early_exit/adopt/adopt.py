@@ -25,7 +25,7 @@ from ..budget.curve import Calibration
 from ..configure import configure
 from ..encoders.hugging_face import HFEncoder
 from ..measure.calibrate import calibrate
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..pipe.component import EarlyExitPipe
 from ..recipe import BATCH_WORDS, score_weights
 from ..tasks.tagger import Attribute
@@ -97,7 +97,7 @@ def adopt(
         checkpoints and for the calibration.
     speedups (Sequence[float]): Savings to measure.
     work (Path): A folder for the stages of training.
-    progress (Callable): Wraps the savings while they are measured.
+    progress (Callable): Wraps the speedups while they are measured.
     RETURNS (Tuple[Language, Calibration]): The pipeline, at the speedup that ``fitting_speedup``
         finds, and its calibration. Scores in it are those of the answers against the checkpoint's
         own.
@@ -151,7 +151,7 @@ def check_attribute(adoption: Adoption, head: TokenClassifier) -> None:
 
 def agreement(found: Calibration, speedup: float) -> float:
     """RETURNS (float): How far the answers at a speedup agree with the checkpoint's own; where it
-    was not measured itself, at the next larger saving that was.
+    was not measured itself, at the next larger speedup that was.
 
     found (Calibration): The calibration.
     speedup (float): The speedup, within reach.
@@ -184,8 +184,8 @@ def fitting_speedup(found: Calibration, speedups: Sequence[float], least: float)
 
 def checkpoint_pipeline(
     adoption: Adoption, head: TokenClassifier
-) -> Tuple[Language, EarlyExitPipe, Tagger]:
-    """RETURNS (Tuple[Language, EarlyExitPipe, Tagger]): A pipeline that at full depth is the
+) -> Tuple[Language, EarlyExitPipe, ExitNetwork]:
+    """RETURNS (Tuple[Language, EarlyExitPipe, ExitNetwork]): A pipeline that at full depth is the
     checkpoint, with earlier heads that know nothing; its component, and its network.
 
     adoption (Adoption): What to adopt, and how.

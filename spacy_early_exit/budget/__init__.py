@@ -1,1 +1,1 @@
-"""From a saving that was asked for to a threshold."""
+"""From a speedup that was asked for to a threshold."""

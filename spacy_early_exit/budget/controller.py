@@ -17,17 +17,17 @@ Item = TypeVar("Item")
 
 
 class Controller:
-    """Keeps the saving over a stream at what was asked for.
+    """Keeps the speedup over a stream at what was asked for.
 
     Texts unlike those that were calibrated on are less certain, or more so: at the threshold of
     "3X" they save 2X. In the order of the stream, after every 150 words at the start and every
     1000 in the end, this compares what they cost with what the curve said, and moves along it:
-    such that the next words cost what the asked saving allows, less what the words before them
+    such that the next words cost what the asked speedup allows, less what the words before them
     have overdrawn. It does not depend on the size of batches: docs that fail count as words on
     the way to the next update, and as nothing that was spent or could have been.
 
     calibration (Calibration): The curve. It is never left.
-    speedup (float): The saving to hold, above 1.
+    speedup (float): The speedup to hold, above 1.
     """
 
     def __init__(self, calibration: Calibration, speedup: float):
@@ -48,23 +48,23 @@ class Controller:
         return self._calibration.threshold_for(self._position)
 
     @property
-    def saving(self) -> float:
-        """RETURNS (float): What was saved so far, full-depth cost / spent cost."""
+    def achieved(self) -> float:
+        """RETURNS (float): The speedup so far, full-depth cost / spent cost."""
         return self.full / self.spent if self.spent else 1.0
 
     def failure(self) -> Optional[str]:
         """RETURNS (Optional[str]): What went wrong, said once: the texts save less than was asked
         for, though the curve's end was tried. None if there is nothing to say.
         """
-        enough = self.saving >= self.speedup * (1 - TOLERANCE)
+        enough = self.achieved >= self.speedup * (1 - TOLERANCE)
         if enough or self.words < START or not self._has_given_all or self._has_reported:
             return None
         self._has_reported = True
         return (
             f"could not hold speedup = {self.speedup:g}: over {self.words} words it saved "
-            f"{self.saving:.2f}X, though it went as far as its calibration, to "
+            f"{self.achieved:.2f}X, though it went as far as its calibration, to "
             f"{self._calibration.most:.2f}X. Calibrate it on texts like these, or for larger "
-            f"savings."
+            f"speedups."
         )
 
     def chunks(self, docs: Iterable[Tuple[int, Item]]) -> Iterator[List[Item]]:

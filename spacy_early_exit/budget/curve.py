@@ -1,10 +1,12 @@
 """The calibrated curve: which threshold saves how much, and what it was measured with."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-CLOSE = 0.02  # a measured saving this little above the one asked for is as good
+from ..retired import without_retired
+
+CLOSE = 0.02  # a measured speedup this little above the one asked for is as good
 
 
 @dataclass(frozen=True)
@@ -12,12 +14,12 @@ class Point:
     """What a real run at a threshold gave.
 
     threshold (float): The criterion's dial.
-    saving (float): Full-depth cost / spent cost.
+    speedup (float): Full-depth cost / spent cost.
     score (Optional[float]): The task's main score, where the texts were annotated.
     """
 
     threshold: float
-    saving: float
+    speedup: float
     score: Optional[float] = None
 
 
@@ -25,7 +27,7 @@ class Point:
 class Calibration:
     """Points of one curve, and a fingerprint of all that it depends on.
 
-    points (Tuple[Point, ...]): By threshold, ascending. Their savings ascend, too.
+    points (Tuple[Point, ...]): By threshold, ascending. Their speedups ascend, too.
     fingerprint (Mapping[str, str]): What was calibrated, by name.
     words (int): How many words it was measured on.
     """
@@ -36,17 +38,17 @@ class Calibration:
 
     @property
     def most(self) -> float:
-        """RETURNS (float): The largest saving within reach."""
-        return self.points[-1].saving
+        """RETURNS (float): The largest speedup within reach."""
+        return self.points[-1].speedup
 
     def threshold_for(self, speedup: float) -> float:
-        """Find the threshold of a saving, between the measured points on a straight line.
+        """Find the threshold of a speedup, between the measured points on a straight line.
 
-        Points that save as much, and hardly more, are taken as they are, the one with the best
-        score: on few texts savings rise in jumps, and a hair less of a threshold may save less.
-        A larger threshold never saves less, so the answer rises with the saving.
+        Points of this speedup, or hardly more, are taken as they are, the one with the best
+        score: on few texts speedups rise in jumps, and a hair less of a threshold may save less.
+        A larger threshold never saves less, so the answer rises with the speedup.
 
-        speedup (float): The saving.
+        speedup (float): The speedup.
         RETURNS (float): The threshold.
         RAISES (ValueError): If it is out of reach. The message says what is not.
         """
@@ -57,14 +59,14 @@ class Calibration:
                 f"like yours, which may save more: python -m spacy early-exit calibrate MODEL "
                 f"TUNE.spacy --output DIR."
             )
-        if speedup <= self.points[0].saving:
+        if speedup <= self.points[0].speedup:
             return self.points[0].threshold
-        as_good = [p for p in self.points if speedup <= p.saving <= speedup * (1 + CLOSE)]
+        as_good = [p for p in self.points if speedup <= p.speedup <= speedup * (1 + CLOSE)]
         if as_good:
             return max(as_good, key=lambda point: point.score or 0.0).threshold
-        number = next(i for i, point in enumerate(self.points) if point.saving > speedup)
+        number = next(i for i, point in enumerate(self.points) if point.speedup > speedup)
         low, high = self.points[number - 1 : number + 1]
-        share = (speedup - low.saving) / (high.saving - low.saving)
+        share = (speedup - low.speedup) / (high.speedup - low.speedup)
         return low.threshold + share * (high.threshold - low.threshold)
 
     def differences(self, fingerprint: Mapping[str, str]) -> List[str]:
@@ -104,7 +106,10 @@ class Calibration:
     def to_dict(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): Plain data, for JSON."""
         return {
-            "points": [asdict(point) for point in self.points],
+            "points": [
+                {"threshold": p.threshold, "saving": p.speedup, "score": p.score}
+                for p in self.points
+            ],
             "fingerprint": dict(self.fingerprint),
             "words": self.words,
         }
@@ -126,35 +131,36 @@ class Calibration:
         fingerprint, words = dict(data["fingerprint"]), data["words"]
         if not all(isinstance(part, str) for pair in fingerprint.items() for part in pair):
             raise ValueError("the fingerprint of a calibration must be strings")
+        fingerprint = {name: without_retired(text) for name, text in fingerprint.items()}
         if type(words) is not int or words < 0:
             raise ValueError(f"the words of a calibration must be a whole number, not {words!r}")
         return cls(points, fingerprint, words)
 
 
 def _check(points: Sequence[Point]) -> None:
-    numbers = [(p.threshold, p.saving, 0.0 if p.score is None else p.score) for p in points]
+    numbers = [(p.threshold, p.speedup, 0.0 if p.score is None else p.score) for p in points]
     if not all(type(x) in (int, float) and abs(x) < math.inf for row in numbers for x in row):
-        raise ValueError("thresholds, savings and scores of a calibration must be numbers")
+        raise ValueError("thresholds, speedups and scores of a calibration must be numbers")
     if len({p.score is None for p in points}) > 1:
         raise ValueError("either all points of a calibration have a score, or none has")
-    thresholds, savings = [p.threshold for p in points], [p.saving for p in points]
-    if not points or thresholds[0] < 0 or thresholds[-1] > 1 or savings[0] <= 0:
+    thresholds, speedups = [p.threshold for p in points], [p.speedup for p in points]
+    if not points or thresholds[0] < 0 or thresholds[-1] > 1 or speedups[0] <= 0:
         raise ValueError(
-            "a calibration must have points, with thresholds from 0 to 1 and savings above 0"
+            "a calibration must have points, with thresholds from 0 to 1 and speedups above 0"
         )
-    if sorted(thresholds) != thresholds or sorted(set(savings)) != savings:
-        raise ValueError("thresholds and savings of a calibration must ascend")
+    if sorted(thresholds) != thresholds or sorted(set(speedups)) != speedups:
+        raise ValueError("thresholds and speedups of a calibration must ascend")
 
 
 def make_curve(points: Sequence[Point]) -> Tuple[Point, ...]:
     """Put points in order, and leave out those that a smaller threshold outdoes.
 
     points (Sequence[Point]): Points in any order.
-    RETURNS (Tuple[Point, ...]): By threshold, ascending, and so are the savings. It begins
+    RETURNS (Tuple[Point, ...]): By threshold, ascending, and so are the speedups. It begins
         with full depth.
     """
     curve: List[Point] = []
-    for point in sorted(points, key=lambda point: (point.threshold, point.saving)):
-        if not curve or point.saving > curve[-1].saving:
+    for point in sorted(points, key=lambda point: (point.threshold, point.speedup)):
+        if not curve or point.speedup > curve[-1].speedup:
             curve.append(point)
     return tuple(curve)

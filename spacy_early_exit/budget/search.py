@@ -6,11 +6,11 @@ from typing import Callable, Iterable
 LEAST = 1e-6  # the smallest threshold that is looked at
 
 
-def saving(records: Iterable["tuple[int, int]"]) -> float:
+def speedup_of(records: Iterable["tuple[int, int]"]) -> float:
     """Full-depth cost / spent cost, over all texts together.
 
     records (Iterable[Tuple[int, int]]): Spent and full cost of each text, in MACs.
-    RETURNS (float): The saving; 1 where nothing was to be done.
+    RETURNS (float): The speedup; 1 where nothing was to be done.
     """
     spent = full = 0
     for one_spent, one_full in records:
@@ -18,19 +18,19 @@ def saving(records: Iterable["tuple[int, int]"]) -> float:
     return full / spent if spent else 1.0
 
 
-def threshold_for(speedup: float, saving_at: Callable[[float], float], steps: int = 10) -> float:
+def threshold_for(speedup: float, speedup_at: Callable[[float], float], steps: int = 10) -> float:
     """Find the smallest threshold that saves enough, by halving the interval of its logarithm:
     heads that are sure of everything need thresholds of a thousandth.
 
-    speedup (float): The saving to reach.
-    saving_at (Callable[[float], float]): The saving at a threshold, which rises with it.
+    speedup (float): The speedup to reach.
+    speedup_at (Callable[[float], float]): The speedup at a threshold, which rises with it.
     steps (int): How often to halve: of 10, the answer is at most 1.4 % too large.
     RETURNS (float): The threshold, ``LEAST`` or more; 1.0 if none saves enough.
     """
     low, high = LEAST, 1.0
     for _ in range(steps):
         middle = math.sqrt(low * high)
-        if saving_at(middle) >= speedup:
+        if speedup_at(middle) >= speedup:
             high = middle
         else:
             low = middle

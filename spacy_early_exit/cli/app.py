@@ -152,7 +152,7 @@ def asked_or_reachable(ner: EarlyExitPipe, speedups: Optional[str]) -> List[floa
 
 
 def read_speedups(speedups: str) -> List[float]:
-    """RETURNS (List[float]): The savings of a comma-separated list, ascending."""
+    """RETURNS (List[float]): The speedups of a comma-separated list, ascending."""
     try:
         found = sorted({float(speedup) for speedup in speedups.split(",")})
     except ValueError:

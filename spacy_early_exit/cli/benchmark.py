@@ -1,9 +1,6 @@
 """``spacy early-exit benchmark``: pipelines beside one another on the clock."""
 
 import hashlib
-import platform
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
@@ -60,6 +57,7 @@ def benchmark_cli(
     from ..measure.benchmark import benchmark
     from ..measure.contenders import spans_of, unannotated_parts
     from ..measure.docs import count_words
+    from ..measure.machine import machine
 
     if output is not None:
         check_output(output, folder=False)
@@ -163,25 +161,6 @@ def named(given: str) -> Tuple[Optional[str], str]:
     if equals and name and not set(name) & {"/", "\\"}:
         return name, folder
     return None, given
-
-
-def machine() -> Dict[str, str]:
-    """RETURNS (Dict[str, str]): What results depend on beside pipelines and texts."""
-    names = ("spacy", "spacy-early-exit", "torch", "transformers")
-    return {
-        "machine": _processor(),
-        "date": str(date.today()),
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }
-
-
-def _processor() -> str:
-    """RETURNS (str): Its name, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _save(

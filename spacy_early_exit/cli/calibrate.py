@@ -32,7 +32,7 @@ def calibrate_cli(
     output: Path = typer.Option(..., "--output", "-o", help="Where to save the pipeline"),
     speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Savings to measure"),
     unlabelled: bool = typer.Option(
-        False, "--unlabelled", "-u", help="The texts are not annotated: measure the saving alone"
+        False, "--unlabelled", "-u", help="The texts are not annotated: measure the speedup alone"
     ),
     temperature: bool = typer.Option(
         False, "--temperature", "-t", help="First make confidences fit: scale every exit head"
@@ -79,7 +79,7 @@ def calibrate_cli(
         if temperature:
             if unlabelled:
                 raise ValueError("--temperature needs annotated texts.")
-            saved = run(ner, examples, ner.threshold or 0.0, with_score=False).saving
+            saved = run(ner, examples, ner.threshold or 0.0, with_score=False).speedup
             asked = sorted({*asked, saved})
             temperatures = fit_temperatures(ner, examples)
             scale_heads(ner, temperatures)
@@ -110,7 +110,7 @@ def show_curve(found: "Calibration", score: str) -> None:
     """
     rows = [
         [
-            f"{point.saving:.2f}",
+            f"{point.speedup:.2f}",
             f"{point.threshold:.4f}",
             "-" if point.score is None else f"{100 * point.score:.2f}",
         ]
@@ -131,13 +131,13 @@ def show_guarantee(found: "Guarantee", bound: float, confidence: float) -> None:
     """
     rows = [
         [
-            f"{saving:.2f}",
+            f"{speedup:.2f}",
             f"{threshold:.4f}",
             f"{100 * verdict.mean:.3f} %",
             f"{verdict.p_value:.2g}",
             "passed" if verdict.passed else "failed",
         ]
-        for (saving, threshold), verdict in zip(found.candidates, found.verdicts)
+        for (speedup, threshold), verdict in zip(found.candidates, found.verdicts)
     ]
     header = ["speedup", "threshold", "other tag", "p", ""]
     print(table(rows, header=header, aligns=["r", "r", "r", "r", "l"]))
@@ -147,7 +147,7 @@ def show_guarantee(found: "Guarantee", bound: float, confidence: float) -> None:
         f"{confidence:g}."
     )
     if found.threshold:
-        msg.good(f"At threshold {found.threshold:.4f} ({found.saving:.2f}X): {claim}")
+        msg.good(f"At threshold {found.threshold:.4f} ({found.speedup:.2f}X): {claim}")
         return
     needed = documents_needed(found.verdicts[0].mean, bound, confidence)
     more = "More would not help" if needed is None else f"At this rate, {needed} would do"

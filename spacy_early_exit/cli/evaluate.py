@@ -1,7 +1,7 @@
-"""``spacy early-exit evaluate``: what speedups really save and cost."""
+"""``spacy early-exit evaluate``: what speedups or thresholds really save and cost."""
 
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 import srsly
 import typer
@@ -18,13 +18,14 @@ from .app import (
     progress,
     read_corpus,
 )
-from .refusals import refusing, writing
+from .refusals import Refused, refusing, writing
 
 COLUMNS = {
     "mac_speedup": "{:.2f}",
     "words_per_second": "{:.0f}",
     "words_per_second_min": "{:.0f}",
     "words_per_second_max": "{:.0f}",
+    "wall_speedup": "{:.2f}",
     "mean_exit_layer": "{:.2f}",
     "agreement": "{:.4f}",
     "confidence_error": "{:.3f}",
@@ -33,10 +34,16 @@ COLUMNS = {
 
 @early_exit.command("evaluate")
 def evaluate_cli(
-    model: str = typer.Argument(..., help="Calibrated pipeline: folder or package name"),
+    model: str = typer.Argument(..., help="Pipeline: folder or package name"),
     data: Path = typer.Argument(..., help=ANNOTATED),
     speedups: Optional[str] = typer.Option(
-        None, "--speedups", "-s", help=f"The speedups. Without: {DEFAULT}, as far as calibrated"
+        None,
+        "--speedups",
+        "-s",
+        help=f"The speedups, if it is calibrated. Without: {DEFAULT}, as far as calibrated",
+    ),
+    thresholds: Optional[str] = typer.Option(
+        None, "--thresholds", "-t", help="Thresholds in place of speedups, such as 0,0.05,0.1"
     ),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="JSON file for the results"),
     rounds: int = typer.Option(3, "--rounds", "-r", min=0, help="Rounds of the clock; 0: none"),
@@ -44,19 +51,26 @@ def evaluate_cli(
         None, "--component", "-c", help="Its early-exit component, if it has several"
     ),
 ) -> None:
-    """Measure scores, real savings and words per second at several speedups."""
+    """Measure scores, real speedups and words per second at several speedups or thresholds.
+
+    Speedups in MACs and on the clock are beside full depth.
+    """
     from ..measure.docs import set_sentences
     from ..measure.evaluate import evaluate
 
+    if speedups is not None and thresholds is not None:
+        raise Refused("Give --speedups or --thresholds, not both.")
     if output is not None:
         check_output(output, folder=False)
+    by = "speedup" if thresholds is None else "threshold"
+    values = [] if thresholds is None else read_thresholds(thresholds)
     nlp, ner = load(model, component)
-    asked = asked_or_reachable(ner, speedups)
+    values = values or asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, ner, data)
     with refusing(ValueError):
         set_sentences(nlp, ner, examples)
-        rows = evaluate(nlp, ner, examples, asked, rounds=rounds, progress=progress)
-    forms = {"speedup": "{:g}", **dict.fromkeys(ner.scores, "{:.4f}"), **COLUMNS}
+        rows = evaluate(nlp, ner, examples, values, by=by, rounds=rounds, progress=progress)
+    forms = {by: "{:g}", **dict.fromkeys(ner.scores, "{:.4f}"), **COLUMNS}
     columns = [name for name in forms if name in rows[0]]
     shown = [[forms[name].format(row[name]) for name in columns] for row in rows]
     header = [name.replace("words_per_second_", "") for name in columns]
@@ -64,5 +78,18 @@ def evaluate_cli(
     if output is not None:
         with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
-            srsly.write_json(output, {"speedups": rows})
+            srsly.write_json(output, {f"{by}s": rows})
         msg.good(f"Saved the results to {output}")
+
+
+def read_thresholds(thresholds: str) -> List[float]:
+    """RETURNS (List[float]): The thresholds of a comma-separated list, ascending."""
+    try:
+        found = sorted({float(threshold) for threshold in thresholds.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0.0 <= threshold <= 1.0 for threshold in found):
+        raise Refused(
+            f"--thresholds must be numbers from 0 to 1, such as 0,0.05,0.1, not {thresholds!r}."
+        )
+    return found

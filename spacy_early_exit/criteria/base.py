@@ -1,11 +1,14 @@
 """What most criteria have in common."""
 
-from typing import Any, Dict, Tuple
+from typing import Any, ClassVar, Dict, Optional, Tuple, TypeVar
 
 from torch import Tensor
 
 from ..network.batch import Batch
+from ..network.criterion import OwnLoop
 from ..network.families import EncoderSpec
+
+Own = TypeVar("Own", bound="Plain")
 
 
 class Plain:
@@ -14,13 +17,16 @@ class Plain:
     """
 
     has_threshold = True
-    watches_left_words = False
-    judges_by_states = False
+    own_loop: ClassVar[Optional[OwnLoop]] = None
 
     @property
     def needs_learned(self) -> Tuple[str, ...]:
         """RETURNS (Tuple[str, ...]): What it uses of what the decoder learns: nothing."""
         return ()
+
+    def with_window(self: Own, window: int) -> Own:
+        """RETURNS (Plain): Itself: it looks at no neighbours."""
+        return self
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): It learns nothing."""

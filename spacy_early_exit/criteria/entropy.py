@@ -3,18 +3,16 @@
 Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
 from ..network.exit_network import uncertainty
+from ..retired import reads_retired
 from .base import Plain
 from .neighbours import Neighbourhoods, largest_by_window
-
-LeftWords = Literal["ignore", "hold"]
 
 
 @dataclass(frozen=True)
@@ -29,22 +27,18 @@ class SentenceExit(Plain):
 
 @dataclass(frozen=True)
 class TokenExit(Plain):
-    """TOKEE: a word leaves when it and its neighbours are below the threshold.
+    """TOKEE: a word leaves when it and its neighbours are below the threshold. Words that already
+    left do not count any more.
 
     window (int): How many words to each side are its neighbours, within its window of
         wordpieces.
-    left_words (LeftWords): Whether words that already left still count: ``"ignore"``: they do
-        not; ``"hold"``: they do, with the uncertainty that the running layer's head has about
-        their kept state, as in the authors' code.
     """
 
     window: int
-    left_words: LeftWords
 
-    @property
-    def watches_left_words(self) -> bool:  # type: ignore[override]
-        """RETURNS (bool): Whether heads are run on words that already left, too."""
-        return self.left_words == "hold"
+    def with_window(self, window: int) -> "TokenExit":
+        """RETURNS (TokenExit): The same with another neighbourhood."""
+        return replace(self, window=window)
 
     def start(self, batch: Batch) -> Neighbourhoods:
         """RETURNS (Neighbourhoods): Who is next to whom."""
@@ -63,17 +57,14 @@ def make_sentence_exit() -> Criterion:
     return SentenceExit()
 
 
-def make_token_exit(window: int = 1, left_words: LeftWords = "ignore") -> Criterion:
+@reads_retired("TokenExit")
+def make_token_exit(window: int = 1) -> Criterion:
     """Make the criterion ``spacy-early-exit.TokenExit.v1``: single words leave.
 
     window (int): How many words to each side must be certain, too. At least 0.
-    left_words (LeftWords): Whether words that already left still count: ``"ignore"`` or
-        ``"hold"``.
     RETURNS (Criterion): The criterion.
     RAISES (ValueError): If an argument makes no sense.
     """
     if window < 0:
         raise ValueError(f"TokenExit: window must be 0 or more words, not {window}.")
-    if left_words not in ("ignore", "hold"):
-        raise ValueError(f"TokenExit: left_words must be 'ignore' or 'hold', not {left_words!r}.")
-    return TokenExit(window=window, left_words=left_words)
+    return TokenExit(window)

@@ -1,6 +1,6 @@
 """Decoders: from the words' exit logits to tags. One file a decoder."""
 
-from .base import Decoder, Floats, Learned
+from .base import Decoder, Learned
 from .crf import CRFDecoder, make_crf_decoder
 from .greedy import Greedy, make_greedy
 from .viterbi import BIOViterbi, Viterbi, make_bio_viterbi, make_viterbi
@@ -9,7 +9,6 @@ __all__ = [
     "BIOViterbi",
     "CRFDecoder",
     "Decoder",
-    "Floats",
     "Greedy",
     "Learned",
     "Viterbi",

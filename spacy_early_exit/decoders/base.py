@@ -2,13 +2,10 @@
 
 from typing import Dict, List, Mapping, Protocol, Sequence, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..network.window import Ints
+from ..network.arrays import Floats, Ints
 
-Floats = NDArray[np.float32]
 Learned = Mapping[str, Tensor]
 
 FORBIDDEN = -1e4  # finite: a forbidden transition in the annotation must not make losses infinite

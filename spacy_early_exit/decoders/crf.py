@@ -9,9 +9,9 @@ from typing import Dict, List, Sequence
 import torch
 from torch import Tensor
 
-from ..network.window import Ints
+from ..network.arrays import Floats, Ints
 from ..tags import MISSING, grammar
-from .base import FORBIDDEN, Decoder, Floats, Learned
+from .base import FORBIDDEN, Decoder, Learned
 from .paths import best_paths
 
 

@@ -5,9 +5,9 @@ from typing import List, Sequence
 
 import numpy as np
 
-from ..network.window import Ints
+from ..network.arrays import Floats, Ints
 from ..tags import is_inside
-from .base import Decoder, Floats, Learned
+from .base import Decoder, Learned
 from .viterbi import Unlearnt
 
 

@@ -5,8 +5,7 @@ from typing import List, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..network.window import Ints
-from .base import Floats
+from ..network.arrays import Floats, Ints
 
 Doubles = NDArray[np.float64]
 IN_CACHE = 2**17  # transitions looked at together, of all texts

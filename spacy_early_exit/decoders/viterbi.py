@@ -8,9 +8,9 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 from torch import Tensor
 
-from ..network.window import Ints
+from ..network.arrays import Floats, Ints
 from ..tags import grammar, is_inside
-from .base import FORBIDDEN, Decoder, Floats, Learned
+from .base import FORBIDDEN, Decoder, Learned
 from .paths import best_paths
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Protocol, Tuple, runtime_checkable
 
 from ..network.families import EncoderSpec, read_spec, read_weights
-from ..text.wordpieces import WordpieceTokenizer
+from ..text.tokenizer import WordpieceTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ import spacy
 from spacy.language import Language
 
 from ..network.families import CURATED, read_spec, read_weights
-from ..text.wordpieces import WordpieceTokenizer
+from ..text.tokenizer import WordpieceTokenizer
 from .hugging_face import EncoderSource, PretrainedEncoder
 
 if TYPE_CHECKING:

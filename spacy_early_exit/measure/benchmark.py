@@ -41,7 +41,7 @@ class Runner(Protocol):
         """RETURNS (Any): What it found: this is what the clock measures."""
 
     def spans(self, found: Any) -> List[List[Span]]:
-        """RETURNS (List[List[Span]]): The entities of each text: first character, the one behind
+        """RETURNS (List[List[Span]]): The entities of each text: first character, the one after
         the last, label.
         """
 

@@ -1,4 +1,4 @@
-"""Measure the curve from thresholds to savings on texts."""
+"""Measure the curve from thresholds to speedups on texts."""
 
 import math
 from typing import Any, Callable, Iterable, List, Sequence
@@ -7,14 +7,14 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..budget.curve import Calibration, Point, make_curve
-from ..budget.search import saving, threshold_for
+from ..budget.search import speedup_of, threshold_for
 from ..pipe.component import EarlyExitPipe
 from ..pipe.knob import Knob
 from ..pipe.records import get_records
 from .docs import annotated, count_words, fresh
 
-ROUNDS = 4  # real runs for each saving, at most
-CLOSE = 0.01  # a saving this little above the one asked for is close enough
+ROUNDS = 4  # real runs for each speedup, at most
+CLOSE = 0.01  # a speedup this little above the one asked for is close enough
 GAP = 1.12  # neighbouring points save at most about so many times as much: between them is a guess
 
 
@@ -35,7 +35,7 @@ def calibrate(
     examples (Sequence[Example]): Texts that were not trained on.
     speedups (Iterable[float]): Savings to measure exactly. Ones out of reach are left out.
     with_score (bool): Whether the texts are annotated, so that they can be scored.
-    progress (Callable): Wraps the savings while they are measured, such as a bar.
+    progress (Callable): Wraps the speedups while they are measured, such as a bar.
     RETURNS (Calibration): The calibration.
     RAISES (ValueError): If there are no words, or the criterion has no threshold.
     """
@@ -50,7 +50,7 @@ def calibrate(
     full, end = (run(ner, examples, threshold, with_score) for threshold in (0.0, 1.0))
     points = [Point(0.0, 1.0, full.score), end]
     asked = sorted({float(s) for s in speedups if s > 1})
-    between = gaps([1.0, *(s for s in asked if s < end.saving), end.saving])
+    between = gaps([1.0, *(s for s in asked if s < end.speedup), end.speedup])
     for speedup in progress([*asked, *between]):
         rounds = ROUNDS if speedup in asked else 1
         points.extend(_approach(ner, examples, speedup, with_score, simulated, rounds))
@@ -67,21 +67,20 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
     RETURNS (Callable[[float], float]): The speedup at a threshold. Exact where texts leave as
         a whole, otherwise approximate.
     """
-    from ..model import model
+    from ..model import predict
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
-    trained = ner.model.shims[0].at(run.precision)
-    saving_at = model.simulate(trained, list(docs), run, ner.criterion.judges_by_states)
-    return lambda threshold: saving_at(ner.criterion, threshold)
+    trained = ner.model.shims[0].prepared_for(run.precision)
+    return predict.simulate(trained, list(docs), run, ner.criterion)
 
 
-def gaps(savings: Sequence[float]) -> List[float]:
+def gaps(speedups: Sequence[float]) -> List[float]:
     """RETURNS (List[float]): Savings that part the gaps between others, in equal ratios.
 
-    savings (Sequence[float]): The others, ascending.
+    speedups (Sequence[float]): The others, ascending.
     """
     found = []
-    for low, high in zip(savings, savings[1:]):
+    for low, high in zip(speedups, speedups[1:]):
         parts = math.ceil(math.log(high / low) / math.log(GAP))
         found += [low * (high / low) ** (part / parts) for part in range(1, parts)]
     return found
@@ -95,13 +94,13 @@ def _approach(
     simulated: Callable[[float], float],
     rounds: int,
 ) -> List[Point]:
-    """RETURNS (List[Point]): Real runs ever closer to a saving; the last one is closest."""
+    """RETURNS (List[Point]): Real runs ever closer to a speedup; the last one is closest."""
     points: List[Point] = []
     aim = speedup
     for _ in range(rounds):
         threshold = threshold_for(aim, simulated, steps=14)
         points.append(run(ner, examples, threshold, with_score))
-        found = points[-1].saving
+        found = points[-1].speedup
         if speedup <= found <= speedup * (1 + CLOSE) or (threshold >= 1.0 and found < speedup):
             break
         aim *= speedup * (1 + CLOSE / 2) / found
@@ -125,4 +124,4 @@ def run(
     if with_score:
         scored = [Example(doc, eg.reference) for doc, eg in zip(docs, examples)]
         score = ner.score(scored)[ner.main_score]
-    return Point(threshold, saving((r.spent, r.full) for r in records), score)
+    return Point(threshold, speedup_of((r.spent, r.full) for r in records), score)

@@ -1,75 +1,86 @@
-"""What speedups really save and cost, on annotated texts."""
+"""What speedups or thresholds really save and cost, on annotated texts."""
 
 import statistics
 import time
 from typing import Any, Callable, Dict, Iterable, List, Sequence
 
 from spacy.language import Language
+from spacy.tokens import Doc
 from spacy.training import Example
 
-from ..budget.search import saving
+from ..budget.search import speedup_of
 from ..pipe.component import EarlyExitPipe
 from ..pipe.records import get_records
 from .docs import annotated, count_words
 from .temperature import confidence_error
+
+FULL = {"speedup": 1.0, "threshold": 0.0}  # what is full depth
 
 
 def evaluate(
     nlp: Language,
     ner: EarlyExitPipe,
     examples: Sequence[Example],
-    speedups: Sequence[float],
+    values: Sequence[float],
     *,
+    by: str = "speedup",
     rounds: int = 3,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> List[Dict[str, float]]:
-    """Measure a pipeline at several speedups.
+    """Measure a pipeline at several speedups, or at several thresholds.
 
     nlp (Language): The pipeline.
     ner (EarlyExitPipe): Its early-exit component.
     examples (Sequence[Example]): Annotated texts.
-    speedups (Sequence[float]): The speedups.
-    rounds (int): How often the clock runs, all speedups in turns; 0: not at all.
+    values (Sequence[float]): The speedups or thresholds.
+    by (str): What they are: ``"speedup"`` or ``"threshold"``.
+    rounds (int): How often the clock runs, all values in turns; 0: not at all.
     progress (Callable): Wraps what is done one by one, such as a bar.
-    RETURNS (List[Dict[str, float]]): For each speedup: ``speedup``, the task's scores (``ents_p``,
-        ``ents_r`` and ``ents_f`` of entities), ``mac_speedup`` (what was saved),
-        ``mean_exit_layer``, ``agreement`` (share of words with the tag that full depth gives
-        them), ``confidence_error`` (expected calibration error of the entities' confidences; 0
-        where none are kept), and with rounds ``words_per_second``
-        (median), ``words_per_second_min`` and ``words_per_second_max``, of ``nlp.pipe`` on the
-        raw texts.
+    RETURNS (List[Dict[str, float]]): For each value: ``speedup`` or ``threshold``, the task's
+        scores (``ents_p``, ``ents_r`` and ``ents_f`` of entities), ``mac_speedup`` (what was
+        saved), ``mean_exit_layer``, ``agreement`` (share of words with the tag that full depth
+        gives them), ``confidence_error`` (expected calibration error of the entities'
+        confidences; 0 where none are kept), and with rounds ``words_per_second`` (median),
+        ``words_per_second_min`` and ``words_per_second_max``, of ``nlp.pipe`` on the raw texts,
+        and ``wall_speedup`` (how many times as fast as full depth, the median of the rounds).
     RAISES (ValueError): If a speedup is not calibrated, before anything is measured; or there are
         no words.
     """
-    for speedup in (1.0, *speedups):
-        annotated(ner, [], speedup=speedup)
+    settings: List[Dict[str, Any]] = [{by: value} for value in values]
+    for setting in settings:
+        annotated(ner, [], **setting)
     texts = [eg.reference for eg in examples]
     count_words(texts)
-    full = annotated(ner, texts, speedup=1.0)
+    full = annotated(ner, texts, threshold=0.0)
     rows = []
-    for speedup in progress(speedups):
-        docs = annotated(ner, texts, speedup=speedup, store_exits=True)
-        records = [get_records(doc)[ner.name] for doc in docs]
-        layers = [layer for record in records for layer in record.layers or () if layer]
-        scores = ner.score([Example(doc, eg.reference) for doc, eg in zip(docs, examples)])
-        pairs = [
-            a == b
-            for doc, other in zip(docs, full)
-            for a, b in zip(ner.answers(doc), ner.answers(other))
-        ]
-        sure = [c for doc, text in zip(docs, texts) for c in ner.confidences(doc, text)]
-        rows.append(
-            {
-                "speedup": speedup,
-                **{name: scores[name] or 0.0 for name in ner.scores},
-                "mac_speedup": saving((r.spent, r.full) for r in records),
-                "mean_exit_layer": statistics.fmean(layers) if layers else 0.0,
-                "agreement": statistics.fmean(pairs) if pairs else 1.0,
-                "confidence_error": confidence_error(sure),
-            }
-        )
-    _clock(nlp, ner.name, [doc.text for doc in texts], rows, rounds, progress)
+    for setting in progress(settings):
+        docs = annotated(ner, texts, **setting, store_exits=True)
+        rows.append({**setting, **_scores(ner, examples, docs, full)})
+    _clock(nlp, ner.name, [doc.text for doc in texts], rows, by, rounds, progress)
     return rows
+
+
+def _scores(
+    ner: EarlyExitPipe, examples: Sequence[Example], docs: Sequence[Doc], full: Sequence[Doc]
+) -> Dict[str, float]:
+    """RETURNS (Dict[str, float]): What annotated docs are worth, beside those of full depth."""
+    texts = [eg.reference for eg in examples]
+    records = [get_records(doc)[ner.name] for doc in docs]
+    layers = [layer for record in records for layer in record.layers or () if layer]
+    scores = ner.score([Example(doc, text) for doc, text in zip(docs, texts)])
+    pairs = [
+        a == b
+        for doc, other in zip(docs, full)
+        for a, b in zip(ner.answers(doc), ner.answers(other))
+    ]
+    sure = [c for doc, text in zip(docs, texts) for c in ner.confidences(doc, text)]
+    return {
+        **{name: scores[name] or 0.0 for name in ner.scores},
+        "mac_speedup": speedup_of((r.spent, r.full) for r in records),
+        "mean_exit_layer": statistics.fmean(layers) if layers else 0.0,
+        "agreement": statistics.fmean(pairs) if pairs else 1.0,
+        "confidence_error": confidence_error(sure),
+    }
 
 
 def _clock(
@@ -77,17 +88,21 @@ def _clock(
     name: str,
     texts: List[str],
     rows: List[Dict[str, float]],
+    by: str,
     rounds: int,
     progress: Callable[[Iterable[Any]], Iterable[Any]],
 ) -> None:
+    """Add words per second to the rows, and how many times as fast as full depth that is."""
     words = sum(len(nlp.make_doc(text)) for text in texts)
-    seconds: List[List[float]] = [[] for _ in rows]
-    # In turns, so that what else the machine does hits all speedups alike.
+    settings = [{by: row[by], "adaptive": False} for row in rows]
+    # In turns, so that what else the machine does hits all alike. Full depth is often asked for.
+    full = next((at for at, setting in enumerate(settings) if setting[by] == FULL[by]), len(rows))
+    settings += [{by: FULL[by], "adaptive": False}] * (full == len(rows))
+    seconds: List[List[float]] = [[] for _ in settings]
     for _ in progress(range(rounds)):
-        for row, times in zip(rows, seconds):
-            cfg = {name: {"speedup": row["speedup"], "adaptive": False}}
+        for setting, times in zip(settings, seconds):
             start = time.perf_counter()
-            for _doc in nlp.pipe(texts, component_cfg=cfg):
+            for _doc in nlp.pipe(texts, component_cfg={name: dict(setting)}):
                 pass
             times.append(time.perf_counter() - start)
     for row, times in zip(rows, seconds):
@@ -95,3 +110,4 @@ def _clock(
             row["words_per_second"] = words / statistics.median(times)
             row["words_per_second_min"] = words / max(times)
             row["words_per_second_max"] = words / min(times)
+            row["wall_speedup"] = statistics.median(a / b for a, b in zip(seconds[full], times))

@@ -20,7 +20,7 @@ def layer_colors(layers: int) -> List[str]:
 
 
 def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point], score: str) -> str:
-    """Draw the score against saving.
+    """Draw the score against speedup.
 
     rows (Sequence[Dict[str, float]]): What ``evaluate`` gives, full depth first.
     points (Sequence[Point]): The calibrated curve. Drawn as far as the rows go.
@@ -35,14 +35,14 @@ def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point], score: 
         clock = [row["words_per_second"] / slowest for row in rows]
         axes.plot(clock, f, "s--", color="#d97706", label="words per second")
     most = 1.1 * max(row["mac_speedup"] for row in rows)  # the curve's end would dwarf the rest
-    near = [point for point in points if point.saving <= most]
-    measured = [(p.saving, 100 * p.score) for p in near if p.score is not None]
+    near = [point for point in points if point.speedup <= most]
+    measured = [(p.speedup, 100 * p.score) for p in near if p.score is not None]
     if measured:
         axes.plot(*zip(*measured), "x", color="#7c8796", label="calibration's texts, operations")
     axes.set_xlabel("times as fast as full depth")
     axes.set_ylabel(score.upper())
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-    return _svg(figure, "Score against saving, in operations and on the clock")
+    return _svg(figure, "Score against speedup, in operations and on the clock")
 
 
 def exits_by_tag(exits: Dict[str, List[int]]) -> str:

@@ -18,14 +18,14 @@ class Guarantee(NamedTuple):
     candidates (List[Tuple[float, float]]): Saving on the calibration's texts, and threshold, of
         every setting that was tried, in order.
     verdicts (List[Verdict]): Of each.
-    saving (float): Of the fastest that passed, on the calibration's texts; 1: only full depth.
+    speedup (float): Of the fastest that passed, on the calibration's texts; 1: only full depth.
     threshold (float): Its threshold; 0: only full depth.
     """
 
     documents: int
     candidates: List[Tuple[float, float]]
     verdicts: List[Verdict]
-    saving: float
+    speedup: float
     threshold: float
 
 
@@ -57,8 +57,8 @@ def guarantee(
     curve = ner.calibrated()
     candidates = [(1.0, 0.0)]
     while candidates[-1][0] < curve.most:
-        saving = min(candidates[-1][0] * STEP, curve.most)
-        candidates.append((saving, curve.threshold_for(saving)))
+        speedup = min(candidates[-1][0] * STEP, curve.most)
+        candidates.append((speedup, curve.threshold_for(speedup)))
     del candidates[0]
     if not candidates:
         raise ValueError(
@@ -78,8 +78,8 @@ def guarantee(
         len(candidates), lambda _: shares(next(bar)), max_disagreement, confidence
     )
     passed = sum(verdict.passed for verdict in verdicts)
-    saving, threshold = candidates[passed - 1] if passed else (1.0, 0.0)
-    return Guarantee(len(docs), candidates[: len(verdicts)], verdicts, saving, threshold)
+    speedup, threshold = candidates[passed - 1] if passed else (1.0, 0.0)
+    return Guarantee(len(docs), candidates[: len(verdicts)], verdicts, speedup, threshold)
 
 
 def check_documents(documents: int, max_disagreement: float, confidence: float) -> None:

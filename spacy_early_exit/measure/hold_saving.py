@@ -8,44 +8,44 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
-from ..budget.search import saving, threshold_for
+from ..budget.search import speedup_of, threshold_for
 from ..configure import configure
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import same_words
-from .docs import as_met
+from ..retired import reads_retired
+from .docs import run_upstream
 
 Scorer = Callable[..., Dict[str, Any]]
 
 
+@reads_retired("hold_saving")
 def make_hold_saving(
     path: Path,
     speedup: float,
     every: int,
     component: str = "early_exit_ner",
     most_words: int = 3000,
-    score_start: bool = False,
 ) -> Callable[[Language, Dict[str, Any]], None]:
     """Make the callback ``spacy-early-exit.hold_saving.v1``, for ``training.before_update``.
 
     While a network learns, the same threshold saves more and more. This sets the threshold
-    before each evaluation so that the saving stays what it shall be: checkpoints are then
+    before each evaluation so that the speedup stays what it shall be: checkpoints are then
     chosen at equal cost. The texts need no annotation. The threshold goes into the config, so
     that every checkpoint is saved with its own.
 
     spaCy evaluates what training starts from, too. Where that was itself chosen on the same
     texts, as the best of many, its score flatters it, and on a small corpus nothing would ever
-    beat it. So it scores nothing, unless that is wanted.
+    beat it. So it scores nothing.
 
-    With ``use_averages`` of the optimizer it would hold the saving of other weights than those that
-    are evaluated.
+    With ``use_averages`` of the optimizer it would hold the speedup of weights that are not those
+    that are evaluated.
 
-    path (Path): Texts to measure the saving on, as ``.spacy``, in words as spaCy's corpus reader
+    path (Path): Texts to measure the speedup on, as ``.spacy``, in words as spaCy's corpus reader
         makes them.
-    speedup (float): The saving to hold, full-depth cost / spent cost.
+    speedup (float): The speedup to hold, full-depth cost / spent cost.
     every (int): Steps between evaluations: ``training.eval_frequency``.
     component (str): Name of the component.
     most_words (int): About how many words to use, of whole texts from all over the file.
-    score_start (bool): Whether what training starts from is scored, and may stay the best.
     RETURNS (Callable): The callback.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -70,21 +70,21 @@ def make_hold_saving(
                 f"hold_saving: '{component}' is no early-exit component, but a "
                 f"{type(ner).__name__}."
             )
-        if info["step"] == 0 and not score_start:
+        if info["step"] == 0:
             scorers.append(ner.scorer)
             ner.scorer = _all_zero(ner.scorer)
-        docs = as_met(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
+        docs = run_upstream(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
 
-        def saving_at(threshold: float) -> float:
+        def speedup_at(threshold: float) -> float:
             ner.threshold = threshold
             exits = [prediction.exits for prediction in ner.predict(docs)]
-            return saving((seen.spent, seen.full) for seen in exits)
+            return speedup_of((seen.spent, seen.full) for seen in exits)
 
-        threshold = threshold_for(speedup, saving_at)
-        if saving_at(threshold) < speedup:
+        threshold = threshold_for(speedup, speedup_at)
+        if speedup_at(threshold) < speedup:
             warnings.warn(
                 f"hold_saving: no threshold of '{component}' saves {speedup:g}X at step "
-                f"{info['step']}, the most is {saving_at(threshold):.2f}X.",
+                f"{info['step']}, the most is {speedup_at(threshold):.2f}X.",
                 stacklevel=2,
             )
         configure(nlp, threshold=threshold, name=component)

@@ -45,7 +45,7 @@ class Report:
     rows (List[Dict[str, float]]): What ``evaluate`` gives, for each speedup.
     points (Sequence[Point]): The calibrated curve.
     docs (List[Doc]): The texts, annotated at the setting.
-    captions (List[List[str]]): What stands behind each of their words' layers.
+    captions (List[List[str]]): What stands beside each of their words' layers.
     costs (List[Tuple[int, float]]): Words, and spent / full-depth cost, of each text with words.
     exits_by_tag (Dict[str, List[int]]): How many words left at each layer, by what they are.
     """

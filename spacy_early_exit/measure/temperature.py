@@ -11,8 +11,8 @@ from spacy.training import Example
 from thinc.api import xp2torch
 from torch import Tensor
 
-from ..model.model import measure_heads
-from ..network.window import Ints
+from ..model.learn import measure_heads
+from ..network.arrays import Ints
 from ..pipe.component import EarlyExitPipe
 from ..pipe.knob import Knob
 from ..pipe.targets import targets

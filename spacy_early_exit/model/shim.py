@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 
 import srsly
 import torch
-from thinc.api import Optimizer, torch2xp, xp2torch
+from thinc.api import Model, Optimizer, torch2xp, xp2torch
 from thinc.shims.shim import Shim
 from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
@@ -19,13 +19,12 @@ from ..encoders.hugging_face import EncoderSource
 from ..files import network as storage
 from ..files.network import Trained
 from ..files.whole import check_size, read_at_most, unpack
-from ..network.encoder import KeptState
-from ..network.exit_network import Tagger, check_finite
+from ..network.exit_network import ExitNetwork, check_finite
 from ..network.products.int8 import Precision, quantized
 from ..network.products.packed import is_worth_packing, packed
 from ..runtime.forks import Lock, ready_for_torch
 from ..runtime.torch_state import usual_torch
-from ..text.wordpieces import SharedWordpieces
+from ..text.windows import SharedWordpieces
 
 if TYPE_CHECKING:
     from ..decoders import Decoder
@@ -41,7 +40,6 @@ class TaggerShim(Shim):
     encoder (EncoderSource): Where the pre-trained encoder comes from.
     head_lr_factor (float): How many times faster the heads learn.
     freeze_encoder (bool): Whether to train the heads alone.
-    kept_state (KeptState): What wordpieces that left keep.
     freeze_full_depth (bool): Whether to train the earlier heads alone, so that full depth stays as
         it is.
     mixed_precision (bool): Whether products are computed in bfloat16 while training.
@@ -54,7 +52,6 @@ class TaggerShim(Shim):
         encoder: EncoderSource,
         head_lr_factor: float,
         freeze_encoder: bool,
-        kept_state: KeptState,
         freeze_full_depth: bool = False,
         mixed_precision: bool = False,
         shared_wordpieces: SharedWordpieces = "split",
@@ -64,11 +61,10 @@ class TaggerShim(Shim):
         self.encoder = encoder
         self.head_lr_factor = head_lr_factor
         self.freeze_encoder = freeze_encoder
-        self.kept_state = kept_state
         self.freeze_full_depth = freeze_full_depth
         self.mixed_precision = mixed_precision
         self.shared_wordpieces = shared_wordpieces
-        self._teacher: Optional[Tagger] = None
+        self._teacher: Optional[ExitNetwork] = None
         self._taught_tags = 0
         self._fingerprint: Optional[str] = None
         self._faster: Dict[Precision, Trained] = {}
@@ -100,8 +96,6 @@ class TaggerShim(Shim):
 
         trained (Trained): Network and tokenizer.
         """
-        for network in trained.networks:
-            network.encoder.keep(self.kept_state)
         self._model = trained
         self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()
@@ -120,26 +114,26 @@ class TaggerShim(Shim):
         for learned in network.decoder.values():
             learned.requires_grad_(not self.freeze_full_depth)
 
-    def keep_original(self, original: Optional[Tagger]) -> None:
+    def keep_original(self, original: Optional[ExitNetwork]) -> None:
         """Let another network answer at full depth, until the weights are trained on.
 
-        original (Optional[Tagger]): With the same tags and wordpieces; None: this one does.
+        original (Optional[ExitNetwork]): With the same tags and wordpieces; None: this one does.
         """
         self._model = self.trained._replace(original=original)
         self.weights_changed()
 
     @usual_torch()
-    def set_learned(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
-        """Make room for what a decoder and a criterion learn. See ``Tagger.set_learned``.
+    def make_room_for(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
+        """Make room for what a decoder and a criterion learn. See ``ExitNetwork.make_room_for``.
 
         decoder (Decoder): The decoder.
         criterion (Criterion): The criterion.
         RETURNS (List[str]): What of the criterion was not there before, by name.
         """
         network = self.trained.network
-        known = network.learned
+        known = network.extra_parameters
         of_decoder, of_criterion = fresh(network, decoder, criterion, "cpu")
-        network.set_learned(of_decoder, of_criterion)
+        network.make_room_for(of_decoder, of_criterion)
         self._freeze()
         self._teacher = None
         self.weights_changed()
@@ -161,7 +155,7 @@ class TaggerShim(Shim):
         criterion (Criterion): The criterion.
         RAISES (ValueError): If the weights were trained with others.
         """
-        known = self.trained.network.learned
+        known = self.trained.network.extra_parameters
         blocks = {"decoder": decoder, "criterion": criterion}
         for kind, names in self.needed(decoder, criterion).items():
             missing = [needed for needed in names if needed not in known]
@@ -175,7 +169,7 @@ class TaggerShim(Shim):
 
     @usual_torch()
     def add_tags(self, tags: int) -> None:
-        """Append tags. See ``Tagger.add_tags``.
+        """Append tags. See ``ExitNetwork.add_tags``.
 
         tags (int): The new number of tags.
         """
@@ -185,7 +179,7 @@ class TaggerShim(Shim):
 
     @usual_torch()
     def scale_heads(self, temperatures: Sequence[float]) -> None:
-        """Divide what each head says by a temperature. See ``Tagger.scale_heads``.
+        """Divide what each head says by a temperature. See ``ExitNetwork.scale_heads``.
 
         temperatures (Sequence[float]): Of the head of each layer.
         """
@@ -205,7 +199,7 @@ class TaggerShim(Shim):
             self._fingerprint = fingerprint_of_weights(self.trained.network)
         return self._fingerprint
 
-    def at(self, precision: Precision) -> Trained:
+    def prepared_for(self, precision: Precision) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
         where that is faster, for as long as the weights stay.
 
@@ -237,10 +231,10 @@ class TaggerShim(Shim):
         return {**self.__dict__, "_faster": {}, "_teacher": None}
 
     @usual_torch()
-    def teacher(self) -> Tagger:
-        """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,
-        for as long as the network is not replaced. It has the tags that the network came with, not
-        those that were added.
+    def teacher(self) -> ExitNetwork:
+        """RETURNS (ExitNetwork): The network as it was when this was first asked for: a frozen
+        copy, for as long as the network is not replaced. It has the tags that the network came
+        with, not those that were added.
         """
         if self._teacher is None:
             self._teacher = copy.deepcopy(self.trained.network).requires_grad_(False)
@@ -314,7 +308,6 @@ class TaggerShim(Shim):
             self.encoder,
             self.head_lr_factor,
             self.freeze_encoder,
-            self.kept_state,
             self.freeze_full_depth,
             self.mixed_precision,
             self.shared_wordpieces,
@@ -404,11 +397,11 @@ def trained_on_disk(folder: Path) -> Trained:
 
 
 def fresh(
-    network: Tagger, decoder: "Decoder", criterion: "Criterion", device: str
+    network: ExitNetwork, decoder: "Decoder", criterion: "Criterion", device: str
 ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
     """Make what a decoder and a criterion learn, as it is before training.
 
-    network (Tagger): The network it is for.
+    network (ExitNetwork): The network it is for.
     decoder (Decoder): The decoder.
     criterion (Criterion): The criterion.
     device (str): Where it shall lie; on ``"meta"`` it costs nothing and draws no random numbers.
@@ -416,3 +409,8 @@ def fresh(
     """
     with torch.device(device):
         return decoder.parameters(network.tags), criterion.parameters(network.spec)
+
+
+def shim_of(model: "Model[Any, Any]") -> TaggerShim:
+    """RETURNS (TaggerShim): The shim of a model that ``build_tagger_model`` built."""
+    return cast(TaggerShim, model.shims[0])

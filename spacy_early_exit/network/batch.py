@@ -6,7 +6,7 @@ of a unit leave together. Special tokens form one more unit a window, which leav
 window's last word, or with its first.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Callable, Dict, List, Literal, Optional, Sequence
 
@@ -116,37 +116,6 @@ class Batch:
             halt_special=halt_special,
         )
 
-    def repeated(self, copies: int) -> "Batch":
-        """RETURNS (Batch): All windows several times over: the whole batch, and again.
-
-        copies (int): How often.
-        """
-        device = self.ids.device
-
-        def behind(values: Tensor, step: int) -> Tensor:
-            shift = step * torch.arange(copies, device=device)
-            return (values + shift[:, None]).flatten()
-
-        # The units of special tokens stand behind those of all words.
-        special = self.unit_of_piece >= self.units
-        units = torch.where(
-            special.repeat(copies),
-            behind(self.unit_of_piece + (copies - 1) * self.units, self.windows),
-            behind(self.unit_of_piece, self.units),
-        )
-        return replace(
-            self,
-            ids=self.ids.repeat(copies),
-            offsets=self.offsets.repeat(copies),
-            window_of_piece=behind(self.window_of_piece, self.windows),
-            unit_of_piece=units,
-            piece_of_word=behind(self.piece_of_word, len(self.ids)),
-            window_of_word=behind(self.window_of_word, self.windows),
-            unit_of_word=behind(self.unit_of_word, self.units),
-            lengths=self.lengths * copies,
-            units=self.units * copies,
-        )
-
 
 @dataclass(frozen=True)
 class Running:
@@ -194,7 +163,7 @@ class Running:
         lengths = torch.tensor(self.batch.lengths, device=self.windows.device)
         return lengths.index_select(0, self.windows)
 
-    def once(self, make: Callable[..., Any], *settings: Any) -> Any:
+    def cached(self, make: Callable[..., Any], *settings: Any) -> Any:
         """RETURNS (Any): What was made of this when it was first asked for: the encoder keeps here
         what its layers need of the positions, for as long as nobody leaves.
 
@@ -222,16 +191,15 @@ class Running:
             windows=torch.arange(batch.windows, device=device),
         )
 
-    def without(self, batch: Batch, leaving: Tensor) -> "Running":
+    def without(self, leaving: Tensor) -> "Running":
         """Let words leave.
 
         A unit leaves when all its words may; a window ends with its last unit.
 
-        batch (Batch): The batch.
         leaving (Tensor): Which of ``words`` may leave. *Shape:* ``(active words,)``
         RETURNS (Running): Who is left. Its ``words`` may be empty.
         """
-        device = leaving.device
+        batch, device = self.batch, leaving.device
         # One flag a unit, those of the special tokens behind: they stay with their window.
         alive = torch.zeros(batch.units + batch.windows, dtype=torch.bool, device=device)
         unit_of_word = batch.unit_of_word[self.words]
@@ -277,12 +245,28 @@ class Running:
         """
         return ~torch.isin(self.words, after.words, assume_unique=True)
 
-    def rows_of(self, batch: Batch, words: Tensor) -> Tensor:
+    def rows_of(self, words: Tensor) -> Tensor:
         """RETURNS (Tensor): Row of each word's wordpiece in the context. *Shape:* ``(words,)``"""
-        return self.row_of_piece[batch.piece_of_word[words]]
+        return self.row_of_piece[self.batch.piece_of_word[words]]
 
-    def words_of_windows(self, batch: Batch) -> Tensor:
-        """RETURNS (Tensor): All words of the running windows, ascending. *Shape:* ``(words,)``"""
-        runs = torch.zeros(batch.windows, dtype=torch.bool, device=self.windows.device)
-        runs[self.windows] = True
-        return runs[batch.window_of_word].nonzero().squeeze(1)
+    def rows_for(self, after: "Running", kept: Tensor) -> Tensor:
+        """RETURNS (Tensor): The rows of the context that a later state still has.
+        *Shape:* ``(later context, width)``
+
+        after (Running): The later state.
+        kept (Tensor): All rows of the context. *Shape:* ``(context, width)``
+        """
+        if len(after.pieces) == len(self.pieces):
+            return kept
+        return kept.index_select(0, self.row_of_piece[after.pieces])
+
+    def written_into(self, everything: Tensor, kept: Tensor) -> Tensor:
+        """RETURNS (Tensor): The rows of all wordpieces of the batch, those of the context anew.
+        *Shape:* ``(wordpieces, width)``
+
+        everything (Tensor): What all had before. *Shape:* ``(wordpieces, width)``
+        kept (Tensor): All rows of the context. *Shape:* ``(context, width)``
+        """
+        if len(kept) == len(everything):
+            return kept
+        return everything.index_copy(0, self.pieces, kept)

@@ -6,7 +6,7 @@ words that were looked at. So it does not depend on batch, machine or threads.
 """
 
 import operator
-from typing import List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from .families import EncoderSpec
 from .layers.attention import groups
 from .layers.disentangled import place_counts
 from .layers.neighbourhood import Neighbourhood, near_pairs, near_pairs_of_all, neighbourhood
+
+if TYPE_CHECKING:
+    from .criterion import Criterion
 
 
 def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
@@ -99,96 +102,130 @@ def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -
     return embedding_macs(spec, wordpieces) + layers + head_macs(spec, tags, words)
 
 
-class Meter:
-    """Counts what a run of the layer loop costs.
+class Visit(NamedTuple):
+    """What a run of the layer loop did at a layer.
 
-    What is counted alike in all layers is noted, and counted once at the end.
+    number (int): The layer, counted from 1.
+    running (Running): Who was computed.
+    heads (Optional[Tensor]): The words that its exit head was applied to; None: none.
+        *Shape:* ``(words,)``
+    judged (bool): Whether the criterion was asked about all words that had not left.
+    """
+
+    number: int
+    running: Running
+    heads: Optional[Tensor] = None
+    judged: bool = False
+
+
+class Cost(NamedTuple):
+    """What a run costs.
+
+    spent (Tensor): MACs of the method. *Shape:* ``(windows,)``
+    full (Tensor): MACs of full depth with one head. *Shape:* ``(windows,)``
+    padding (int): MACs that attention spent on top: on padding, on what is too far away to be
+        attended to, and on relative positions as such, which depend on no text.
+    """
+
+    spent: Tensor
+    full: Tensor
+    padding: int
+
+
+def price(
+    spec: EncoderSpec, tags: int, trace: Sequence[Visit], criterion: Optional["Criterion"] = None
+) -> Cost:
+    """Count what a run cost. Layers that are counted alike are counted in one go.
 
     spec (EncoderSpec): The sizes of the encoder.
     tags (int): Number of tags.
-    batch (Batch): The batch that runs.
+    trace (Sequence[Visit]): What it did, layer by layer.
+    criterion (Optional[Criterion]): Who was asked.
+    RETURNS (Cost): The cost.
     """
-
-    def __init__(self, spec: EncoderSpec, tags: int, batch: Batch):
-        self.spec, self.tags, self.batch = spec, tags, batch
-        self.wordpieces = self._counts(batch.lengths)  # (windows,)
-        self.padding = 0
-        self._more = embedding_macs(spec, self.wordpieces)  # (windows,)
-        self._layers: List[Running] = []
-        self._heads: List[Tensor] = []
-
-    @property
-    def full(self) -> Tensor:
-        """RETURNS (Tensor): What full depth costs. *Shape:* ``(windows,)``"""
-        return full_macs(self.spec, self.tags, self.wordpieces, self.batch.words_of_window)
-
-    @property
-    def spent(self) -> Tensor:
-        """RETURNS (Tensor): What has been counted until now. *Shape:* ``(windows,)``"""
-        queries = self._counts([n for running in self._layers for n in running.query_lengths])
-        context = self._counts([n for running in self._layers for n in running.context_lengths])
-        windows = [running.windows for running in self._layers]
-        nowhere = self.batch.window_of_word[:0]
-        spent = self._more.index_add(
-            0, torch.cat([nowhere, *windows]), layer_macs(self.spec, queries, context)
-        )
-        return spent + head_macs(self.spec, self.tags, self._by_window([nowhere, *self._heads]))
-
-    def layer(self, number: int, running: Running) -> None:
-        """Count a layer, and apart from it what attention really computed for padding, for what is
-        too far away to be attended to, and for relative positions as such, which depend on no text.
-
-        number (int): The layer, counted from 1.
-        running (Running): Who was computed.
-        """
-        spec, queries, context = self.spec, running.query_lengths, running.context_lengths
+    batch = trace[0].running.batch
+    wordpieces = _counts(batch.lengths, batch)
+    spent, padding, alike = embedding_macs(spec, wordpieces), 0, []
+    if spec.convolution:
+        spent = spent + convolution_macs(spec, wordpieces)
+    for number, running, _, judged in trace:
+        queries, context = running.query_lengths, running.context_lengths
         if spec.is_local(number):
-            near: Neighbourhood = running.once(neighbourhood, spec.local_reach)
+            near: Neighbourhood = running.cached(neighbourhood, spec.local_reach)
             queries, context = near.query_lengths, near.context_lengths
-            self._count_near(running, sum(map(operator.mul, queries, context)))
+            padding += _price_near(spec, running, sum(map(operator.mul, queries, context)), spent)
         elif spec.place_span:
-            self._count_places(running)
+            padding += _price_places(spec, running, spent)
         else:
-            self._layers.append(running)
-        if spec.convolution and number == 1:
-            self._more += convolution_macs(spec, self.wordpieces)
-        for start, end in groups(queries, context):
-            q, k = queries[start:end], context[start:end]
-            padded = len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
-            self.padding += 2 * spec.hidden_size * padded
+            alike.append(running)
+        padding += 2 * spec.hidden_size * _padded_pairs(queries, context)
+        own = criterion.macs(number, spec, tags) if judged and criterion is not None else 0
+        if own:
+            spent += own * _by_window([running.words], batch)
+    if alike:
+        spent.index_add_(
+            0,
+            torch.cat([running.windows for running in alike]),
+            layer_macs(
+                spec,
+                _counts([n for running in alike for n in running.query_lengths], batch),
+                _counts([n for running in alike for n in running.context_lengths], batch),
+            ),
+        )
+    heads = [visit.heads for visit in trace if visit.heads is not None]
+    spent += head_macs(spec, tags, _by_window(heads, batch))
+    return Cost(spent, full_macs(spec, tags, wordpieces, batch.words_of_window), padding)
 
-    def _count_near(self, running: Running, done: int) -> None:
-        spec, queries, context = self.spec, *self._lengths(running)
-        pairs = running.once(near_pairs, spec.local_reach)
-        self.padding += 2 * spec.hidden_size * (done - int(pairs.sum()))
-        self._more[running.windows] += layer_macs(spec, queries, context, pairs)
 
-    def _count_places(self, running: Running) -> None:
-        spec, queries, context = self.spec, *self._lengths(running)
-        places = place_counts(spec, running.lengths)
-        self._more[running.windows] += layer_macs(spec, queries, context, places=places)
-        width, most = spec.hidden_size, int(places.max())
-        done = 2 * width * most  # each as a query and as a key
-        for start, end in groups(running.query_lengths, running.context_lengths):
-            longest = int(queries[start:end].max() + context[start:end].max())
-            done += (end - start) * longest * most
-        self.padding += width * (done - int((places * (queries + context)).sum()))
+def _price_near(spec: EncoderSpec, running: Running, done: int, spent: Tensor) -> int:
+    """Add a layer that attends nearby to what is spent.
 
-    def head(self, words: Tensor) -> None:
-        """Count an exit head at some words of the batch."""
-        self._heads.append(words)
+    RETURNS (int): MACs on what is too far away.
+    """
+    pairs = running.cached(near_pairs, spec.local_reach)
+    spent[running.windows] += layer_macs(spec, *_lengths(running), pairs)
+    return 2 * spec.hidden_size * (done - int(pairs.sum()))
 
-    def judging(self, words: Tensor, macs: int) -> None:
-        """Count what a criterion multiplies itself, at some words of the batch."""
-        if macs:
-            self._more += macs * self._by_window([words])
 
-    def _by_window(self, words: Sequence[Tensor]) -> Tensor:
-        owners = self.batch.window_of_word[torch.cat(list(words))]
-        return torch.bincount(owners, minlength=self.batch.windows)
+def _price_places(spec: EncoderSpec, running: Running, spent: Tensor) -> int:
+    """Add a layer that scores relative positions to what is spent.
 
-    def _lengths(self, running: Running) -> Tuple[Tensor, Tensor]:
-        return self._counts(running.query_lengths), self._counts(running.context_lengths)
+    RETURNS (int): MACs on relative positions as such.
+    """
+    queries, context = _lengths(running)
+    places = place_counts(spec, running.lengths)
+    spent[running.windows] += layer_macs(spec, queries, context, places=places)
+    width, most = spec.hidden_size, int(places.max())
+    done = 2 * width * most  # each as a query and as a key
+    for start, end in groups(running.query_lengths, running.context_lengths):
+        longest = int(queries[start:end].max() + context[start:end].max())
+        done += (end - start) * longest * most
+    return width * (done - int((places * (queries + context)).sum()))
 
-    def _counts(self, lengths: Sequence[int]) -> Tensor:
-        return torch.tensor(lengths, dtype=torch.int64, device=self.batch.ids.device)
+
+def _padded_pairs(queries: Sequence[int], context: Sequence[int]) -> int:
+    """RETURNS (int): Pairs that attention computes for nothing, since it pads groups."""
+    pairs = 0
+    for start, end in groups(queries, context):
+        q, k = queries[start:end], context[start:end]
+        pairs += len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
+    return pairs
+
+
+def _by_window(words: Sequence[Tensor], batch: Batch) -> Tensor:
+    """RETURNS (Tensor): How many of some words each window has. *Shape:* ``(windows,)``"""
+    nowhere = batch.window_of_word[:0]
+    owners = torch.cat([nowhere, *(batch.window_of_word[some] for some in words)])
+    return torch.bincount(owners, minlength=batch.windows)
+
+
+def _lengths(running: Running) -> Tuple[Tensor, Tensor]:
+    """RETURNS (Tuple[Tensor, Tensor]): Queries and context of each running window.
+    *Shapes:* ``(running windows,)``
+    """
+    batch = running.batch
+    return _counts(running.query_lengths, batch), _counts(running.context_lengths, batch)
+
+
+def _counts(lengths: Sequence[int], batch: Batch) -> Tensor:
+    return torch.tensor(lengths, dtype=torch.int64, device=batch.ids.device)

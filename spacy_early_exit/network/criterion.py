@@ -1,12 +1,29 @@
 """What an exit criterion is."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Protocol, Sequence, Union, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Union,
+    runtime_checkable,
+)
 
 from torch import Tensor
 
 from .batch import Batch
 from .families import EncoderSpec
+
+if TYPE_CHECKING:
+    from .cost import Cost
+    from .loop import Exits
 
 
 @dataclass(frozen=True)
@@ -14,11 +31,8 @@ class Step:
     """What a criterion sees after a layer.
 
     layer (int): The layer, counted from 1. The last one is never asked about: it takes all.
-    words (Tensor): The words at hand: those that have not left, or, where the criterion
-        ``watches_left_words``, all words of the windows that have not ended. Ascending.
-        *Shape:* ``(words,)``
-    logits (Tensor): What this layer's head says of them; meaningless where the criterion
-        ``judges_by_states``. *Shape:* ``(words, tags)``
+    words (Tensor): The words that have not left, ascending. *Shape:* ``(words,)``
+    logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
     batch (Batch): The batch that ``words`` are indices into.
     threshold (Union[float, Tensor]): The dial, in (0, 1]; in training each word may have one of
         its own. *Shape:* ``(words,)``
@@ -35,6 +49,19 @@ class Step:
     states: Tensor
 
 
+class OwnLoop(NamedTuple):
+    """A layer loop for criteria that ask others than the exit heads who may leave. See
+    ``relatives`` for one.
+
+    run (Callable[..., Exits]): Takes and gives what ``loop.run_with_exits`` does.
+    simulate (Callable[..., Tuple[Tensor, Cost]]): Takes and gives what
+        ``simulate.simulate_exits`` does, with the states of all layers.
+    """
+
+    run: Callable[..., "Exits"]
+    simulate: Callable[..., Tuple[Tensor, "Cost"]]
+
+
 @runtime_checkable
 class Criterion(Protocol):
     """Decides after each layer which words may leave.
@@ -45,20 +72,24 @@ class Criterion(Protocol):
     """
 
     @property
-    def watches_left_words(self) -> bool:
-        """RETURNS (bool): Whether heads are run on words that already left, too."""
-
-    @property
     def has_threshold(self) -> bool:
         """RETURNS (bool): Whether the ``threshold`` means anything to it."""
 
     @property
-    def judges_by_states(self) -> bool:
-        """RETURNS (bool): Whether it needs no logits: heads are run only where words leave."""
+    def own_loop(self) -> Optional["OwnLoop"]:
+        """RETURNS (Optional[OwnLoop]): What runs it in place of the common loop; None: nothing
+        does.
+        """
 
     @property
     def needs_learned(self) -> Sequence[str]:
         """RETURNS (Sequence[str]): What it needs of what the decoder has learnt."""
+
+    def with_window(self, window: int) -> "Criterion":
+        """RETURNS (Criterion): The same with another neighbourhood; itself where there is none.
+
+        window (int): How many words to each side are neighbours.
+        """
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): What it learns itself, by name, as it is before training."""

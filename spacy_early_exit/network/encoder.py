@@ -4,7 +4,7 @@ All sequences of a batch lie behind one another in one ``(wordpieces, width)`` t
 layers see no padding. What the layers of a family do is in a file of its own, see ``SHAPES``.
 """
 
-from typing import Dict, Literal, NamedTuple, Optional, Type, cast
+from typing import Dict, NamedTuple, Optional, Type, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,6 @@ from .layers.disentangled import DisentangledLayer, PlaceTable
 from .layers.layer import Layer, drop_out
 from .layers.relative import DistanceBias
 from .layers.rotary import Rotary, RotaryLayer
-
-KeptState = Literal["post_norm", "pre_norm"]
 
 
 class Shape(NamedTuple):
@@ -89,18 +87,12 @@ class Embeddings(nn.Module):
 class Encoder(nn.Module):
     """Embeddings and layers. It has no forward of its own: see ``loop.py``.
 
-    What wordpieces keep when they leave is either a layer's finished state (``"post_norm"``), or
-    the sum before the layer's last normalisation, which each later layer's normalisation is then
-    applied to (``"pre_norm"``, as the ACL 2021 paper's authors did in their second stage).
-
     spec (EncoderSpec): The sizes.
-    kept_state (KeptState): What is kept.
     """
 
-    def __init__(self, spec: EncoderSpec, kept_state: KeptState = "post_norm"):
+    def __init__(self, spec: EncoderSpec):
         super().__init__()
         self.spec = spec
-        self.kept_state = kept_state
         self.embeddings = Embeddings(spec)
         shape = SHAPES[spec.table.attention]
         numbers = range(1, spec.distinct_layers + 1)
@@ -110,20 +102,6 @@ class Encoder(nn.Module):
         # Where layers leave their sums as they are, as ModernBERT's do, heads read them through it.
         has_norm = "final_norm" in spec.table.whole
         self.final_norm = nn.LayerNorm(width, eps=eps, bias=spec.norm_bias) if has_norm else None
-
-    def keep(self, kept_state: KeptState) -> None:
-        """Choose what is kept.
-
-        kept_state (KeptState): What.
-        RAISES (ValueError): If the family has no such thing.
-        """
-        if kept_state == "pre_norm" and self.final_norm is not None:
-            raise ValueError(
-                f"kept_state = 'pre_norm' keeps sums that each layer normalises at its end. Layers "
-                f"of the family '{self.spec.family}' normalise nothing at their end. Set "
-                f"kept_state = 'post_norm'."
-            )
-        self.kept_state = kept_state
 
     def layer(self, number: int) -> Layer:
         """RETURNS (Layer): A layer, counted from 1."""
@@ -142,25 +120,13 @@ class Encoder(nn.Module):
         RETURNS (Tensor): What each keeps now, new for the queries. *Shape:* ``(context, width)``
         """
         layer, rows = self.layer(number), running.queries
-        context = self._finished(number - 1, kept)
-        shared = None if self.shared is None else running.once(self.shared)
-        new: Tensor = layer(context, running, shared, dropout)
-        if self.kept_state == "post_norm":
-            new = layer.output_norm(new)
+        shared = None if self.shared is None else running.cached(self.shared)
+        new: Tensor = layer.output_norm(layer(kept, running, shared, dropout))
         return new if rows is None else kept.index_copy(0, rows, new)
 
-    def states(self, number: int, kept: Tensor) -> Tensor:
-        """RETURNS (Tensor): What exit heads read behind a layer. *Shape:* ``(any, width)``
+    def states(self, kept: Tensor) -> Tensor:
+        """RETURNS (Tensor): What exit heads read. *Shape:* ``(any, width)``
 
-        number (int): The layer.
         kept (Tensor): What wordpieces keep. *Shape:* ``(any, width)``
         """
-        states = self._finished(number, kept)
-        return states if self.final_norm is None else self.final_norm(states)
-
-    def _finished(self, number: int, kept: Tensor) -> Tensor:
-        """RETURNS (Tensor): What the next layer reads. *Shape:* ``(any, width)``"""
-        if self.kept_state == "post_norm" or not number:
-            return kept
-        states: Tensor = self.layer(number).output_norm(kept)
-        return states
+        return kept if self.final_norm is None else self.final_norm(kept)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, Running
-from .cost import Meter
+from .cost import Visit, price
 from .criterion import Criterion, Step
-from .exit_network import Tagger
+from .exit_network import ExitNetwork
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Exits:
 
 
 def run_with_exits(
-    network: Tagger,
+    network: ExitNetwork,
     batch: Batch,
     criterion: Optional[Criterion],
     threshold: float = 0.0,
@@ -49,78 +49,87 @@ def run_with_exits(
 ) -> Exits:
     """Tag a batch, leaving early.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     criterion (Optional[Criterion]): Who may leave; None: nobody, and only the last head runs.
     threshold (float): The criterion's dial.
     keep_states (bool): Whether to hand out the wordpieces' states.
     RETURNS (Exits): The logits, exit layers and costs.
     """
-    running = Running.all_of(batch)
-    meter = Meter(network.spec, network.tags, batch)
-    state = None if criterion is None else criterion.start(batch)
+    if criterion is None:
+        return run_full_depth(network, batch, keep_states)
+    if criterion.own_loop is not None:
+        return criterion.own_loop.run(network, batch, criterion, threshold, keep_states)
+    running, state = Running.all_of(batch), criterion.start(batch)
+    trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)  # (context, width)
     logits = kept.new_zeros(batch.words, network.tags)
     exit_layer = torch.zeros_like(batch.piece_of_word)
     states = torch.zeros_like(kept) if keep_states else None
 
     for number in range(1, network.spec.layers + 1):
-        is_last = number == network.spec.layers
         kept = run_layer(network, number, kept, running)
-        meter.layer(number, running)
-        if criterion is None and not is_last:
-            continue
-        watches_all = criterion is not None and criterion.watches_left_words and not is_last
-        words = running.words_of_windows(batch) if watches_all else running.words
-        of_words = network.encoder.states(
-            number, kept.index_select(0, running.rows_of(batch, words))
-        )
-        by_states = criterion is not None and criterion.judges_by_states and not is_last
-        answer = logits[:0]
-        if not by_states:
-            answer = network.logits(number, of_words)
-            meter.head(words)
-        leaving = None
-        if criterion is not None and not is_last:
-            step = Step(number, words, answer, batch, threshold, network.learned, of_words)
-            leaving = criterion.leave(step, state)
-            meter.judging(words, criterion.macs(number, network.spec, network.tags))
-        if watches_all and leaving is not None:
-            mine = torch.searchsorted(words, running.words)
-            of_words, leaving = of_words.index_select(0, mine), leaving[mine]
-            answer = answer if by_states else answer.index_select(0, mine)
-        if not by_states:
-            # Who stays is written again after a later layer.
-            logits.index_copy_(0, running.words, answer)
-            exit_layer.index_fill_(0, running.words, number)
-        if leaving is None or not leaving.any():
-            continue
-        after = running.without(batch, leaving)
-        if by_states:
-            left = running.left(after)
-            gone = running.words[left]
-            logits.index_copy_(0, gone, network.logits(number, of_words[left]))
-            exit_layer.index_fill_(0, gone, number)
-            meter.head(gone)
+        of_words = states_of_words(network, kept, running)
+        answer = network.logits(number, of_words)
+        trace.append(Visit(number, running, running.words, number < network.spec.layers))
+        # Who stays is written again after a later layer.
+        logits.index_copy_(0, running.words, answer)
+        exit_layer.index_fill_(0, running.words, number)
         if states is not None:
-            states.index_copy_(0, running.pieces, network.encoder.states(number, kept))
+            states.index_copy_(0, running.pieces, network.encoder.states(kept))
+        if number == network.spec.layers:
+            break
+        step = Step(
+            number, running.words, answer, batch, threshold, network.extra_parameters, of_words
+        )
+        leaving = criterion.leave(step, state)
+        if not leaving.any():
+            continue
+        after = running.without(leaving)
         if not len(after.words):
             break
-        if len(after.pieces) < len(running.pieces):
-            kept = kept.index_select(0, running.row_of_piece[after.pieces])
-        running = after
-    else:
-        if states is not None:
-            states.index_copy_(0, running.pieces, network.encoder.states(number, kept))
-    return Exits(logits, exit_layer, meter.spent, meter.full, meter.padding, states)
+        kept, running = running.rows_for(after, kept), after
+    return Exits(logits, exit_layer, *price(network.spec, network.tags, trace, criterion), states)
+
+
+def run_full_depth(network: ExitNetwork, batch: Batch, keep_states: bool = False) -> Exits:
+    """Tag a batch with all layers and the last head.
+
+    network (ExitNetwork): The network.
+    batch (Batch): The batch.
+    keep_states (bool): Whether to hand out the wordpieces' states.
+    RETURNS (Exits): The logits, exit layers and costs.
+    """
+    running, last = Running.all_of(batch), network.spec.layers
+    kept = network.encoder.embeddings(batch.ids, batch.offsets)
+    for number in range(1, last + 1):
+        kept = run_layer(network, number, kept, running)
+    logits = network.logits(last, states_of_words(network, kept, running))
+    trace = [Visit(number, running) for number in range(1, last)]
+    trace.append(Visit(last, running, running.words))
+    exit_layer = torch.full_like(batch.piece_of_word, last)
+    states = network.encoder.states(kept) if keep_states else None
+    return Exits(logits, exit_layer, *price(network.spec, network.tags, trace), states)
+
+
+def states_of_words(network: ExitNetwork, kept: Tensor, running: Running) -> Tensor:
+    """RETURNS (Tensor): What exit heads read of the words that have not left.
+    *Shape:* ``(active words, hidden_size)``
+
+    network (ExitNetwork): The network.
+    kept (Tensor): What the context keeps. *Shape:* ``(context, hidden_size)``
+    running (Running): Who is still computed.
+    """
+    rows = running.rows_of(running.words)
+    return network.encoder.states(kept.index_select(0, rows))
 
 
 def run_all_heads(
-    network: Tagger, batch: Batch, dropout: float = 0.0, detach_early_heads: bool = False
+    network: ExitNetwork, batch: Batch, dropout: float = 0.0, detach_early_heads: bool = False
 ) -> Tensor:
     """Run all layers on everything and every head on every word, for joint training.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     dropout (float): Dropout rate, of embeddings, attention, feed-forward layers and heads.
     detach_early_heads (bool): Whether only the deepest head's gradient reaches the encoder.
@@ -134,10 +143,10 @@ def run_all_heads(
     return torch.stack(answers)
 
 
-def run_all_layers(network: Tagger, batch: Batch, dropout: float = 0.0) -> Iterator[Tensor]:
+def run_all_layers(network: ExitNetwork, batch: Batch, dropout: float = 0.0) -> Iterator[Tensor]:
     """Run all layers on everything.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     dropout (float): Dropout rate.
     YIELDS (Tensor): What each layer makes of the words. *Shape:* ``(words, hidden_size)``
@@ -146,47 +155,36 @@ def run_all_layers(network: Tagger, batch: Batch, dropout: float = 0.0) -> Itera
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
     for number in range(1, network.spec.layers + 1):
         kept = run_layer(network, number, kept, running, dropout)
-        yield network.encoder.states(number, kept.index_select(0, batch.piece_of_word))
+        yield network.encoder.states(kept.index_select(0, batch.piece_of_word))
 
 
 class Halting(Protocol):
     """Says who leaves after a layer while training."""
 
-    @property
-    def watches_left_words(self) -> bool:
-        """RETURNS (bool): Whether it sees all words of windows that have not ended."""
-
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool
 
         layer (int): The layer, counted from 1.
-        words (Tensor): The words that have not left, or all of their windows. *Shape:* ``(words,)``
+        words (Tensor): The words that have not left. *Shape:* ``(words,)``
         logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
         states (Tensor): What it made of them. *Shape:* ``(words, hidden_size)``
         """
 
 
 def run_all_heads_halting(
-    network: Tagger,
-    batch: Batch,
-    halting: Halting,
-    dropout: float = 0.0,
-    copies: int = 1,
-    branch_after: int = 1,
+    network: ExitNetwork, batch: Batch, halting: Halting, dropout: float = 0.0
 ) -> Tuple[Tensor, Tensor]:
     """Train as prediction will run: words leave, keep their state, and are attended to.
 
     Every head answers for every word, from the state it has by then: for words that left that
     is the kept one. Gradients flow through the kept states.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     halting (Halting): Who leaves.
     dropout (float): Dropout rate. What ``halting`` sees is without the heads' own dropout.
-    copies (int): How often every window is run, with words leaving on their own in each.
-    branch_after (int): The layer until which the copies are one, and nobody leaves before it.
-    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word left, of all
-        words of ``batch.repeated(copies)``. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word left.
+        *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
     running = Running.all_of(batch)
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
@@ -196,43 +194,42 @@ def run_all_heads_halting(
     for number in range(1, network.spec.layers + 1):
         if len(running.words):
             kept = run_layer(network, number, kept, running, dropout)
-            whole = len(running.pieces) == len(batch.ids)
-            everything = kept if whole else everything.index_copy(0, running.pieces, kept)
-        of_words = everything.index_select(0, batch.piece_of_word)
-        of_words = network.encoder.states(number, of_words)
+            everything = running.written_into(everything, kept)
+        of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
         answers.append(network.logits(number, of_words, dropout))
-        if copies > 1 and number < branch_after:
-            continue
-        if copies > 1 and number == branch_after:
-            batch = batch.repeated(copies)
-            running, exit_layer = Running.all_of(batch), exit_layer.repeat(copies)
-            kept, of_words = kept.repeat(copies, 1), of_words.repeat(copies, 1)
-            everything, answers = kept, [answer.repeat(copies, 1) for answer in answers]
         if number == network.spec.layers or not len(running.words):
             continue
-        watches_all = halting.watches_left_words
-        words = running.words_of_windows(batch) if watches_all else running.words
-        # Who leaves is judged in fp32, in mixed precision as well.
-        states = of_words.index_select(0, words).float()
-        with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
-            leaving = halting.leave(number, words, network.logits(number, states), states)
-            if watches_all:
-                leaving = leaving[torch.searchsorted(words, running.words)]
-        if not leaving.any():
-            continue
-        after = running.without(batch, leaving)
+        after = let_leave(network, halting, number, of_words, running)
         exit_layer[running.words[running.left(after)]] = number
-        kept = kept.index_select(0, running.row_of_piece[after.pieces])
-        running = after
+        kept, running = running.rows_for(after, kept), after
     return torch.stack(answers), exit_layer
 
 
+def let_leave(
+    network: ExitNetwork, halting: Halting, number: int, of_words: Tensor, running: Running
+) -> Running:
+    """Ask who leaves after a layer while training.
+
+    network (ExitNetwork): The network.
+    halting (Halting): Who leaves.
+    number (int): The layer, counted from 1.
+    of_words (Tensor): What exit heads read of all words. *Shape:* ``(words, hidden_size)``
+    running (Running): Who is still computed.
+    RETURNS (Running): Who is left.
+    """
+    # It is judged in fp32, in mixed precision as well.
+    states = of_words.index_select(0, running.words).float()
+    with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
+        leaving = halting.leave(number, running.words, network.logits(number, states), states)
+    return running.without(leaving) if leaving.any() else running
+
+
 def run_layer(
-    network: Tagger, number: int, kept: Tensor, running: Running, dropout: float = 0.0
+    network: ExitNetwork, number: int, kept: Tensor, running: Running, dropout: float = 0.0
 ) -> Tensor:
     """RETURNS (Tensor): What the context keeps after a layer. *Shape:* ``(context, hidden_size)``
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     number (int): The layer, counted from 1.
     kept (Tensor): What the context kept before. *Shape:* ``(context, hidden_size)``
     running (Running): Who is still computed.

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from .batch import Batch
 from .criterion import Criterion, Step
-from .exit_network import Tagger
+from .exit_network import ExitNetwork
 from .layers.disentangled import place_of
 from .layers.relative import bucket_of
 from .loop import Exits
 
 
 def run_reference(
-    network: Tagger, batch: Batch, criterion: Optional[Criterion], threshold: float = 0.0
+    network: ExitNetwork, batch: Batch, criterion: Optional[Criterion], threshold: float = 0.0
 ) -> Exits:
     """Tag a batch, computing everything and discarding what left.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     criterion (Optional[Criterion]): Who may leave; None: nobody.
     threshold (float): The criterion's dial.
@@ -38,7 +38,6 @@ def run_reference(
     offsets = torch.arange(cells.shape[1]).expand_as(ids)
     hidden = network.encoder.embeddings(ids.flatten(), offsets.flatten())
     hidden = hidden.view(*ids.shape, spec.hidden_size)  # (windows, longest, width)
-    sums = hidden  # before each layer's last normalisation
 
     units_left = torch.zeros(batch.units, dtype=torch.bool)
     windows_left = torch.zeros(batch.windows, dtype=torch.bool)
@@ -58,26 +57,18 @@ def run_reference(
         if batch.kv == "drop":
             dropped = torch.cat([units_left, windows_left])[batch.unit_of_piece]
             attended[cells] = ~dropped
-        new = _sums(network, number, hidden, attended)
-        sums = torch.where(gone[:, :, None], sums, new)
-        norm = network.encoder.layer(number).output_norm
-        if network.encoder.kept_state == "pre_norm":
-            # Windows that ended stay as they were: nobody looks at them any more.
-            ended = windows_left[:, None, None]
-            hidden = torch.where(ended, hidden, norm(sums))
-        else:
-            hidden = torch.where(gone[:, :, None], hidden, norm(new))
+        new = network.encoder.layer(number).output_norm(_sums(network, number, hidden, attended))
+        hidden = torch.where(gone[:, :, None], hidden, new)
         states = _seen(network, hidden[cells])[batch.piece_of_word]
         answer = network.logits(number, states)
         active = ~units_left[batch.unit_of_word]
         logits[active] = answer[active]
         if criterion is None or number == last:
             continue
-        watched = active
-        if criterion.watches_left_words:
-            watched = ~windows_left[batch.window_of_word]
-        words = watched.nonzero().squeeze(1)
-        step = Step(number, words, answer[words], batch, threshold, network.learned, states[words])
+        words = active.nonzero().squeeze(1)
+        step = Step(
+            number, words, answer[words], batch, threshold, network.extra_parameters, states[words]
+        )
         may_leave = torch.zeros_like(active)
         may_leave[words] = criterion.leave(step, state)
         staying_units = batch.unit_of_word[active & ~may_leave]
@@ -90,12 +81,12 @@ def run_reference(
     return Exits(logits, exit_layer, costs, costs, 0, _seen(network, hidden[cells]))
 
 
-def _seen(network: Tagger, states: Tensor) -> Tensor:
+def _seen(network: ExitNetwork, states: Tensor) -> Tensor:
     norm = network.encoder.final_norm
     return states if norm is None else norm(states)
 
 
-def _sums(network: Tagger, number: int, hidden: Tensor, attended: Tensor) -> Tensor:
+def _sums(network: ExitNetwork, number: int, hidden: Tensor, attended: Tensor) -> Tensor:
     layer: Any = network.encoder.layer(number)
     if network.spec.table.attention == "rotary":
         mixed = _attention(network, number, layer.attention_norm(hidden), attended)
@@ -115,7 +106,7 @@ def _sums(network: Tagger, number: int, hidden: Tensor, attended: Tensor) -> Ten
     return sums
 
 
-def _attention(network: Tagger, number: int, states: Tensor, attended: Tensor) -> Tensor:
+def _attention(network: ExitNetwork, number: int, states: Tensor, attended: Tensor) -> Tensor:
     encoder: Any = network.encoder
     layer, spec = encoder.layer(number), encoder.spec
     windows, longest, width = states.shape

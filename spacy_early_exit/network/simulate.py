@@ -5,71 +5,62 @@ leave as a whole: then nobody attends to a state that was kept. Where words leav
 an approximation, good enough to know where to look.
 """
 
-from typing import Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from .batch import Batch, Running
-from .cost import Meter
+from .cost import Cost, Visit, price
 from .criterion import Criterion, Step
-from .exit_network import Tagger
+from .exit_network import ExitNetwork
 
 
 def simulate_exits(
-    network: Tagger,
+    network: ExitNetwork,
     batch: Batch,
     logits: Tensor,
     states: Tensor,
     criterion: Criterion,
     threshold: float,
-) -> Tuple[Tensor, Meter]:
+) -> Tuple[Tensor, Cost]:
     """Let words leave by what the heads say at full depth.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
-    states (Tensor): Of every layer; empty if the criterion does not judge by them.
+    states (Tensor): Of every layer; without columns unless the criterion has a loop of its own.
         *Shape:* ``(layers, words, hidden_size)``
     criterion (Criterion): Who may leave.
     threshold (float): The criterion's dial, above 0.
-    RETURNS (Tuple[Tensor, Meter]): The layer at which each word leaves, and the costs.
+    RETURNS (Tuple[Tensor, Cost]): The layer at which each word leaves, and the costs.
         *Shape:* ``(words,)``
     """
-    spec, running = network.spec, Running.all_of(batch)
-    meter = Meter(spec, logits.shape[2], batch)
-    state = criterion.start(batch)
+    if criterion.own_loop is not None:
+        return criterion.own_loop.simulate(network, batch, logits, states, criterion, threshold)
+    spec, running, state = network.spec, Running.all_of(batch), criterion.start(batch)
+    trace: List[Visit] = []
     exit_layer = torch.full_like(batch.piece_of_word, spec.layers)
     for number in range(1, spec.layers + 1):
-        is_last = number == spec.layers
-        meter.layer(number, running)
-        watches_all = criterion.watches_left_words and not is_last
-        words = running.words_of_windows(batch) if watches_all else running.words
-        if is_last or not criterion.judges_by_states:
-            meter.head(words)
-        if is_last:
+        words = running.words
+        trace.append(Visit(number, running, words, number < spec.layers))
+        if number == spec.layers:
             break
         seen = logits[number - 1, words], states[number - 1, words]
-        step = Step(number, words, seen[0], batch, threshold, network.learned, seen[1])
+        step = Step(number, words, seen[0], batch, threshold, network.extra_parameters, seen[1])
         leaving = criterion.leave(step, state)
-        meter.judging(words, criterion.macs(number, spec, logits.shape[2]))
-        if watches_all:
-            leaving = leaving[torch.searchsorted(words, running.words)]
         if not leaving.any():
             continue
-        after = running.without(batch, leaving)
-        gone = running.words[running.left(after)]
-        if criterion.judges_by_states:
-            meter.head(gone)
-        exit_layer[gone] = number
+        after = running.without(leaving)
+        exit_layer[words[running.left(after)]] = number
         running = after
         if not len(running.words):
             break
-    return exit_layer, meter
+    return exit_layer, price(spec, network.tags, trace, criterion)
 
 
-def simulated_saving(
-    network: Tagger,
+def simulated_speedup(
+    network: ExitNetwork,
     answers: Sequence[Tuple[Batch, Tensor, Tensor]],
     criterion: Criterion,
     threshold: float,
@@ -77,6 +68,6 @@ def simulated_saving(
     """RETURNS (float): Full-depth cost / simulated cost, over batches with their logits."""
     spent = full = 0
     for batch, logits, states in answers:
-        _, meter = simulate_exits(network, batch, logits, states, criterion, threshold)
-        spent, full = spent + int(meter.spent.sum()), full + int(meter.full.sum())
+        _, cost = simulate_exits(network, batch, logits, states, criterion, threshold)
+        spent, full = spent + int(cost.spent.sum()), full + int(cost.full.sum())
     return full / spent if spent else 1.0

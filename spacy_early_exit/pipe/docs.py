@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from spacy.tokens import Doc, Token
 
-from ..network.window import Bools, Ints
+from ..network.arrays import Bools, Ints
 
 if TYPE_CHECKING:
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
 
 
 def is_space(token: Token) -> bool:

@@ -54,7 +54,7 @@ def write_record(
     full (int): MACs of full depth with one head.
     layers (Optional[List[int]]): The exit layer of each word, if they are kept.
     confidences (List[Tuple[int, int, str, float]]): Of each entity, its first character, the
-        one behind its last, its label, and the confidence.
+        one after its last, its label, and the confidence.
     """
     records = doc.user_data.setdefault(KEY, {})
     # A second run keeps the entities of the first: so it keeps what was said of them.
@@ -123,7 +123,7 @@ def get_confidence(span: Span, component: Optional[str] = None) -> Optional[floa
 
 
 # What follows is asked for every word and every entity: nothing is copied, and nothing is kept
-# that could fall behind the Doc.
+# that could lie beyond the Doc.
 
 
 def _stored(doc: Doc, component: Optional[str]) -> Iterable[Record]:
@@ -156,7 +156,7 @@ def _is_of(doc: Doc, record: Record) -> bool:
 
 
 def _characters(doc: Doc) -> int:
-    """RETURNS (int): Length of the text, without white space behind its last word."""
+    """RETURNS (int): Length of the text, without white space after its last word."""
     if not len(doc):
         return 0
     last = doc[-1]

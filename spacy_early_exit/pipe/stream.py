@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Iterable, Iterator, List, Optional
 from spacy.tokens import Doc
 
 from ..budget.controller import Controller
-from ..runtime.attempts import attempt
+from ..runtime.attempts import Attempt, Stopped, attempt, stop_asked
 from ..settings import RunSettings
 from .records import get_records
 
 if TYPE_CHECKING:
     from .component import EarlyExitPipe
+    from .task import Prediction
 
 MAX_WORDS = 50_000  # to collect from a stream; more would gain nothing in speed
+CHANGED = ValueError("The Doc has other words than when it was predicted.")
 
 
 def annotate_stream(
@@ -65,15 +67,40 @@ def annotate(pipe: "EarlyExitPipe", docs: List[Doc], run: RunSettings) -> Iterat
         for doc in docs:
             yield from annotate(pipe, [doc], run)
         return
-    for doc, length, prediction in zip(docs, lengths, predicted.result):
-        if len(doc) != length:  # the same Doc once more, whose characters are words by now
+    written = attempt(lambda: _write(pipe, docs, lengths, predicted.result))
+    if written.error is not None:
+        raise written.error
+    for doc, outcome in zip(docs, written.result):
+        if outcome is CHANGED:
             yield from annotate(pipe, [doc], run)
-            continue
-        written = attempt(partial(pipe.set_annotations, [doc], [prediction]))
-        if written.error is not None:
-            pipe.get_error_handler()(pipe.name, pipe, [doc], written.error)
-        else:
+        elif outcome is None:
             yield doc
+        else:
+            pipe.get_error_handler()(pipe.name, pipe, [doc], outcome)
+
+
+def _write(
+    pipe: "EarlyExitPipe", docs: List[Doc], lengths: List[int], predictions: List["Prediction"]
+) -> List[Optional[Exception]]:
+    """Write answers into Docs.
+
+    pipe (EarlyExitPipe): The component.
+    docs (List[Doc]): The Docs, changed in place.
+    lengths (List[int]): How many words each had when it was predicted.
+    predictions (List[Prediction]): The answers.
+    RETURNS (List[Optional[Exception]]): What kept each from being written. That is CHANGED for the
+        same Doc once more, whose characters are words by now.
+    """
+    stopped = stop_asked()
+    outcomes: List[Optional[Exception]] = []
+    for doc, length, prediction in zip(docs, lengths, predictions):
+        if stopped():
+            raise Stopped
+        if len(doc) != length:
+            outcomes.append(CHANGED)
+            continue
+        outcomes.append(Attempt(partial(pipe.set_annotations, [doc], [prediction])).error)
+    return outcomes
 
 
 def _annotate_following(

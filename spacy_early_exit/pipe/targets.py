@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Iterable
 import numpy as np
 from spacy.training import Example
 
-from ..network.window import Ints
+from ..network.arrays import Ints
 from ..tags import MISSING, as_seen
 from .task import Task
 
 if TYPE_CHECKING:
     from ..network.criterion import Criterion
-    from ..training.stages import JointLogits, Stage
+    from ..training.base import JointLogits, Stage
 
 
 def targets(task: Task, examples: Iterable[Example], scores: "JointLogits") -> Ints:

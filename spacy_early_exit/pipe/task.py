@@ -4,20 +4,16 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Iterable, List, Sequence, Set, Tuple
 
-import numpy as np
-from numpy.typing import NDArray
 from spacy.errors import Errors
 from spacy.tokens import Doc, Token
 from spacy.training import Example
 
-from ..network.window import Ints
+from ..network.arrays import Floats, Ints
 from ..tags import fault_in
 from .docs import same_words
 
 if TYPE_CHECKING:
-    from ..model.model import DocExits
-
-Floats = NDArray[np.float32]
+    from ..model.predict import DocExits
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Source of the inference: EMNLP 2020, "AIN: Fast and Accurate Sequence Labeling w
 Inference Network", which decodes with it. As an exit criterion it is ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Tuple
 
 from torch import Tensor
@@ -54,6 +54,10 @@ class BeliefExit(Plain):
     def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
         """RETURNS (int): Of a word that hears as many to each side as can be."""
         return 2 * self.order * self.iterations * tags * tags
+
+    def with_window(self, window: int) -> "BeliefExit":
+        """RETURNS (BeliefExit): The same with another neighbourhood."""
+        return replace(self, window=window)
 
     def start(self, batch: Batch) -> Beliefs:
         """RETURNS (Beliefs): Nothing is believed so far."""

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..decoders.base import Decoder, Floats, Learned
+from ..decoders.base import Decoder, Learned
 from ..decoders.viterbi import Viterbi
-from ..network.window import Ints
+from ..network.arrays import Floats, Ints
 from ..tags import MISSING
 
 

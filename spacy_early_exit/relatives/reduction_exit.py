@@ -15,6 +15,7 @@ from torch import Tensor
 from ..criteria.base import Plain
 from ..network.criterion import Criterion, Step
 from ..network.families import EncoderSpec
+from .reduction_loop import LATE_HEADS
 
 INNER = 32  # width of a selector
 STARTING_LOG_ODDS = 2.0  # of going on, before training: 88 %
@@ -28,7 +29,7 @@ class TokenReduction(Plain):
     """
 
     layers: Tuple[int, ...]
-    judges_by_states = True
+    own_loop = LATE_HEADS
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): Selectors before training.

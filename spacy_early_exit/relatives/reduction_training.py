@@ -9,7 +9,7 @@ to what the network says, not to the annotation.
 
 import math
 from dataclasses import dataclass, field
-from typing import List, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,30 @@ from torch import Tensor
 
 from ..network.batch import Batch, Running
 from ..network.criterion import Criterion, Step
-from ..network.exit_network import Tagger
-from ..network.loop import run_all_heads, run_all_heads_halting, run_layer
+from ..network.exit_network import ExitNetwork
+from ..network.loop import run_all_heads, run_layer
 from ..tags import MISSING
+from ..training.base import Answers, Stage
 from ..training.losses import distillation_loss, word_losses
-from ..training.stages import Answers, Decisions, Stage
 from .reduction_exit import TokenReduction
+from .reduction_loop import repeated, run_tries
+
+
+class Decisions(NamedTuple):
+    """Who went on in the tries of a batch.
+
+    log_odds (Tensor): Of going on. *Shape:* ``(selectors, words)``
+    goes_on (Tensor): Who did. *Shape:* ``(selectors, words)``, bool
+    asked (Tensor): Who was there to be asked. *Shape:* ``(selectors, words)``, bool
+    window (Tensor): The window of each word: every try has its own. *Shape:* ``(words,)``
+    original (Tensor): Of each window the number that all its tries share. *Shape:* ``(windows,)``
+    """
+
+    log_odds: Tensor
+    goes_on: Tensor
+    asked: Tensor
+    window: Tensor
+    original: Tensor
 
 
 @dataclass
@@ -31,7 +49,7 @@ class Tries:
     it was judged by.
 
     criterion (TokenReduction): The selectors.
-    network (Tagger): The network they belong to.
+    network (ExitNetwork): The network they belong to.
     batch (Batch): All tries of all windows: those of the first try are in front.
     saliency (Optional[Tensor]): How much it matters that a word goes on, by selector, for the words
         of one try. If given, in the first try as many words go on as the selectors say, the most
@@ -39,10 +57,9 @@ class Tries:
     """
 
     criterion: TokenReduction
-    network: Tagger
+    network: ExitNetwork
     batch: Batch
     saliency: Optional[Tensor] = None
-    watches_left_words = False
 
     def __post_init__(self) -> None:
         shape = len(self.criterion.layers), self.batch.words
@@ -57,7 +74,9 @@ class Tries:
             return torch.zeros_like(words, dtype=torch.bool)
         number = self.criterion.layers.index(layer)
         with torch.enable_grad():
-            step = Step(layer, words, logits, self.batch, 1.0, self.network.learned, states)
+            step = Step(
+                layer, words, logits, self.batch, 1.0, self.network.extra_parameters, states
+            )
             odds = self.criterion.log_odds(step)
             row = torch.zeros(self.batch.words, device=odds.device).index_put((words,), odds)
             rows = [self.log_odds[:number], row[None], self.log_odds[number + 1 :]]
@@ -125,11 +144,11 @@ class ReductionTraining:
 
     def run(
         self,
-        network: Tagger,
+        network: ExitNetwork,
         batch: Batch,
         dropout: float,
         criterion: Criterion,
-        teacher: Optional[Tagger],
+        teacher: Optional[ExitNetwork],
     ) -> Answers:
         """RETURNS (Answers): What the heads say of all tries, with gradients where they learn.
 
@@ -147,24 +166,26 @@ class ReductionTraining:
         self.batches[0] += 1
         guided = not self.joint and self.batches[0] <= self.guided_steps
         important = saliency(network, batch, criterion.layers) if guided else None
-        tries = Tries(criterion, network, batch.repeated(self.samples), important)
+        tries = Tries(criterion, network, repeated(batch, self.samples), important)
         with torch.set_grad_enabled(self.joint):
-            logits, exit_layer = run_all_heads_halting(
+            logits, exit_layer = run_tries(
                 network,
                 batch,
                 tries,
-                dropout if self.joint else 0.0,
                 copies=self.samples,
                 branch_after=criterion.layers[0],
+                dropout=dropout if self.joint else 0.0,
             )
-        decisions = Decisions(tries.log_odds, tries.goes_on, tries.asked)
-        return Answers(logits, exit_layer, taught, decisions)
+        original = torch.arange(batch.windows, device=batch.ids.device).repeat(self.samples)
+        decisions = Decisions(
+            tries.log_odds, tries.goes_on, tries.asked, tries.batch.window_of_word, original
+        )
+        return Answers(logits, exit_layer, taught, [decisions])
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words, a mean over tries. *Shape:* ``()``"""
-        if answers.decisions is None:  # no words
+        if not answers.own:  # no words
             return answers.logits.sum()
-        assert answers.window is not None and answers.original is not None
         words = torch.arange(len(tags), device=tags.device)
         of_exits = answers.logits[answers.exit_layer - 1, words][None]
         losses = word_losses(of_exits, tags)[0]
@@ -172,14 +193,11 @@ class ReductionTraining:
             teacher = answers.teacher[-1]
             taught = distillation_loss(of_exits, teacher, tags)[0]
             losses = torch.where(tags < teacher.shape[-1], taught, losses)
-        policy = policy_loss(
-            losses.detach(),
-            tags != MISSING,
-            answers.decisions,
-            answers.window,
-            answers.original,
-            self.cost_weight,
-        )
+        parts = [Decisions(*part) for part in answers.own]
+        sizes = [len(part.window) for part in parts]
+        known = torch.split(tags != MISSING, sizes)
+        of_parts = zip(torch.split(losses.detach(), sizes), known, parts)
+        policy = torch.stack([policy_loss(*part, self.cost_weight) for part in of_parts]).sum()
         return (policy + losses.sum() if self.joint else policy) / self.samples
 
 
@@ -187,8 +205,6 @@ def policy_loss(
     losses: Tensor,
     known: Tensor,
     decisions: Decisions,
-    window: Tensor,
-    original: Tensor,
     cost_weight: float,
 ) -> Tensor:
     """Make what went better than the mean of a window's tries more likely, the rest less.
@@ -196,12 +212,11 @@ def policy_loss(
     losses (Tensor): Of each word in each try. *Shape:* ``(words,)``
     known (Tensor): Whether its tag is known: others have no loss. *Shape:* ``(words,)``, bool
     decisions (Decisions): Who went on.
-    window (Tensor): The window of each word: every try has its own. *Shape:* ``(words,)``
-    original (Tensor): Of each window the number that all its tries share. *Shape:* ``(windows,)``
     cost_weight (float): What a share of words that go on costs.
     RETURNS (Tensor): Summed over windows, each as heavy as it has words with a tag.
         *Shape:* ``()``
     """
+    window, original = decisions.window, decisions.original
 
     def by_window(values: Tensor) -> Tensor:
         return values.new_zeros(len(original)).index_add(0, window, values)
@@ -223,13 +238,13 @@ def policy_loss(
     return (advantage * of_window * sizes).sum()
 
 
-def saliency(network: Tagger, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
+def saliency(network: ExitNetwork, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
     """Estimate how much it changes the loss that a word stops after a layer.
 
     To first order: the gradient of the loss by the state after a deeper layer, times what became
     of the state until there. The right tags are those that the network itself would choose.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     layers (Tuple[int, ...]): After which layers words may stop.
     RETURNS (Tensor): *Shape:* ``(layers, words)``
@@ -247,7 +262,7 @@ def saliency(network: Tagger, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
         kept = later = kept.detach().requires_grad_(True)
         for number in range(reference + 1, spec.layers + 1):
             later = run_layer(network, number, later, running)
-        last = network.encoder.states(spec.layers, later.index_select(0, batch.piece_of_word))
+        last = network.encoder.states(later.index_select(0, batch.piece_of_word))
         logits = network.logits(spec.layers, last)
         loss = F.cross_entropy(logits, logits.argmax(1), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, kept)

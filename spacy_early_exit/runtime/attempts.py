@@ -6,6 +6,7 @@ a fault of the text at hand. So where there are handlers that may raise, the wor
 thread, and what is raised in the main one comes from elsewhere.
 """
 
+import _signal  # type: ignore[import-not-found]  # signal.getsignal without enums
 import contextvars
 import functools
 import os
@@ -15,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Callable, Generic, Optional, Tuple, TypeVar
 
 Result = TypeVar("Result")
+# All that have handlers here. They are asked for every text: with enums that takes 0.1 ms.
+SIGNALS = tuple(map(int, signal.valid_signals()))
 _own = threading.local()
 
 
@@ -48,18 +51,23 @@ def attempt(work: Callable[[], Result]) -> Attempt[Result]:
     """
     if threading.current_thread() is not threading.main_thread() or not _handlers_may_raise():
         return Attempt(work)
+    from .torch_threads import as_many_as_here  # torch: not where this is imported
+
     stop = threading.Event()
-    future = _submit(functools.partial(_apart, work, stop))
-    if future is None:
-        stop.set()  # should it be begun after all
-        return Attempt(work)
+    # The other thread begins the work, or this one cancels it: whoever is first. So it is always
+    # known whether there is an end to wait for.
+    outcome: Future[Attempt[Result]] = Future()
     try:
-        wait([future])
+        handed_over = _submit(functools.partial(_apart, as_many_as_here(work), stop, outcome))
+        if not handed_over and outcome.cancel():
+            return Attempt(work)
+        wait([outcome])
     except BaseException:
         stop.set()
-        wait([future])
+        if not outcome.cancel():
+            wait([outcome])
         raise
-    return future.result()
+    return outcome.result()
 
 
 def stop_asked() -> Callable[[], bool]:
@@ -74,12 +82,17 @@ def _never() -> bool:
     return False
 
 
-def _apart(work: Callable[[], Result], stop: threading.Event) -> Attempt[Result]:
-    if stop.is_set():
-        raise Stopped
+def _apart(
+    work: Callable[[], Result], stop: threading.Event, outcome: "Future[Attempt[Result]]"
+) -> None:
+    """Do work that somebody waits for, unless it is cancelled by now."""
+    if not outcome.set_running_or_notify_cancel():
+        return
     _own.stop = stop
     try:
-        return Attempt(work)
+        outcome.set_result(Attempt(work))
+    except BaseException as e:
+        outcome.set_exception(e)
     finally:
         _own.stop = None
 
@@ -88,21 +101,23 @@ def _handlers_may_raise() -> bool:
     """RETURNS (bool): Whether a signal has a handler in Python. The usual one of Ctrl-C does not
     count: it raises no ``Exception``, so that it passes through whatever meets it.
     """
-    handlers = map(signal.getsignal, signal.valid_signals())
+    handlers = map(_signal.getsignal, SIGNALS)
     return any(callable(h) and h is not signal.default_int_handler for h in handlers)
 
 
-def _submit(work: Callable[[], Attempt[Result]]) -> Optional["Future[Attempt[Result]]"]:
-    """RETURNS (Optional[Future]): The work, in the thread that is kept for it, with this one's
-    context variables; None if no thread can be started.
+def _submit(work: Callable[[], None]) -> bool:
+    """Have the thread that is kept for it do some work, with this one's context variables.
+
+    RETURNS (bool): Whether it will: not if no thread can be started.
     """
     global _thread
     if _thread is None or _thread[0] != os.getpid():  # it does not come along into a fork
         _thread = os.getpid(), ThreadPoolExecutor(1, "early-exit-apart")
     try:
-        return _thread[1].submit(contextvars.copy_context().run, work)
+        _thread[1].submit(contextvars.copy_context().run, work)
     except RuntimeError:
-        return None
+        return False
+    return True
 
 
 _thread: Optional[Tuple[int, ThreadPoolExecutor]] = None

@@ -8,7 +8,7 @@ import time
 from typing import Any, Optional
 
 # Trimming takes 20 ms, and what was handed back must be fetched again: 10 to 20 % of a training
-# step if done after each (benchmarks/NOTES.md).
+# step if done after each (benchmarks/notes/engine.md).
 GROWTH = 2**30
 
 # Of the time of a process that predicts, so little goes into it.

@@ -1,9 +1,9 @@
 """Batches beside one another on a CPU: a thread for each, not all threads for every product.
 
 Threads that share a product wait for each other at its end, some hundred times a batch. With two
-threads, one batch each was 1.06 to 1.3 times as fast (benchmarks/NOTES.md). Where other processes
-want the processors, too, each such wait lasts until they let go of one, so that sharing takes many
-times as long as one thread alone: products are shared only on a machine that is idle.
+threads, one batch each was 1.06 to 1.3 times as fast (benchmarks/notes/engine.md). Where other
+processes want the processors, too, each such wait lasts until they let go of one, so that sharing
+takes many times as long as one thread alone: products are shared only on a machine that is idle.
 """
 
 import contextlib
@@ -11,13 +11,13 @@ import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from typing import Callable, Dict, Generic, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
 import torch
 
 from .attempts import Stopped, stop_asked
-from .forks import Lock
 from .processors import idle_processors, processors
+from .torch_threads import at_most, begin_with
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +32,6 @@ LEAST_MACS, LEAST_MACS_UNSEEN = 4_000_000, 500_000_000
 # processors busy, and are ours. Libgomp's do so for 7 ms.
 SPINNING = 0.005
 _own = threading.local()
-_starting = Lock()
 
 
 def thread_count(asked: Optional[int]) -> int:
@@ -73,37 +72,71 @@ def run_side_by_side(
     RAISES (Exception): What it raised, for the first item that failed.
     """
     shares = _shares(items, threads, macs)
-    results: Dict[int, Result] = {}
-    failures: Dict[int, BaseException] = {}
-    todo = iter(range(len(items)))
-    taking = threading.Lock()
-    given_up = threading.Event()
-    stopped = stop_asked()
-
-    def work() -> None:
-        while not (given_up.is_set() or stopped()):
-            with taking:
-                number = next(todo, None)
-            if number is None:
-                return
-            try:
-                results[number] = function(items[number])
-            except BaseException as e:
-                failures[number] = e
-                given_up.set()
-
+    job = Job(function, items)
     if len(shares) == 1 and shares[0] <= torch.get_num_threads():
-        with _at_most(shares[0]):
-            work()
+        with at_most(shares[0]):
+            job.work()
         if shares[0] > 1:
             _own.shared = time.monotonic(), shares[0]
     else:
-        _have_done(work, shares, given_up)
-    if failures:
-        raise failures[min(failures)]
-    if stopped():
-        raise Stopped
-    return [results[number] for number in range(len(items))]
+        _have_done(job, shares)
+    return job.outcome()
+
+
+class Job(Generic[Item, Result]):
+    """Items that threads take one by one.
+
+    function (Callable): What to call on each.
+    items (Sequence): The items.
+    """
+
+    def __init__(self, function: Callable[[Item], Result], items: Sequence[Item]):
+        self.function, self.items = function, items
+        self.todo = iter(range(len(items)))
+        self.at_work: Set[int] = set()
+        self.results: Dict[int, Result] = {}
+        self.failures: Dict[int, BaseException] = {}
+        self.taking = threading.Condition()
+        self.given_up = threading.Event()
+        self.stopped = stop_asked()
+
+    def work(self) -> None:
+        """Take items and do them, until there are none, one has failed, or nobody waits."""
+        while (number := self._take()) is not None:
+            try:
+                self.results[number] = self.function(self.items[number])
+            except BaseException as e:
+                self.failures[number] = e
+                self.given_up.set()
+            with self.taking:
+                self.at_work.remove(number)
+                self.taking.notify_all()
+
+    def _take(self) -> Optional[int]:
+        with self.taking:
+            if self.given_up.is_set() or self.stopped():
+                return None
+            number = next(self.todo, None)
+            if number is not None:
+                self.at_work.add(number)
+            return number
+
+    def give_up(self) -> None:
+        """Let nobody begin another item, and wait for those that are at work."""
+        self.given_up.set()
+        with self.taking:
+            self.taking.wait_for(lambda: not self.at_work)
+
+    def outcome(self) -> List[Result]:
+        """RETURNS (List): What came of the items, in order.
+
+        RAISES (BaseException): What the first item that failed raised.
+        """
+        if self.failures:
+            raise self.failures[min(self.failures)]
+        if self.stopped():
+            raise Stopped
+        return [self.results[number] for number in range(len(self.items))]
 
 
 def _shares(items: Sequence[Item], threads: int, macs: Callable[[Item], int]) -> List[int]:
@@ -130,21 +163,23 @@ def _rounded(worth: int, least: int, most: int) -> int:
     return most if worth >= most else max(least, 1 << worth.bit_length() >> 1)
 
 
-def _have_done(work: Callable[[], None], shares: List[int], given_up: threading.Event) -> None:
-    """Have helpers do something, each once, and wait for all of them."""
+def _have_done(job: Job[Item, Result], shares: List[int]) -> None:
+    """Have helpers do a job, and wait for all of them.
+
+    job (Job): The job. What they leave undone, this thread does.
+    shares (List[int]): How many of torch's threads each has.
+    """
     futures: List[Future[None]] = []
     try:
-        try:
+        # RuntimeError: no more threads can be started, or the interpreter ends.
+        with contextlib.suppress(RuntimeError):
             pool = _helpers(tuple(shares))
-            futures += [pool.submit(work) for _ in shares]
-        except RuntimeError:  # no more threads can be started, or the interpreter ends
-            pass
-        if not futures:
-            work()
+            for _ in shares:
+                futures.append(pool.submit(job.work))
         wait(futures)
-    except BaseException:  # such as KeyboardInterrupt: nobody begins another item
-        given_up.set()
-        wait(futures)
+        job.work()
+    except BaseException:  # such as KeyboardInterrupt, even before a helper is known here
+        job.give_up()
         raise
 
 
@@ -162,42 +197,4 @@ def _helpers(shares: Tuple[int, ...]) -> ThreadPoolExecutor:
 
 def _limit(shares: Iterator[int]) -> None:
     """Give a helper its share of torch's threads."""
-    with _starting:  # the next one must see what was there before
-        default = torch.get_num_threads()  # its first call in a thread sets what new threads get
-        again = _set_own(next(shares), default)
-        if again is not None:
-            wait([again])
-
-
-@contextlib.contextmanager
-def _at_most(threads: int) -> Iterator[None]:
-    """Let this thread use fewer of torch's threads for a while."""
-    before = torch.get_num_threads()
-    if threads == before:
-        yield
-        return
-    _set_own(threads, before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _set_own(threads: int, others: int) -> Optional["Future[None]"]:
-    """Set how many of torch's threads this thread uses. torch keeps a number for each thread, and
-    gives new ones what was set last anywhere: so that is set again, at once, by a thread that is
-    used for nothing else. Whatever thread first meets torch in between keeps the other number.
-
-    RETURNS (Optional[Future]): That which sets it again; None if no thread can be started for it.
-    """
-    global _keeper
-    torch.set_num_threads(threads)
-    if _keeper is None or _keeper[0] != os.getpid():  # it does not come along into a fork
-        _keeper = os.getpid(), ThreadPoolExecutor(1, "early-exit-keeper")
-    try:
-        return _keeper[1].submit(torch.set_num_threads, others)
-    except RuntimeError:
-        return None
-
-
-_keeper: Optional[Tuple[int, ThreadPoolExecutor]] = None
+    begin_with(next(shares))

@@ -43,7 +43,6 @@ speedup = null
 [component.criterion]
 @misc = "spacy-early-exit.TokenExit.v1"
 window = 1
-left_words = "ignore"
 
 [component.decoder]
 @misc = "{decoder}"
@@ -51,7 +50,6 @@ left_words = "ignore"
 [component.training]
 @misc = "spacy-early-exit.JointTraining.v1"
 distillation = 0.0
-layer_weights = "linear"
 detach_early_heads = false
 pseudo_labels = false
 
@@ -61,7 +59,6 @@ head_lr_factor = 5.0
 freeze_encoder = false
 freeze_full_depth = false
 mixed_precision = false
-kept_state = "post_norm"
 shared_wordpieces = "split"
 
 [component.model.encoder]

@@ -16,19 +16,19 @@ import numpy as np
 from spacy.tokens import Doc, Span, Token
 from spacy.training import Example
 
-from ..network.window import Ints
+from ..network.arrays import Bools, Floats, Ints
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import exit_layers, spaces
 from ..pipe.records import get_confidence, write_record
-from ..pipe.task import Floats, Prediction
+from ..pipe.task import Prediction
 from ..settings import Settings
-from ..tags import MISSING, Bools, encode, entities, extent, is_inside
+from ..tags import MISSING, encode, entities, extent, is_inside
 from ..text.spans import after_line_break
 from .factory import default_config, make_factory
 from .scorers import ner_score
 
 if TYPE_CHECKING:
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
 
 NEVER = np.finfo(np.float32).min
 
@@ -121,9 +121,9 @@ class EarlyExitNER(EarlyExitPipe):
         posteriors = _posteriors(prediction.logits, prediction.tags)
         ents: List[Span] = []
         confidences: List[Tuple[int, int, str, float]] = []
-        for first, behind, label in entities(prediction.tags):
-            name, sure = self._labels[label], float(posteriors[first:behind].min())
-            for start, end in _free_parts(preset, space, words[first], words[behind - 1] + 1):
+        for first, after, label in entities(prediction.tags):
+            name, sure = self._labels[label], float(posteriors[first:after].min())
+            for start, end in _free_parts(preset, space, words[first], words[after - 1] + 1):
                 ent = Span(doc, start, end, label=name)
                 ents.append(ent)
                 confidences.append((ent.start_char, ent.end_char, name, sure))
@@ -142,7 +142,7 @@ class EarlyExitNER(EarlyExitPipe):
         return [(token.ent_iob_, token.ent_type_) for token in doc]
 
     def shown(self, token: Token) -> Tuple[str, str]:
-        """RETURNS (Tuple[str, str]): The label, and behind its first word a dot."""
+        """RETURNS (Tuple[str, str]): The label at its first word, then dots."""
         label = token.ent_type_
         return label or "O", label if token.ent_iob_ == "B" else "·" if label else ""
 
@@ -207,8 +207,8 @@ def _free_parts(preset: Bools, space: Bools, start: int, end: int) -> Iterator[T
         yield start, end  # as nearly all are: a text may have a hundred thousand
         return
     bounds = [start - 1, *(start + np.flatnonzero(preset[start:end])).tolist(), end]
-    for before, behind in zip(bounds, bounds[1:]):
-        words = before + 1 + np.flatnonzero(~space[before + 1 : behind])
+    for before, end in zip(bounds, bounds[1:]):
+        words = before + 1 + np.flatnonzero(~space[before + 1 : end])
         if len(words):
             yield int(words[0]), int(words[-1]) + 1
 

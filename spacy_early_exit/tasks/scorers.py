@@ -19,7 +19,7 @@ def exit_cost(examples: Iterable[Example], name: str) -> float:
 
 
 def costs(examples: Iterable[Example], name: str) -> Dict[str, float]:
-    """RETURNS (Dict[str, float]): ``exit_cost`` of a component, and the same with its name behind
+    """RETURNS (Dict[str, float]): ``exit_cost`` of a component, and the same with its name after
     it: where a pipeline has several, the last one's ``exit_cost`` takes the place of the others'.
     """
     cost = exit_cost(examples, name)

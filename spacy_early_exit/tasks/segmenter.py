@@ -20,17 +20,17 @@ from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
 from thinc.api import Model
 
-from ..network.window import Bools, Ints
+from ..network.arrays import Bools, Floats, Ints
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import exit_layers, is_space
 from ..pipe.records import get_records, write_record
-from ..pipe.task import Floats, Prediction
+from ..pipe.task import Prediction
 from ..tags import BMES, MISSING
 from .factory import default_config, make_factory
 from .scorers import segmenter_score
 
 if TYPE_CHECKING:
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
 
 BEGIN, MIDDLE, END, SINGLE = range(len(BMES))
 MERGES = 1000  # at a time: spaCy compares each with all others
@@ -213,14 +213,14 @@ def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
 
     doc (Doc): The Doc, changed in place.
     starts (Ints): First token of each word. *Shape:* ``(words,)``
-    ends (Ints): The one behind its last. *Shape:* ``(words,)``
+    ends (Ints): The one after its last. *Shape:* ``(words,)``
     """
     groups = {
         key: ([_moved(span, starts) for span in group], group.attrs)
         for key, group in doc.spans.items()
     }
     long = np.flatnonzero(ends - starts > 1)
-    # From behind, so that what is before stays where it is.
+    # From the end, so that what is before stays where it is.
     for last in range(len(long), 0, -MERGES):
         with doc.retokenize() as retokenizer:
             for word in long[max(0, last - MERGES) : last]:
@@ -234,7 +234,7 @@ def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
 
 
 def _moved(span: Span, starts: Ints) -> Tuple[int, int, int, int, int]:
-    """RETURNS (Tuple[int, ...]): First word of a span, and the one behind, label, kb_id and id."""
+    """RETURNS (Tuple[int, ...]): Start and end of a span in words, label, kb_id and id."""
     start = int(np.searchsorted(starts, span.start, side="right")) - 1
     end = int(np.searchsorted(starts, span.end, side="left"))
     if span.start == span.end:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Sequence, Tu
 
 import numpy as np
 
-from ..network.window import Ints
+from ..network.arrays import Ints
 
 if TYPE_CHECKING:
-    from .wordpieces import Before, Wordpieces, WordpieceTokenizer
+    from .alignment import Wordpieces
+    from .tokenizer import Before, WordpieceTokenizer
 
 Tokenized = Tuple[Ints, Ints]  # as WordpieceTokenizer gives it: ids, and the characters they cover
 
@@ -20,7 +21,7 @@ class SharedUnit(NamedTuple):
     """Words of a text that share a wordpiece, or are linked by others that do.
 
     text (int): The text's number.
-    rows (Tuple[int, int]): Their first wordpiece, and the one behind the last.
+    rows (Tuple[int, int]): Their first wordpiece, and the one after the last.
     words (List[Tuple[str, Before]]): Each but those of white space, with a space where there is
         white space before it; and what is before it.
     starts (List[int]): First character of each.
@@ -47,7 +48,7 @@ def split_shared(
     texts (Sequence[str]): The texts.
     tokenized (Sequence[Tokenized]): Their wordpieces.
     aligned (Sequence[Wordpieces]): Which words these cover.
-    words (Sequence[Ints]): First character of each word, and the one behind. *Shape of each:*
+    words (Sequence[Ints]): Start and end of each word in its text. *Shape of each:*
         ``(words, 2)``
     tokenizer (WordpieceTokenizer): The tokenizer.
     RETURNS (Dict[int, Tokenized]): The wordpieces of those texts that have others now, by number.
@@ -84,9 +85,9 @@ def _shared_units(
     firsts, counts = firsts[counts > 1], counts[counts > 1]
     covered, offsets = words[pieces.words], tokenized[1]
     rows = pieces.piece_of_word[firsts]
-    behind = np.searchsorted(offsets[:, 0], covered[firsts + counts - 1, 1])
-    units = zip(firsts.tolist(), counts.tolist(), rows.tolist(), behind.tolist())
-    for first, count, row, row_behind in units:
+    ends = np.searchsorted(offsets[:, 0], covered[firsts + counts - 1, 1])
+    units = zip(firsts.tolist(), counts.tolist(), rows.tolist(), ends.tolist())
+    for first, count, row, row_end in units:
         of_unit = covered[first : first + count].tolist()
         visible = [(start, end) for start, end in of_unit if not text[start:end].isspace()]
         if len(visible) < 2:
@@ -98,7 +99,7 @@ def _shared_units(
             (" " * (before == "white space") + text[start:end], before)
             for (start, end), before in zip(visible, before_each)
         ]
-        yield SharedUnit(number, (row, row_behind), seen, [start for start, _ in visible])
+        yield SharedUnit(number, (row, row_end), seen, [start for start, _ in visible])
 
 
 def _before(text: str, start: int) -> "Before":
@@ -131,8 +132,8 @@ def _replaced(
     ids, offsets = tokenized
     new: List[Tokenized] = []
     done = 0
-    for (first, behind), words in units:
+    for (first, end), words in units:
         new += [(ids[done:first], offsets[done:first]), *words]
-        done = behind
+        done = end
     new.append((ids[done:], offsets[done:]))
     return np.concatenate([of for of, _ in new]), np.concatenate([of for _, of in new])

@@ -6,7 +6,7 @@ from typing import Callable, List, Optional, Pattern, Sequence, Tuple
 import numpy as np
 from spacy.tokens import Doc, Span
 
-from ..network.window import Bools, Ints
+from ..network.arrays import Bools, Ints
 
 SpanGetter = Callable[[List[Doc]], List[List[Span]]]
 
@@ -109,7 +109,7 @@ def _ends(doc: Doc, pattern: Pattern[str]) -> Ints:
 
 
 def _offsets(doc: Doc) -> Tuple[Ints, Ints]:
-    """RETURNS (Tuple[Ints, Ints]): The first character of each token, and the one behind its last.
+    """RETURNS (Tuple[Ints, Ints]): The first character of each token, and the one after its last.
     *Shapes:* ``(tokens,)``
     """
     starts, lengths = doc.to_array(["IDX", "LENGTH"]).astype(np.int64).T
@@ -123,7 +123,7 @@ def word_ranges(
 
     docs (Sequence[Doc]): The docs.
     get_spans (Optional[SpanGetter]): Gets their spans, which may overlap; None: whole docs.
-    RETURNS (List[List[Tuple[int, int]]]): Of each doc, first word of a stretch and the one behind
+    RETURNS (List[List[Tuple[int, int]]]): Of each doc, first word of a stretch and the one after
         its last, in order. Words between spans are stretches of their own: all words are in one.
     RAISES (ValueError): If there are not as many lists of spans as docs.
     """
@@ -140,7 +140,7 @@ def word_ranges(
 
 def _without_gaps(doc: Doc, spans: Sequence[Span]) -> List[Tuple[int, int]]:
     ranges = [(span.start, span.end) for span in spans if len(span)]
-    inside = np.zeros(len(doc) + 2, dtype=bool)  # with a word before the first, one behind the last
+    inside = np.zeros(len(doc) + 2, dtype=bool)  # with a word before the first, one after the last
     inside[[0, -1]] = True
     for start, end in ranges:
         inside[start + 1 : end + 1] = True

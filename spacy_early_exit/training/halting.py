@@ -1,15 +1,13 @@
 """Who leaves while training: drawn for every batch, so that no one budget is learnt by heart."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from ..criteria import PatienceExit, TokenExit
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
-from ..relatives.belief_exit import BeliefExit
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,6 @@ class SampledHalting:
     choice: Tensor
     learned: Mapping[str, Tensor]
     logits: Optional[Tensor] = None
-
-    @property
-    def watches_left_words(self) -> bool:
-        """RETURNS (bool): Whether a criterion does."""
-        return any(criterion.watches_left_words for criterion, _ in self.criteria)
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
@@ -60,7 +53,6 @@ class RandomHalting:
     """
 
     layers: Tensor
-    watches_left_words = False
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
@@ -86,12 +78,11 @@ def draw_thresholds(
 
 
 def neighbourhoods(criterion: Criterion, windows: Sequence[int]) -> List[Criterion]:
-    """The criteria to draw among: word by word with each of some neighbourhoods, others as is.
+    """The criteria to draw among: the component's with each of some neighbourhoods.
 
     criterion (Criterion): The component's criterion.
     windows (Sequence[int]): Neighbours to each side; none: the criterion's own.
-    RETURNS (List[Criterion]): The criteria.
+    RETURNS (List[Criterion]): The criteria; the criterion alone where it has no neighbourhood.
     """
-    if isinstance(criterion, (TokenExit, PatienceExit, BeliefExit)) and windows:
-        return [replace(criterion, window=window) for window in windows]
-    return [criterion]
+    drawn = [criterion.with_window(window) for window in windows]
+    return [criterion] if all(one is criterion for one in drawn) else drawn

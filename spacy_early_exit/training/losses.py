@@ -1,14 +1,10 @@
 """What the heads are trained on: losses of every head on every word, and how they are weighed."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..tags import MISSING
-
-LayerWeights = Literal["linear", "uniform"]
 
 
 def word_losses(logits: Tensor, tags: Tensor) -> Tensor:
@@ -41,7 +37,7 @@ def distillation_loss(logits: Tensor, teacher: Tensor, tags: Tensor) -> Tensor:
     return divergence * ((tags != MISSING) & (tags < known))
 
 
-def said(logits: Tensor, tags: Tensor) -> Tensor:
+def pseudo_tags(logits: Tensor, tags: Tensor) -> Tensor:
     """Put a network's tags in the place of an annotation.
 
     logits (Tensor): What it says. *Shape:* ``(words, tags that it knows)``
@@ -54,29 +50,14 @@ def said(logits: Tensor, tags: Tensor) -> Tensor:
     return torch.where(stays, tags, logits.argmax(-1))
 
 
-def flooded(losses: Tensor, levels: Tensor) -> Tensor:
-    """Hold losses at a level: what is below it is pushed up again.
-
-    Source: the ACL 2021 paper's code, with the first stage's loss on the same word as the level.
-
-    losses (Tensor): *Shape:* ``(layers, words)``
-    levels (Tensor): *Shape:* ``(layers, words)``
-    RETURNS (Tensor): *Shape:* ``(layers, words)``
-    """
-    return (losses - levels.detach()).abs()
-
-
-def layer_weighted(losses: Tensor, layer_weights: LayerWeights = "linear") -> Tensor:
-    """Sum losses over words, as spaCy's own components do it, and average them over heads.
+def layer_weighted(losses: Tensor) -> Tensor:
+    """Sum losses over words, as spaCy's own components do it, and average them over heads, the
+    deeper the heavier: head l weighs l / Σ l.
 
     Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 
     losses (Tensor): *Shape:* ``(layers, words)``
-    layer_weights (LayerWeights): ``"linear"``: head l weighs l / Σ l, as in the paper;
-        ``"uniform"``: all weigh the same.
     RETURNS (Tensor): *Shape:* ``()``
     """
     weights = torch.arange(1, len(losses) + 1, dtype=losses.dtype, device=losses.device)
-    if layer_weights == "uniform":
-        weights = torch.ones_like(weights)
     return (losses.sum(1) * weights).sum() / weights.sum()

@@ -11,16 +11,18 @@ from spacy.util import load_config_from_str, load_model_from_config
 
 import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, make_curve
-from spacy_early_exit.budget.search import saving, threshold_for
+from spacy_early_exit.budget.search import speedup_of, threshold_for
 from spacy_early_exit.criteria import SentenceExit, TokenExit
 from spacy_early_exit.criteria.base import Plain
 from spacy_early_exit.decoders import Greedy
 from spacy_early_exit.measure.calibrate import calibrate, run
 from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.criterion import OwnLoop
 from spacy_early_exit.network.exit_network import uncertainty
 from spacy_early_exit.network.loop import run_all_heads, run_with_exits
-from spacy_early_exit.network.simulate import simulate_exits, simulated_saving
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.network.simulate import simulate_exits, simulated_speedup
+from spacy_early_exit.relatives.reduction_loop import LATE_HEADS
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import answers, blank
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
@@ -72,11 +74,30 @@ class TestTheCurve:
         with pytest.raises(ValueError, match="must be numbers"):
             Calibration.from_dict(data)
 
-    @pytest.mark.parametrize("saving", [0.0, -0.5])
-    def test_savings_are_above_0(self, saving):
-        data = Calibration((Point(0.0, saving), Point(0.1, 2.0)), {}, 10).to_dict()
-        with pytest.raises(ValueError, match="savings above 0"):
+    @pytest.mark.parametrize("speedup", [0.0, -0.5])
+    def test_speedups_are_above_0(self, speedup):
+        data = Calibration((Point(0.0, speedup), Point(0.1, 2.0)), {}, 10).to_dict()
+        with pytest.raises(ValueError, match="speedups above 0"):
             Calibration.from_dict(data)
+
+    @pytest.mark.parametrize(
+        "points, words, message",
+        [
+            ([(0.0, 1.0, 0.8), (0.1, 2.0, None)], 10, "all points of a calibration have a score"),
+            ([(0.0, 1.0, 0.8), (0.1, 2.0, float("nan"))], 10, "must be numbers"),
+            ([(0.0, 1.0, None), (0.3, 2.0, None), (0.2, 3.0, None)], 10, "must ascend"),
+            ([(0.0, 1.0, None), (0.1, 2.0, None), (0.2, 2.0, None)], 10, "must ascend"),
+            ([(0.0, 1.0, None), (0.1, 2.0, None)], -1, "must be a whole number, not -1"),
+            ([(0.0, 1.0, None), (0.1, 2.0, None)], 2.5, "must be a whole number, not 2.5"),
+        ],
+    )
+    def test_what_can_be_no_curve_is_refused(self, points, words, message):
+        data = Calibration(tuple(Point(*point) for point in points), {}, words).to_dict()
+        with pytest.raises(ValueError, match=message):
+            Calibration.from_dict(data)
+
+    def test_a_curve_of_no_words_can_be_read(self):
+        assert Calibration.from_dict(Calibration(CURVE, {}, 0).to_dict()).words == 0
 
     def test_beyond_it_there_is_an_error_that_says_what_can_be_reached(self):
         with pytest.raises(
@@ -95,14 +116,14 @@ class TestTheCurve:
     def test_a_larger_speedup_never_gets_a_smaller_threshold(self):
         draw = random.Random(0)
         for _ in range(50):
-            savings = sorted(draw.uniform(1.0, 3.0) for _ in range(12))
-            points = [Point(0.03 * i, s, draw.random()) for i, s in enumerate([1.0, *savings])]
+            speedups = sorted(draw.uniform(1.0, 3.0) for _ in range(12))
+            points = [Point(0.03 * i, s, draw.random()) for i, s in enumerate([1.0, *speedups])]
             calibration = Calibration(tuple(points), {}, 10)
-            asked = [1 + 0.004 * i for i in range(int((savings[-1] - 1) / 0.004))]
+            asked = [1 + 0.004 * i for i in range(int((speedups[-1] - 1) / 0.004))]
             found = [calibration.threshold_for(speedup) for speedup in asked]
             assert found == sorted(found)
 
-    def test_savings_rise_with_thresholds(self):
+    def test_speedups_rise_with_thresholds(self):
         points = [Point(0.3, 2.0), Point(0.0, 1.0), Point(0.2, 2.1), Point(0.4, 3.0)]
         assert [p.threshold for p in make_curve(points)] == [0.0, 0.2, 0.4]
         points += [Point(0.1, 1.0), Point(0.5, 3.0)]  # no gain, and less certain
@@ -120,7 +141,7 @@ def test_the_search_finds_the_smallest_threshold_that_saves_enough():
     asked = []
     found = threshold_for(1.5, lambda t: asked.append(t) or 1 + 1.7 * t)
     assert 1 <= found / (0.5 / 1.7) < 1.014 and len(asked) == 10
-    assert saving([(1, 2), (3, 10)]) == 3.0 and saving([]) == 1.0
+    assert speedup_of([(1, 2), (3, 10)]) == 3.0 and speedup_of([]) == 1.0
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.6, 0.9])
@@ -131,15 +152,15 @@ def test_the_simulation_is_exact_where_texts_leave_as_a_whole(threshold, encoder
     with torch.inference_mode():
         logits = run_all_heads(trained.network, batch)
         states = logits[:, :, :0]
-        for criterion in (SentenceExit(), TokenExit(1, "ignore"), TokenExit(1, "hold")):
-            exit_layer, meter = simulate_exits(
+        for criterion in (SentenceExit(), TokenExit(1)):
+            exit_layer, cost = simulate_exits(
                 trained.network, batch, logits, states, criterion, threshold
             )
             real = run_with_exits(trained.network, batch, criterion, threshold)
-            assert torch.equal(meter.full, real.full)
+            assert torch.equal(cost.full, real.full)
             if isinstance(criterion, SentenceExit):
                 assert torch.equal(exit_layer, real.exit_layer)
-                assert torch.equal(meter.spent, real.spent)
+                assert torch.equal(cost.spent, real.spent)
             else:  # who left first saw no kept state
                 first = exit_layer == 1
                 assert torch.equal(first, real.exit_layer == 1)
@@ -150,30 +171,29 @@ def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoder
     docs = [en.make_doc(text) for text in texts_of_all_lengths(count=12)]
     some = windows_of(docs, trained.tokenizer, 48, 8)
     batches = [Batch.of(windows, torch.device("cpu")) for windows in (some[:5], some[5:])]
-    for neighbours, left_words in ((0, "ignore"), (1, "ignore"), (1, "hold")):
-        criterion = TokenExit(neighbours, left_words)
-        answers, meters = [], []
+    for neighbours in (0, 1):
+        criterion = TokenExit(neighbours)
+        answers, found_costs = [], []
         for batch in batches:
             with torch.inference_mode():
                 logits = run_all_heads(trained.network, batch)
             answers.append((batch, logits, logits[:, :, :0]))
-            found, meter = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
-            assert found.tolist() == by_hand(batch, logits, neighbours, left_words, 0.6)
-            if left_words == "ignore":  # nobody who left is looked at again
-                for by_states in (False, True):  # where only who leaves has an answer
-                    replayed = Replayed(found, by_states)
-                    again, costs = simulate_exits(trained.network, *answers[-1], replayed, 0.6)
-                    real = run_with_exits(trained.network, batch, replayed, 0.6)
-                    assert torch.equal(again, found) and torch.equal(real.exit_layer, found)
-                    assert torch.equal(costs.spent, real.spent)
-                    assert by_states or torch.equal(costs.spent, meter.spent)
-            meters.append(meter)
+            found, cost = simulate_exits(trained.network, *answers[-1], criterion, 0.6)
+            assert found.tolist() == by_hand(batch, logits, neighbours, 0.6)
+            for loop in (None, LATE_HEADS):  # where only who leaves has an answer
+                replayed = Replayed(found, loop)
+                again, replayed_cost = simulate_exits(trained.network, *answers[-1], replayed, 0.6)
+                real = run_with_exits(trained.network, batch, replayed, 0.6)
+                assert torch.equal(again, found) and torch.equal(real.exit_layer, found)
+                assert torch.equal(replayed_cost.spent, real.spent)
+                assert loop or torch.equal(replayed_cost.spent, cost.spent)
+            found_costs.append(cost)
         spent, full = (
-            sum(int(getattr(m, what).sum()) for m in meters) for what in ("spent", "full")
+            sum(int(getattr(m, what).sum()) for m in found_costs) for what in ("spent", "full")
         )
         assert full > spent > 0
-        assert simulated_saving(trained.network, answers, criterion, 0.6) == full / spent
-    assert simulated_saving(trained.network, [], criterion, 0.6) == 1.0
+        assert simulated_speedup(trained.network, answers, criterion, 0.6) == full / spent
+    assert simulated_speedup(trained.network, [], criterion, 0.6) == 1.0
 
 
 @dataclasses.dataclass
@@ -181,13 +201,13 @@ class Replayed(Plain):
     """Words leave where they left before."""
 
     exit_layer: torch.Tensor
-    judges_by_states: bool
+    own_loop: OwnLoop | None
 
     def leave(self, step, state):
         return self.exit_layer[step.words] <= step.layer
 
 
-def by_hand(batch, logits, neighbours, left_words, threshold):
+def by_hand(batch, logits, neighbours, threshold):
     """Word by word. Those that share a wordpiece leave together."""
     window, unit = batch.window_of_word.tolist(), batch.unit_of_word.tolist()
     found = [len(logits)] * len(window)
@@ -197,9 +217,7 @@ def by_hand(batch, logits, neighbours, left_words, threshold):
         leaving = []
         for word in set(range(len(window))) - left:
             near = range(max(0, word - neighbours), min(len(window), word + neighbours + 1))
-            near = [other for other in near if window[other] == window[word]]
-            if left_words == "ignore":
-                near = [other for other in near if other not in left]
+            near = [o for o in near if window[o] == window[word] and o not in left]
             if all(sure[other] for other in near):
                 leaving.append(word)
         held = {unit[word] for word in set(range(len(unit))) - left - set(leaving)}
@@ -210,16 +228,16 @@ def by_hand(batch, logits, neighbours, left_words, threshold):
     return found
 
 
-MANY = [*TEXTS, *texts_of_all_lengths(count=60)]  # on few texts savings rise in jumps
+MANY = [*TEXTS, *texts_of_all_lengths(count=60)]  # on few texts speedups rise in jumps
 
 
 def many(nlp):
     return examples_of(nlp, [(text, []) for text in MANY])
 
 
-def saving_of(nlp, **knob):
+def speedup_at(nlp, **knob):
     docs = nlp.pipe(MANY, component_cfg={NAME: knob})
-    return saving((r.spent, r.full) for r in (doc._.early_exit[NAME] for doc in docs))
+    return speedup_of((r.spent, r.full) for r in (doc._.early_exit[NAME] for doc in docs))
 
 
 @pytest.fixture(scope="module")
@@ -243,50 +261,50 @@ class TestCalibrating:
         for point in points:
             cfg = {NAME: {"threshold": point.threshold}}
             scores = calibrated.evaluate(examples_of(calibrated), component_cfg=cfg)
-            assert 1 / scores["exit_cost"] == pytest.approx(point.saving)
+            assert 1 / scores["exit_cost"] == pytest.approx(point.speedup)
             assert scores["ents_f"] == pytest.approx(point.score)
 
     @pytest.mark.parametrize("speedup", [1.2, 1.5, 2.0])
     def test_a_speedup_saves_what_it_says(self, calibrated, speedup):
-        assert saving_of(calibrated, speedup=speedup) == pytest.approx(speedup, rel=0.03)
+        assert speedup_at(calibrated, speedup=speedup) == pytest.approx(speedup, rel=0.03)
 
     def test_call_property_and_config(self, calibrated, tmp_path):
         ner = calibrated.get_pipe(NAME)
-        by_call = saving_of(calibrated, speedup=2.0)
+        by_call = speedup_at(calibrated, speedup=2.0)
         ner.speedup = 2.0
-        assert saving_of(calibrated) == by_call and ner.threshold is None
-        assert saving_of(calibrated, speedup=1.0) == 1.0
+        assert speedup_at(calibrated) == by_call and ner.threshold is None
+        assert speedup_at(calibrated, speedup=1.0) == 1.0
         spacy_early_exit.configure(calibrated, speedup=2.0)
         calibrated.to_disk(tmp_path)
         loaded = spacy.load(tmp_path)
-        assert loaded.get_pipe(NAME).speedup == 2.0 and saving_of(loaded) == by_call
+        assert loaded.get_pipe(NAME).speedup == 2.0 and speedup_at(loaded) == by_call
         slower = spacy.load(tmp_path, config={"components": {NAME: {"speedup": 1.2}}})
-        assert 1.0 < saving_of(slower) < by_call
+        assert 1.0 < speedup_at(slower) < by_call
 
     def test_full_depth_needs_none(self, nlp):
-        assert saving_of(nlp, speedup=1.0) == 1.0
+        assert speedup_at(nlp, speedup=1.0) == 1.0
 
     def test_texts_need_no_annotation(self, nlp):
         found = calibrate(nlp.get_pipe(NAME), many(nlp), [1.5], with_score=False)
         assert all(point.score is None for point in found.points)
-        assert saving_of(nlp, speedup=1.5) == pytest.approx(1.5, rel=0.03)
+        assert speedup_at(nlp, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 
     def test_what_is_out_of_reach_is_said(self, calibrated):
         found = calibrate(calibrated.get_pipe(NAME), examples_of(calibrated), [1.5, 50])
         assert found.most < 50
         with pytest.raises(ValueError, match="out of reach"):
-            saving_of(calibrated, speedup=50)
+            speedup_at(calibrated, speedup=50)
         end = run(calibrated.get_pipe(NAME), examples_of(calibrated), 1.0, with_score=False)
-        assert found.most == end.saving
+        assert found.most == end.speedup
 
     @pytest.mark.parametrize("asked", [[1.5, 2.0], [3.0], []], ids=str)
-    def test_savings_that_were_not_asked_for_then_can_be_later(self, nlp, asked):
+    def test_speedups_that_were_not_asked_for_then_can_be_later(self, nlp, asked):
         found = calibrate(nlp.get_pipe(NAME), many(nlp), asked)
         assert found.most > 3.0
         for low, high in zip(found.points, found.points[1:]):
-            assert high.saving < 1.5 * low.saving
+            assert high.speedup < 1.5 * low.speedup
         for speedup in (1.3, 1.7, 2.2, 2.7):
-            assert saving_of(nlp, speedup=speedup) == pytest.approx(speedup, rel=0.05)
+            assert speedup_at(nlp, speedup=speedup) == pytest.approx(speedup, rel=0.05)
 
     @pytest.mark.parametrize("text", ["", " \n "])
     def test_texts_without_words_are_refused(self, nlp, text):
@@ -299,12 +317,12 @@ class TestWhenItNoLongerHolds:
         with pytest.raises(
             ValueError, match=f"calibrated with other.*{what}.*early-exit calibrate"
         ):
-            saving_of(nlp, speedup=1.5)
-        assert saving_of(nlp, threshold=0.2) > 0.5  # a threshold needs no calibration
+            speedup_at(nlp, speedup=1.5)
+        assert speedup_at(nlp, threshold=0.2) > 0.5  # a threshold needs no calibration
 
     def test_without_any(self, nlp):
         with pytest.raises(ValueError, match="not calibrated.*early-exit calibrate"):
-            saving_of(nlp, speedup=1.5)
+            speedup_at(nlp, speedup=1.5)
 
     def test_before_training(self, encoders):
         nlp = blank(encoders["bert"], speedup=3.0)  # loads, since it may be calibrated later
@@ -342,12 +360,6 @@ class TestWhenItNoLongerHolds:
         setattr(calibrated.get_pipe(NAME), setting, value)
         self.refused(calibrated, what)
 
-    def test_with_another_state_that_is_kept(self, calibrated):
-        shim = calibrated.get_pipe(NAME).model.shims[0]
-        shim.kept_state = "pre_norm"
-        shim.set(shim.trained)
-        self.refused(calibrated, "kept_state")
-
     def test_with_averaged_weights_only_while_they_are_in_place(self, calibrated):
         shim = calibrated.get_pipe(NAME).model.shims[0]
         before = shim.fingerprint()
@@ -356,7 +368,7 @@ class TestWhenItNoLongerHolds:
         with calibrated.get_pipe(NAME).model.use_params(halved):
             self.refused(calibrated, "weights")
         assert shim.fingerprint() == before
-        assert saving_of(calibrated, speedup=1.5) == pytest.approx(1.5, rel=0.03)
+        assert speedup_at(calibrated, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 
     def test_an_outdated_one_does_not_keep_a_pipeline_from_loading(self, calibrated, tmp_path):
         spacy_early_exit.configure(calibrated, speedup=1.5)
@@ -366,21 +378,21 @@ class TestWhenItNoLongerHolds:
         with pytest.raises(ValueError, match="weights"):
             nlp("Ann")
         calibrate(nlp.get_pipe(NAME), many(nlp), [1.5])
-        assert saving_of(nlp) == pytest.approx(1.5, rel=0.03)
+        assert speedup_at(nlp) == pytest.approx(1.5, rel=0.03)
 
 
 def test_a_sourced_component_brings_its_calibration(calibrated, tmp_path):
-    expected = saving_of(calibrated, speedup=1.5)
+    expected = speedup_at(calibrated, speedup=1.5)
     calibrated.to_disk(tmp_path)
     other = spacy.blank("en")
     other.add_pipe(NAME, source=spacy.load(tmp_path))
     other.to_disk(tmp_path / "other")
     loaded = spacy.load(tmp_path / "other")
-    assert saving_of(loaded, speedup=1.5) == expected == saving_of(other, speedup=1.5)
+    assert speedup_at(loaded, speedup=1.5) == expected == speedup_at(other, speedup=1.5)
     other.update(examples_of(other), sgd=other.resume_training())
     with pytest.raises(ValueError, match="calibrated with other weights"):
-        saving_of(other, speedup=1.5)
-    assert saving_of(loaded, speedup=1.5) == expected
+        speedup_at(other, speedup=1.5)
+    assert speedup_at(loaded, speedup=1.5) == expected
 
 
 def test_bytes_and_other_processes_keep_it(calibrated):

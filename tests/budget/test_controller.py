@@ -39,7 +39,7 @@ def run(speedup, cost_at, words=40_000, seed=0):
                 full = lengths[i] * 1000
                 share = min(1.0, cost_at(controller.threshold) * rng.uniform(0.6, 1.4))
                 controller.account(lengths[i], round(full * share), full)
-                so_far.append((controller.words, controller.saving))
+                so_far.append((controller.words, controller.achieved))
     return controller, so_far
 
 
@@ -47,7 +47,7 @@ def curve_cost(threshold):
     for low, high in zip(CURVE, CURVE[1:]):
         if threshold <= high.threshold:
             share = (threshold - low.threshold) / (high.threshold - low.threshold)
-            return 1 / (low.saving + share * (high.saving - low.saving))
+            return 1 / (low.speedup + share * (high.speedup - low.speedup))
     return 0.25
 
 
@@ -55,7 +55,7 @@ def curve_cost(threshold):
 @pytest.mark.parametrize("dearer", [0.75, 1.0, 1.3])
 def test_a_saving_is_held_whether_texts_are_dearer_or_cheaper(speedup, dearer):
     controller, so_far = run(speedup, lambda threshold: min(1.0, dearer * curve_cost(threshold)))
-    assert controller.saving == pytest.approx(speedup, rel=0.02)
+    assert controller.achieved == pytest.approx(speedup, rel=0.02)
     later = [saving for words, saving in so_far if words > 4000]
     assert all(abs(saving / speedup - 1) < 0.08 for saving in later)
     assert controller.failure() is None
@@ -70,7 +70,7 @@ def test_it_follows_when_texts_change_on_the_way():
         return min(1.0, (0.8 if words < 20_000 else 1.3) * curve_cost(threshold))
 
     controller, _ = run(2.0, cost_at)
-    assert controller.saving == pytest.approx(2.0, rel=0.03)
+    assert controller.achieved == pytest.approx(2.0, rel=0.03)
 
 
 # As of a trained pipeline: at the end of the dial all leave the first of six layers.
@@ -132,7 +132,7 @@ def test_a_saving_is_held_where_other_texts_follow(dearness, speedup):
 def test_a_threshold_hardly_moves_where_texts_are_all_alike():
     controller, seen = Controller(Calibration(CURVE, {}, 10), 2.0), []
     for part in controller.chunks((doc[0], doc) for doc in made_up_docs(20_000, 1.2, 0)):
-        seen.append(controller.saving if controller.words > 4000 else 2.0)
+        seen.append(controller.achieved if controller.words > 4000 else 2.0)
         cost = 1.2 * curve_cost(controller.threshold)
         for length, _ in part:
             controller.account(length, round(length * 1000 * cost), length * 1000)
@@ -145,7 +145,7 @@ def test_it_never_leaves_the_curve_and_says_when_that_is_not_enough():
     controller, _ = run(3.0, lambda t: seen.append(t) or min(1.0, 2 * curve_cost(t)))
     assert "went as far as its calibration, to 4.00X" in controller.failure()
     assert controller.failure() is None, "said once"
-    assert controller.saving < 2.2
+    assert controller.achieved < 2.2
     assert max(seen) == 0.6 and min(seen) >= 0.0
     assert controller.threshold == 0.6, "it gives all there is"
     easy, _ = run(1.5, lambda t: 0.3)
@@ -288,7 +288,7 @@ def test_what_fails_is_a_step_to_the_next_update_and_no_saving():
     assert parts[0][1] == start < parts[1][1]
     after_one = controller.threshold
     assert parts[1][1] == after_one, "where all fail, there is nothing to learn"
-    assert (controller.words, controller.saving) == (LEAST // 2, 1.25)
+    assert (controller.words, controller.achieved) == (LEAST // 2, 1.25)
 
 
 def test_what_a_stream_that_is_closed_early_has_given_is_counted(nlp, monkeypatch):
@@ -303,7 +303,7 @@ def test_what_a_stream_that_is_closed_early_has_given_is_counted(nlp, monkeypatc
     docs.close()
     (controller,) = made
     assert controller.words == sum(map(len, given))
-    assert controller.saving == saving(given)
+    assert controller.achieved == saving(given)
 
 
 def test_processes_keep_their_own_between_batches(nlp):
@@ -319,7 +319,7 @@ def test_processes_keep_their_own_between_batches(nlp):
 def test_a_budget_that_cannot_be_met_is_reported_once(nlp):
     ner = nlp.get_pipe(NAME)
     kept = ner.calibration
-    points = tuple(Point(p.threshold / 100, p.saving) for p in kept.points)  # as if measured so
+    points = tuple(Point(p.threshold / 100, p.speedup) for p in kept.points)  # as if measured so
     ner.calibration = Calibration(points, kept.fingerprint, kept.words)
     try:
         with pytest.warns(UserWarning, match=r"could not hold speedup = 2.*Calibrate") as found:

@@ -106,17 +106,17 @@ def test_on_a_pipeline_it_chooses_the_fastest_that_passed(most, ner):
     docs = [nlp.make_doc(text) for text in texts if text.strip()]
     found = guarantee(ner, [*docs, nlp.make_doc("")], 0.1, 0.9)
     assert found.documents == len(docs)
-    savings = [saving for saving, _ in found.candidates]
-    assert savings == sorted(savings) and found.saving > 1.0
+    speedups = [saving for saving, _ in found.candidates]
+    assert speedups == sorted(speedups) and found.speedup > 1.0
     passed = [v.passed for v in found.verdicts]
     assert passed[:-1] == [True] * (len(passed) - 1)
     last = sum(passed) - 1
-    assert (found.saving, found.threshold) == found.candidates[last]
+    assert (found.speedup, found.threshold) == found.candidates[last]
     assert found.verdicts[last].mean == pytest.approx(
         np.mean(shares_of(nlp, docs, found.threshold))
     )
     tight = guarantee(ner, docs, 0.009, 0.9)
-    assert tight.saving < found.saving
+    assert tight.speedup < found.speedup
 
 
 def test_a_curve_of_full_depth_alone_has_nothing_to_guarantee(ner):

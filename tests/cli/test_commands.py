@@ -56,7 +56,7 @@ def calibrated(work):
 
 def test_calibrate_saves_a_pipeline_with_its_curve(calibrated):
     ner = spacy.load(calibrated).get_pipe(NAME)
-    assert ner.calibration.points[0].saving == 1.0
+    assert ner.calibration.points[0].speedup == 1.0
     ner.speedup = 1.5
     assert ner.calibration.most >= 2
 
@@ -222,6 +222,39 @@ def test_the_clock_runs_in_turns_and_the_median_counts(calibrated, work, monkeyp
     assert speeds[1] == pytest.approx([words / 20, words / 60, words / 2])
 
 
+def test_evaluate_measures_thresholds_of_what_is_not_calibrated(work):
+    metrics = work / "thresholds.json"
+    arguments = ["--thresholds", "0.3,0,1", "--output", metrics, "--rounds", "1"]
+    output = early_exit("evaluate", work / "model", work / "tune.spacy", *arguments)
+    assert "threshold" in output and "wall_speedup" in output
+    full, *early = srsly.read_json(metrics)["thresholds"]
+    assert [row["threshold"] for row in early] == pytest.approx([0.3, 1.0])
+    assert full["threshold"] == 0.0
+    assert full["mac_speedup"] == full["wall_speedup"] == full["agreement"] == 1.0
+    assert 1.0 < early[0]["mac_speedup"] < early[1]["mac_speedup"]
+    assert early[1]["mean_exit_layer"] == 1.0 and early[1]["wall_speedup"] > 0
+
+
+def test_speedups_on_the_clock_are_beside_full_depth_even_where_nobody_asked_for_it(
+    calibrated, monkeypatch
+):
+    nlp = spacy.load(calibrated)
+    now, turns = [0.0], []
+    seconds = iter([10, 5, 20, 12, 8, 16])
+
+    def pipe(texts, component_cfg):
+        turns.append(component_cfg[NAME]["threshold"])
+        now[0] += next(seconds)
+        return iter(())
+
+    monkeypatch.setattr(nlp, "pipe", pipe)
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    ner = nlp.get_pipe(NAME)
+    rows = clock.evaluate(nlp, ner, examples_of(nlp), [0.1, 0.2], by="threshold", rounds=2)
+    assert turns == [0.1, 0.2, 0.0] * 2 and len(rows) == 2
+    assert [row["wall_speedup"] for row in rows] == pytest.approx([(2 + 16 / 12) / 2, (4 + 2) / 2])
+
+
 @pytest.fixture(scope="module")
 def exported(work):
     """The texts of tune.spacy as an annotation tool exports them, and some that are no use."""
@@ -298,6 +331,10 @@ def test_a_name_ends_at_the_first_sign_and_is_no_path(given, expected):
         (["evaluate", "model", "tune.spacy", "-c", "ner"], "It has: early_exit_ner"),
         (["evaluate", "model", "tune.spacy", "-s", ""], "at least 1"),
         (["evaluate", "nowhere", "tune.spacy"], "no pipeline"),
+        (["evaluate", "model", "tune.spacy", "-t", "0,1.1"], "from 0 to 1"),
+        (["evaluate", "model", "tune.spacy", "-t", "nan"], "from 0 to 1"),
+        (["evaluate", "model", "tune.spacy", "-t", "0,,1"], "from 0 to 1"),
+        (["evaluate", "calibrated", "tune.spacy", "-t", "0", "-s", "2"], "not both"),
         (
             ["evaluate", "calibrated", "tune.spacy", "-s", "1,1.2,90"],
             "speedup = 90 is out of reach",

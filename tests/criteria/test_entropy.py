@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 
-from spacy_early_exit.criteria import make_sentence_exit, make_token_exit
+from spacy_early_exit.criteria import make_patience_exit, make_sentence_exit, make_token_exit
 from spacy_early_exit.criteria.entropy import SentenceExit, TokenExit
 from spacy_early_exit.network.exit_network import uncertainty
+from spacy_early_exit.relatives.belief_exit import make_belief_exit
+from spacy_early_exit.relatives.reduction_exit import make_token_reduction
 from tests.makers.networks import batch_of, step_of
 
 SURE, UNSURE = [9.0, 0.0, 0.0], [0.0, 0.0, 0.0]
@@ -46,41 +48,42 @@ def test_a_word_is_held_by_neighbours_within_its_window_only():
         (2, [0, 0, 0, 0, 1, 1, 1, 1]),
         (9, [0, 0, 0, 0, 0, 1, 1, 1]),  # never the next window of wordpieces
     ]:
-        criterion = TokenExit(window, "ignore")
+        criterion = TokenExit(window)
         assert leave(criterion, batch, list(range(8)), logits) == [bool(e) for e in expected]
 
 
 def test_a_huge_window_is_that_of_the_longest_text():
     logits = [SURE, UNSURE, SURE, SURE, SURE]
     for window in (4, 10**9):
-        criterion = TokenExit(window, "ignore")
+        criterion = TokenExit(window)
         assert leave(criterion, batch_of(3, 2), list(range(5)), logits) == [
             False, False, False, True, True,
         ]  # fmt: skip
 
 
-def test_heads_run_on_words_that_left_where_those_hold():
-    for left_words, watches in (("hold", True), ("ignore", False)):
-        assert make_token_exit(1, left_words).watches_left_words is watches
-    assert make_sentence_exit().watches_left_words is False
-
-
 def test_its_defaults_never_change():
-    assert make_token_exit() == TokenExit(1, "ignore")
+    assert make_token_exit() == TokenExit(1)
 
 
 def test_words_that_left_are_neither_counted_nor_bridged():
     # Word 1 has left: words 0 and 2 are not next to each other for that.
-    criterion = TokenExit(1, "ignore")
+    criterion = TokenExit(1)
     assert leave(criterion, batch_of(3), [0, 2], [SURE, UNSURE]) == [True, False]
 
 
 def test_the_comparison_is_strict():
-    assert leave(TokenExit(0, "ignore"), batch_of(1), [0], [UNSURE], 1.0) == [False]
+    assert leave(TokenExit(0), batch_of(1), [0], [UNSURE], 1.0) == [False]
     assert leave(SentenceExit(), batch_of(1), [0], [UNSURE], 1.0) == [False]
 
 
-@pytest.mark.parametrize("arguments", [{"window": -1}, {"left_words": "maybe"}])
-def test_nonsense_is_refused(arguments):
-    with pytest.raises(ValueError, match=next(iter(arguments))):
-        make_token_exit(**arguments)
+def test_another_neighbourhood_is_for_criteria_that_have_one():
+    assert TokenExit(1).with_window(3) == TokenExit(3)
+    assert make_patience_exit(2, 1).with_window(3) == make_patience_exit(2, 3)
+    assert make_belief_exit(2, 1, 2).with_window(3) == make_belief_exit(2, 3, 2)
+    for criterion in (SentenceExit(), make_token_reduction([1])):
+        assert criterion.with_window(3) is criterion
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match="window"):
+        make_token_exit(window=-1)

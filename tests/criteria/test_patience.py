@@ -4,7 +4,7 @@ import torch
 from spacy_early_exit.criteria import make_patience_exit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import CPU, batch_of, network_of, step_of
 from tests.makers.texts import texts_of_all_lengths
 
@@ -48,32 +48,6 @@ class TestWords:
         layers = [[0, 0, 1], [0, 0, 2], [0, 0, 1], [0, 0, 2], [0, 0, 1]]
         assert exits(make_patience_exit(1, window=9), batch_of(2, 1), layers) == [2, 2, 6]
 
-    def test_words_outside_entities_may_need_more(self):
-        criterion = make_patience_exit(1, window=0, outside_patience=3)
-        assert exits(criterion, batch_of(3), [[0, 1, 2]] * 5) == [4, 2, 2]
-
-    def test_a_patience_of_0_is_for_ever_for_words_outside_entities_too(self):
-        criterion = make_patience_exit(2, window=0, outside_patience=0)
-        assert exits(criterion, batch_of(3), [[0, 1, 2]] * 5) == [6, 3, 3]
-
-    def test_nobody_leaves_before_the_first_layer_allowed(self):
-        criterion = make_patience_exit(1, window=0, min_layer=4)
-        layers = [[0, 0], [0, 0], [0, 0], [0, 1], [0, 1]]
-        assert exits(criterion, batch_of(2), layers) == [4, 5]
-
-
-class TestSentences:
-    def test_one_word_that_changes_starts_all_again(self):
-        criterion = make_patience_exit(2, level="sentence")
-        layers = [[0, 0, 1], [0, 1, 1], [0, 1, 1], [0, 1, 1], [0, 1, 1]]
-        assert exits(criterion, batch_of(2, 1), layers) == [4, 4, 3]
-
-    def test_words_that_change_in_turn_are_no_agreement(self):
-        # Each word agrees in every second comparison, the whole never does.
-        criterion = make_patience_exit(1, level="sentence")
-        layers = [[0, 0], [0, 1], [1, 1], [1, 2], [2, 2]]
-        assert exits(criterion, batch_of(2), layers) == [6, 6]
-
 
 class TestConfidence:
     def test_a_threshold_below_1_asks_for_certainty_as_well(self):
@@ -84,7 +58,7 @@ class TestConfidence:
         assert exits(criterion, batch_of(2), layers, threshold=1.0, sure=0.1) == [2, 2]
 
     def test_a_threshold_of_1_takes_even_a_uniform_distribution(self):
-        criterion = make_patience_exit(1, level="sentence")
+        criterion = make_patience_exit(1)
         assert exits(criterion, batch_of(2), [[0, 1]] * 5, threshold=1.0, sure=0.0) == [2, 2]
 
     def test_at_a_threshold_of_0_nobody_leaves_however_certain(self):
@@ -105,14 +79,13 @@ class TestConfidence:
 
 
 def test_its_defaults_never_change():
-    assert make_patience_exit() == make_patience_exit(2, "word", 1, 2, 1)
+    assert make_patience_exit() == make_patience_exit(2, 1)
 
 
-@pytest.mark.parametrize("level", ["word", "sentence"])
 @pytest.mark.parametrize("threshold", [0.6, 1.0])
-def test_a_window_leaves_in_any_batch_as_it_does_alone(level, threshold, encoders, en):
+def test_a_window_leaves_in_any_batch_as_it_does_alone(threshold, encoders, en):
     trained = network_of(encoders["bert"])
-    criterion = make_patience_exit(1, level=level)
+    criterion = make_patience_exit(1)
     docs = [en.make_doc(text) for text in texts_of_all_lengths(count=24)]
     windows = windows_of(docs, trained.tokenizer, trained.network.spec.max_wordpieces, 8)
 
@@ -128,13 +101,7 @@ def test_a_window_leaves_in_any_batch_as_it_does_alone(level, threshold, encoder
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        {"patience": -1},
-        {"window": -1},
-        {"outside_patience": -2},
-        {"min_layer": 0},
-        {"level": "token"},
-    ],
+    [{"patience": -1}, {"window": -1}],
 )
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

@@ -11,7 +11,9 @@ from spacy.training import Example
 from spacy_early_exit.decoders import make_bio_viterbi
 from spacy_early_exit.measure.temperature import scale_heads
 from spacy_early_exit.pipe.knob import Knob
-from spacy_early_exit.training.stages import by_text
+from spacy_early_exit.relatives.reduction_loop import repeated
+from spacy_early_exit.training.base import by_text
+from spacy_early_exit.training.joint import JointTraining
 from tests.makers.pipelines import answers, train_small, trained_pipeline
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
@@ -30,7 +32,9 @@ def nlp(request, encoders):
 
 def learned(nlp):
     network = nlp.get_pipe(NAME).model.shims[0].trained.network
-    return {name: parameter.detach().clone() for name, parameter in network.learned.items()}
+    return {
+        name: parameter.detach().clone() for name, parameter in network.extra_parameters.items()
+    }
 
 
 def test_it_learns_from_the_annotation(nlp):
@@ -51,11 +55,11 @@ def test_what_it_has_learnt_decides(nlp):
     kept = learned(nlp)
     before = [answers(doc) for doc in nlp.pipe(TEXTS)]
     try:
-        for parameter in network.learned.values():
+        for parameter in network.extra_parameters.values():
             parameter.data[..., 1:] -= 100.0  # nothing but O begins, ends or follows anything
         assert not any(doc.ents for doc in nlp.pipe(TEXTS))
     finally:
-        for name, parameter in network.learned.items():
+        for name, parameter in network.extra_parameters.items():
             parameter.data = kept[name]
     assert [answers(doc) for doc in nlp.pipe(TEXTS)] == before
 
@@ -79,7 +83,7 @@ def test_what_is_no_number_in_it_is_named_before_any_text(nlp, tmp_path):
     nlp.to_disk(tmp_path)
     damaged = spacy.load(tmp_path)
     network = damaged.get_pipe(NAME).model.shims[0].trained.network
-    name, parameter = next(iter(network.learned.items()))
+    name, parameter = next(iter(network.extra_parameters.items()))
     parameter.data.view(-1)[1] = np.nan
     damaged.to_disk(tmp_path)
     loaded = spacy.load(tmp_path)
@@ -133,24 +137,25 @@ def test_training_sees_the_texts_that_are_decoded(copies, encoders):
     nlp = train_small(encoders["bert"], steps=2, decoder=DECODERS["crf"], **short)
     docs = [nlp.make_doc(text) for text in (TEXTS[0], " ".join(TEXTS), "", TEXTS[1])]
     ner = nlp.get_pipe(NAME)
-    scores, _ = ner.model.begin_update((docs, ner.ready(Knob(speedup=1.0))))
-    assert len(scores.original) > 3 and not scores.owned.all()
-    order, texts = by_text(repeated(scores, copies))
+    settings = dataclasses.replace(ner.ready(Knob(speedup=1.0)), stage=Repeated(copies))
+    scores, _ = ner.model.begin_update((docs, settings))
+    assert not scores.owned.all()
+    order, texts = by_text(scores)
     starts = [0, *(np.flatnonzero(np.diff(texts)) + 1), len(texts)]
-    found = [order[a:b] % len(scores.doc) for a, b in zip(starts, starts[1:], strict=False)]
+    found = [order[a:b] for a, b in zip(starts, starts[1:], strict=False)]
     words = [(int(scores.doc[rows[0]]), scores.word[rows].tolist()) for rows in found]
     assert words == [(d, list(range(len(doc)))) for d, doc in enumerate(docs) if len(doc)] * copies
 
 
-def repeated(scores, copies):
-    """As if every window had been run as often, one time behind the other."""
-    names = ("doc", "word", "owned", "exit_layer", "original")
-    shift = len(scores.original) * np.arange(copies)[:, None]
-    return dataclasses.replace(
-        scores,
-        window=(scores.window + shift).ravel(),
-        **{name: np.tile(getattr(scores, name), copies) for name in names},
-    )
+class Repeated(JointTraining):
+    """Runs every window as often, one time behind the other."""
+
+    def __init__(self, copies):
+        super().__init__()
+        object.__setattr__(self, "copies", copies)
+
+    def run(self, network, batch, *others):
+        return super().run(network, repeated(batch, self.copies), *others)
 
 
 def test_an_entity_that_begins_with_white_space_has_a_likely_path(encoders):
@@ -172,7 +177,7 @@ def test_the_gradient_is_that_of_the_loss(encoders):
     network = ner.model.shims[0].trained.network
     scores, backprop = ner.model.begin_update([eg.predicted for eg in examples])
     _, gradient = ner.get_loss(examples, scores)
-    parameter = network.learned["transitions"]
+    parameter = network.extra_parameters["transitions"]
     found = []
     for step in (1e-2, -1e-2):
         parameter.data[1, 2] += step

@@ -12,7 +12,7 @@ from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.encoders.spacy_pipeline import PipelineEncoder
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.encoders import FAMILIES
 from tests.makers.pipelines import answers
 from tests.makers.texts import EMOJI, TEXTS, examples_of

@@ -370,10 +370,10 @@ class TestSizes:
     def test_what_could_not_be_loaded_is_not_saved(self, nlp, tmp_path, monkeypatch):
         monkeypatch.setattr(storage, "MOST_LEARNED", 100_000)
         network = nlp.get_pipe(NAME).model.shims[0].trained.network
-        network.set_learned({}, {"small": torch.zeros(10_000)})
+        network.make_room_for({}, {"small": torch.zeros(10_000)})
         nlp.to_disk(tmp_path / "small")
         blank("nowhere").get_pipe(NAME).from_disk(tmp_path / "small" / NAME, exclude=["vocab"])
-        network.set_learned({}, {"large": torch.zeros(25_000)})
+        network.make_room_for({}, {"large": torch.zeros(25_000)})
         with pytest.raises(ValueError, match="weights.safetensors can't be saved: .* are the most"):
             nlp.to_disk(tmp_path / "large")
         monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""What holds for any input, and the input: for test_any_input.py and benchmarks/fuzz.py."""
+"""What holds for any input, and the input: for test_any_input.py and benchmarks.robustness.fuzz."""
 
 import math
 import warnings
@@ -37,14 +37,8 @@ WAYS: dict[str, dict[str, Any]] = {
         "decoder": {"@misc": "spacy-early-exit.AINDecoder.v1", "order": 2},
     },
 }
-WAYS["hold, special tokens leave"] = {
-    "criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "window": 1, "left_words": "hold"},
-    "halt_special": True,
-}
-WAYS["greedy tags, sums kept"] = {
-    "decoder": {"@misc": "spacy-early-exit.Greedy.v1"},
-    "model": {"kept_state": "pre_norm"},
-}
+WAYS["special tokens leave"] = {"halt_special": True}
+WAYS["greedy tags"] = {"decoder": {"@misc": "spacy-early-exit.Greedy.v1"}}
 WAYS["short windows"] = {"window_length": 12, "window_overlap": 4}
 WAYS["int8"] = {"quantize": "int8"}
 # Many batches of the Docs of a case, which run side by side where there is more than one thread.
@@ -71,7 +65,7 @@ def untrained(
     shim = pipe.model.shims[0]
     if criterion is not None:  # only now: one that learns must be trained
         pipe.criterion = registry.resolve({"criterion": criterion})["criterion"]
-        shim.set_learned(pipe.decoder, pipe.criterion)
+        shim.make_room_for(pipe.decoder, pipe.criterion)
     network = shim.trained.network
     torch.manual_seed(1)
     for head in network.heads:
@@ -79,7 +73,7 @@ def untrained(
         torch.nn.init.normal_(head.bias, std=0.1)
         if alike:
             head.load_state_dict(network.heads[0].state_dict())
-    for parameter in network.learned.values():
+    for parameter in network.extra_parameters.values():
         torch.nn.init.normal_(parameter, std=0.5)
     shim.weights_changed()
     logits, _ = heads_on(pipe, examples_of(nlp))

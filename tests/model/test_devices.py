@@ -16,14 +16,16 @@ from tests.makers.texts import TEXTS, examples_of, write_corpus
 NAME = "early_exit_ner"
 STAGES = {
     "joint": {"training": {"distillation": 1.0, "detach_early_heads": True}},
-    "self_sampling": {"training": {"@misc": "spacy-early-exit.SelfSampling.v1", "flooding": True}},
+    "self_sampling": {
+        "training": {"@misc": "spacy-early-exit.SelfSampling.v1", "distillation": 1.0}
+    },
     "sentences": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
         "criterion": {"@misc": "spacy-early-exit.SentenceExit.v1"},
     },
     "patience": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
-        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1", "level": "sentence"},
+        "criterion": {"@misc": "spacy-early-exit.PatienceExit.v1"},
     },
     "beliefs": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},

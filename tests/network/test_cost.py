@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spacy_early_exit.criteria import SentenceExit, TokenExit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.marks import rest_slow
 from tests.makers.networks import network_of
 from tests.makers.texts import TEXTS, texts_of_all_lengths
@@ -31,7 +31,7 @@ def counted(network, batch, criterion, threshold):
     return exits, counter.get_total_flops() / 2 - extra
 
 
-CRITERIA = [SentenceExit(), TokenExit(0, "ignore"), TokenExit(1, "ignore"), TokenExit(1, "hold")]
+CRITERIA = [SentenceExit(), TokenExit(0), TokenExit(1)]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_cost_equals_torchs_own_count_at_every_threshold(
 def test_cost_equals_torchs_own_count_on_the_real_encoder(threshold, minilm, en):
     trained = network_of(minilm, spread=0.3)
     texts = [*TEXTS, " ".join(TEXTS)]
-    assert_counted(trained, en, texts, TokenExit(1, "ignore"), threshold)
+    assert_counted(trained, en, texts, TokenExit(1), threshold)
 
 
 @pytest.mark.parametrize("kv", ["copy", "drop"])
@@ -67,7 +67,7 @@ def test_cost_equals_torchs_own_count_whatever_becomes_of_what_left(
 ):
     trained = network_of(encoders[family], spread=0.3)
     how = {"kv": kv, "halt_special": halt_special}
-    assert_counted(trained, en, TEXTS, TokenExit(1, "ignore"), 0.2, **how)
+    assert_counted(trained, en, TEXTS, TokenExit(1), 0.2, **how)
 
 
 def assert_counted(trained, nlp, texts, criterion, threshold, **how):
@@ -92,12 +92,11 @@ def test_full_depth_has_a_closed_form(encoders, en):
     assert macs == spec.layers * layer + words * h * trained.network.tags
 
 
-@pytest.mark.parametrize("left_words", ["ignore", "hold"])
-def test_a_window_costs_the_same_alone_and_in_any_batch(left_words, encoders, en):
+def test_a_window_costs_the_same_alone_and_in_any_batch(encoders, en):
     trained = network_of(encoders["bert"])
     docs = [en.make_doc(text) for text in texts_of_all_lengths(count=30)]
     windows = windows_of(docs, trained.tokenizer, 48, 8)
-    criterion = TokenExit(1, left_words)
+    criterion = TokenExit(1)
     alone = [
         run_with_exits(trained.network, Batch.of([window], CPU), criterion, 0.2)
         for window in windows
@@ -113,4 +112,4 @@ def test_unless_told_otherwise_what_left_is_attended_to_and_special_tokens_stay(
     trained = network_of(encoders["bert"])
     batch = Batch.of(windows_of([en.make_doc("Ann")], trained.tokenizer, 48, 8), CPU)
     assert (batch.kv, batch.halt_special) == ("copy", False)
-    assert run_with_exits(trained.network, batch, TokenExit(1, "ignore"), 0.2).states is None
+    assert run_with_exits(trained.network, batch, TokenExit(1), 0.2).states is None

@@ -102,11 +102,23 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(config, complaint):
 
 
 @pytest.mark.parametrize(
+    "block, other, lacks",
+    [
+        ("criterion", "BIOViterbi", "own_loop"),
+        ("decoder", "TokenExit", "for_scheme, loss"),
+        ("training", "TokenExit", "copies, loss"),
+    ],
+)
+def test_a_block_of_another_kind_is_refused_with_what_it_lacks(block, other, lacks):
+    with pytest.raises(ValueError, match=f"The {block} of '{NAME}' must be .* lacks .*{lacks}"):
+        blank("nowhere", **{block: {"@misc": f"spacy-early-exit.{other}.v1"}})
+
+
+@pytest.mark.parametrize(
     "config",
     [
         {"criterion": {"@misc": "spacy-early-exit.Nonsense.v1"}},
         {"criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "radius": 2}},
-        {"criterion": {"@misc": "spacy-early-exit.TokenExit.v1", "left_words": "maybe"}},
         {"treshold": 0.1},
     ],
 )

@@ -7,7 +7,7 @@ from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.relatives.belief_exit import make_belief_exit
 from spacy_early_exit.relatives.mean_field import make_ain_decoder
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import CPU, batch_of, network_of, step_of
 from tests.makers.texts import texts_of_all_lengths
 
@@ -86,7 +86,7 @@ def batch_and_network(encoders, en):
     trained = network_of(encoders["bert"], spread=1.5)
     network = trained.network
     draw = torch.Generator().manual_seed(0)
-    network.set_learned(
+    network.make_room_for(
         decoder={
             name: torch.randn(zeros.shape, generator=draw)
             for name, zeros in make_ain_decoder().parameters(network.tags).items()

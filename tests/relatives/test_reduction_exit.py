@@ -8,7 +8,7 @@ from spacy_early_exit.network.cost import head_macs, layer_macs
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.relatives.reduction_exit import make_token_reduction
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import CPU, batch_of, network_of, step_of
 from tests.makers.texts import texts_of_all_lengths
 
@@ -21,7 +21,7 @@ def trained(encoders):
     trained = network_of(encoders["bert"])
     torch.manual_seed(0)
     fresh = CRITERION.parameters(trained.network.spec)
-    trained.network.set_learned({}, {name: torch.randn(p.shape) for name, p in fresh.items()})
+    trained.network.make_room_for({}, {name: torch.randn(p.shape) for name, p in fresh.items()})
     return trained
 
 
@@ -118,7 +118,7 @@ def network_copy(network, bias):
     import copy
 
     network = copy.deepcopy(network)
-    for name, parameter in network.learned.items():
+    for name, parameter in network.extra_parameters.items():
         if name.endswith("out_bias"):
             parameter.data.fill_(bias)
     return network
@@ -132,18 +132,6 @@ def test_dropping_saves_more(trained, windows):
             for batch in (copied, replace(copied, kv="drop"))
         ]
     assert spent[1] < spent[0]
-
-
-def test_selectors_may_watch_words_that_left_as_well(trained, windows):
-    class Watching(type(CRITERION)):
-        watches_left_words = True
-
-    batch = Batch.of(windows, CPU)
-    with torch.inference_mode():
-        found = run_with_exits(trained.network, batch, Watching((1, 3)), 0.5)
-        plain = run_with_exits(trained.network, batch, CRITERION, 0.5)
-    assert torch.equal(found.exit_layer, plain.exit_layer)
-    torch.testing.assert_close(found.logits, plain.logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [[], [0, 2], [3, 1], [2, 2]])

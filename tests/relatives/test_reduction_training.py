@@ -13,14 +13,15 @@ from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.loop import run_all_heads_halting, run_layer
 from spacy_early_exit.pipe.knob import Knob
 from spacy_early_exit.relatives.reduction_exit import make_token_reduction
+from spacy_early_exit.relatives.reduction_loop import repeated, run_tries
 from spacy_early_exit.relatives.reduction_training import (
+    Decisions,
     Tries,
     make_reduction_training,
     policy_loss,
     saliency,
 )
-from spacy_early_exit.text.wordpieces import windows_of
-from spacy_early_exit.training.stages import Decisions
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import answers, trained_pipeline
 from tests.makers.project import OLD_CONFECTION
@@ -36,7 +37,7 @@ BLOCK = {"@misc": "spacy-early-exit.TokenReduction.v1", "layers": [1, 3]}
 def trained(encoders):
     trained = network_of(encoders["bert"])
     torch.manual_seed(0)
-    trained.network.set_learned({}, CRITERION.parameters(trained.network.spec))
+    trained.network.make_room_for({}, CRITERION.parameters(trained.network.spec))
     return trained
 
 
@@ -47,7 +48,7 @@ def windows(trained, en):
 
 
 def test_a_batch_repeated_is_that_of_its_windows_repeated(windows):
-    found, expected = Batch.of(windows, CPU).repeated(3), Batch.of(windows * 3, CPU)
+    found, expected = repeated(Batch.of(windows, CPU), 3), Batch.of(windows * 3, CPU)
     for name, value in vars(expected).items():
         same = torch.equal(value, vars(found)[name]) if torch.is_tensor(value) else None
         assert same if torch.is_tensor(value) else value == vars(found)[name], name
@@ -56,8 +57,6 @@ def test_a_batch_repeated_is_that_of_its_windows_repeated(windows):
 class Alternating:
     """In each copy other words leave, at other layers."""
 
-    watches_left_words = False
-
     def leave(self, layer, words, logits, states):
         return (words * 7 + layer) % 5 == 0 if layer >= 2 else torch.zeros_like(words, dtype=bool)
 
@@ -65,10 +64,8 @@ class Alternating:
 def test_copies_that_branch_late_are_as_if_each_had_run_from_the_start(trained, windows):
     batch = Batch.of(windows, CPU)
     with torch.no_grad():
-        found = run_all_heads_halting(
-            trained.network, batch, Alternating(), copies=3, branch_after=2
-        )
-        expected = run_all_heads_halting(trained.network, batch.repeated(3), Alternating())
+        found = run_tries(trained.network, batch, Alternating(), 3, branch_after=2, dropout=0.0)
+        expected = run_all_heads_halting(trained.network, repeated(batch, 3), Alternating())
     assert torch.equal(found[1], expected[1]) and len(found[1].unique()) > 2
     torch.testing.assert_close(found[0], expected[0], atol=1e-4, rtol=1e-4)
 
@@ -85,9 +82,7 @@ class TestPolicyLoss:
         loss = policy_loss(
             torch.tensor(losses),
             known,
-            Decisions(odds, goes_on, asked),
-            self.WINDOW,
-            self.ORIGINAL,
+            Decisions(odds, goes_on, asked, self.WINDOW, self.ORIGINAL),
             cost_weight,
         )
         return loss, torch.autograd.grad(loss, odds)[0][0]
@@ -161,7 +156,7 @@ def test_saliency_is_the_slope_of_the_loss_towards_the_state_where_a_word_stoppe
 
 
 def test_in_the_imitating_try_the_most_salient_words_go_on(trained, windows):
-    batch = Batch.of(windows, CPU).repeated(2)
+    batch = repeated(Batch.of(windows, CPU), 2)
     words = batch.words // 2
     important = torch.rand(2, words)
     tries = Tries(CRITERION, trained.network, batch, important)
@@ -181,7 +176,7 @@ def test_in_the_imitating_try_the_most_salient_words_go_on(trained, windows):
 
 def test_words_that_share_a_wordpiece_go_on_together(trained, en):
     doc = Doc(en.vocab, ["Ann", "is", "n't", "in", "New", "York"], [1, 0, 1, 1, 1, 0])
-    batch = Batch.of(windows_of([doc], trained.tokenizer, 48, 8), CPU).repeated(40)
+    batch = repeated(Batch.of(windows_of([doc], trained.tokenizer, 48, 8), CPU), 40)
     units = replace(batch, unit_of_word=batch.unit_of_word // 2 * 2)  # two words each
     tries = Tries(CRITERION, trained.network, units)
     words = torch.arange(batch.words)
@@ -197,7 +192,7 @@ def test_what_selectors_learn_reaches_the_encoder_where_all_learn(trained, windo
         stage = make_reduction_training(joint=joint, guided_steps=0)
         answers = stage.run(trained.network, batch, 0.0, CRITERION, None)
         weight = next(iter(trained.network.encoder.layers[0].parameters()))
-        odds = answers.decisions.log_odds.sum()
+        odds = answers.own[0].log_odds.sum()
         (found,) = torch.autograd.grad(odds, weight, allow_unused=True)
         assert (found is not None and bool((found != 0).any())) is reaches
 
@@ -274,7 +269,7 @@ def test_a_reduced_pipeline_is_calibrated_saved_and_loaded(first, tmp_path):
     nlp, _ = second(first, 40, cost_weight=0.3)
     ner = nlp.get_pipe(NAME)
     calibration = calibrate(ner, examples_of(nlp), [1.3])
-    assert calibration.points[-1].saving >= 1.25
+    assert calibration.points[-1].speedup >= 1.25
     nlp.to_disk(tmp_path)
     cfg = {NAME: {"speedup": 1.2}}
     loaded = spacy.load(tmp_path)
@@ -297,7 +292,7 @@ def test_texts_without_annotation_teach_nothing(first):
     ner = nlp.get_pipe(NAME)
     scores, _ = ner.model.begin_update(([eg.predicted], settings_of(ner)))
     loss, gradient = ner.get_loss([eg], scores)
-    assert loss == 0.0 and (gradient.log_odds == 0).all() and (gradient.logits == 0).all()
+    assert loss == 0.0 and (gradient.own[0] == 0).all() and (gradient.logits == 0).all()
 
 
 def settings_of(ner):
@@ -345,7 +340,7 @@ class TestRefused:
     def test_another_criterion_to_train(self, trained, windows):
         stage = make_reduction_training()
         with pytest.raises(ValueError, match="TokenReduction, not TokenExit"):
-            stage.run(trained.network, Batch.of(windows, CPU), 0.0, TokenExit(0, "ignore"), None)
+            stage.run(trained.network, Batch.of(windows, CPU), 0.0, TokenExit(0), None)
 
     @pytest.mark.parametrize(
         "arguments", [{"samples": 1}, {"cost_weight": -1.0}, {"guided_steps": -1}]

@@ -10,14 +10,25 @@ import time
 from itertools import product
 
 import pytest
+import torch
 
-from spacy_early_exit.runtime.attempts import attempt, stop_asked
+from spacy_early_exit.pipe import stream
+from spacy_early_exit.runtime import attempts
+from spacy_early_exit.runtime.attempts import Stopped, attempt, stop_asked
 from tests.makers.marks import rest_slow
 from tests.makers.project import ROOT
 
 NAME = "early_exit_ner"
 VARIABLE: contextvars.ContextVar[int] = contextvars.ContextVar("VARIABLE", default=0)
 needs_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+
+
+def in_a_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 class OutOfTime(Exception):
@@ -51,6 +62,22 @@ class TestAttempt:
         assert attempt(VARIABLE.get).result == 7
         assert isinstance(attempt(lambda: 1 / 0).error, ZeroDivisionError)
 
+    def test_elsewhere_torch_has_as_many_threads_as_here(self, limit):
+        before = torch.get_num_threads()
+        try:
+            for number in (2, 1, 3):
+                torch.set_num_threads(number)
+                assert attempt(torch.get_num_threads).result == number
+                assert in_a_thread(torch.get_num_threads) == number, "new threads as well"
+            in_a_thread(lambda: torch.set_num_threads(5))  # what new ones get
+            assert attempt(torch.get_num_threads).result == 3
+            torch.set_num_threads(2)
+            in_a_thread(lambda: torch.set_num_threads(5))
+            assert attempt(torch.get_num_threads).result == 2
+            assert in_a_thread(torch.get_num_threads) == 5
+        finally:
+            torch.set_num_threads(before)
+
     def test_what_a_handler_raises_is_raised_once_the_work_has_ended(self, limit):
         ended = []
 
@@ -65,9 +92,53 @@ class TestAttempt:
             attempt(work)
         assert ended and attempt(lambda: 3).result == 3
 
-    def test_where_no_thread_can_be_started_it_is_done_here_and_once(self, limit, monkeypatch):
-        from spacy_early_exit.runtime import attempts
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_so_is_what_it_raises_while_the_work_is_handed_over(self, when, limit, monkeypatch):
+        attempt(lambda: None)
+        kept = attempts._thread[1]
+        submit, begun, ended = kept.submit, [], []
 
+        def interrupted(*work):
+            if when == "after":
+                submit(*work)
+                while not begun:
+                    time.sleep(0.01)
+            signal.raise_signal(signal.SIGALRM)
+
+        def work():
+            stopped = stop_asked()
+            begun.append(True)
+            for _ in range(200):
+                if stopped():
+                    ended.append(True)
+                    return
+                time.sleep(0.01)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kept, "submit", interrupted)
+            with pytest.raises(OutOfTime):
+                attempt(work)
+        assert begun == ended == [True] * (when == "after")
+        assert attempt(lambda: 3).result == 3
+
+    def test_work_that_has_not_begun_then_never_does(self, limit, monkeypatch):
+        attempt(lambda: None)
+        kept, done, go_on = attempts._thread[1], [], threading.Event()
+        submit = kept.submit
+        submit(go_on.wait)
+
+        def interrupted(*work):
+            submit(*work)
+            signal.raise_signal(signal.SIGALRM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kept, "submit", interrupted)
+            with pytest.raises(OutOfTime):
+                attempt(lambda: done.append(True))
+        go_on.set()
+        assert attempt(lambda: 3).result == 3 and not done
+
+    def test_where_no_thread_can_be_started_it_is_done_here_and_once(self, limit, monkeypatch):
         def refuse(thread):
             raise RuntimeError("can't start new thread")
 
@@ -84,6 +155,38 @@ class TestAttempt:
         if not (child := os.fork()):
             os._exit(attempt(lambda: 5).result)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+
+
+class TestHandlers:
+    @pytest.mark.parametrize("number", sorted(signal.valid_signals()))
+    def test_one_of_any_signal_is_seen(self, number):
+        if number in (getattr(signal, "SIGKILL", 9), getattr(signal, "SIGSTOP", 19)):
+            pytest.skip("it can have none")
+        before = signal.signal(number, lambda *about: None)
+        try:
+            assert attempts._handlers_may_raise()
+        finally:
+            signal.signal(number, before)
+        assert not attempts._handlers_may_raise()
+
+    def test_to_look_for_them_takes_next_to_nothing(self, limit):
+        attempts._handlers_may_raise()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # so that all of them are asked
+        start = time.thread_time()
+        for _ in range(1000):
+            attempts._handlers_may_raise()
+        assert time.thread_time() - start < 0.05  # 0.05 ms each
+
+    def test_a_group_of_texts_is_predicted_and_written_in_two_attempts(self, nlp, monkeypatch):
+        tried = []
+
+        def counting(work):
+            tried.append(work)
+            return attempt(work)
+
+        monkeypatch.setattr(stream, "attempt", counting)
+        assert len(list(nlp.pipe(["Ann Lee lives in New York."] * 20))) == 20
+        assert len(tried) == 2
 
 
 @needs_timers
@@ -108,6 +211,51 @@ class TestTimeLimits:
                 done.append(doc)
         assert time.monotonic() - start < 5 and 0 < len(done) < 100 and not handled
         assert nlp("Ann Lee lives in New York.").ents
+
+    @pytest.mark.parametrize("kind", [Exception, BaseException])
+    @pytest.mark.parametrize("how", ["nlp", "nlp.pipe"])
+    def test_what_error_handlers_see_is_as_the_docs_say(self, kind, how, nlp, limit, monkeypatch):
+        """spaCy catches any Exception that comes out of a component in nlp(text)."""
+        pipe, handled = nlp.get_pipe(NAME), []
+        nlp.set_error_handler(lambda name, component, docs, error: handled.append(error))
+        out_of_time = type("TooLate", (kind,), {})
+
+        def raise_it(number, frame):
+            raise out_of_time
+
+        def slow(docs, run):
+            stopped = stop_asked()
+            while not stopped():
+                time.sleep(0.01)
+            raise Stopped
+
+        signal.signal(signal.SIGALRM, raise_it)
+        monkeypatch.setattr(pipe, "_predict", slow)
+        limit(0.2)
+        if kind is Exception and how == "nlp":
+            assert not nlp("Ann Lee lives in New York.").ents
+            assert [type(error) for error in handled] == [out_of_time]
+        else:
+            with pytest.raises(out_of_time):
+                (list(nlp.pipe(["Ann Lee."])) if how == "nlp.pipe" else nlp("Ann Lee."))
+            assert not handled
+
+    def test_only_texts_that_cannot_be_written_meet_the_error_handler(
+        self, nlp, limit, monkeypatch
+    ):
+        pipe, handled = nlp.get_pipe(NAME), []
+        nlp.set_error_handler(lambda name, component, docs, error: handled.append(docs[0].text))
+        real = pipe.annotate
+
+        def fail(doc, prediction):
+            if "bad" in doc.text:
+                raise OutOfTime("of its own making")
+            real(doc, prediction)
+
+        monkeypatch.setattr(pipe, "annotate", fail)
+        texts = ["a bad one", "Ann Lee lives in New York.", "bad", "ok"]
+        assert [doc.text for doc in nlp.pipe(texts)] == [texts[1], texts[3]]
+        assert handled == [texts[0], texts[2]]
 
     def test_a_text_that_fails_still_meets_the_error_handler(self, nlp, limit, monkeypatch):
         pipe, handled = nlp.get_pipe(NAME), []

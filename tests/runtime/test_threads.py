@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from spacy_early_exit.model.model import LEAST_WORDPIECES
+from spacy_early_exit.model.predict import LEAST_WORDPIECES
 from spacy_early_exit.runtime import threads as workers
+from spacy_early_exit.runtime import torch_threads
 from spacy_early_exit.runtime.forks import Lock
 from spacy_early_exit.runtime.threads import batches_at_once, run_side_by_side, thread_count
 from tests.makers.project import ROOT
@@ -55,6 +57,12 @@ def side_by_side(function, items, threads=None, macs=MUCH):
 
 def own_threads(_):
     return torch.get_num_threads()
+
+
+def slow_abs(item):
+    """Helpers take longer: who does not wait for them has no results."""
+    time.sleep(0.1 if threading.current_thread() is threading.main_thread() else 0.4)
+    return abs(item)
 
 
 def in_a_thread(function):
@@ -227,7 +235,7 @@ class TestTorchsThreads:
             raise RuntimeError("can't start new thread")
 
         monkeypatch.setattr(workers._own, "process", None, raising=False)
-        monkeypatch.setattr(workers, "_keeper", None)
+        monkeypatch.setattr(torch_threads, "_keeper", None)
         monkeypatch.setattr(threading.Thread, "start", refuse)
         assert side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
 
@@ -244,10 +252,10 @@ class TestTorchsThreads:
             start(thread)
 
         monkeypatch.setattr(workers._own, "process", None, raising=False)
-        monkeypatch.setattr(workers, "_keeper", None)
+        monkeypatch.setattr(torch_threads, "_keeper", None)
         monkeypatch.setattr(threading.Thread, "start", some)
-        assert side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
-        assert side_by_side(abs, [-4, -5]) == [4, 5]
+        assert side_by_side(slow_abs, [-1, -2, -3]) == [1, 2, 3]
+        assert side_by_side(slow_abs, [-4, -5]) == [4, 5]
 
 
 class TestInterruptions:
@@ -271,6 +279,32 @@ class TestInterruptions:
         finally:
             signal.signal(signal.SIGALRM, before)
         assert not working and len(begun) <= 2
+        assert side_by_side(abs, [-1, -2]) == [1, 2]
+
+    def test_so_does_what_is_raised_while_helpers_are_called(self, two_threads, monkeypatch):
+        side_by_side(abs, [1, 2])  # helpers are there
+        working, begun = [], []
+        submit = ThreadPoolExecutor.submit
+
+        def work(i):
+            begun.append(i)
+            working.append(i)
+            time.sleep(0.3)
+            working.remove(i)
+
+        def interrupted(pool, *given):
+            submit(pool, *given)
+            while not begun:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ThreadPoolExecutor, "submit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                side_by_side(work, list(range(50)))
+        assert begun == [0] and not working
+        time.sleep(0.5)
+        assert begun == [0]
         assert side_by_side(abs, [-1, -2]) == [1, 2]
 
 

@@ -8,7 +8,7 @@ import torch
 
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_layers
-from spacy_early_exit.text.wordpieces import batches, windows_of
+from spacy_early_exit.text.windows import batches, windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import train_small
 from tests.makers.texts import TEXTS

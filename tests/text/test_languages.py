@@ -7,7 +7,7 @@ import pytest
 import spacy
 from spacy.training import Example
 
-from spacy_early_exit.text.wordpieces import align, word_offsets
+from spacy_early_exit.text.alignment import align, word_offsets
 from tests.makers.encoders import write_encoder
 from tests.makers.pipelines import SEED, answers
 from tests.makers.tokenizers import roberta_tokenizer, sentencepiece_tokenizer

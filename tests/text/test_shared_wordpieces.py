@@ -15,7 +15,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.measure.calibrate import calibrate
-from spacy_early_exit.text.wordpieces import WordpieceTokenizer, windows_of
+from spacy_early_exit.text.tokenizer import WordpieceTokenizer
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.encoders import write_encoder
 from tests.makers.pipelines import SEED, blank, train_small
 from tests.makers.texts import CHINESE, EMOJI, TEXTS, examples_of

@@ -15,9 +15,9 @@ from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.docs import set_sentences
 from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.hold_saving import make_hold_saving
-from spacy_early_exit.model import model as model_module
+from spacy_early_exit.model import predict as model_module
 from spacy_early_exit.text.spans import line_spans, paragraph_spans, sent_spans, word_ranges
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.commands import run
 from tests.makers.pipelines import answers, blank, train_small
 from tests.makers.project import OLD_CONFECTION, hiding
@@ -343,14 +343,14 @@ class TestCalibration:
             )
         ]
         spent, full = sum(r.spent for r in records), sum(r.full for r in records)
-        assert found.points[-1].saving == pytest.approx(full / spent)
+        assert found.points[-1].speedup == pytest.approx(full / spent)
         rows = evaluate(cutting, ner, examples, [1.0, 1.5], rounds=0)
         assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
 
     def test_a_saving_is_held_on_them_while_training(self, cutting, tmp_path):
         docs = [eg.reference for eg in examples_of(cutting, [(" ".join(TEXTS), [])])]
         spacy.tokens.DocBin(docs=docs).to_disk(tmp_path / "tune.spacy")
-        hold = make_hold_saving(tmp_path / "tune.spacy", 1.3, 1, score_start=True)
+        hold = make_hold_saving(tmp_path / "tune.spacy", 1.3, 1)
         hold(cutting, {"step": 0})
         record = cutting(" ".join(TEXTS))._.early_exit[NAME]
         assert 1.3 <= record.full / record.spent < 2.0

@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 
 from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.network.window import Window
-from spacy_early_exit.text.wordpieces import (
-    WordpieceTokenizer,
-    align,
-    batches,
-    cut,
-    fit,
-    runs,
-    share,
-    windows_of,
-    word_offsets,
-)
+from spacy_early_exit.text.alignment import align, fit, word_offsets
+from spacy_early_exit.text.tokenizer import WordpieceTokenizer
+from spacy_early_exit.text.windows import batches, cut, runs, share, windows_of
 from tests.makers.texts import CHINESE, EMOJI, TEXTS
 
 # Anything that a Doc can be made of: lone surrogates fail inside spaCy.

@@ -6,7 +6,7 @@ import torch
 
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import SEED, blank
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths

@@ -13,10 +13,17 @@ from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_all_heads, run_all_heads_halting, run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.tags import MISSING
-from spacy_early_exit.text.wordpieces import windows_of
-from spacy_early_exit.training.halting import RandomHalting, SampledHalting, draw_thresholds
-from spacy_early_exit.training.losses import distillation_loss, flooded, layer_weighted, word_losses
-from spacy_early_exit.training.stages import Answers, make_joint_training, make_self_sampling
+from spacy_early_exit.text.windows import windows_of
+from spacy_early_exit.training.base import Answers
+from spacy_early_exit.training.halting import (
+    RandomHalting,
+    SampledHalting,
+    draw_thresholds,
+    neighbourhoods,
+)
+from spacy_early_exit.training.joint import make_joint_training
+from spacy_early_exit.training.losses import distillation_loss, layer_weighted
+from spacy_early_exit.training.self_sampling import make_self_sampling
 from tests.makers.networks import network_of
 from tests.makers.pipelines import blank, trained_pipeline
 from tests.makers.texts import TEXTS, examples_of
@@ -30,11 +37,10 @@ def trained(encoders):
     return network_of(encoders["bert"])
 
 
-@pytest.fixture(params=["post_norm", "pre_norm"])
-def network(trained, request):
-    """A copy that keeps either state, whose layers do not all normalise alike."""
+@pytest.fixture
+def network(trained):
+    """A copy whose layers do not all normalise alike."""
     network = copy.deepcopy(trained.network)
-    network.encoder.kept_state = request.param
     torch.manual_seed(0)
     for layer in network.encoder.layers:
         torch.nn.init.normal_(layer.output_norm.weight, mean=1.0, std=0.1)
@@ -61,7 +67,7 @@ def fixed(batch, criterion, threshold):
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2, 1.0])
 @pytest.mark.parametrize(
     "criterion",
-    [SentenceExit(), TokenExit(0, "ignore"), TokenExit(2, "ignore"), TokenExit(2, "hold")],
+    [SentenceExit(), TokenExit(0), TokenExit(2)],
     ids=str,
 )
 def test_training_with_halting_sees_what_prediction_will_see(network, batch, criterion, threshold):
@@ -78,7 +84,7 @@ def test_training_with_halting_sees_what_prediction_will_see(network, batch, cri
 
 @pytest.mark.parametrize("how", [{"kv": "drop"}, {"halt_special": True}], ids=str)
 def test_training_sees_what_prediction_will_see_whatever_becomes_of_what_left(network, batch, how):
-    dropping, criterion = replace(batch, **how), TokenExit(0, "ignore")
+    dropping, criterion = replace(batch, **how), TokenExit(0)
     with torch.no_grad():
         halting = fixed(dropping, criterion, 0.2)
         logits, exit_layer = run_all_heads_halting(network, dropping, halting)
@@ -89,7 +95,7 @@ def test_training_sees_what_prediction_will_see_whatever_becomes_of_what_left(ne
 
 
 def test_without_halting_it_is_joint_training(trained, batch):
-    halting = fixed(batch, TokenExit(0, "ignore"), 0.0)
+    halting = fixed(batch, TokenExit(0), 0.0)
     logits, exit_layer = run_all_heads_halting(trained.network, batch, halting)
     assert torch.equal(logits, run_all_heads(trained.network, batch))
     assert (exit_layer == trained.network.spec.layers).all()
@@ -97,7 +103,7 @@ def test_without_halting_it_is_joint_training(trained, batch):
 
 def test_detached_early_heads_learn_and_leave_the_encoder_alone(network, batch):
     stage = make_joint_training(detach_early_heads=True)
-    answers = stage.run(network, batch, 0.0, TokenExit(0, "ignore"), None)
+    answers = stage.run(network, batch, 0.0, TokenExit(0), None)
     for layer, reaches in ((1, False), (network.spec.layers, True)):
         network.zero_grad()
         answers.logits[layer - 1].square().sum().backward(retain_graph=True)
@@ -110,7 +116,7 @@ def test_detached_early_heads_learn_and_leave_the_encoder_alone(network, batch):
 
 def test_windows_that_drew_differently_do_not_mix(trained, batch):
     """Each window halts as if all had drawn the same as it."""
-    criteria = [TokenExit(0, "ignore"), TokenExit(2, "ignore")]
+    criteria = [TokenExit(0), TokenExit(2)]
     choice = torch.arange(batch.windows) % 2
     thresholds = torch.linspace(0.0, 0.3, batch.windows)
     mixed = SampledHalting(batch, thresholds, [(c, c.start(batch)) for c in criteria], choice, {})
@@ -125,7 +131,7 @@ def test_windows_that_drew_differently_do_not_mix(trained, batch):
 
 
 def test_gradients_flow_through_kept_states_as_in_the_plain_loop(network, batch):
-    criterion, threshold = TokenExit(0, "ignore"), 0.2
+    criterion, threshold = TokenExit(0), 0.2
     found = []
     for plain in (False, True):
         network.zero_grad()
@@ -149,7 +155,7 @@ def test_heads_answer_for_words_that_left_from_the_state_they_kept(trained, batc
     everybody_at_2 = RandomHalting(torch.full((batch.words,), 2))
     with torch.no_grad():
         logits, exit_layer = run_all_heads_halting(network, batch, everybody_at_2)
-        kept = run_with_exits(network, batch, TokenExit(0, "ignore"), 1.0, keep_states=True)
+        kept = run_with_exits(network, batch, TokenExit(0), 1.0, keep_states=True)
     assert (exit_layer == 2).all() and logits.shape[0] == network.spec.layers
     assert (kept.exit_layer == 1).all()  # so its states are those of layer 1
     with torch.no_grad():
@@ -170,7 +176,7 @@ def test_patterns(trained, batch, pattern, encoders):
         ("theirs", trained.network, sure),
     ):
         torch.manual_seed(0)
-        answers = stage.run(network, batch, 0.0, TokenExit(0, "ignore"), teacher)
+        answers = stage.run(network, batch, 0.0, TokenExit(0), teacher)
         layers[name] = answers.exit_layer.float().mean().item()
     if pattern == "on_policy":
         assert layers["own"] < layers["theirs"] - 0.5
@@ -186,8 +192,7 @@ def test_neighbourhoods_and_shares_are_drawn_for_every_window(trained, batch):
     torch.manual_seed(0)
     drawn = []  # threshold and neighbourhood
     for _ in range(60):
-        halting = stage._halting(trained.network, batch, TokenExit(2, "hold"), None)
-        assert all(criterion.left_words == "hold" for criterion, _ in halting.criteria)
+        halting = stage._halting(trained.network, batch, TokenExit(2), None)
         windows = [halting.criteria[number][0].window for number in halting.choice.tolist()]
         drawn += zip(halting.thresholds.tolist(), windows)
     most = max(threshold for threshold, _ in drawn)
@@ -199,6 +204,23 @@ def test_neighbourhoods_and_shares_are_drawn_for_every_window(trained, batch):
         assert len(some) / len(drawn) == pytest.approx(share, abs=0.06)
     for window in (0, 1, 3):
         assert between.count(window) / len(between) == pytest.approx(1 / 3, abs=0.1)
+
+
+class Anybodys:
+    """A criterion that somebody else has written, with a neighbourhood."""
+
+    def __init__(self, window):
+        self.window = window
+
+    def with_window(self, window):
+        return Anybodys(window)
+
+
+def test_neighbourhoods_of_any_criterion_are_drawn():
+    assert [c.window for c in neighbourhoods(Anybodys(5), [0, 2])] == [0, 2]
+    own = Anybodys(5)
+    assert neighbourhoods(own, []) == [own]
+    assert neighbourhoods(SentenceExit(), [0, 2]) == [SentenceExit()]
 
 
 def test_random_patterns_use_every_layer_and_spare_a_share(trained, batch):
@@ -231,6 +253,11 @@ def example_answers():
     return Answers(logits, torch.tensor([1, 2, 3, 4, 4, 2]), teacher)
 
 
+def at_the_end(answers):
+    """As if nobody had left: every head is trained on every word."""
+    return answers._replace(exit_layer=torch.full_like(answers.exit_layer, 4))
+
+
 TAGS = torch.tensor([0, 1, 2, MISSING, 4, 0])
 
 
@@ -245,36 +272,19 @@ def by_hand(answers, tags, count):
     return total
 
 
-def test_no_loss_after_the_exit_unless_asked_for():
+def test_the_deeper_a_head_the_more_it_weighs_and_none_learns_after_the_exit():
     answers = example_answers()
-    until = make_self_sampling(loss_after_exit=False).loss(answers, TAGS)
-    all_of_it = make_self_sampling(loss_after_exit=True).loss(answers, TAGS)
     exits = answers.exit_layer.tolist()
-    assert until.item() == pytest.approx(
-        by_hand(answers, TAGS, lambda w, k: k <= exits[w]), rel=1e-5
-    )
-    assert all_of_it.item() == pytest.approx(by_hand(answers, TAGS, lambda w, k: True), rel=1e-5)
-    joint = make_joint_training().loss(answers, TAGS)
-    assert joint.item() == pytest.approx(all_of_it.item())
-
-
-def test_flooding_pushes_losses_below_the_first_stages_up_again():
-    losses = torch.tensor([[1.0, 3.0]], requires_grad=True)
-    held = flooded(losses, torch.tensor([[2.0, 2.0]]))
-    assert held.tolist() == [[1.0, 1.0]]
-    (gradient,) = torch.autograd.grad(held.sum(), losses)
-    assert gradient.tolist() == [[-1.0, 1.0]]
-    answers = example_answers()
-    stage = make_self_sampling(flooding=True, loss_after_exit=True)
-    expected = layer_weighted(
-        (word_losses(answers.logits, TAGS) - word_losses(answers.teacher, TAGS)).abs()
-    )
-    assert stage.needs_teacher
-    assert stage.loss(answers, TAGS).item() == pytest.approx(expected.item())
+    for make, counts in (
+        (make_joint_training, lambda word, layer: True),
+        (make_self_sampling, lambda word, layer: layer <= exits[word]),
+    ):
+        loss = make().loss(answers, TAGS).item()
+        assert loss == pytest.approx(by_hand(answers, TAGS, counts), rel=1e-5)
 
 
 def test_distillation_is_a_divergence_on_annotated_words():
-    answers = example_answers()
+    answers = at_the_end(example_answers())
     deepest = answers.teacher[-1]
     losses = distillation_loss(answers.logits, deepest, TAGS)
     assert losses.shape == (4, 6) and (losses[:, 3] == 0).all() and (losses[:, :3] > 0).all()
@@ -284,50 +294,29 @@ def test_distillation_is_a_divergence_on_annotated_words():
         assert losses[layer, word].item() == pytest.approx(kl, rel=1e-4)
     same = distillation_loss(deepest.expand(4, -1, -1), deepest, TAGS)
     assert same.abs().max() < 1e-6
-    without, with_it = (
-        make_self_sampling(distillation=d, loss_after_exit=True).loss(answers, TAGS) for d in (0, 2)
-    )
+    without, with_it = (make_self_sampling(distillation=d).loss(answers, TAGS) for d in (0, 2))
     assert with_it.item() == pytest.approx(without.item() + 2 * layer_weighted(losses).item())
 
 
-@pytest.mark.parametrize(
-    "settings", [{"distillation": 2.0}, {"flooding": True}, {"pseudo_labels": True}], ids=str
-)
+@pytest.mark.parametrize("settings", [{"distillation": 2.0}, {"pseudo_labels": True}], ids=str)
 def test_a_teacher_has_no_say_on_tags_that_it_does_not_know(settings):
-    answers = example_answers()
+    answers = at_the_end(example_answers())
     knows_less = answers._replace(teacher=answers.teacher[..., :4])
     new = torch.where(TAGS == 4, TAGS, MISSING)
-    stage = make_self_sampling(loss_after_exit=True, **settings)
-    plain = make_self_sampling(loss_after_exit=True).loss(answers, new)
+    stage = make_self_sampling(**settings)
+    plain = make_self_sampling().loss(answers, new)
     assert stage.loss(knows_less, new).item() == pytest.approx(plain.item())
     assert stage.loss(answers, new).item() != pytest.approx(plain.item())
     old = torch.where(TAGS == 4, MISSING, TAGS)
     assert stage.loss(knows_less, old).item() != pytest.approx(
-        make_self_sampling(loss_after_exit=True).loss(answers, old).item()
+        make_self_sampling().loss(answers, old).item()
     )
-
-
-@pytest.mark.parametrize("make", [make_joint_training, make_self_sampling])
-def test_how_much_heads_weigh(make):
-    answers = example_answers()
-    # All words stay to the end, so that both stages train every head on every word.
-    answers = answers._replace(exit_layer=torch.full_like(answers.exit_layer, 4))
-    by_layer = word_losses(answers.logits, TAGS).sum(1)
-    for weights, given in (
-        ([1, 2, 3, 4], "linear"),
-        ([1, 1, 1, 1], "uniform"),
-    ):
-        expected = (by_layer * torch.tensor(weights)).sum() / sum(weights)
-        found = make(layer_weights=given).loss(answers, TAGS)
-        assert found.item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize(
     "make, wrong",
     [
         (make_joint_training, {"distillation": -1}),
-        (make_joint_training, {"layer_weights": "steep"}),
-        (make_self_sampling, {"layer_weights": "steep"}),
         (make_self_sampling, {"pattern": "sometimes"}),
         (make_self_sampling, {"max_threshold": 1.5}),
         (make_self_sampling, {"windows": [0, -1]}),
@@ -392,7 +381,7 @@ class TestStartingFromAPipeline:
 
     @pytest.mark.parametrize(
         "settings",
-        [{"distillation": 4.0}, {"flooding": True}, {"pattern": "off_policy"}],
+        [{"distillation": 4.0}, {"pattern": "off_policy"}],
         ids=str,
     )
     def test_a_new_label_is_learnt_though_the_teacher_does_not_know_it(self, first, settings):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # A group may hold at most this many cells of its score matrix per needed cell. Measured
-# with trained exits on tweets: see benchmarks/NOTES.md.
+# with trained exits on tweets: see benchmarks/notes/engine.md.
 MAX_PADDING = 1.5
 # Sequences of at least this many wordpieces are attended to one by one: then a call costs
 # little beside the work in it, and nothing is padded.

@@ -22,7 +22,7 @@ KINDS = 3  # of scores that are added: their variances are, too
 
 
 @dataclass(frozen=True)
-class Places:
+class RelativePositions:
     """Where queries and context stand to one another.
 
     states (Tensor): The rows of the table that are met. *Shape:* ``(met, width)``
@@ -39,13 +39,13 @@ class Places:
 class PlaceBias:
     """What positions add to scores: a ``Bias``.
 
-    places (Places): Who stands where.
+    places (RelativePositions): Who stands where.
     query (Tensor): What relative positions ask for. *Shape:* ``(met, heads, width / heads)``
     key (Tensor): What they answer with. *Shape:* ``(met, heads, width / heads)``
     scale (float): What products are multiplied by.
     """
 
-    places: Places
+    places: RelativePositions
     query: Tensor
     key: Tensor
     scale: float
@@ -72,8 +72,8 @@ class PlaceTable(nn.Module):
         self.table = nn.Embedding(2 * spec.place_span, spec.hidden_size)
         self.norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
 
-    def forward(self, running: Running) -> Places:
-        """RETURNS (Places): Who stands where.
+    def forward(self, running: Running) -> RelativePositions:
+        """RETURNS (RelativePositions): Who stands where.
 
         running (Running): Who is computed.
         """
@@ -83,7 +83,7 @@ class PlaceTable(nn.Module):
         away = torch.arange(-farthest, farthest + 1, device=device)
         row_of = place_of(self.spec, away) - first
         pairs = distances_of(running)
-        return Places(
+        return RelativePositions(
             states=self.norm(self.table(torch.arange(first, behind, device=device))),
             of_group=[(row_of[distance + farthest], valid) for distance, valid in pairs],
         )
@@ -142,7 +142,7 @@ class DisentangledLayer(Layer):
 
         context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
         running (Running): Which of them are queries, and of which sequence each is.
-        shared (Places): What ``PlaceTable`` gives.
+        shared (RelativePositions): What ``PlaceTable`` gives.
         dropout (float): Dropout rate, of attention weights too.
         RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
             *Shape:* ``(queries, width)``
@@ -165,7 +165,7 @@ class DisentangledLayer(Layer):
         scale: Optional[float] = None,
     ) -> Tensor:
         """RETURNS (Tensor): See ``attend``. *Shape:* ``(queries, width)``"""
-        places: Places = shared
+        places: RelativePositions = shared
         states = drop_out(places.states, dropout)
         shape = (len(states), self.attention_heads, -1)
         scale = (KINDS * (query.shape[1] // self.attention_heads)) ** -0.5

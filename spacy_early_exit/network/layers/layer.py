@@ -15,7 +15,7 @@ from ..families import EncoderSpec
 from .attention import Bias, attend
 
 # Rows of feed-forward that are computed at once when predicting on a CPU: their wide states, 1.5 MB
-# for MiniLM, stay in its cache. Measured: see benchmarks/NOTES.md.
+# for MiniLM, stay in its cache. Measured: see benchmarks/notes/engine.md.
 ROWS = 256
 
 

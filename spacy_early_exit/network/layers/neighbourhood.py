@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..batch import Running
-from .relative import Fixed, distances
+from .relative import FixedBias, distances
 
 # Windows longer than so many times a query's reach are cut into blocks of queries, each with its
-# own context. Measured: see benchmarks/NOTES.md.
+# own context. Measured: see benchmarks/notes/engine.md.
 LONG = 4
 
 
@@ -22,13 +22,13 @@ class Neighbourhood:
     context_lengths (List[int]): Wordpieces of each sequence.
     rows (Optional[Tensor]): Rows of the context that these are, which sequences share; None: the
         context as it is. *Shape:* ``(sum of context_lengths,)``
-    mask (Optional[Fixed]): Which of them is near enough; None: all.
+    mask (Optional[FixedBias]): Which of them is near enough; None: all.
     """
 
     query_lengths: List[int]
     context_lengths: List[int]
     rows: Optional[Tensor] = None
-    mask: Optional[Fixed] = None
+    mask: Optional[FixedBias] = None
 
     def of_context(self, states: Tensor) -> Tensor:
         """RETURNS (Tensor): States of what is attended to, sequence by sequence.
@@ -56,7 +56,7 @@ def neighbourhood(running: Running, reach: int) -> Neighbourhood:
         found.context_lengths,
     )
     masks = [((away.abs() <= reach) & valid)[:, None] for away, valid in near]
-    return Neighbourhood(found.query_lengths, found.context_lengths, found.rows, Fixed(masks))
+    return Neighbourhood(found.query_lengths, found.context_lengths, found.rows, FixedBias(masks))
 
 
 def _in_blocks(running: Running, reach: int) -> Neighbourhood:

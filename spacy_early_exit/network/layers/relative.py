@@ -16,7 +16,7 @@ from .attention import groups, padding
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedBias:
     """What is added to scores whatever queries and keys are: a ``Bias``.
 
     of_group (Sequence[Tensor]): *Shapes:* ``(group, heads or 1, longest queries, longest context)``
@@ -74,8 +74,8 @@ class DistanceBias(nn.Module):
         self.table = nn.Embedding(spec.distance_buckets, spec.attention_heads)
         self.longest = spec.max_wordpieces
 
-    def forward(self, running: Running) -> Fixed:
-        """RETURNS (Fixed): The bias.
+    def forward(self, running: Running) -> FixedBias:
+        """RETURNS (FixedBias): The bias.
 
         running (Running): Who is computed.
         """
@@ -86,7 +86,7 @@ class DistanceBias(nn.Module):
             bias = F.embedding(distance + self.longest - 1, by_distance)
             bias = bias.permute(0, 3, 1, 2).contiguous()  # (group, heads, queries, context)
             found.append(bias.masked_fill(~valid[:, None], float("-inf")))
-        return Fixed(found)
+        return FixedBias(found)
 
     def by_distance(self) -> Tensor:
         """RETURNS (Tensor): The bias of each distance, from the smallest to the largest that two

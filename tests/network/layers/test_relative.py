@@ -10,7 +10,7 @@ from spacy_early_exit.network.families import read_spec
 from spacy_early_exit.network.layers.disentangled import place_counts, place_of
 from spacy_early_exit.network.layers.neighbourhood import near_pairs, near_pairs_of_all
 from spacy_early_exit.network.layers.relative import bucket_of
-from spacy_early_exit.text.wordpieces import windows_of
+from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.texts import texts_of_all_lengths
 from tests.network.test_families import PUBLISHED
@@ -59,7 +59,7 @@ def test_near_pairs_are_counted_one_by_one(reach, kv, encoders, en):
     batch = Batch.of(windows_of(docs, trained.tokenizer, 48, 8), torch.device("cpu"), kv)
     everyone = Running.all_of(batch)
     torch.manual_seed(0)
-    fewer = everyone.without(batch, torch.rand(batch.words) < 0.6)
+    fewer = everyone.without(torch.rand(batch.words) < 0.6)
     lengths = torch.tensor(batch.lengths)
     assert torch.equal(near_pairs(everyone, reach), near_pairs_of_all(lengths, reach))
     for running in (everyone, fewer):

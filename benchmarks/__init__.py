@@ -1,0 +1,1 @@
+"""What the numbers of the README and the docs come from: README.md has a table."""

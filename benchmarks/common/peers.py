@@ -1,0 +1,273 @@
+"""What a user would run instead: Hugging Face's pipeline and ONNX Runtime.
+
+They get the network of a trained early-exit pipeline, a BERT, with its deepest head. As a script:
+writes it for them. Needs onnx and onnxruntime.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spacy
+import torch
+
+from spacy_early_exit.measure.benchmark import Span
+from spacy_early_exit.network.exit_network import ExitNetwork
+
+
+def export(pipeline: Path, output: Path) -> None:
+    """Save the network of a pipeline, with its deepest head, as a Hugging Face checkpoint.
+
+    pipeline (Path): A trained pipeline with a BERT.
+    output (Path): The folder.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    nlp = spacy.load(pipeline)
+    ner = nlp.get_pipe("early_exit_ner")
+    trained = ner.model.shims[0].trained
+    network, tokenizer = trained.full_depth, trained.tokenizer
+    spec = network.spec
+    in_transformers(network, ner.labels).save_pretrained(output)
+    file = output / "tokenizer.json"
+    file.write_text(tokenizer.to_str(), encoding="utf8")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        model_max_length=spec.positions,
+    )
+    fast.save_pretrained(output)
+
+
+def in_transformers(network: ExitNetwork, labels: Sequence[str]) -> Any:
+    """RETURNS (Any): A BERT in transformers, with the deepest head.
+
+    network (ExitNetwork): The network.
+    labels (Sequence[str]): Its labels.
+    """
+    from transformers import BertConfig, BertForTokenClassification
+
+    spec = network.spec
+    tags = ["O"] + [f"{kind}-{label}" for label in labels for kind in "BI"]
+    config = BertConfig(
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.attention_heads,
+        intermediate_size=spec.intermediate_size,
+        hidden_act=spec.activation,
+        max_position_embeddings=spec.positions,
+        layer_norm_eps=spec.layer_norm_eps,
+        id2label=dict(enumerate(tags)),
+        label2id={tag: i for i, tag in enumerate(tags)},
+    )
+    model = BertForTokenClassification(config)
+    ours = network.state_dict()
+    names = {
+        "attention_output": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "intermediate": "intermediate.dense",
+        "output": "output.dense",
+        "output_norm": "output.LayerNorm",
+    }
+    weights = {}
+    for name, hf in (
+        ("word", "word_embeddings"),
+        ("position", "position_embeddings"),
+        ("token_type", "token_type_embeddings"),
+    ):
+        weights[f"bert.embeddings.{hf}.weight"] = ours[f"encoder.embeddings.{name}.weight"]
+    for kind in ("weight", "bias"):
+        weights[f"bert.embeddings.LayerNorm.{kind}"] = ours[f"encoder.embeddings.norm.{kind}"]
+        weights[f"classifier.{kind}"] = ours[f"heads.{spec.layers - 1}.{kind}"]
+        for i in range(spec.layers):
+            mine, hf = f"encoder.layers.{i}.", f"bert.encoder.layer.{i}."
+            for part, piece in zip(("query", "key", "value"), ours[f"{mine}qkv.{kind}"].chunk(3)):
+                weights[f"{hf}attention.self.{part}.{kind}"] = piece.clone()
+            for name, theirs in names.items():
+                weights[f"{hf}{theirs}.{kind}"] = ours[f"{mine}{name}.{kind}"]
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and all("position_ids" in name for name in missing), missing
+    return model.eval()
+
+
+def export_onnx(checkpoint: Path) -> None:
+    """Write model.onnx and model-int8.onnx beside a Hugging Face checkpoint.
+
+    ONNX Runtime's own optimizer fuses what it knows of a BERT. Weights in int8 have a scale for
+    each output.
+
+    checkpoint (Path): The folder.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.transformers.optimizer import optimize_model
+    from transformers import AutoModelForTokenClassification
+
+    # The plain attention is the one whose pattern the optimizer knows.
+    model = AutoModelForTokenClassification.from_pretrained(
+        checkpoint, attn_implementation="eager"
+    ).eval()
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
+    raw, fp32, int8 = (checkpoint / f"{name}.onnx" for name in ("raw", "model", "model-int8"))
+    names = {0: "batch", 1: "length"}
+    torch.onnx.export(
+        model,
+        (ids, (ids > 0).long()),
+        str(raw),
+        input_names=["ids", "mask"],
+        output_names=["logits"],
+        dynamic_axes={"ids": names, "mask": names, "logits": names},
+        opset_version=17,
+        dynamo=False,
+    )
+    config = model.config
+    optimized = optimize_model(
+        str(raw),
+        model_type="bert",
+        num_heads=config.num_attention_heads,
+        hidden_size=config.hidden_size,
+        opt_level=0,  # only its fusions; the rest is done when the session starts
+    )
+    optimized.save_model_to_file(str(fp32))
+    fused = optimized.get_fused_operator_statistics()
+    print(json.dumps({name: count for name, count in fused.items() if count}))
+    quantize_dynamic(
+        str(fp32),
+        str(int8),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # fused nodes have no type
+    )
+    raw.unlink()
+
+
+class HFRunner:
+    """Hugging Face's token-classification pipeline.
+
+    checkpoint (str): The folder.
+    batch_size (int): Texts in a batch, padded to the longest.
+    stride (int): Wordpieces that windows of long texts share; 0: there are none that are too long.
+    """
+
+    def __init__(self, checkpoint: str, batch_size: int, stride: int = 0):
+        from transformers import pipeline
+
+        how = {"stride": stride} if stride else {}
+        self._pipeline = pipeline(
+            "token-classification", checkpoint, aggregation_strategy="first", device="cpu", **how
+        )
+        self._batch_size = batch_size
+
+    def __call__(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """RETURNS (list): What the pipeline says of each text."""
+        found: list[list[dict[str, Any]]] = self._pipeline(list(texts), batch_size=self._batch_size)
+        return found
+
+    def spans(self, found: list[list[dict[str, Any]]]) -> list[list[Span]]:
+        """RETURNS (list[list[Span]]): The entities of each text."""
+        return [[(e["start"], e["end"], e["entity_group"]) for e in text] for text in found]
+
+
+class OnnxRunner:
+    """ONNX Runtime on batches of texts of like length.
+
+    checkpoint (str): The folder.
+    file (str): Which file in it.
+    batch_size (int): Texts in a batch, padded to the longest.
+    threads (int): Threads within an operation.
+    """
+
+    def __init__(self, checkpoint: str, file: str, batch_size: int, threads: int):
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Waiting threads must not take the cores of the other contenders.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(
+            f"{checkpoint}/{file}", options, providers=["CPUExecutionProvider"]
+        )
+        self._tokenizer = Tokenizer.from_file(f"{checkpoint}/tokenizer.json")
+        config = json.loads(Path(checkpoint, "config.json").read_text())
+        self._tags = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
+        self._most = config["max_position_embeddings"]
+        self._tokenizer.enable_truncation(self._most)
+        self._tokenizer.no_padding()
+        self._batch_size = batch_size
+
+    def __call__(self, texts: Sequence[str]) -> list[tuple[Any, np.ndarray]]:
+        """RETURNS (list): The wordpieces of each text, and the tag of each wordpiece."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        order = sorted(range(len(texts)), key=lambda i: -len(encodings[i].ids))
+        found: list[Any] = [None] * len(texts)
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            longest = len(encodings[batch[0]].ids)
+            ids = np.zeros((len(batch), longest), dtype=np.int64)
+            mask = np.zeros_like(ids)
+            for row, i in enumerate(batch):
+                length = len(encodings[i].ids)
+                ids[row, :length] = encodings[i].ids
+                mask[row, :length] = 1
+            (logits,) = self._session.run(None, {"ids": ids, "mask": mask})
+            for row, i in enumerate(batch):
+                found[i] = (encodings[i], logits[row, : len(encodings[i].ids)].argmax(-1))
+        return found
+
+    def spans(self, found: list[tuple[Any, np.ndarray]]) -> list[list[Span]]:
+        """RETURNS (list[list[Span]]): The entities; each word as its first wordpiece."""
+        return [self._spans(encoding, tags) for encoding, tags in found]
+
+    def _spans(self, encoding: Any, tags: np.ndarray) -> list[Span]:
+        spans: list[Span] = []
+        goes_on = ""  # the label of an entity that the next word may continue
+        word = None
+        for number, tag, (start, end) in zip(encoding.word_ids, tags, encoding.offsets):
+            if number is None:
+                goes_on, word = "", None
+                continue
+            if number == word:
+                if goes_on:
+                    spans[-1] = (spans[-1][0], end, goes_on)
+                continue
+            word = number
+            kind, _, label = self._tags[tag].partition("-")
+            if kind == "I" and label == goes_on:
+                spans[-1] = (spans[-1][0], end, label)
+            elif label:
+                spans.append((start, end, label))
+            goes_on = label
+        return spans
+
+
+def make_hf(**arguments: Any) -> HFRunner:
+    """RETURNS (HFRunner): It."""
+    return HFRunner(**arguments)
+
+
+def make_onnx(**arguments: Any) -> OnnxRunner:
+    """RETURNS (OnnxRunner): It."""
+    return OnnxRunner(**arguments)
+
+
+def main() -> None:
+    """Run the script: export a pipeline for the others."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("output", type=Path)
+    args = parser.parse_args()
+    export(args.pipeline, args.output)
+    export_onnx(args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Words per second, latency and memory."""

@@ -1,0 +1,168 @@
+"""How token reduction runs: selectors are asked, and heads are run only where words leave.
+
+While training, every window is tried several times, with words leaving on their own in each try.
+Until the first selector all tries are one.
+"""
+
+from dataclasses import replace
+from typing import List, Tuple
+
+import torch
+from torch import Tensor
+
+from ..network.batch import Batch, Running
+from ..network.cost import Cost, Visit, price
+from ..network.criterion import Criterion, OwnLoop, Step
+from ..network.exit_network import ExitNetwork
+from ..network.loop import Exits, Halting, let_leave, run_layer, states_of_words
+
+
+def run_late_heads(
+    network: ExitNetwork, batch: Batch, criterion: Criterion, threshold: float, keep_states: bool
+) -> Exits:
+    """Tag a batch: see ``network.loop.run_with_exits``."""
+    running, state = Running.all_of(batch), criterion.start(batch)
+    trace: List[Visit] = []
+    kept = network.encoder.embeddings(batch.ids, batch.offsets)
+    logits = kept.new_zeros(batch.words, network.tags)
+    exit_layer = torch.zeros_like(batch.piece_of_word)
+    states = torch.zeros_like(kept) if keep_states else None
+    for number in range(1, network.spec.layers + 1):
+        kept = run_layer(network, number, kept, running)
+        of_words = states_of_words(network, kept, running)
+        if states is not None:
+            states.index_copy_(0, running.pieces, network.encoder.states(kept))
+        after = _selected(network, number, of_words, running, criterion, state, threshold)
+        left = running.left(after)
+        gone = running.words[left]
+        trace.append(Visit(number, running, gone, number < network.spec.layers))
+        logits.index_copy_(0, gone, network.logits(number, of_words[left]))
+        exit_layer.index_fill_(0, gone, number)
+        if not len(after.words):
+            break
+        kept, running = running.rows_for(after, kept), after
+    return Exits(logits, exit_layer, *price(network.spec, network.tags, trace, criterion), states)
+
+
+def simulate_late_heads(
+    network: ExitNetwork,
+    batch: Batch,
+    logits: Tensor,
+    states: Tensor,
+    criterion: Criterion,
+    threshold: float,
+) -> Tuple[Tensor, Cost]:
+    """Let words leave by their states at full depth: see ``network.simulate.simulate_exits``."""
+    running, state = Running.all_of(batch), criterion.start(batch)
+    trace: List[Visit] = []
+    exit_layer = torch.zeros_like(batch.piece_of_word)
+    for number in range(1, network.spec.layers + 1):
+        of_words = states[number - 1, running.words]
+        after = _selected(network, number, of_words, running, criterion, state, threshold)
+        gone = running.words[running.left(after)]
+        exit_layer[gone] = number
+        trace.append(Visit(number, running, gone, number < network.spec.layers))
+        running = after
+        if not len(running.words):
+            break
+    return exit_layer, price(network.spec, network.tags, trace, criterion)
+
+
+LATE_HEADS = OwnLoop(run_late_heads, simulate_late_heads)
+
+
+def _selected(
+    network: ExitNetwork,
+    number: int,
+    of_words: Tensor,
+    running: Running,
+    criterion: Criterion,
+    state: object,
+    threshold: float,
+) -> Running:
+    """RETURNS (Running): Who goes on after a layer: nobody after the last one."""
+    words, batch = running.words, running.batch
+    if number == network.spec.layers:
+        return running.without(torch.ones_like(words, dtype=torch.bool))
+    unasked = of_words.new_zeros(len(words), network.tags)
+    step = Step(number, words, unasked, batch, threshold, network.extra_parameters, of_words)
+    leaving = criterion.leave(step, state)
+    return running.without(leaving) if leaving.any() else running
+
+
+def repeated(batch: Batch, copies: int) -> Batch:
+    """RETURNS (Batch): All windows several times over: the whole batch, and again.
+
+    batch (Batch): The batch.
+    copies (int): How often.
+    """
+    device = batch.ids.device
+
+    def behind(values: Tensor, step: int) -> Tensor:
+        shift = step * torch.arange(copies, device=device)
+        return (values + shift[:, None]).flatten()
+
+    # The units of special tokens stand behind those of all words.
+    special = batch.unit_of_piece >= batch.units
+    units = torch.where(
+        special.repeat(copies),
+        behind(batch.unit_of_piece + (copies - 1) * batch.units, batch.windows),
+        behind(batch.unit_of_piece, batch.units),
+    )
+    return replace(
+        batch,
+        ids=batch.ids.repeat(copies),
+        offsets=batch.offsets.repeat(copies),
+        window_of_piece=behind(batch.window_of_piece, batch.windows),
+        unit_of_piece=units,
+        piece_of_word=behind(batch.piece_of_word, len(batch.ids)),
+        window_of_word=behind(batch.window_of_word, batch.windows),
+        unit_of_word=behind(batch.unit_of_word, batch.units),
+        lengths=batch.lengths * copies,
+        units=batch.units * copies,
+    )
+
+
+def run_tries(
+    network: ExitNetwork,
+    batch: Batch,
+    halting: Halting,
+    copies: int,
+    branch_after: int,
+    dropout: float,
+) -> Tuple[Tensor, Tensor]:
+    """Run all heads on several tries of every window: as ``network.loop.run_all_heads_halting``
+    would on the repeated batch, with what all tries share computed once.
+
+    network (ExitNetwork): The network.
+    batch (Batch): The batch.
+    halting (Halting): Who leaves.
+    copies (int): How often every window is tried.
+    branch_after (int): The layer until which the tries are one, and nobody leaves before it.
+    dropout (float): Dropout rate. What ``halting`` sees is without the heads' own dropout.
+    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word left, of all
+        words of the repeated batch. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    """
+    kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
+    answers: List[Tensor] = []
+    before = Running.all_of(batch)
+    for number in range(1, branch_after + 1):
+        kept = run_layer(network, number, kept, before, dropout)
+        of_words = network.encoder.states(kept.index_select(0, batch.piece_of_word))
+        answers.append(network.logits(number, of_words, dropout).repeat(copies, 1))
+    batch = repeated(batch, copies)
+    running = Running.all_of(batch)
+    everything = kept = kept.repeat(copies, 1)
+    of_words = of_words.repeat(copies, 1)
+    exit_layer = torch.full_like(batch.piece_of_word, network.spec.layers)
+    for number in range(branch_after, network.spec.layers):
+        if len(running.words):
+            after = let_leave(network, halting, number, of_words, running)
+            exit_layer[running.words[running.left(after)]] = number
+            kept, running = running.rows_for(after, kept), after
+        if len(running.words):
+            kept = run_layer(network, number + 1, kept, running, dropout)
+            everything = running.written_into(everything, kept)
+        of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
+        answers.append(network.logits(number + 1, of_words, dropout))
+    return torch.stack(answers), exit_layer

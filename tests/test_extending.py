@@ -1,0 +1,93 @@
+"""What docs/extending.md shows does what it says."""
+
+import re
+
+import numpy as np
+import pytest
+import spacy
+import torch
+
+from spacy_early_exit.network.batch import Batch
+from spacy_early_exit.network.families import FAMILIES
+from spacy_early_exit.network.loop import run_with_exits
+from spacy_early_exit.text.windows import windows_of
+from tests.makers.project import ROOT
+from tests.makers.texts import TEXTS
+
+NAME = "early_exit_ner"
+
+
+@pytest.fixture(scope="module")
+def page():
+    """Names that the blocks of the page make, without the pipelines that they load."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf8")
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        exec(block.partition("\nnlp = ")[0], names)
+    yield names
+    FAMILIES.pop("data2vec-text")
+
+
+def test_the_criterion_lets_leave_who_is_ahead(page, nlp):
+    blocks = nlp.get_pipe(NAME)
+    kept, blocks.criterion = blocks.criterion, page["MarginExit"]()
+    try:
+        saved = []
+        for threshold in (0.0, 0.5, 0.9, 1.0):
+            cfg = {NAME: {"threshold": threshold}}
+            docs = list(nlp.pipe(TEXTS, component_cfg=cfg))
+            records = [doc._.early_exit[NAME] for doc in docs]
+            saved.append(sum(r.full for r in records) / sum(r.spent for r in records))
+        assert saved == sorted(saved) and saved[-1] > saved[0]
+        alone = [nlp(text, component_cfg={NAME: {"threshold": 0.5}}) for text in TEXTS]
+        batch = nlp.pipe(TEXTS, component_cfg={NAME: {"threshold": 0.5}})
+        assert [d._.early_exit[NAME].spent for d in alone] == [
+            d._.early_exit[NAME].spent for d in batch
+        ]
+    finally:
+        blocks.criterion = kept
+
+
+def test_the_decoder_finds_fewer_entities_the_more_it_doubts(page, nlp):
+    ner = nlp.get_pipe(NAME)
+    kept = ner.decoder
+    try:
+        counts = []
+        for bias in (-100.0, 0.0, 100.0):
+            ner.decoder = page["Doubtful"](bias).for_scheme("bio")
+            counts.append(sum(len(doc.ents) for doc in nlp.pipe(TEXTS)))
+        assert counts[0] >= counts[1] > counts[2] == 0
+    finally:
+        ner.decoder = kept
+    with pytest.raises(ValueError, match="for entities"):
+        page["Doubtful"](1.0).for_scheme("bmes")
+
+
+def test_the_family_gives_hugging_faces_own_states(page, tmp_path, encoders):
+    from transformers import AutoTokenizer, Data2VecTextConfig, Data2VecTextModel
+
+    tokenizer = AutoTokenizer.from_pretrained(encoders["roberta"])
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = Data2VecTextConfig(
+        vocab_size=len(tokenizer),
+        intermediate_size=64,
+        max_position_embeddings=66,
+        pad_token_id=tokenizer.pad_token_id,
+        **sizes,
+    )
+    torch.manual_seed(0)
+    model = Data2VecTextModel(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    nlp = spacy.blank("en")
+    ner = nlp.add_pipe(NAME, config={"model": {"encoder": {"name": str(tmp_path)}}})
+    ner.add_label("PER")
+    nlp.initialize()
+    text = "Ann Lee lives in Oslo."
+    trained = ner.model.shims[0].trained
+    (window,) = windows_of([nlp.make_doc(text)], trained.tokenizer, 60, 8)
+    batch = Batch.of([window], torch.device("cpu"))
+    with torch.no_grad():
+        ours = run_with_exits(trained.network, batch, None, keep_states=True).states
+        theirs = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
