@@ -54,7 +54,7 @@ class Settings:
     window_overlap: int = 64
     get_spans: Optional[SpanGetter] = None
     kv: Literal["copy", "drop"] = "copy"
-    halt_special: bool = False
+    halt_special: bool = True
     quantize: Optional[Literal["int8"]] = None
 
     def check(self, name: str) -> None:

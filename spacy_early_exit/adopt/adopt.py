@@ -31,10 +31,10 @@ from ..recipe import BATCH_WORDS, score_weights
 from ..tasks.tagger import Attribute
 from .classifier import Task, TokenClassifier, read_token_classifier
 
-LEAST_TEXTS = 20
-TUNE_SHARE, MOST_TUNE = 0.1, 2000
+MIN_TEXTS = 20
+TUNE_SHARE, MAX_TUNE = 0.1, 2000
 HELD_SPEEDUP = 2.5  # at which checkpoints of the second stage are compared
-MOST_SPEEDUP = 3.0  # that a pipeline is saved with
+MAX_SPEEDUP = 3.0  # that a pipeline is saved with
 
 FIRST_STAGE = {
     "@misc": "spacy-early-exit.JointTraining.v1",
@@ -104,9 +104,9 @@ def adopt(
     RAISES (ValueError): If the checkpoint can't be adopted, or there are too few texts.
     """
     texts = list(dict.fromkeys(text for text in texts if text.strip()))
-    if len(texts) < LEAST_TEXTS:
+    if len(texts) < MIN_TEXTS:
         raise ValueError(
-            f"{len(texts)} different texts are too few to learn from: it takes {LEAST_TEXTS} at "
+            f"{len(texts)} different texts are too few to learn from: it takes {MIN_TEXTS} at "
             f"least, and some thousand to do well."
         )
     head = read_token_classifier(adoption.source, adoption.task)
@@ -167,7 +167,7 @@ def within_reach(found: Calibration, speedups: Sequence[float]) -> List[float]:
     found (Calibration): The calibration.
     speedups (Sequence[float]): Those that were asked for.
     """
-    return [speedup for speedup in speedups if speedup <= min(MOST_SPEEDUP, found.most)]
+    return [speedup for speedup in speedups if speedup <= min(MAX_SPEEDUP, found.most)]
 
 
 def fitting_speedup(found: Calibration, speedups: Sequence[float], least: float) -> float:
@@ -247,7 +247,7 @@ def label(
     full_depth = {pipe.name: {"threshold": 0.0}}
     docs = [doc for doc in nlp.pipe(texts, component_cfg=full_depth) if len(doc)]
     random.Random(seed).shuffle(docs)
-    held_out = min(max(1, int(len(docs) * TUNE_SHARE)), MOST_TUNE)
+    held_out = min(max(1, int(len(docs) * TUNE_SHARE)), MAX_TUNE)
     for name, part in (("tune", docs[:held_out]), ("train", docs[held_out:])):
         DocBin(docs=part).to_disk(work / f"{name}.spacy")
     words = sum(map(len, docs[held_out:]))

@@ -20,19 +20,19 @@ from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec, check_sizes
 from ..runtime.torch_state import usual_torch
 from ..text.tokenizer import WordpieceTokenizer
-from .whole import MOST_OF_NETWORK, check_size, checksum, seal, unseal
+from .whole import MAX_NETWORK_BYTES, check_size, checksum, seal, unseal
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 ORIGINAL = "original.safetensors"
 FILES = (NETWORK, TOKENIZER, WEIGHTS, ORIGINAL)
 
 # Bytes, at most. The largest tokenizer of a supported family has 250,000 wordpieces in 20 million.
-MOST_OF_TOKENIZER = 2**28
-MOST_OF_SETTINGS, MOST_OF_WORDPIECE = 2**22, 2**8
+MAX_TOKENIZER_BYTES = 2**28
+MAX_SETTINGS_BYTES, MAX_WORDPIECE_BYTES = 2**22, 2**8
 # What decoders and criteria learn comes on top of what network.json tells of the weights.
-MOST_LEARNED = 2**26
+MAX_LEARNED_BYTES = 2**26
 # Names and shapes of the weights: those of 100 layers take 300,000. Empty ones take nothing else.
-MOST_OF_HEADER = 2**22
+MAX_HEADER_BYTES = 2**22
 
 # What a container may take, on Linux.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -121,7 +121,7 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     RAISES (ValueError): If a file is missing, damaged, larger than it can be, or of a later
         format. The message names it.
     """
-    about = _part(read, place, NETWORK, MOST_OF_NETWORK, _read_about)
+    about = _part(read, place, NETWORK, MAX_NETWORK_BYTES, _read_about)
     saved = about.files
     most = _most_of(about.network)
     tokenizer = _part(read, place, TOKENIZER, most[TOKENIZER], _read_tokenizer, saved)
@@ -246,7 +246,7 @@ def _read_weights(data: bytes) -> Dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        check_size(int.from_bytes(data[:8], "little"), MOST_OF_HEADER)
+        check_size(int.from_bytes(data[:8], "little"), MAX_HEADER_BYTES)
     except ValueError as e:
         raise ValueError(f"of its list of weights: {e}") from e
     weights: Dict[str, Tensor] = load(data)
@@ -258,10 +258,10 @@ def _read_weights(data: bytes) -> Dict[str, Tensor]:
 
 def _most_of(network: ExitNetwork) -> Dict[str, int]:
     """RETURNS (Dict[str, int]): Bytes that files of a network may have."""
-    tokenizer = MOST_OF_SETTINGS + MOST_OF_WORDPIECE * network.spec.vocab_size
+    tokenizer = MAX_SETTINGS_BYTES + MAX_WORDPIECE_BYTES * network.spec.vocab_size
     return {
-        TOKENIZER: min(MOST_OF_TOKENIZER, tokenizer),
-        WEIGHTS: _size_of(network) + MOST_LEARNED,
+        TOKENIZER: min(MAX_TOKENIZER_BYTES, tokenizer),
+        WEIGHTS: _size_of(network) + MAX_LEARNED_BYTES,
     }
 
 

@@ -29,7 +29,7 @@ def calibrate(
     """Measure at which thresholds a component saves what is asked for.
 
     One pass at full depth says about where to look; every point is then a real run. The curve
-    goes to the end of the dial, whatever is asked for, and has points in between.
+    goes to the largest threshold, whatever is asked for, and has points in between.
 
     ner (EarlyExitPipe): The component. Its calibration is replaced.
     examples (Sequence[Example]): Texts that were not trained on.

@@ -23,7 +23,7 @@ from ..runtime.torch_state import usual_torch
 from ..settings import RunSettings
 from ..text.windows import batches, windows_of
 
-LEAST_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
+MIN_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     windows = windows_for(trained, docs, settings)
     if network.device.type == "cpu":
         threads = thread_count(settings.threads)
-        at_once, least = batches_at_once(threads), LEAST_WORDPIECES
+        at_once, least = batches_at_once(threads), MIN_WORDPIECES
         cut = list(batches(windows, settings.batch_wordpieces, at_once, least))
         done = run_side_by_side(run, cut, threads, functools.partial(_layer_macs, network.spec))
     else:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..network.criterion import Criterion
 
 _BUILDING = Lock()
-MOST_LEARN_RATE = 5e-4  # that an encoder stands: spaCy's own default is twice that
+MAX_LEARN_RATE = 5e-4  # that an encoder stands: spaCy's own default is twice that
 
 
 class TaggerShim(Shim):
@@ -266,11 +266,11 @@ class TaggerShim(Shim):
         self.weights_changed()
 
     def _check_rate(self, rate: float) -> None:
-        if rate <= MOST_LEARN_RATE or self._warned:
+        if rate <= MAX_LEARN_RATE or self._warned:
             return
         self._warned = True
         warnings.warn(
-            f"The encoder is trained with a learning rate of {rate:g}. Above {MOST_LEARN_RATE:g} "
+            f"The encoder is trained with a learning rate of {rate:g}. Above {MAX_LEARN_RATE:g} "
             f"transformers forget what they know, and scores jump up and down. Set "
             f"optimizer.learn_rate to 2e-4 for a small encoder, 2e-5 to 5e-5 for one of base size; "
             f"or have a config written that suits it: python -m spacy early-exit init-config.",

@@ -22,7 +22,7 @@ KV = Literal["copy", "drop"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows behind one another. Every index is into the batch as a whole.
+    """Windows, one after the other. Every index is into the batch as a whole.
 
     ids (Tensor): Wordpiece ids. *Shape:* ``(wordpieces,)``
     offsets (Tensor): Position of each wordpiece in its window. *Shape:* ``(wordpieces,)``
@@ -75,7 +75,7 @@ class Batch:
         kv: KV = "copy",
         halt_special: bool = False,
     ) -> "Batch":
-        """Put windows behind one another.
+        """Put windows one after the other.
 
         windows (Sequence[Window]): At least one; each has at least one word.
         device (torch.device): Where the tensors shall lie.
@@ -200,7 +200,7 @@ class Running:
         RETURNS (Running): Who is left. Its ``words`` may be empty.
         """
         batch, device = self.batch, leaving.device
-        # One flag a unit, those of the special tokens behind: they stay with their window.
+        # One flag a unit, those of the special tokens at the end: they stay with their window.
         alive = torch.zeros(batch.units + batch.windows, dtype=torch.bool, device=device)
         unit_of_word = batch.unit_of_word[self.words]
         alive[unit_of_word[~leaving]] = True

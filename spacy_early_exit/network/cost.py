@@ -59,7 +59,7 @@ def layer_macs(
 
 
 def convolution_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
-    """Count the convolution behind the first layer, without what would lie beyond the ends.
+    """Count the convolution after the first layer, without what would lie beyond the ends.
 
     spec (EncoderSpec): The sizes of the encoder.
     wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``

@@ -1,6 +1,6 @@
 """A transformer encoder that is run one layer at a time, on ragged batches.
 
-All sequences of a batch lie behind one another in one ``(wordpieces, width)`` tensor: linear
+All sequences of a batch lie one after the other in one ``(wordpieces, width)`` tensor: linear
 layers see no padding. What the layers of a family do is in a file of its own, see ``SHAPES``.
 """
 

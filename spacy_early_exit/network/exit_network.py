@@ -1,5 +1,5 @@
 """The network: an encoder with an exit head, a dropout and one linear map, at every layer; and what
-the decoder behind it and the criterion beside it learn.
+the decoder after it and the criterion beside it learn.
 """
 
 import math

@@ -52,7 +52,7 @@ def run_with_exits(
     network (ExitNetwork): The network.
     batch (Batch): The batch.
     criterion (Optional[Criterion]): Who may leave; None: nobody, and only the last head runs.
-    threshold (float): The criterion's dial.
+    threshold (float): The criterion's threshold.
     keep_states (bool): Whether to hand out the wordpieces' states.
     RETURNS (Exits): The logits, exit layers and costs.
     """

@@ -26,7 +26,7 @@ def run_reference(
     network (ExitNetwork): The network.
     batch (Batch): The batch.
     criterion (Optional[Criterion]): Who may leave; None: nobody.
-    threshold (float): The criterion's dial.
+    threshold (float): The criterion's threshold.
     RETURNS (Exits): As ``loop.run_with_exits`` does, with the states, without the costs.
     """
     spec, last = network.spec, network.spec.layers

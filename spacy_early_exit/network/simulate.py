@@ -32,7 +32,7 @@ def simulate_exits(
     states (Tensor): Of every layer; without columns unless the criterion has a loop of its own.
         *Shape:* ``(layers, words, hidden_size)``
     criterion (Criterion): Who may leave.
-    threshold (float): The criterion's dial, above 0.
+    threshold (float): The criterion's threshold, above 0.
     RETURNS (Tuple[Tensor, Cost]): The layer at which each word leaves, and the costs.
         *Shape:* ``(words,)``
     """

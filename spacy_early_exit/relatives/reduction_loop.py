@@ -98,26 +98,26 @@ def repeated(batch: Batch, copies: int) -> Batch:
     """
     device = batch.ids.device
 
-    def behind(values: Tensor, step: int) -> Tensor:
+    def shifted(values: Tensor, step: int) -> Tensor:
         shift = step * torch.arange(copies, device=device)
         return (values + shift[:, None]).flatten()
 
-    # The units of special tokens stand behind those of all words.
+    # The units of special tokens stand after those of all words.
     special = batch.unit_of_piece >= batch.units
     units = torch.where(
         special.repeat(copies),
-        behind(batch.unit_of_piece + (copies - 1) * batch.units, batch.windows),
-        behind(batch.unit_of_piece, batch.units),
+        shifted(batch.unit_of_piece + (copies - 1) * batch.units, batch.windows),
+        shifted(batch.unit_of_piece, batch.units),
     )
     return replace(
         batch,
         ids=batch.ids.repeat(copies),
         offsets=batch.offsets.repeat(copies),
-        window_of_piece=behind(batch.window_of_piece, batch.windows),
+        window_of_piece=shifted(batch.window_of_piece, batch.windows),
         unit_of_piece=units,
-        piece_of_word=behind(batch.piece_of_word, len(batch.ids)),
-        window_of_word=behind(batch.window_of_word, batch.windows),
-        unit_of_word=behind(batch.unit_of_word, batch.units),
+        piece_of_word=shifted(batch.piece_of_word, len(batch.ids)),
+        window_of_word=shifted(batch.window_of_word, batch.windows),
+        unit_of_word=shifted(batch.unit_of_word, batch.units),
         lengths=batch.lengths * copies,
         units=batch.units * copies,
     )

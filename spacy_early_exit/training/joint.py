@@ -30,7 +30,7 @@ class JointTraining:
     """
 
     distillation: float = 0.0
-    detach_early_heads: bool = False
+    detach_early_heads: bool = True
     pseudo_labels: bool = False
     needs_teacher = False
     trains_decoder = True
@@ -63,7 +63,7 @@ class JointTraining:
 @reads_retired("JointTraining")
 def make_joint_training(
     distillation: float = 0.0,
-    detach_early_heads: bool = False,
+    detach_early_heads: bool = True,
     pseudo_labels: bool = False,
 ) -> Stage:
     """Make the stage ``spacy-early-exit.JointTraining.v1``.
@@ -71,7 +71,8 @@ def make_joint_training(
     distillation (float): Weight of what the earlier heads learn from the deepest one's
         distribution; 0: nothing.
     detach_early_heads (bool): Whether the encoder learns from the deepest head alone. That spares
-        full depth the compromise; a second stage then shapes the earlier layers.
+        full depth the compromise: F was higher at full depth and at 2X than with all heads teaching
+        it, with or without a second stage that then shapes the earlier layers.
     pseudo_labels (bool): Whether annotated words are trained on the tag that the deepest head
         gives them, rather than on the annotation.
     RETURNS (Stage): The stage.

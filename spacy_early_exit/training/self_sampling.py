@@ -124,7 +124,7 @@ def make_self_sampling(
     windows: Sequence[int] = (0, 1, 2, 3),
     aggressive_share: float = 0.0,
     full_share: float = 0.2,
-    distillation: float = 0.0,
+    distillation: float = 4.0,
     pseudo_labels: bool = False,
 ) -> Stage:
     """Make the stage ``spacy-early-exit.SelfSampling.v1``.

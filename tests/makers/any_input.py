@@ -48,7 +48,7 @@ TIE = 1e-5  # how near the threshold floating point may decide
 LABEL_TIE = 1e-4  # how near the best tags others may be, in logits
 KINDS = ["entity", "blocked", "missing", "outside", None]
 THRESHOLDS = [0.0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0]
-MOST_TIES = 1e-3  # of the Docs answered
+MAX_TIES = 1e-3  # of the Docs answered
 SEVERAL = "docs whose words left at several layers"
 
 
@@ -234,7 +234,7 @@ def trivial(counts: Counter[str]) -> str:
     left = sorted(counts[key] for key in counts if key.startswith("words that left at layer "))
     if sum(left[:-1]) < 0.2 * counts["words"]:
         return "nearly all words left at one layer"
-    if counts["ties"] + counts["ties of labels"] > MOST_TIES * counts["docs answered"]:
+    if counts["ties"] + counts["ties of labels"] > MAX_TIES * counts["docs answered"]:
         return "there are too many ties"
     return "" if counts["entities"] else "there are no entities"
 

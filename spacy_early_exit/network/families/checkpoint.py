@@ -9,6 +9,14 @@ from .spec import ACTIVATIONS, EncoderSpec, check_sizes
 from .tables import FAMILIES, Family
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
     """Read the sizes of an encoder from its Hugging Face config.
 
@@ -31,6 +39,11 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
             raise ValueError(
                 f"The encoder's config.json (family '{model_type}') has no "
                 f"'{family.config.get(name, name)}'."
+            )
+        if name != "hidden_act" and not _is_number(value):
+            raise ValueError(
+                f"The encoder's config.json has {family.config.get(name, name)}={value!r}, which "
+                f"is no number."
             )
         return value
 

@@ -35,7 +35,7 @@ class EncoderSpec:
     layer_norm_eps (float): Epsilon of every layer norm.
     vocab_size (int): Rows of the wordpiece embedding.
     positions (int): Rows of the position embedding.
-    first_position (int): Position of a sequence's first wordpiece (RoBERTa starts behind its
+    first_position (int): Position of a sequence's first wordpiece (RoBERTa starts after its
         padding index).
     token_types (int): Rows of the token type embedding, 0 if there is none.
     layer_groups (int): How many sets of weights the layers share, each in a row of layers that
@@ -46,7 +46,7 @@ class EncoderSpec:
     distance_buckets (int): Rows of the table of biases by distance, 0 if there is none.
     place_span (int): Half the rows of the table of relative positions, 0 if there is none.
     place_farthest (int): The distance from which on all share a row; 0: none do.
-    convolution (int): How many wordpieces the convolution behind the first layer sees, 0 if there
+    convolution (int): How many wordpieces the convolution after the first layer sees, 0 if there
         is none.
     convolution_activation (str): Name of its activation.
     rope_theta (float): Where queries and keys are turned, the base of the wave lengths.

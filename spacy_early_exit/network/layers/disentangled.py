@@ -79,12 +79,12 @@ class PlaceTable(nn.Module):
         """
         device = running.offsets.device
         farthest = int(running.lengths.max()) - 1
-        first, behind = places_within(self.spec, running.lengths.max()).tolist()
+        start, end = places_within(self.spec, running.lengths.max()).tolist()
         away = torch.arange(-farthest, farthest + 1, device=device)
-        row_of = place_of(self.spec, away) - first
+        row_of = place_of(self.spec, away) - start
         pairs = distances_of(running)
         return RelativePositions(
-            states=self.norm(self.table(torch.arange(first, behind, device=device))),
+            states=self.norm(self.table(torch.arange(start, end, device=device))),
             of_group=[(row_of[distance + farthest], valid) for distance, valid in pairs],
         )
 
@@ -109,11 +109,11 @@ class Convolution(nn.Conv1d):
         window = running.batch.window_of_piece
         found = F.linear(states, self.weight[:, :, side], self.bias)
         for step in range(1, side + 1):
-            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # has one step behind it
-            ahead, behind = self.weight[:, :, side + step], self.weight[:, :, side - step]
+            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # has a next one
+            ahead, back = self.weight[:, :, side + step], self.weight[:, :, side - step]
             one, other = states.index_select(0, first), states.index_select(0, first + step)
             found = found.index_add(0, first, F.linear(other, ahead))
-            found = found.index_add(0, first + step, F.linear(one, behind))
+            found = found.index_add(0, first + step, F.linear(one, back))
         return found
 
 
@@ -197,7 +197,7 @@ def places_within(spec: EncoderSpec, lengths: Tensor) -> Tensor:
 
     spec (EncoderSpec): The sizes.
     lengths (Tensor): Wordpieces of each sequence. *Shape:* any
-    RETURNS (Tensor): The first row, and the one behind the last.
+    RETURNS (Tensor): The first row, and the one after the last.
         *Shape:* that of ``lengths``, and ``2``
     """
     return torch.stack([place_of(spec, 1 - lengths), place_of(spec, lengths - 1) + 1], dim=-1)
@@ -209,5 +209,5 @@ def place_counts(spec: EncoderSpec, lengths: Tensor) -> Tensor:
     spec (EncoderSpec): The sizes.
     lengths (Tensor): Wordpieces of each sequence. *Shape:* any
     """
-    first, behind = places_within(spec, lengths).unbind(-1)
-    return behind - first
+    start, end = places_within(spec, lengths).unbind(-1)
+    return end - start

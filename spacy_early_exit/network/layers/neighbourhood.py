@@ -64,9 +64,9 @@ def _in_blocks(running: Running, reach: int) -> Neighbourhood:
     queries, context, apart = _far_apart(running, reach)
     block = queries // apart * apart + queries % apart // (2 * reach)
     _, counts = torch.unique_consecutive(block, return_counts=True)  # (blocks,)
-    behind = counts.cumsum(0)
-    first = torch.searchsorted(context, queries[behind - counts] - reach)
-    lengths = torch.searchsorted(context, queries[behind - 1] + reach, right=True) - first
+    ends = counts.cumsum(0)
+    first = torch.searchsorted(context, queries[ends - counts] - reach)
+    lengths = torch.searchsorted(context, queries[ends - 1] + reach, right=True) - first
     # Each block's rows count up from its first.
     start = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     rows = torch.arange(len(start), device=start.device) - start + first.repeat_interleave(lengths)
@@ -99,7 +99,7 @@ def near_pairs_of_all(lengths: Tensor, reach: int) -> Tensor:
 
 def _far_apart(running: Running, reach: int) -> Tuple[Tensor, Tensor, int]:
     """RETURNS (Tuple[Tensor, Tensor, int]): Positions of queries and context as if windows stood
-    behind one another, so far apart that none reaches the next; and how far. *Shapes:*
+    one after the other, so far apart that none reaches the next; and how far. *Shapes:*
     ``(queries,)``, ``(context,)``
     """
     apart = int(running.lengths.max()) + reach

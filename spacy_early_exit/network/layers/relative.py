@@ -35,7 +35,7 @@ def distances(
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
 ) -> List[Tuple[Tensor, Tensor]]:
-    """Say how far behind each wordpiece of its context each query stands.
+    """Say how far after each wordpiece of its context each query stands.
 
     of_queries (Tensor): Positions of the queries. *Shape:* ``(queries,)``
     of_context (Tensor): Positions of the context. *Shape:* ``(context,)``
@@ -101,7 +101,7 @@ def bucket_of(distance: Tensor, buckets: int, farthest: int = 128) -> Tensor:
     """Sort distances into buckets as T5 and MPNet do: exact while small, then ever coarser.
 
     distance (Tensor): Position of a query without that of what it attends to. *Shape:* any
-    buckets (int): How many there are, half of them for what stands behind the query.
+    buckets (int): How many there are, half of them for what stands after the query.
     farthest (int): From here on all distances share a bucket.
     RETURNS (Tensor): *Shape:* that of ``distance``
     """
