@@ -24,31 +24,32 @@ from .tags import fault_in
 
 LISTS = ("spans", "entities", "label", "labels")
 NOT_ACCEPTED = ("reject", "ignore")  # Prodigy's answers
-MOST_SHOWN = 80  # characters of what is wrong
+MAX_SHOWN = 80  # characters of what is wrong
 
 # What is counted, and what it does: one of them, and several.
 REMARKS = {
     "refused": (
-        "texts",
+        "text",
         'is left out, its answer being "reject" or "ignore"',
         'are left out, their answer being "reject" or "ignore"',
     ),
     "unlisted": (
-        "texts",
+        "text",
         "lists no entities and counts as not annotated",
         "list no entities and count as not annotated",
     ),
     "misaligned": (
-        "entities",
+        "entity",
         "does not align with word boundaries and is left out",
         "do not align with word boundaries and are left out",
     ),
     "overlapping": (
-        "entities",
+        "entity",
         "overlaps another and is left out",
         "overlap others and are left out",
     ),
 }
+PLURALS = {"text": "texts", "entity": "entities"}
 
 
 class CorpusError(ValueError):
@@ -260,8 +261,8 @@ def _read_objects(path: Path) -> Iterator[Tuple[int, str, Dict[str, Any]]]:
         place = _place(path, number)
         try:
             about = srsly.json_loads(line)
-        except ValueError:
-            about = None
+        except ValueError as e:
+            raise CorpusError(f"{place}: no valid JSON ({e}): {_shown(line)!r}") from e
         text = about.get("text") if isinstance(about, dict) else None
         if not isinstance(text, str):
             raise CorpusError(f'{place}: not {{"text": "..."}}, but {_shown(line)!r}')
@@ -345,8 +346,11 @@ def _remark(kind: str, found: Sequence[Tuple[int, str]], total: int) -> List[str
         return []
     what, does, do = REMARKS[kind]
     number, text = found[0]
-    verb = does if len(found) == 1 else do
-    return [f"{len(found)} of {total} {what} {verb}, such as {_shown(text)!r} in line {number}."]
+    one = f"{_shown(text)!r} in line {number}"
+    if total == 1:
+        return [f"The only {what} {does}: {one}."]
+    of = f"{len(found)} of {total} {PLURALS[what]}"
+    return [f"{of} {does}: {one}." if len(found) == 1 else f"{of} {do}, such as {one}."]
 
 
 def _place(path: Path, number: int) -> str:
@@ -355,4 +359,4 @@ def _place(path: Path, number: int) -> str:
 
 def _shown(text: str) -> str:
     """RETURNS (str): A text, or the beginning of a long one."""
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

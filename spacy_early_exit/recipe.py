@@ -1,7 +1,6 @@
 """A training config that suits transformers: how ``init-config`` writes it.
 
-The same as configs/joint.cfg, where each setting has a comment, except that no second stage is to
-follow: so the early heads teach the encoder, too.
+The same as configs/joint.cfg, where each setting has a comment.
 """
 
 import json
@@ -14,6 +13,7 @@ from spacy.tokens import Doc
 from spacy.util import load_model_from_config
 from thinc.api import Config
 
+from .encoders.hugging_face import HFEncoder
 from .network.families import read_spec
 from .pipe.component import EarlyExitPipe
 from .tasks.ner import DEFAULT_CONFIG
@@ -146,12 +146,20 @@ def learn_rate_for(encoder: str) -> float:
     can't be seen.
 
     encoder (str): Hub id or folder.
-    RAISES (ValueError): If its config.json can't be read, or is of no supported family.
+    RAISES (ValueError): If there is no such folder, or its config.json can't be read, or is of no
+        supported family.
     """
-    described = Path(encoder).expanduser() / "config.json"
     if encoder == DEFAULT_ENCODER:
         return RATE_SMALL
+    source = HFEncoder(encoder)
+    source.check_folder()
+    described = Path(source.place) / "config.json"
     if not described.is_file():
         return RATE
-    spec = read_spec(json.loads(described.read_text(encoding="utf8")))
-    return RATE_SMALL if spec.hidden_size < SMALL else RATE
+    try:
+        config = json.loads(described.read_text(encoding="utf8"))
+    except ValueError as e:
+        raise ValueError(f"{described} is not valid JSON: {e}") from e
+    if not isinstance(config, dict):
+        raise ValueError(f"{described} is no JSON object.")
+    return RATE_SMALL if read_spec(config).hidden_size < SMALL else RATE

@@ -138,6 +138,24 @@ def test_a_text_without_any_list_is_not_annotated(write, en):
             read_entities(write(*lines), en)
 
 
+def test_what_cannot_be_used_is_counted_in_good_english(write, en):
+    def remarks(*lines):
+        return read_entities(write(*lines), en)[1]
+
+    wrong, right = [1, 3, "PER"], [0, 3, "PER"]
+    does = "not align with word boundaries and is left out: 'nn' in line 1."
+    assert remarks({"text": "Ann", "label": [wrong]}) == [f"The only entity does {does}"]
+    assert remarks({"text": "Ann", "label": [right, wrong]}) == [f"1 of 2 entities does {does}"]
+    assert remarks({"text": "Ann", "label": [wrong, [1, 2, "PER"]]}) == [
+        "2 of 2 entities do not align with word boundaries and are left out, "
+        "such as 'nn' in line 1."
+    ]
+    lists = "lists no entities and counts as not annotated: 'Ann' in line 1."
+    assert remarks({"text": "Ann"}, {"text": "Bob", "spans": []}) == [f"1 of 2 texts {lists}"]
+    with pytest.raises(CorpusError, match=f"The only text {lists}"):
+        remarks({"text": "Ann"})
+
+
 def test_missing_words_are_neither_learnt_nor_scored(write, nlp):
     path = write({"text": "Ann Lee met Bobby", "entities": [(0, 7, "PER"), (12, 15, "PER")]})
     (doc,), _ = read_annotated(path, nlp)
@@ -154,8 +172,10 @@ def test_missing_words_are_neither_learnt_nor_scored(write, nlp):
     "line, message",
     [
         ("[1, 2]", 'line 2: not {"text": "..."}, but \'[1, 2]\''),
-        ("text", "line 2: not {"),
-        ("[" * 5000, "line 2: not {"),
+        ("text", "line 2: no valid JSON ("),
+        ("[" * 5000, "line 2: no valid JSON"),
+        ('{"text": "a", "label": [[NaN, 1, "A"]]}', "line 2: no valid JSON"),
+        ('{"text": "a", "label": [[0, %s, "A"]]}' % ("9" * 30), "JSON (Value is too big!): '{"),
         ('{"text": 3, "spans": []}', "line 2: not {"),
         ({"txt": "Ann"}, "line 2: not {"),
         (r'{"text": "\ud800 abc", "spans": []}', r"line 2: character 0 of the text is a lone surr"),

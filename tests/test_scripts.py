@@ -189,7 +189,7 @@ def test_a_project_takes_json_lines(convert, config, folder, tmp_path):
     said = run_project(convert, tmp_path, corpus)
     assert "train.jsonl: 1 of 41 texts is left out" in said and "tune: 4 texts" in said
     assert "dev.jsonl: 1 of 15 entities does not align with word boundaries" in said
-    assert "overlaps another and is left out, such as 'New' in line 1." in said
+    assert "overlaps another and is left out: 'New' in line 1." in said
     assert sorted(path.name for path in (tmp_path / folder).glob("*.*")) == sorted(
         f"{part}.{kind}" for part in ("train", "tune", "dev") for kind in ("jsonl", "spacy")
     )

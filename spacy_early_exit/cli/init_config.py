@@ -1,14 +1,18 @@
 """``spacy early-exit init-config``: a config that trains well."""
 
+import math
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, cast
 
 import typer
-from spacy.tokens import Doc, DocBin
-from spacy.vocab import Vocab
+from spacy.tokens import Doc
+from spacy.util import load_model_from_config
+from thinc.api import Config
 from wasabi import msg
 
-from .app import check_output, early_exit
+from ..pipe.component import EarlyExitPipe
+from .app import ANNOTATED, check_output, early_exit, read_corpus
+from .refusals import Refused, refusing, writing
 
 KINDS = ("early_exit_ner", "early_exit_tagger", "early_exit_segmenter")
 
@@ -22,7 +26,7 @@ def init_config_cli(
         None, "--encoder", "-e", help="Hub id or folder of the encoder. Without: all-MiniLM-L6-v2"
     ),
     train: Optional[Path] = typer.Option(
-        None, "--train", "-t", help="Training corpus, .spacy: steps are then fitted to its length"
+        None, "--train", "-t", help=f"{ANNOTATED}. Steps are then fitted to their length"
     ),
     epochs: int = typer.Option(4, "--epochs", "-n", min=1, help="How often --train is to be seen"),
     learn_rate: Optional[float] = typer.Option(
@@ -34,48 +38,72 @@ def init_config_cli(
 
     spaCy's own `init config` writes a learning rate at which transformers forget what they know.
     """
-    from ..recipe import (
-        DEFAULT_ENCODER,
-        RATE,
-        RATE_SMALL,
-        count_words,
-        learn_rate_for,
-        set_steps,
-        training_config,
-    )
+    from ..recipe import DEFAULT_ENCODER, RATE, RATE_SMALL, count_words, set_steps, training_config
 
     check_output(output, folder=False)
     if output.exists() and not force:
-        msg.fail(f"{output} is already there. Replace it with --force.", exits=1)
+        raise Refused(f"{output} is already there.", "Replace it with --force.")
     if pipeline not in KINDS:
-        msg.fail(f"--pipeline must be one of {', '.join(KINDS)}, not {pipeline!r}.", exits=1)
-    name = encoder or DEFAULT_ENCODER
-    try:
-        rate = learn_rate or learn_rate_for(name)
+        raise Refused(f"--pipeline must be one of {', '.join(KINDS)}, not {pipeline!r}.")
+    name = DEFAULT_ENCODER if encoder is None else encoder
+    rate = rate_of(name, learn_rate)
+    with refusing(ValueError, ImportError, title="There can be no such config."):
         config = training_config(lang, pipeline, name, rate)
-    except (ValueError, ImportError) as e:
-        msg.fail("There can be no such config.", str(e), exits=1)
-        return
     if train is not None:
-        words = count_words(read_docs(train), pipeline)
+        words = count_words(texts_of(train, config, pipeline), pipeline)
         steps = set_steps(config, words, epochs)
-        config["paths"]["train"] = str(train)
         msg.info(f"{words:,} words, {epochs} epochs of {steps} steps")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    config.to_disk(output)
+    ready = train is not None and train.suffix == ".spacy"
+    if ready:
+        config["paths"]["train"] = str(train)
+    elif train is not None:
+        msg.warn(f"spaCy trains from .spacy files: convert {train} to one.")
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        config.to_disk(output)
     suited = f"; {RATE_SMALL:g} suits small encoders" if rate == RATE else ""
     msg.good(f"Saved the config to {output}", f"Its learning rate is {rate:g}{suited}.")
-    rest = "" if train else " --paths.train train.spacy"
+    rest = "" if ready else " --paths.train train.spacy"
     print(f"python -m spacy train {output} --output training{rest} --paths.dev dev.spacy")
 
 
-def read_docs(path: Path) -> List[Doc]:
-    """RETURNS (List[Doc]): The texts of a corpus, or say what is wrong and end.
+def rate_of(encoder: str, asked: Optional[float]) -> float:
+    """RETURNS (float): The learning rate that was asked for, or what suits the encoder.
 
-    path (Path): A ``.spacy`` file.
+    encoder (str): Hub id or folder.
+    asked (Optional[float]): What was asked for; None: nothing was.
+    RAISES (Refused): If it can be none, or the encoder can't be one.
     """
-    try:
-        return list(DocBin().from_disk(path).get_docs(Vocab()))
-    except Exception as e:
-        msg.fail(f"{path} can't be read as a .spacy file.", f"{type(e).__name__}: {e}", exits=1)
-        raise SystemExit(1) from e
+    from ..model.shim import MAX_LEARN_RATE
+    from ..recipe import learn_rate_for
+
+    with refusing(ValueError, OSError, title=f"--encoder can't be {encoder!r}."):
+        suited = learn_rate_for(encoder)
+    if asked is None:
+        return suited
+    if not 0 < asked < math.inf:
+        raise Refused(f"--learn-rate must be above 0, such as {suited:g}, not {asked:g}.")
+    if asked > MAX_LEARN_RATE:
+        msg.warn(
+            f"A learning rate of {asked:g} makes transformers forget what they know. "
+            f"{suited:g} suits this one."
+        )
+    return asked
+
+
+def texts_of(path: Path, config: Config, kind: str) -> List[Doc]:
+    """Read a corpus.
+
+    path (Path): A ``.spacy`` file, or for entities a ``.jsonl`` file.
+    config (Config): The config that is to train on it.
+    kind (str): The component, by its factory.
+    RETURNS (List[Doc]): The texts.
+    RAISES (CorpusError): If they can't be read.
+    RAISES (Refused): If there is nothing to learn from.
+    """
+    nlp = load_model_from_config(config)
+    pipe = cast(EarlyExitPipe, nlp.get_pipe(kind))
+    docs = [eg.reference for eg in read_corpus(nlp, pipe, path)]
+    if not any(doc.text.strip() for doc in docs):
+        raise Refused(f"{path} has no words to train on.")
+    return docs

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Iterator, Optional, Type
 
+from thinc.config import ConfigValidationError
 from typer.core import TyperGroup
 from wasabi import msg
 
@@ -55,7 +56,7 @@ def refusing(
         if not isinstance(e, kinds) and not (others_errors and of_others(e.__traceback__)):
             raise
         plain = isinstance(e, (OSError, *kinds)) and str(e)
-        why = str(e) if plain else f"{type(e).__name__}: {e}"
+        why = _message(e) if plain else f"{type(e).__name__}: {_message(e)}"
         raise Refused(title or why, why if title else "") from e
 
 
@@ -68,6 +69,13 @@ def writing(path: Path, *kinds: Type[Exception]) -> Iterator[None]:
     """
     with refusing(OSError, *kinds, title=f"{path} can't be written."):
         yield
+
+
+def _message(error: Exception) -> str:
+    """RETURNS (str): What an error says, without the block of a config that it repeats."""
+    if isinstance(error, ConfigValidationError):
+        return str(ConfigValidationError.from_error(error, show_config=False))
+    return str(error)
 
 
 def of_others(traceback: Optional[TracebackType]) -> bool:

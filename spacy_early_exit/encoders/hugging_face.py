@@ -59,7 +59,7 @@ class HFEncoder:
         """
         from transformers import AutoConfig, PretrainedConfig
 
-        self._check_folder()
+        self.check_folder()
         try:
             written, _ = PretrainedConfig.get_config_dict(self.place, revision=self.revision)
             if "auto_map" in written:
@@ -153,7 +153,8 @@ class HFEncoder:
         )
         return found
 
-    def _check_folder(self) -> None:
+    def check_folder(self) -> None:
+        """RAISES (ValueError): If the name is that of a folder, and that has no encoder."""
         path = Path(self.place)
         if path.is_dir():
             if not (path / "config.json").is_file():

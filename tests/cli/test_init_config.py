@@ -10,6 +10,7 @@ from spacy.util import load_config, load_model_from_config
 
 from spacy_early_exit.recipe import DEFAULT_ENCODER, learn_rate_for, set_steps, training_config
 from tests.cli.test_commands import early_exit
+from tests.cli.test_refusals import refused
 from tests.makers.commands import run
 from tests.makers.pipelines import blank
 from tests.makers.project import ROOT
@@ -42,11 +43,9 @@ def test_it_is_that_of_the_project_without_a_second_stage():
     ours["training"]["eval_frequency"] = 100
     ours["training"]["optimizer"]["learn_rate"] |= {"warmup_steps": 60, "total_steps": 600}
     assert {*different(ours, project)} == {
-        "components.early_exit_ner.training.detach_early_heads",
         "paths.train",
         "paths.dev",
     }
-    assert ours["components"][NAME]["training"]["detach_early_heads"] is False
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,17 +108,77 @@ def test_what_is_there_stays_unless_forced(tmp_path):
     assert "[training]" in (tmp_path / "a.cfg").read_text()
 
 
+@pytest.fixture
+def wrong(encoders, tmp_path, monkeypatch):
+    """A folder of what can't be trained with, where commands run."""
+    about = json.loads((Path(encoders["bert"]) / "config.json").read_text())
+    for name, config in {
+        "list": "[]",
+        "odd": "{",
+        "latin": b"\xff\xfe",
+        "gpt2": '{"model_type": "gpt2"}',
+        "words": json.dumps({**about, "hidden_size": "many"}),
+        "nothing": None,
+    }.items():
+        (tmp_path / name).mkdir()
+        if config is not None:
+            data = config if isinstance(config, bytes) else config.encode()
+            (tmp_path / name / "config.json").write_bytes(data)
+    nlp = spacy.blank("en")
+    DocBin().to_disk(tmp_path / "none.spacy")
+    DocBin(docs=[nlp.make_doc(" ")]).to_disk(tmp_path / "spaces.spacy")
+    (tmp_path / "good.jsonl").write_text('{"text": "Ann!", "spans": []}')
+    (tmp_path / "broken.jsonl").write_text('{"text": ')
+    (tmp_path / "texts.txt").write_text("Ann")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     "arguments,why",
     [
-        (["--pipeline", "ner"], "early_exit_ner"),
-        (["--lang", "nowhere"], "nowhere"),
-        (["--train", "missing.spacy"], "missing.spacy"),
+        (["--pipeline", "ner"], "--pipeline must be one of early_exit_ner"),
+        (["--lang", "nowhere"], "[E048]"),
+        (["--train", "missing.spacy"], "There is no file missing.spacy"),
+        (["--train", "texts.txt"], "texts.txt can't be read as a .spacy file"),
+        (["--train", "broken.jsonl"], "broken.jsonl, line 1: not "),
+        (["--train", "none.spacy"], "none.spacy has no words"),
+        (["--train", "spaces.spacy"], "spaces.spacy has no words"),
+        (["--train", "good.jsonl", "--pipeline", "early_exit_tagger"], "has entities, and"),
+        *((["--learn-rate", rate], "must be above 0, such as") for rate in ("0", "-1", "nan")),
+        (["--learn-rate", "inf"], "not inf"),
+        (["--encoder", "list"], "config.json is no JSON object"),
+        (["--encoder", "odd"], "config.json is not valid JSON"),
+        (["--encoder", "latin"], "config.json is not valid JSON"),
+        (["--encoder", "gpt2"], "family 'gpt2' can't be run"),
+        (["--encoder", "words"], "hidden_size='many', which is no number"),
+        (["--encoder", "nothing"], "the folder has no config.json"),
+        *((["--encoder", name], "no such folder") for name in ("/nope/dir", "./nope", "odd/nope")),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, why, tmp_path):
-    assert why in early_exit("init-config", tmp_path / "a.cfg", *arguments, ok=False)
-    assert not (tmp_path / "a.cfg").exists()
+def test_what_cannot_be_is_refused_in_a_line(arguments, why, wrong):
+    assert why in refused("init-config", "a.cfg", *arguments)
+    assert not (wrong / "a.cfg").exists()
+
+
+def test_a_rate_that_is_too_large_is_warned_of(encoders, tmp_path):
+    arguments = ["init-config", tmp_path / "a.cfg", "--encoder", encoders["bert"], "--learn-rate"]
+    assert "forget" not in early_exit(*arguments, "0.0005")
+    assert "forget" in early_exit(*arguments, "0.001", "--force")
+    assert load_config(tmp_path / "a.cfg")["training"]["optimizer"]["learn_rate"][
+        "initial_rate"
+    ] == pytest.approx(0.001)
+
+
+def test_steps_are_fitted_to_json_lines_too_which_spacy_does_not_read(encoders, tmp_path):
+    lines = [json.dumps({"text": "Ann Lee lives in Oslo.", "spans": []})] * 200  # 6 words
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    arguments = ["--encoder", encoders["bert"], "--train", tmp_path / "train.jsonl", "-n", "3"]
+    said = " ".join(early_exit("init-config", tmp_path / "a.cfg", *arguments).split())
+    assert "1,200 words, 3 epochs of 2 steps" in said and "spaCy trains from .spacy files" in said
+    assert "--paths.train train.spacy" in said
+    config = load_config(tmp_path / "a.cfg")
+    assert config["training"]["max_steps"] == 6 and config["paths"]["train"] is None
 
 
 class TestTooLargeALearningRate:

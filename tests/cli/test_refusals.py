@@ -1,5 +1,6 @@
 """Whatever a command is given, it works or says in a line what is wrong."""
 
+import re
 import shutil
 import sys
 
@@ -83,6 +84,8 @@ def write_texts(folder):
         "list.jsonl": b'["Ann"]',
         "number.jsonl": b"7",
         "broken.jsonl": b'{"text": "Ann", "spans": [\n',
+        "nan.jsonl": b'{"text": "Ann", "spans": [[NaN, 2, "PER"]]}',
+        "large.jsonl": b'{"text": "Ann", "spans": [[0, 99999999999999999999999999, "PER"]]}',
         "no-text.jsonl": b'{"txt": "Ann", "spans": []}',
         "unannotated.jsonl": b'{"text": "Ann"}',
         "odd-span.jsonl": b'{"text": "Ann", "spans": [{"start": 0, "end": 30, "label": "PER"}]}',
@@ -121,7 +124,9 @@ ANNOTATED = {
     "latin.jsonl": "latin.jsonl is not UTF-8: the byte 0xeb in line 1",
     "list.jsonl": "list.jsonl, line 1: not {",
     "number.jsonl": "number.jsonl, line 1: not {",
-    "broken.jsonl": "broken.jsonl, line 1: not {",
+    "broken.jsonl": "broken.jsonl, line 1: no valid JSON",
+    "nan.jsonl": "nan.jsonl, line 1: no valid JSON",
+    "large.jsonl": "large.jsonl, line 1: no valid JSON (Value is too big!)",
     "no-text.jsonl": "no-text.jsonl, line 1: not {",
     "unannotated.jsonl": "unannotated.jsonl has no annotated texts.",
     "odd-span.jsonl": "can't reach from character 0 to 30 in a text of 3",
@@ -211,6 +216,18 @@ def test_what_is_wrong_is_said_in_a_line(command, place, wrong, said, work, monk
         arguments.append(argument)
     assert said in refused(*arguments)
     assert not (work / "made").exists()
+
+
+@pytest.mark.parametrize("setting", ["threshold", "adaptive", "threads"])
+def test_a_wrong_setting_is_named_without_all_the_others(setting, work):
+    config = (work / "model" / "config.cfg").read_text()
+    wrong = re.sub(rf"(?m)^{setting} = .*$", f'{setting} = "seven"', config, count=1)
+    folder = work / f"wrong-{setting}"
+    shutil.copytree(work / "model", folder)
+    (folder / "config.cfg").write_text(wrong)
+    said = refused("evaluate", folder, work / "tune.spacy")
+    assert setting in said and "seven" in said
+    assert "layer_weights" not in said and len(said) < 400, said
 
 
 def test_a_language_that_is_none_is_refused(work):

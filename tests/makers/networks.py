@@ -22,11 +22,11 @@ def network_of(folder: str, tags: int = 7, spread: float = 0.6):
     """The network of an encoder's folder with random heads whose certainty varies by word."""
     from spacy_early_exit.encoders.hugging_face import HFEncoder
     from spacy_early_exit.files.network import Trained
-    from spacy_early_exit.network.exit_network import Tagger
+    from spacy_early_exit.network.exit_network import ExitNetwork
     from spacy_early_exit.text.tokenizer import WordpieceTokenizer
 
     loaded = HFEncoder(folder).load()
-    network = Tagger(loaded.spec, tags)
+    network = ExitNetwork(loaded.spec, tags)
     network.encoder.load_state_dict(loaded.weights)
     torch.manual_seed(1)
     for head in network.heads:

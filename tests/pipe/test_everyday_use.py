@@ -11,7 +11,7 @@ import pytest
 import spacy
 from spacy.tokens import Doc, DocBin
 
-from spacy_early_exit.pipe import component
+from spacy_early_exit.pipe import stream as stream_of_docs
 from tests.makers.pipelines import answers
 from tests.makers.texts import TEXTS, texts_of_all_lengths
 
@@ -95,7 +95,7 @@ class TestStreams:
         assert found == list(zip(expected, expected[::-1]))
 
     def test_long_ones_come_out_before_all_of_them_are_taken(self, nlp, monkeypatch):
-        monkeypatch.setattr(component, "MOST_WORDS", 1000)
+        monkeypatch.setattr(stream_of_docs, "MAX_WORDS", 1000)
         taken = []
 
         def docs():

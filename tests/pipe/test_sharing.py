@@ -13,6 +13,14 @@ NAME = "early_exit_ner"
 
 
 @pytest.fixture
+def nlp(nlp, tmp_path_factory):
+    """A trained pipeline that is loaded as users do it, not one that was pickled."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    nlp.to_disk(folder)
+    return spacy.load(folder)
+
+
+@pytest.fixture
 def other(nlp):
     """Another pipeline with the same component, under another name."""
     other = spacy.blank("en")
@@ -52,6 +60,36 @@ class TestSaid:
         other.add_pipe(NAME, source=nlp)
         with pytest.warns(UserWarning, match=f"'{NAME}' is shared.*as '{NAME}'"):
             spacy_early_exit.configure(other, threshold=0.2)
+
+    def test_where_the_first_one_of_the_same_name_is_configured(self, nlp):
+        other = spacy.blank("en")
+        other.add_pipe(NAME, source=nlp)
+        with pytest.warns(UserWarning, match=f"'{NAME}' is shared: another pipeline.*'{NAME}'"):
+            spacy_early_exit.configure(nlp, threshold=0.2)
+        assert other.get_pipe(NAME).threshold == 0.2, "as it says"
+
+    def test_where_two_share_what_they_have_from_one_that_is_gone(self, nlp, tmp_path):
+        nlp.to_disk(tmp_path)
+        source = spacy.load(tmp_path)
+        one, other = spacy.blank("en"), spacy.blank("en")
+        one.add_pipe(NAME, source=source)
+        other.add_pipe(NAME, source=source)
+        del source
+        with pytest.warns(UserWarning, match="is shared: another pipeline still has it"):
+            spacy_early_exit.configure(one, threshold=0.2)
+
+    @pytest.mark.parametrize("how", ["used", "configured"])
+    def test_where_a_pipeline_has_it_twice(self, how, nlp):
+        nlp.add_pipe(NAME, name="two", source=nlp)
+        about = f"'two' is shared: its pipeline also has it, as '{NAME}'.*source=spacy.load"
+        with pytest.warns(UserWarning, match=about):
+            if how == "used":
+                nlp(TEXTS[0])
+            else:
+                spacy_early_exit.configure(nlp, threshold=0.2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            nlp(TEXTS[0])
 
 
 @pytest.mark.usefixtures("silent")
