@@ -24,7 +24,7 @@ from .tags import fault_in
 
 LISTS = ("spans", "entities", "label", "labels")
 NOT_ACCEPTED = ("reject", "ignore")  # Prodigy's answers
-MOST_SHOWN = 80  # characters of what is wrong
+MAX_SHOWN = 80  # characters of what is wrong
 
 # What is counted, and what it does: one of them, and several.
 REMARKS = {
@@ -359,4 +359,4 @@ def _place(path: Path, number: int) -> str:
 
 def _shown(text: str) -> str:
     """RETURNS (str): A text, or the beginning of a long one."""
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -1,7 +1,6 @@
 """A training config that suits transformers: how ``init-config`` writes it.
 
-The same as configs/joint.cfg, where each setting has a comment, except that no second stage is to
-follow: so the early heads teach the encoder, too.
+The same as configs/joint.cfg, where each setting has a comment.
 """
 
 import json

@@ -13,7 +13,7 @@ from .text.spans import SpanGetter
 if TYPE_CHECKING:
     from .network.criterion import Criterion
     from .text.windows import SharedWordpieces
-    from .training.stages import Stage
+    from .training.base import Stage
 
 # What a component_cfg may have. The same one may go to prediction and to training, and spaCy leaves
 # the last two in it: what is not for one of them is ignored there.
@@ -54,7 +54,7 @@ class Settings:
     window_overlap: int = 64
     get_spans: Optional[SpanGetter] = None
     kv: Literal["copy", "drop"] = "copy"
-    halt_special: bool = False
+    halt_special: bool = True
     quantize: Optional[Literal["int8"]] = None
 
     def check(self, name: str) -> None:
@@ -190,7 +190,7 @@ def _protocol_of(block: str) -> type:
         from .decoders import Decoder
 
         return Decoder
-    from .training.stages import Stage
+    from .training.base import Stage
 
     return Stage
 

@@ -1,5 +1,10 @@
-"""Fixtures. Small encoders and tokenizers are made here; the real encoder is in assets/."""
+"""Fixtures. Small encoders and tokenizers are made here; the real encoder is in assets/.
 
+Tests are where what they test is in the package, and beside one another what is of several rooms.
+What they are made of is in makers/. A quick test takes at most five seconds: see clock.py.
+"""
+
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -86,6 +91,20 @@ def trained_bytes(encoders):
 def nlp(encoders):
     """A trained pipeline over a small encoder, fresh for each test."""
     return trained_pipeline(encoders["bert"])
+
+
+@pytest.fixture
+def quick_starts(monkeypatch):
+    """Contenders of a benchmark are forks of a process that has imported what they need. Each is
+    still a process of its own, as far as pipes, ends and answers go; its start takes next to
+    nothing.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return
+    forks = multiprocessing.get_context("forkserver")
+    known = ["spacy_early_exit.measure.contenders", "spacy_early_exit.model.model"]
+    forks.set_forkserver_preload([*known, "tests.makers.contenders"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forks)
 
 
 @pytest.fixture(scope="session")

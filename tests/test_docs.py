@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import pytest
 import spacy
 import yaml
+from spacy.cli.init_config import fill_config
 from spacy.tokens import DocBin
 from spacy.util import Config, load_config
 
@@ -75,6 +76,7 @@ def write_token_classifier(encoder, folder):
     AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
 
 
+@pytest.mark.takes(seconds=15)
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page, whole, checkout, monkeypatch, tmp_path):
@@ -109,7 +111,7 @@ def test_settings_can_be_pasted_into_a_config(block, tmp_path):
     config.read_string(block)
     with (tmp_path / "base.cfg").open("w") as file:
         config.write(file)
-    run("-m", "spacy", "init", "fill-config", tmp_path / "base.cfg", tmp_path / "filled.cfg")
+    fill_config(tmp_path / "filled.cfg", tmp_path / "base.cfg", silent=True)
     filled = load_config(tmp_path / "filled.cfg", interpolate=False)
     for name in pasted.sections():
         there = functools.reduce(operator.getitem, name.split("."), filled)
@@ -153,13 +155,11 @@ def check_words(command, checkout):
 
     import spacy_early_exit.cli  # noqa: F401
 
-    name, known, words, context = "spacy", get_command(app), command[3:], None
-    while True:
-        context = known.make_context(name, list(words), parent=context)
-        if not hasattr(known, "resolve_command"):
-            break
-        rest = words[len(words) - len(context.protected_args) - len(context.args) :]
-        name, known, words = known.resolve_command(context, rest)
+    known, words = get_command(app), command[3:]
+    while hasattr(known, "commands"):
+        name, *words = words
+        known = known.commands[name]
+    known.make_context(name, list(words))
     if "--output" in words:
         made = checkout / words[words.index("--output") + 1]
         for folder in (made, made / "model-best", made / "model-last"):

@@ -8,8 +8,7 @@ import spacy
 from spacy_early_exit.budget.curve import Calibration
 from spacy_early_exit.criteria import PatienceExit, TokenExit
 from spacy_early_exit.retired import RETIRED, without_retired
-
-from .factories import ROOT
+from tests.makers.project import ROOT
 
 KEPT = ROOT / "tests" / "fixtures" / "pipelines" / "0.1"
 # By block: its registry, its version, what it needs, and of each setting another value.

@@ -41,6 +41,7 @@ if importlib.util.find_spec("curated_transformers"):
 """
 
 
+@pytest.mark.takes(seconds=15)
 @pytest.mark.parametrize("stage", ["JointTraining", "SelfSampling"])
 def test_importing_predicting_and_training_warn_of_nothing(stage, encoders, tmp_path):
     training = {"@misc": f"spacy-early-exit.{stage}.v1"}

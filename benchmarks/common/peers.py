@@ -15,7 +15,7 @@ import spacy
 import torch
 
 from spacy_early_exit.measure.benchmark import Span
-from spacy_early_exit.network.exit_network import Tagger
+from spacy_early_exit.network.exit_network import ExitNetwork
 
 
 def export(pipeline: Path, output: Path) -> None:
@@ -46,10 +46,10 @@ def export(pipeline: Path, output: Path) -> None:
     fast.save_pretrained(output)
 
 
-def in_transformers(network: Tagger, labels: Sequence[str]) -> Any:
+def in_transformers(network: ExitNetwork, labels: Sequence[str]) -> Any:
     """RETURNS (Any): A BERT in transformers, with the deepest head.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     labels (Sequence[str]): Its labels.
     """
     from transformers import BertConfig, BertForTokenClassification

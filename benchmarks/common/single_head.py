@@ -13,10 +13,10 @@ from torch import Tensor
 
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import Criterion
-from spacy_early_exit.network.exit_network import Tagger
+from spacy_early_exit.network.exit_network import ExitNetwork
 from spacy_early_exit.network.loop import run_all_heads
+from spacy_early_exit.training.base import Answers
 from spacy_early_exit.training.losses import distillation_loss, word_losses
-from spacy_early_exit.training.stages import Answers
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class SingleHead:
 
     def run(
         self,
-        network: Tagger,
+        network: ExitNetwork,
         batch: Batch,
         dropout: float,
         criterion: Criterion,
-        teacher: Optional[Tagger],
+        teacher: Optional[ExitNetwork],
     ) -> Answers:
         """RETURNS (Answers): What the heads say of the batch, with gradients."""
         logits = run_all_heads(network, batch, dropout)

@@ -26,7 +26,7 @@ from spacy.util import load_config
 from benchmarks.common import results as kept
 from benchmarks.common.train import FINISHED, run
 from spacy_early_exit.files.network import Trained
-from spacy_early_exit.network.exit_network import Tagger
+from spacy_early_exit.network.exit_network import ExitNetwork
 
 
 def main() -> None:
@@ -165,7 +165,7 @@ def cut_trained(pipeline: Path, output: Path, layers: int) -> None:
     for part in ("weight", "bias"):
         last = network.state_dict()[f"heads.{network.spec.layers - 1}.{part}"]
         weights[f"heads.{layers - 1}.{part}"] = last
-    cut_network = Tagger(dataclasses.replace(network.spec, layers=layers), network.tags)
+    cut_network = ExitNetwork(dataclasses.replace(network.spec, layers=layers), network.tags)
     cut_network.load_state_dict(weights)
     shim.set(Trained(cut_network, tokenizer))
     shutil.rmtree(output, ignore_errors=True)

@@ -37,7 +37,7 @@ from tests.makers.any_input import is_tie
 from tests.makers.pipelines import answers
 
 NAME = "early_exit_ner"
-WARM, MOST_GROWTH = 5.0, 20.0  # minutes, MB
+WARM, MAX_GROWTH = 5.0, 20.0  # minutes, MB
 LENGTHS = [1, 1, 2, 5, 10, 20, 20, 40, 100, 300, 1000, 5000]  # words of texts, at most
 WATCHED = 60  # texts whose answers are compared
 SHORT = range(18, 23)  # words of the texts whose latency is told
@@ -76,7 +76,7 @@ def main() -> None:
 def failed(found: dict[str, Any]) -> bool:
     """RETURNS (bool): Whether an answer was wrong, too few were there, or memory grew too much."""
     nothing = not (found.get("compared") and found["short_calls"])
-    return bool(found["wrong"]) or nothing or found["memory_grown_mb"] >= MOST_GROWTH
+    return bool(found["wrong"]) or nothing or found["memory_grown_mb"] >= MAX_GROWTH
 
 
 def growth(samples: list[tuple[float, float]], warm: float) -> float:

@@ -21,7 +21,7 @@ from wasabi import table
 from benchmarks.common import results
 from spacy_early_exit.criteria import TokenExit
 from spacy_early_exit.network.batch import Batch, Running
-from spacy_early_exit.network.exit_network import Tagger
+from spacy_early_exit.network.exit_network import ExitNetwork
 from spacy_early_exit.network.families import read_spec, read_weights
 from spacy_early_exit.network.loop import Exits, run_with_exits
 from spacy_early_exit.network.products.packed import is_worth_packing, packed
@@ -139,9 +139,9 @@ def draw_texts(words: int) -> list[Window]:
     return texts
 
 
-def build(config: Any) -> tuple[Any, Tagger]:
-    """RETURNS (tuple[Any, Tagger]): Hugging Face's model with random weights, and a network that
-    has the same, with random heads.
+def build(config: Any) -> tuple[Any, ExitNetwork]:
+    """RETURNS (tuple[Any, ExitNetwork]): Hugging Face's model with random weights, and a network
+    that has the same, with random heads.
     """
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
@@ -150,14 +150,14 @@ def build(config: Any) -> tuple[Any, Tagger]:
             if parameter.dim() > 1 and "embedding" not in name:
                 parameter.mul_(4.0)  # a fresh network tells no word from another
     spec = read_spec(config.to_dict())
-    network = Tagger(spec, TAGS)
+    network = ExitNetwork(spec, TAGS)
     network.encoder.load_state_dict(read_weights(spec, model.state_dict()))
     for layer in range(1, spec.layers + 1):
         torch.nn.init.normal_(network.head(layer).weight, std=2.0 * spec.hidden_size**-0.5)
     return model, network
 
 
-def difference(model: Any, network: Tagger, texts: list[Window]) -> float:
+def difference(model: Any, network: ExitNetwork, texts: list[Window]) -> float:
     """RETURNS (float): Largest difference to Hugging Face's states behind any layer."""
     batch, largest = Batch.of(texts, CPU), 0.0
     encoder, lengths = network.encoder, [len(text.ids) for text in texts]
@@ -175,7 +175,9 @@ def difference(model: Any, network: Tagger, texts: list[Window]) -> float:
     return largest
 
 
-def measure(network: Tagger, texts: list[Window], saving: float, rounds: int) -> dict[str, Any]:
+def measure(
+    network: ExitNetwork, texts: list[Window], saving: float, rounds: int
+) -> dict[str, Any]:
     """RETURNS (dict[str, Any]): What leaving early does to a network."""
     plain, network = network, packed(network) if is_worth_packing(network) else network
     cut = list(batches(texts, 2048))
@@ -216,7 +218,9 @@ def bisect(saved: Callable[[float], float], saving: float) -> float:
     return high
 
 
-def is_plain(network: Tagger, slow: Tagger, texts: list[Window], threshold: float) -> bool:
+def is_plain(
+    network: ExitNetwork, slow: ExitNetwork, texts: list[Window], threshold: float
+) -> bool:
     """RETURNS (bool): Whether exit layers and labels are those of the plain loop."""
     batch = Batch.of(texts, CPU)
     with torch.inference_mode():

@@ -28,7 +28,7 @@ from benchmarks.common.peers import export_onnx, in_transformers
 from spacy_early_exit.criteria import TokenExit
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import Step
-from spacy_early_exit.network.exit_network import Tagger
+from spacy_early_exit.network.exit_network import ExitNetwork
 from spacy_early_exit.network.families import EncoderSpec
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.products.int8 import quantized
@@ -116,8 +116,8 @@ def first(docs: Sequence[Any], words: int) -> list[Any]:
     return list(docs[: int(np.searchsorted(counts, words)) + 1])
 
 
-def of_shape(like: Tagger, shape: str) -> Tagger:
-    """RETURNS (Tagger): A network with random weights and the same wordpieces and tags."""
+def of_shape(like: ExitNetwork, shape: str) -> ExitNetwork:
+    """RETURNS (ExitNetwork): A network with random weights and the same wordpieces and tags."""
     layers, width = (int(number) for number in shape.split("x"))
     spec: EncoderSpec = dataclasses.replace(
         like.spec,
@@ -128,11 +128,11 @@ def of_shape(like: Tagger, shape: str) -> Tagger:
         attention_heads=width // 64 if width % 64 == 0 and width > 384 else 12,
     )
     torch.manual_seed(0)
-    return Tagger(spec, like.tags)
+    return ExitNetwork(spec, like.tags)
 
 
 def runner(
-    network: Tagger, ner: Any, windows: list[Window], recorded: list[np.ndarray] | None
+    network: ExitNetwork, ner: Any, windows: list[Window], recorded: list[np.ndarray] | None
 ) -> Callable[[], float]:
     """RETURNS (Callable): Runs all windows, and says what was saved."""
     threads = thread_count(ner.threads)
@@ -158,7 +158,11 @@ def runner(
 
 
 def others(
-    network: Tagger, labels: Sequence[str], folder: Path, windows: Sequence[Window], threads: int
+    network: ExitNetwork,
+    labels: Sequence[str],
+    folder: Path,
+    windows: Sequence[Window],
+    threads: int,
 ) -> dict[str, Callable[[], float]]:
     """RETURNS (dict): Runs all windows through the same network of transformers and ONNX Runtime.
 

@@ -25,16 +25,16 @@ from ..budget.curve import Calibration
 from ..configure import configure
 from ..encoders.hugging_face import HFEncoder
 from ..measure.calibrate import calibrate
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..pipe.component import EarlyExitPipe
 from ..recipe import BATCH_WORDS, score_weights
 from ..tasks.tagger import Attribute
 from .classifier import Task, TokenClassifier, read_token_classifier
 
-LEAST_TEXTS = 20
-TUNE_SHARE, MOST_TUNE = 0.1, 2000
+MIN_TEXTS = 20
+TUNE_SHARE, MAX_TUNE = 0.1, 2000
 HELD_SPEEDUP = 2.5  # at which checkpoints of the second stage are compared
-MOST_SPEEDUP = 3.0  # that a pipeline is saved with
+MAX_SPEEDUP = 3.0  # that a pipeline is saved with
 
 FIRST_STAGE = {
     "@misc": "spacy-early-exit.JointTraining.v1",
@@ -104,9 +104,9 @@ def adopt(
     RAISES (ValueError): If the checkpoint can't be adopted, or there are too few texts.
     """
     texts = list(dict.fromkeys(text for text in texts if text.strip()))
-    if len(texts) < LEAST_TEXTS:
+    if len(texts) < MIN_TEXTS:
         raise ValueError(
-            f"{len(texts)} different texts are too few to learn from: it takes {LEAST_TEXTS} at "
+            f"{len(texts)} different texts are too few to learn from: it takes {MIN_TEXTS} at "
             f"least, and some thousand to do well."
         )
     head = read_token_classifier(adoption.source, adoption.task)
@@ -167,7 +167,7 @@ def within_reach(found: Calibration, speedups: Sequence[float]) -> List[float]:
     found (Calibration): The calibration.
     speedups (Sequence[float]): Those that were asked for.
     """
-    return [speedup for speedup in speedups if speedup <= min(MOST_SPEEDUP, found.most)]
+    return [speedup for speedup in speedups if speedup <= min(MAX_SPEEDUP, found.most)]
 
 
 def fitting_speedup(found: Calibration, speedups: Sequence[float], least: float) -> float:
@@ -184,8 +184,8 @@ def fitting_speedup(found: Calibration, speedups: Sequence[float], least: float)
 
 def checkpoint_pipeline(
     adoption: Adoption, head: TokenClassifier
-) -> Tuple[Language, EarlyExitPipe, Tagger]:
-    """RETURNS (Tuple[Language, EarlyExitPipe, Tagger]): A pipeline that at full depth is the
+) -> Tuple[Language, EarlyExitPipe, ExitNetwork]:
+    """RETURNS (Tuple[Language, EarlyExitPipe, ExitNetwork]): A pipeline that at full depth is the
     checkpoint, with earlier heads that know nothing; its component, and its network.
 
     adoption (Adoption): What to adopt, and how.
@@ -247,7 +247,7 @@ def label(
     full_depth = {pipe.name: {"threshold": 0.0}}
     docs = [doc for doc in nlp.pipe(texts, component_cfg=full_depth) if len(doc)]
     random.Random(seed).shuffle(docs)
-    held_out = min(max(1, int(len(docs) * TUNE_SHARE)), MOST_TUNE)
+    held_out = min(max(1, int(len(docs) * TUNE_SHARE)), MAX_TUNE)
     for name, part in (("tune", docs[:held_out]), ("train", docs[held_out:])):
         DocBin(docs=part).to_disk(work / f"{name}.spacy")
     words = sum(map(len, docs[held_out:]))

@@ -8,7 +8,7 @@ from .curve import Calibration
 START = 2000  # words within which it shall have found its way
 # Words of a part, after which the threshold moves. A share of the stream so far: then what a part
 # misses is a small share of the whole, however long that is. Large ones are computed faster.
-LEAST, SHARE, MOST = 150, 1 / 50, 1000
+MIN_WORDS, SHARE, MAX_WORDS = 150, 1 / 50, 1000
 HORIZON = 2  # parts over which a debt is paid back
 MEMORY = 0.5  # weight of the past at each update
 TOLERANCE = 0.05
@@ -99,7 +99,7 @@ class Controller:
 
     def _every(self) -> float:
         """RETURNS (float): Words from the last update to the next."""
-        return min(max(LEAST, SHARE * self._tried), MOST)
+        return min(max(MIN_WORDS, SHARE * self._tried), MAX_WORDS)
 
     def _move(self) -> None:
         spent, full = self._chunk

@@ -13,7 +13,7 @@ CLOSE = 0.02  # a measured speedup this little above the one asked for is as goo
 class Point:
     """What a real run at a threshold gave.
 
-    threshold (float): The criterion's dial.
+    threshold (float): The criterion's threshold.
     speedup (float): Full-depth cost / spent cost.
     score (Optional[float]): The task's main score, where the texts were annotated.
     """

@@ -7,7 +7,7 @@ Algorithms to Achieve Risk Control", 2021: Hoeffding–Bentkus p-values, fixed-s
 import math
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
-MOST_DOCUMENTS = 100_000  # more than that need not be told exactly
+MAX_DOCUMENTS = 100_000  # more than that need not be told exactly
 
 
 class Verdict(NamedTuple):
@@ -53,7 +53,7 @@ def documents_needed(mean: float, bound: float, confidence: float) -> Optional[i
     if divergence <= 0:  # so close that it is lost in rounding
         return None
     most = math.ceil(-math.log(1 - confidence) / divergence)  # what Hoeffding's bound needs
-    if most > MOST_DOCUMENTS:
+    if most > MAX_DOCUMENTS:
         return most
     least = 1
     while least < most:

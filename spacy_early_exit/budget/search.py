@@ -3,7 +3,7 @@
 import math
 from typing import Callable, Iterable
 
-LEAST = 1e-6  # the smallest threshold that is looked at
+MIN_THRESHOLD = 1e-6  # the smallest threshold that is looked at
 
 
 def speedup_of(records: Iterable["tuple[int, int]"]) -> float:
@@ -25,9 +25,9 @@ def threshold_for(speedup: float, speedup_at: Callable[[float], float], steps: i
     speedup (float): The speedup to reach.
     speedup_at (Callable[[float], float]): The speedup at a threshold, which rises with it.
     steps (int): How often to halve: of 10, the answer is at most 1.4 % too large.
-    RETURNS (float): The threshold, ``LEAST`` or more; 1.0 if none saves enough.
+    RETURNS (float): The threshold, ``MIN_THRESHOLD`` or more; 1.0 if none saves enough.
     """
-    low, high = LEAST, 1.0
+    low, high = MIN_THRESHOLD, 1.0
     for _ in range(steps):
         middle = math.sqrt(low * high)
         if speedup_at(middle) >= speedup:

@@ -74,7 +74,7 @@ def rate_of(encoder: str, asked: Optional[float]) -> float:
     asked (Optional[float]): What was asked for; None: nothing was.
     RAISES (Refused): If it can be none, or the encoder can't be one.
     """
-    from ..model.shim import MOST_LEARN_RATE
+    from ..model.shim import MAX_LEARN_RATE
     from ..recipe import learn_rate_for
 
     with refusing(ValueError, OSError, title=f"--encoder can't be {encoder!r}."):
@@ -83,7 +83,7 @@ def rate_of(encoder: str, asked: Optional[float]) -> float:
         return suited
     if not 0 < asked < math.inf:
         raise Refused(f"--learn-rate must be above 0, such as {suited:g}, not {asked:g}.")
-    if asked > MOST_LEARN_RATE:
+    if asked > MAX_LEARN_RATE:
         msg.warn(
             f"A learning rate of {asked:g} makes transformers forget what they know. "
             f"{suited:g} suits this one."

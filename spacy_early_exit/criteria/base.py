@@ -12,8 +12,8 @@ Own = TypeVar("Own", bound="Plain")
 
 
 class Plain:
-    """A criterion with a dial that judges the words at hand by what the heads say, learns nothing
-    and remembers nothing. See ``network.criterion``.
+    """A criterion with a threshold that judges the words at hand by what the heads say, learns
+    nothing and remembers nothing. See ``network.criterion``.
     """
 
     has_threshold = True

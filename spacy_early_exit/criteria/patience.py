@@ -72,7 +72,7 @@ def make_patience_exit(patience: int = 2, window: int = 1) -> Criterion:
     """Make the criterion ``spacy-early-exit.PatienceExit.v1``: PABEE.
 
     A ``threshold`` of 1 is patience alone, as published. Below, words must be certain as well,
-    as for ``TokenExit.v1``: savings between those of two patiences are reached that way.
+    as for ``TokenExit.v1``: speedups between those of two patiences are reached that way.
 
     patience (int): How many comparisons of neighbouring layers in a row must agree. So nobody
         leaves before layer ``patience + 1``: where there are no more layers than that, and with

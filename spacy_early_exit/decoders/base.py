@@ -45,7 +45,7 @@ class Decoder(Protocol):
         logits (Tensor): The exit logits. *Shape:* ``(words, tags)``
         tags (Tensor): The right tag of each word, ``MISSING`` where it is not known.
             *Shape:* ``(words,)``
-        texts (Tensor): The text of each word: those of one are behind one another.
+        texts (Tensor): The text of each word: those of one follow one another.
             *Shape:* ``(words,)``
         learned (Learned): What it has learnt, with gradients.
         RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``

@@ -1,4 +1,4 @@
-"""The search for the best sequence of tags, where any tag may be behind any other."""
+"""The search for the best sequence of tags, where any tag may follow any other."""
 
 from typing import List, Sequence
 

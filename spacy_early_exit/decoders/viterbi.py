@@ -30,8 +30,8 @@ class Unlearnt:
 class BIOViterbi(Unlearnt):
     """Exact, and quick where the network is sure of itself.
 
-    A word whose best tag is not ``I-X`` fits behind anything. So texts fall into runs, such a
-    word and the ``I-X`` behind it, and only runs that are not valid as they stand are
+    A word whose best tag is not ``I-X`` fits after anything. So texts fall into runs, such a
+    word and the ``I-X`` after it, and only runs that are not valid as they stand are
     searched, all of them together. A search may begin with any tag; should the best one be
     an ``I-X``, which needs the run before, the two are searched as one.
     """
@@ -153,7 +153,7 @@ def search(logits: Sequence[Floats], free: Sequence[bool]) -> List[Ints]:
     from_inside = np.zeros((words, tags // 2), dtype=bool)  # whether I-X best follows I-X
     last = np.zeros(len(order), dtype=np.int64)
     total = np.zeros((len(order), tags))
-    total[~np.array(free, dtype=bool)[order], 1:] = -np.inf  # as if behind an O
+    total[~np.array(free, dtype=bool)[order], 1:] = -np.inf  # as if after an O
 
     for step in range(int(lengths.max())):
         total = total[: np.searchsorted(-lengths, -step, side="left")]  # texts longer than step

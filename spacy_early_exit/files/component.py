@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Container, Dict, Optional, Sequence, Tuple
 
 from ..budget.curve import Calibration
-from .whole import MOST_OF_NETWORK, check_size, checksum, read_at_most, seal, unpack, unseal
+from .whole import MAX_NETWORK_BYTES, check_size, checksum, read_at_most, seal, unpack, unseal
 
 if TYPE_CHECKING:
     from .network import Trained
 
-MOST_OF_CFG = 2**22  # bytes of labels and calibration; read as JSON they take up to 40 times that
-MOST_LABELS = 2**16
+MAX_CFG_BYTES = 2**22  # bytes of labels and calibration; read as JSON they take up to 40 times that
+MAX_LABELS = 2**16
 NETWORK = Path("model", "network.json")
 
 # Raises ValueError if they can't be the labels of a component.
@@ -52,7 +52,7 @@ class State:
         data = seal({**about, **{name: found for name, found in checksums.items() if found}})
         try:
             _check_count(self.labels or ())
-            check_size(len(data), MOST_OF_CFG)
+            check_size(len(data), MAX_CFG_BYTES)
         except ValueError as e:
             raise ValueError(f"The labels and the calibration can't be saved: {e}.") from e
         return data
@@ -128,7 +128,7 @@ def read_state(path: Path, check_labels: CheckLabels) -> State:
     RAISES (ValueError): If it is missing, damaged, or can't be what is kept. The message names it.
     """
     try:
-        data = read_at_most(path, MOST_OF_CFG)
+        data = read_at_most(path, MAX_CFG_BYTES)
     except (OSError, ValueError) as e:
         raise _unreadable(f"file {path}", e) from e
     return parse_state(data, f"file {path}", check_labels)
@@ -144,7 +144,7 @@ def parse_state(data: bytes, what: str, check_labels: CheckLabels) -> State:
     RAISES (ValueError): If it is damaged, or can't be what is kept.
     """
     try:
-        check_size(len(data), MOST_OF_CFG)
+        check_size(len(data), MAX_CFG_BYTES)
         return _checked(unseal(data), check_labels)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
         raise _unreadable(what, e) from e
@@ -167,8 +167,8 @@ def _checked(about: Dict[str, Any], check_labels: CheckLabels) -> State:
 
 
 def _check_count(labels: Sequence[str]) -> None:
-    if len(labels) > MOST_LABELS:
-        raise ValueError(f"there are {len(labels):,} labels, and {MOST_LABELS:,} are the most")
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"there are {len(labels):,} labels, and {MAX_LABELS:,} are the most")
 
 
 def _unreadable(what: str, error: Exception) -> ValueError:
@@ -187,6 +187,6 @@ def network_in(folder: Path) -> Optional[str]:
     """
     path = folder / NETWORK
     try:
-        return checksum(read_at_most(path, MOST_OF_NETWORK)) if path.is_file() else None
+        return checksum(read_at_most(path, MAX_NETWORK_BYTES)) if path.is_file() else None
     except ValueError as e:
         raise ValueError(f"The file {path} can't be read: {e}.") from e

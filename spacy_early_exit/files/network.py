@@ -16,23 +16,23 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec, check_sizes
 from ..runtime.torch_state import usual_torch
 from ..text.tokenizer import WordpieceTokenizer
-from .whole import MOST_OF_NETWORK, check_size, checksum, seal, unseal
+from .whole import MAX_NETWORK_BYTES, check_size, checksum, seal, unseal
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 ORIGINAL = "original.safetensors"
 FILES = (NETWORK, TOKENIZER, WEIGHTS, ORIGINAL)
 
 # Bytes, at most. The largest tokenizer of a supported family has 250,000 wordpieces in 20 million.
-MOST_OF_TOKENIZER = 2**28
-MOST_OF_SETTINGS, MOST_OF_WORDPIECE = 2**22, 2**8
+MAX_TOKENIZER_BYTES = 2**28
+MAX_SETTINGS_BYTES, MAX_WORDPIECE_BYTES = 2**22, 2**8
 # What decoders and criteria learn comes on top of what network.json tells of the weights.
-MOST_LEARNED = 2**26
+MAX_LEARNED_BYTES = 2**26
 # Names and shapes of the weights: those of 100 layers take 300,000. Empty ones take nothing else.
-MOST_OF_HEADER = 2**22
+MAX_HEADER_BYTES = 2**22
 
 # What a container may take, on Linux.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -45,23 +45,23 @@ Read = Callable[[str, int], bytes]
 class Trained(NamedTuple):
     """A network and the tokenizer of its encoder.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     tokenizer (WordpieceTokenizer): The tokenizer.
-    original (Optional[Tagger]): What answers at full depth, where that is another network.
+    original (Optional[ExitNetwork]): What answers at full depth, where that is another network.
     """
 
-    network: Tagger
+    network: ExitNetwork
     tokenizer: WordpieceTokenizer
-    original: Optional[Tagger] = None
+    original: Optional[ExitNetwork] = None
 
     @property
-    def networks(self) -> List[Tagger]:
-        """RETURNS (List[Tagger]): The network, and that of full depth if it is another."""
+    def networks(self) -> List[ExitNetwork]:
+        """RETURNS (List[ExitNetwork]): The network, and that of full depth if it is another."""
         return [self.network] if self.original is None else [self.network, self.original]
 
     @property
-    def full_depth(self) -> Tagger:
-        """RETURNS (Tagger): What answers at full depth."""
+    def full_depth(self) -> ExitNetwork:
+        """RETURNS (ExitNetwork): What answers at full depth."""
         return self.networks[-1]
 
     def check_window_length(self, window_length: Optional[int]) -> None:
@@ -121,7 +121,7 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     RAISES (ValueError): If a file is missing, damaged, larger than it can be, or of a later
         format. The message names it.
     """
-    about = _part(read, place, NETWORK, MOST_OF_NETWORK, _read_about)
+    about = _part(read, place, NETWORK, MAX_NETWORK_BYTES, _read_about)
     saved = about.files
     most = _most_of(about.network)
     tokenizer = _part(read, place, TOKENIZER, most[TOKENIZER], _read_tokenizer, saved)
@@ -136,10 +136,12 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     return Trained(network.to(device), tokenizer, original)
 
 
-def _filled(network: Tagger, weights: Mapping[str, Tensor], place: str, file: str) -> Tagger:
+def _filled(
+    network: ExitNetwork, weights: Mapping[str, Tensor], place: str, file: str
+) -> ExitNetwork:
     try:
         with torch.device("meta"):
-            network.set_learned(_like(weights, "decoder."), _like(weights, "criterion."))
+            network.make_room_for(_like(weights, "decoder."), _like(weights, "criterion."))
     except KeyError as e:  # not every name can be one of a parameter
         raise ValueError(f"The file {file} in {place} is damaged: a weight is named {e}.") from e
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -182,13 +184,13 @@ def write(trained: Trained, folder: Path) -> None:
 class _About(NamedTuple):
     """What ``network.json`` says.
 
-    network (Tagger): The network, still without weights: it takes no memory.
+    network (ExitNetwork): The network, still without weights: it takes no memory.
     files (Mapping[str, str]): Checksums of the other files; none, if it was saved before there
         were any.
     has_original (bool): Whether another network answers at full depth.
     """
 
-    network: Tagger
+    network: ExitNetwork
     files: Mapping[str, str]
     has_original: bool
 
@@ -227,7 +229,7 @@ def _read_about(data: bytes) -> _About:
     spec, tags = EncoderSpec(**about["encoder"]), about["tags"]
     check_sizes(spec, tags)
     with torch.device("meta"):  # no memory, no random numbers: the weights follow
-        network = Tagger(spec, tags)
+        network = ExitNetwork(spec, tags)
     has_original = about.get("original", False)
     if type(has_original) is not bool:
         raise ValueError(f"original must be true or false, not {has_original!r}")
@@ -244,7 +246,7 @@ def _read_weights(data: bytes) -> Dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        check_size(int.from_bytes(data[:8], "little"), MOST_OF_HEADER)
+        check_size(int.from_bytes(data[:8], "little"), MAX_HEADER_BYTES)
     except ValueError as e:
         raise ValueError(f"of its list of weights: {e}") from e
     weights: Dict[str, Tensor] = load(data)
@@ -254,16 +256,16 @@ def _read_weights(data: bytes) -> Dict[str, Tensor]:
     return weights
 
 
-def _most_of(network: Tagger) -> Dict[str, int]:
+def _most_of(network: ExitNetwork) -> Dict[str, int]:
     """RETURNS (Dict[str, int]): Bytes that files of a network may have."""
-    tokenizer = MOST_OF_SETTINGS + MOST_OF_WORDPIECE * network.spec.vocab_size
+    tokenizer = MAX_SETTINGS_BYTES + MAX_WORDPIECE_BYTES * network.spec.vocab_size
     return {
-        TOKENIZER: min(MOST_OF_TOKENIZER, tokenizer),
-        WEIGHTS: _size_of(network) + MOST_LEARNED,
+        TOKENIZER: min(MAX_TOKENIZER_BYTES, tokenizer),
+        WEIGHTS: _size_of(network) + MAX_LEARNED_BYTES,
     }
 
 
-def _size_of(network: Tagger) -> int:
+def _size_of(network: ExitNetwork) -> int:
     """RETURNS (int): Bytes that its weights take, but for what decoder and criterion learnt: it is
     the same before that is known.
     """

@@ -15,8 +15,8 @@ from typing import AbstractSet, Any, Dict, Iterable, Iterator, List, Mapping, ca
 import srsly
 
 FORMAT_VERSION = 1
-MOST_OF_NETWORK = 2**20  # bytes of network.json
-MOST_PARTS = 16
+MAX_NETWORK_BYTES = 2**20  # bytes of network.json
+MAX_PARTS = 16
 ASIDE = ".saving"
 
 
@@ -67,7 +67,7 @@ def unpack(data: bytes, parts: AbstractSet[str] = frozenset()) -> Dict[str, byte
     """
     # Names and bytes, nothing in them that unfolds. And srsly.msgpack_loads would leave the garbage
     # collector off if they are damaged.
-    limits = {"max_map_len": MOST_PARTS, "max_array_len": 0, "max_ext_len": 0}
+    limits = {"max_map_len": MAX_PARTS, "max_array_len": 0, "max_ext_len": 0}
     try:
         found = srsly.msgpack.unpackb(data, raw=False, object_pairs_hook=dict, **limits)
         if not isinstance(found, dict) or not all(type(part) is bytes for part in found.values()):

@@ -31,7 +31,7 @@ def calibrate(
     """Measure at which thresholds a component saves what is asked for.
 
     One pass at full depth says about where to look; every point is then a real run. The curve
-    goes to the end of the dial, whatever is asked for, and has points in between.
+    goes to the largest threshold, whatever is asked for, and has points in between.
 
     ner (EarlyExitPipe): The component. Its calibration is replaced.
     examples (Sequence[Example]): Texts that were not trained on.
@@ -69,11 +69,11 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
     RETURNS (Callable[[float], float]): The speedup at a threshold. Exact where texts leave as
         a whole, otherwise approximate.
     """
-    from ..model import model
+    from ..model import predict
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
-    trained = ner.model.shims[0].at(run.precision)
-    return model.simulate(trained, groups(docs, GROUP), run, ner.criterion)
+    trained = ner.model.shims[0].prepared_for(run.precision)
+    return predict.simulate(trained, groups(docs, GROUP), run, ner.criterion)
 
 
 def gaps(speedups: Sequence[float]) -> List[float]:

@@ -23,7 +23,7 @@ def count_words(docs: Sequence[Doc]) -> int:
     return sum(len(doc) for doc in docs)
 
 
-def as_met(nlp: Language, ner: EarlyExitPipe, docs: List[Doc]) -> List[Doc]:
+def run_upstream(nlp: Language, ner: EarlyExitPipe, docs: List[Doc]) -> List[Doc]:
     """Let the components before one run, if it cuts texts into spans that may be theirs.
 
     nlp (Language): The pipeline.
@@ -46,7 +46,7 @@ def set_sentences(nlp: Language, ner: EarlyExitPipe, examples: Sequence[Example]
     examples (Sequence[Example]): The texts, whose references are changed in place.
     """
     if ner.settings.get_spans is not None:
-        met = as_met(nlp, ner, [ner.unannotated(eg.reference) for eg in examples])
+        met = run_upstream(nlp, ner, [ner.unannotated(eg.reference) for eg in examples])
         for doc, eg in zip(met, examples):
             copy_sentences(doc, eg.reference)
 

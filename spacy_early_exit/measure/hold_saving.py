@@ -13,7 +13,7 @@ from ..configure import configure
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import same_words
 from ..retired import reads_retired
-from .docs import as_met
+from .docs import run_upstream
 
 Scorer = Callable[..., Dict[str, Any]]
 
@@ -73,7 +73,7 @@ def make_hold_saving(
         if info["step"] == 0:
             scorers.append(ner.scorer)
             ner.scorer = _all_zero(ner.scorer)
-        docs = as_met(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
+        docs = run_upstream(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
 
         def speedup_at(threshold: float) -> float:
             ner.threshold = threshold

@@ -24,10 +24,10 @@ from . import figures
 from .docs import annotated
 from .evaluate import evaluate
 
-MOST_TAGS = 12
+MAX_TAGS = 12
 SENTENCES = 5  # of the least and of the most costly ones
-LEAST_WORDS = 5  # a single word says little
-MOST_CHARACTERS = 300
+MIN_WORDS = 5  # a single word says little
+MAX_CHARACTERS = 300
 
 # A word, its layer, and its caption if it has one.
 WORD = '<mark class="word" style="background: {bg}">{text}<span class="layer">{label}</span></mark>'
@@ -113,7 +113,7 @@ def collect(
         docs=docs,
         captions=[[ner.shown(token)[1] for token in doc] for doc in docs],
         costs=costs,
-        exits_by_tag=dict(sorted(by_tag.items(), key=lambda tag: -sum(tag[1]))[:MOST_TAGS]),
+        exits_by_tag=dict(sorted(by_tag.items(), key=lambda tag: -sum(tag[1]))[:MAX_TAGS]),
     )
 
 
@@ -125,7 +125,7 @@ def to_html(report: Report) -> str:
     """
     colors = figures.layer_colors(report.layers)
     order = sorted(
-        (i for i, (words, _) in enumerate(report.costs) if words >= LEAST_WORDS),
+        (i for i, (words, _) in enumerate(report.costs) if words >= MIN_WORDS),
         key=lambda i: report.costs[i][1],
     )
     shown = [i for i in order if any(report.captions[i])] or order
@@ -149,7 +149,7 @@ def to_html(report: Report) -> str:
 
 
 def _sentence(report: Report, number: int) -> Tuple[str, str]:
-    text = textwrap.shorten(report.docs[number].text, MOST_CHARACTERS, placeholder=" …")
+    text = textwrap.shorten(report.docs[number].text, MAX_CHARACTERS, placeholder=" …")
     return f"{100 * report.costs[number][1]:.0f} %", text
 
 

@@ -10,7 +10,7 @@ from spacy.training import Example
 from thinc.api import xp2torch
 from torch import Tensor
 
-from ..model.model import measure_heads
+from ..model.learn import measure_heads
 from ..network.arrays import Ints
 from ..pipe.component import EarlyExitPipe
 from ..pipe.knob import Knob

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence,
 
 import srsly
 import torch
-from thinc.api import Optimizer, torch2xp, xp2torch
+from thinc.api import Model, Optimizer, torch2xp, xp2torch
 from thinc.shims.shim import Shim
 from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
@@ -19,7 +19,7 @@ from ..encoders.hugging_face import EncoderSource
 from ..files import network as storage
 from ..files.network import Trained
 from ..files.whole import check_size, read_at_most, unpack
-from ..network.exit_network import Tagger, check_finite
+from ..network.exit_network import ExitNetwork, check_finite
 from ..network.products.int8 import Precision, quantized
 from ..network.products.packed import is_worth_packing, packed
 from ..runtime.forks import Lock, ready_for_torch
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..network.criterion import Criterion
 
 _BUILDING = Lock()
-MOST_LEARN_RATE = 5e-4  # that an encoder stands: spaCy's own default is twice that
+MAX_LEARN_RATE = 5e-4  # that an encoder stands: spaCy's own default is twice that
 
 
 class TaggerShim(Shim):
@@ -64,7 +64,7 @@ class TaggerShim(Shim):
         self.freeze_full_depth = freeze_full_depth
         self.mixed_precision = mixed_precision
         self.shared_wordpieces = shared_wordpieces
-        self._teacher: Optional[Tagger] = None
+        self._teacher: Optional[ExitNetwork] = None
         self._taught_tags = 0
         self._fingerprint: Optional[str] = None
         self._faster: Dict[Precision, Trained] = {}
@@ -114,26 +114,26 @@ class TaggerShim(Shim):
         for learned in network.decoder.values():
             learned.requires_grad_(not self.freeze_full_depth)
 
-    def keep_original(self, original: Optional[Tagger]) -> None:
+    def keep_original(self, original: Optional[ExitNetwork]) -> None:
         """Let another network answer at full depth, until the weights are trained on.
 
-        original (Optional[Tagger]): With the same tags and wordpieces; None: this one does.
+        original (Optional[ExitNetwork]): With the same tags and wordpieces; None: this one does.
         """
         self._model = self.trained._replace(original=original)
         self.weights_changed()
 
     @usual_torch()
-    def set_learned(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
-        """Make room for what a decoder and a criterion learn. See ``Tagger.set_learned``.
+    def make_room_for(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
+        """Make room for what a decoder and a criterion learn. See ``ExitNetwork.make_room_for``.
 
         decoder (Decoder): The decoder.
         criterion (Criterion): The criterion.
         RETURNS (List[str]): What of the criterion was not there before, by name.
         """
         network = self.trained.network
-        known = network.learned
+        known = network.extra_parameters
         of_decoder, of_criterion = fresh(network, decoder, criterion, "cpu")
-        network.set_learned(of_decoder, of_criterion)
+        network.make_room_for(of_decoder, of_criterion)
         self._freeze()
         self._teacher = None
         self.weights_changed()
@@ -155,7 +155,7 @@ class TaggerShim(Shim):
         criterion (Criterion): The criterion.
         RAISES (ValueError): If the weights were trained with others.
         """
-        known = self.trained.network.learned
+        known = self.trained.network.extra_parameters
         blocks = {"decoder": decoder, "criterion": criterion}
         for kind, names in self.needed(decoder, criterion).items():
             missing = [needed for needed in names if needed not in known]
@@ -169,7 +169,7 @@ class TaggerShim(Shim):
 
     @usual_torch()
     def add_tags(self, tags: int) -> None:
-        """Append tags. See ``Tagger.add_tags``.
+        """Append tags. See ``ExitNetwork.add_tags``.
 
         tags (int): The new number of tags.
         """
@@ -179,7 +179,7 @@ class TaggerShim(Shim):
 
     @usual_torch()
     def scale_heads(self, temperatures: Sequence[float]) -> None:
-        """Divide what each head says by a temperature. See ``Tagger.scale_heads``.
+        """Divide what each head says by a temperature. See ``ExitNetwork.scale_heads``.
 
         temperatures (Sequence[float]): Of the head of each layer.
         """
@@ -199,7 +199,7 @@ class TaggerShim(Shim):
             self._fingerprint = fingerprint_of_weights(self.trained.network)
         return self._fingerprint
 
-    def at(self, precision: Precision) -> Trained:
+    def prepared_for(self, precision: Precision) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
         where that is faster, for as long as the weights stay.
 
@@ -231,10 +231,10 @@ class TaggerShim(Shim):
         return {**self.__dict__, "_faster": {}, "_teacher": None}
 
     @usual_torch()
-    def teacher(self) -> Tagger:
-        """RETURNS (Tagger): The network as it was when this was first asked for: a frozen copy,
-        for as long as the network is not replaced. It has the tags that the network came with, not
-        those that were added.
+    def teacher(self) -> ExitNetwork:
+        """RETURNS (ExitNetwork): The network as it was when this was first asked for: a frozen
+        copy, for as long as the network is not replaced. It has the tags that the network came
+        with, not those that were added.
         """
         if self._teacher is None:
             self._teacher = copy.deepcopy(self.trained.network).requires_grad_(False)
@@ -266,11 +266,11 @@ class TaggerShim(Shim):
         self.weights_changed()
 
     def _check_rate(self, rate: float) -> None:
-        if rate <= MOST_LEARN_RATE or self._warned:
+        if rate <= MAX_LEARN_RATE or self._warned:
             return
         self._warned = True
         warnings.warn(
-            f"The encoder is trained with a learning rate of {rate:g}. Above {MOST_LEARN_RATE:g} "
+            f"The encoder is trained with a learning rate of {rate:g}. Above {MAX_LEARN_RATE:g} "
             f"transformers forget what they know, and scores jump up and down. Set "
             f"optimizer.learn_rate to 2e-4 for a small encoder, 2e-5 to 5e-5 for one of base size; "
             f"or have a config written that suits it: python -m spacy early-exit init-config.",
@@ -397,11 +397,11 @@ def trained_on_disk(folder: Path) -> Trained:
 
 
 def fresh(
-    network: Tagger, decoder: "Decoder", criterion: "Criterion", device: str
+    network: ExitNetwork, decoder: "Decoder", criterion: "Criterion", device: str
 ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
     """Make what a decoder and a criterion learn, as it is before training.
 
-    network (Tagger): The network it is for.
+    network (ExitNetwork): The network it is for.
     decoder (Decoder): The decoder.
     criterion (Criterion): The criterion.
     device (str): Where it shall lie; on ``"meta"`` it costs nothing and draws no random numbers.
@@ -409,3 +409,8 @@ def fresh(
     """
     with torch.device(device):
         return decoder.parameters(network.tags), criterion.parameters(network.spec)
+
+
+def shim_of(model: "Model[Any, Any]") -> TaggerShim:
+    """RETURNS (TaggerShim): The shim of a model that ``build_tagger_model`` built."""
+    return cast(TaggerShim, model.shims[0])

@@ -22,7 +22,7 @@ KV = Literal["copy", "drop"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows behind one another. Every index is into the batch as a whole.
+    """Windows, one after the other. Every index is into the batch as a whole.
 
     ids (Tensor): Wordpiece ids. *Shape:* ``(wordpieces,)``
     offsets (Tensor): Position of each wordpiece in its window. *Shape:* ``(wordpieces,)``
@@ -75,7 +75,7 @@ class Batch:
         kv: KV = "copy",
         halt_special: bool = False,
     ) -> "Batch":
-        """Put windows behind one another.
+        """Put windows one after the other.
 
         windows (Sequence[Window]): At least one; each has at least one word.
         device (torch.device): Where the tensors shall lie.
@@ -163,7 +163,7 @@ class Running:
         lengths = torch.tensor(self.batch.lengths, device=self.windows.device)
         return lengths.index_select(0, self.windows)
 
-    def once(self, make: Callable[..., Any], *settings: Any) -> Any:
+    def cached(self, make: Callable[..., Any], *settings: Any) -> Any:
         """RETURNS (Any): What was made of this when it was first asked for: the encoder keeps here
         what its layers need of the positions, for as long as nobody leaves.
 
@@ -191,17 +191,16 @@ class Running:
             windows=torch.arange(batch.windows, device=device),
         )
 
-    def without(self, batch: Batch, leaving: Tensor) -> "Running":
+    def without(self, leaving: Tensor) -> "Running":
         """Let words leave.
 
         A unit leaves when all its words may; a window ends with its last unit.
 
-        batch (Batch): The batch.
         leaving (Tensor): Which of ``words`` may leave. *Shape:* ``(active words,)``
         RETURNS (Running): Who is left. Its ``words`` may be empty.
         """
-        device = leaving.device
-        # One flag a unit, those of the special tokens behind: they stay with their window.
+        batch, device = self.batch, leaving.device
+        # One flag a unit, those of the special tokens at the end: they stay with their window.
         alive = torch.zeros(batch.units + batch.windows, dtype=torch.bool, device=device)
         unit_of_word = batch.unit_of_word[self.words]
         alive[unit_of_word[~leaving]] = True
@@ -246,9 +245,9 @@ class Running:
         """
         return ~torch.isin(self.words, after.words, assume_unique=True)
 
-    def rows_of(self, batch: Batch, words: Tensor) -> Tensor:
+    def rows_of(self, words: Tensor) -> Tensor:
         """RETURNS (Tensor): Row of each word's wordpiece in the context. *Shape:* ``(words,)``"""
-        return self.row_of_piece[batch.piece_of_word[words]]
+        return self.row_of_piece[self.batch.piece_of_word[words]]
 
     def rows_for(self, after: "Running", kept: Tensor) -> Tensor:
         """RETURNS (Tensor): The rows of the context that a later state still has.

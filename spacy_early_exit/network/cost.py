@@ -59,7 +59,7 @@ def layer_macs(
 
 
 def convolution_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
-    """Count the convolution behind the first layer, without what would lie beyond the ends.
+    """Count the convolution after the first layer, without what would lie beyond the ends.
 
     spec (EncoderSpec): The sizes of the encoder.
     wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
@@ -151,7 +151,7 @@ def price(
     for number, running, _, judged in trace:
         queries, context = running.query_lengths, running.context_lengths
         if spec.is_local(number):
-            near: Neighbourhood = running.once(neighbourhood, spec.local_reach)
+            near: Neighbourhood = running.cached(neighbourhood, spec.local_reach)
             queries, context = near.query_lengths, near.context_lengths
             padding += _price_near(spec, running, sum(map(operator.mul, queries, context)), spent)
         elif spec.place_span:
@@ -182,7 +182,7 @@ def _price_near(spec: EncoderSpec, running: Running, done: int, spent: Tensor) -
 
     RETURNS (int): MACs on what is too far away.
     """
-    pairs = running.once(near_pairs, spec.local_reach)
+    pairs = running.cached(near_pairs, spec.local_reach)
     spent[running.windows] += layer_macs(spec, *_lengths(running), pairs)
     return 2 * spec.hidden_size * (done - int(pairs.sum()))
 

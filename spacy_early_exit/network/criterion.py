@@ -34,8 +34,8 @@ class Step:
     words (Tensor): The words that have not left, ascending. *Shape:* ``(words,)``
     logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
     batch (Batch): The batch that ``words`` are indices into.
-    threshold (Union[float, Tensor]): The dial, in (0, 1]; in training each word may have one of
-        its own. *Shape:* ``(words,)``
+    threshold (Union[float, Tensor]): In (0, 1]; in training each word may have one of its own.
+        *Shape:* ``(words,)``
     learned (Mapping[str, Tensor]): What criterion and decoder have learnt, by name.
     states (Tensor): What this layer made of the words. *Shape:* ``(words, hidden_size)``
     """

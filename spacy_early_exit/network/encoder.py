@@ -1,6 +1,6 @@
 """A transformer encoder that is run one layer at a time, on ragged batches.
 
-All sequences of a batch lie behind one another in one ``(wordpieces, width)`` tensor: linear
+All sequences of a batch lie one after the other in one ``(wordpieces, width)`` tensor: linear
 layers see no padding. What the layers of a family do is in a file of its own, see ``SHAPES``.
 """
 
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         RETURNS (Tensor): What each keeps now, new for the queries. *Shape:* ``(context, width)``
         """
         layer, rows = self.layer(number), running.queries
-        shared = None if self.shared is None else running.once(self.shared)
+        shared = None if self.shared is None else running.cached(self.shared)
         new: Tensor = layer.output_norm(layer(kept, running, shared, dropout))
         return new if rows is None else kept.index_copy(0, rows, new)
 

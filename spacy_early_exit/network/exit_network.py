@@ -1,5 +1,5 @@
 """The network: an encoder with an exit head, a dropout and one linear map, at every layer; and what
-the decoder behind it and the criterion beside it learn.
+the decoder after it and the criterion beside it learn.
 """
 
 import math
@@ -13,7 +13,7 @@ from .families import EncoderSpec
 from .layers.layer import drop_out
 
 
-class Tagger(nn.Module):
+class ExitNetwork(nn.Module):
     """Encoder and exit heads. It has no forward of its own: see ``loop.py``.
 
     The modules' own train / eval mode is never looked at: dropout is an argument, so that
@@ -67,11 +67,11 @@ class Tagger(nn.Module):
             nn.init.zeros_(self.head(layer).bias)
 
     @property
-    def learned(self) -> Dict[str, Tensor]:
+    def extra_parameters(self) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): What decoder and criterion learn, by name."""
         return {**self.decoder, **self.criterion}
 
-    def set_learned(self, decoder: Mapping[str, Tensor], criterion: Mapping[str, Tensor]) -> None:
+    def make_room_for(self, decoder: Mapping[str, Tensor], criterion: Mapping[str, Tensor]) -> None:
         """Make room for what a decoder and a criterion learn, and for nothing else. What is there
         under the same name stays.
 
@@ -79,7 +79,7 @@ class Tagger(nn.Module):
             tags.
         criterion (Mapping[str, Tensor]): Likewise, of any shape.
         """
-        known = self.learned
+        known = self.extra_parameters
         for name, fresh in (("decoder", decoder), ("criterion", criterion)):
             kept = {key: known[key] for key in fresh if key in known}
             setattr(self, name, nn.ParameterDict({**fresh, **kept}).to(self.device))
@@ -126,10 +126,10 @@ class Tagger(nn.Module):
             head.out_features = len(head.weight)
 
 
-def check_finite(network: Tagger) -> None:
+def check_finite(network: ExitNetwork) -> None:
     """Refuse weights that no answer can come of. 0.01 s for 23 million of them.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     RAISES (ValueError): If there is NaN or infinity among them. The message names the parameter.
     """
     for name, parameter in network.named_parameters():

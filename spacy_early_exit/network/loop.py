@@ -15,7 +15,7 @@ from torch import Tensor
 from .batch import Batch, Running
 from .cost import Visit, price
 from .criterion import Criterion, Step
-from .exit_network import Tagger
+from .exit_network import ExitNetwork
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Exits:
 
 
 def run_with_exits(
-    network: Tagger,
+    network: ExitNetwork,
     batch: Batch,
     criterion: Optional[Criterion],
     threshold: float = 0.0,
@@ -49,10 +49,10 @@ def run_with_exits(
 ) -> Exits:
     """Tag a batch, leaving early.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     criterion (Optional[Criterion]): Who may leave; None: nobody, and only the last head runs.
-    threshold (float): The criterion's dial.
+    threshold (float): The criterion's threshold.
     keep_states (bool): Whether to hand out the wordpieces' states.
     RETURNS (Exits): The logits, exit layers and costs.
     """
@@ -79,21 +79,23 @@ def run_with_exits(
             states.index_copy_(0, running.pieces, network.encoder.states(kept))
         if number == network.spec.layers:
             break
-        step = Step(number, running.words, answer, batch, threshold, network.learned, of_words)
+        step = Step(
+            number, running.words, answer, batch, threshold, network.extra_parameters, of_words
+        )
         leaving = criterion.leave(step, state)
         if not leaving.any():
             continue
-        after = running.without(batch, leaving)
+        after = running.without(leaving)
         if not len(after.words):
             break
         kept, running = running.rows_for(after, kept), after
     return Exits(logits, exit_layer, *price(network.spec, network.tags, trace, criterion), states)
 
 
-def run_full_depth(network: Tagger, batch: Batch, keep_states: bool = False) -> Exits:
+def run_full_depth(network: ExitNetwork, batch: Batch, keep_states: bool = False) -> Exits:
     """Tag a batch with all layers and the last head.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     keep_states (bool): Whether to hand out the wordpieces' states.
     RETURNS (Exits): The logits, exit layers and costs.
@@ -110,24 +112,24 @@ def run_full_depth(network: Tagger, batch: Batch, keep_states: bool = False) -> 
     return Exits(logits, exit_layer, *price(network.spec, network.tags, trace), states)
 
 
-def states_of_words(network: Tagger, kept: Tensor, running: Running) -> Tensor:
+def states_of_words(network: ExitNetwork, kept: Tensor, running: Running) -> Tensor:
     """RETURNS (Tensor): What exit heads read of the words that have not left.
     *Shape:* ``(active words, hidden_size)``
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     kept (Tensor): What the context keeps. *Shape:* ``(context, hidden_size)``
     running (Running): Who is still computed.
     """
-    rows = running.rows_of(running.batch, running.words)
+    rows = running.rows_of(running.words)
     return network.encoder.states(kept.index_select(0, rows))
 
 
 def run_all_heads(
-    network: Tagger, batch: Batch, dropout: float = 0.0, detach_early_heads: bool = False
+    network: ExitNetwork, batch: Batch, dropout: float = 0.0, detach_early_heads: bool = False
 ) -> Tensor:
     """Run all layers on everything and every head on every word, for joint training.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     dropout (float): Dropout rate, of embeddings, attention, feed-forward layers and heads.
     detach_early_heads (bool): Whether only the deepest head's gradient reaches the encoder.
@@ -141,10 +143,10 @@ def run_all_heads(
     return torch.stack(answers)
 
 
-def run_all_layers(network: Tagger, batch: Batch, dropout: float = 0.0) -> Iterator[Tensor]:
+def run_all_layers(network: ExitNetwork, batch: Batch, dropout: float = 0.0) -> Iterator[Tensor]:
     """Run all layers on everything.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     dropout (float): Dropout rate.
     YIELDS (Tensor): What each layer makes of the words. *Shape:* ``(words, hidden_size)``
@@ -170,14 +172,14 @@ class Halting(Protocol):
 
 
 def run_all_heads_halting(
-    network: Tagger, batch: Batch, halting: Halting, dropout: float = 0.0
+    network: ExitNetwork, batch: Batch, halting: Halting, dropout: float = 0.0
 ) -> Tuple[Tensor, Tensor]:
     """Train as prediction will run: words leave, keep their state, and are attended to.
 
     Every head answers for every word, from the state it has by then: for words that left that
     is the kept one. Gradients flow through the kept states.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     halting (Halting): Who leaves.
     dropout (float): Dropout rate. What ``halting`` sees is without the heads' own dropout.
@@ -204,11 +206,11 @@ def run_all_heads_halting(
 
 
 def let_leave(
-    network: Tagger, halting: Halting, number: int, of_words: Tensor, running: Running
+    network: ExitNetwork, halting: Halting, number: int, of_words: Tensor, running: Running
 ) -> Running:
     """Ask who leaves after a layer while training.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     halting (Halting): Who leaves.
     number (int): The layer, counted from 1.
     of_words (Tensor): What exit heads read of all words. *Shape:* ``(words, hidden_size)``
@@ -219,15 +221,15 @@ def let_leave(
     states = of_words.index_select(0, running.words).float()
     with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
         leaving = halting.leave(number, running.words, network.logits(number, states), states)
-    return running.without(running.batch, leaving) if leaving.any() else running
+    return running.without(leaving) if leaving.any() else running
 
 
 def run_layer(
-    network: Tagger, number: int, kept: Tensor, running: Running, dropout: float = 0.0
+    network: ExitNetwork, number: int, kept: Tensor, running: Running, dropout: float = 0.0
 ) -> Tensor:
     """RETURNS (Tensor): What the context keeps after a layer. *Shape:* ``(context, hidden_size)``
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     number (int): The layer, counted from 1.
     kept (Tensor): What the context kept before. *Shape:* ``(context, hidden_size)``
     running (Running): Who is still computed.

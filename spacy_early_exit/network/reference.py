@@ -12,21 +12,21 @@ from torch import Tensor
 
 from .batch import Batch
 from .criterion import Criterion, Step
-from .exit_network import Tagger
+from .exit_network import ExitNetwork
 from .layers.disentangled import place_of
 from .layers.relative import bucket_of
 from .loop import Exits
 
 
 def run_reference(
-    network: Tagger, batch: Batch, criterion: Optional[Criterion], threshold: float = 0.0
+    network: ExitNetwork, batch: Batch, criterion: Optional[Criterion], threshold: float = 0.0
 ) -> Exits:
     """Tag a batch, computing everything and discarding what left.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     criterion (Optional[Criterion]): Who may leave; None: nobody.
-    threshold (float): The criterion's dial.
+    threshold (float): The criterion's threshold.
     RETURNS (Exits): As ``loop.run_with_exits`` does, with the states, without the costs.
     """
     spec, last = network.spec, network.spec.layers
@@ -66,7 +66,9 @@ def run_reference(
         if criterion is None or number == last:
             continue
         words = active.nonzero().squeeze(1)
-        step = Step(number, words, answer[words], batch, threshold, network.learned, states[words])
+        step = Step(
+            number, words, answer[words], batch, threshold, network.extra_parameters, states[words]
+        )
         may_leave = torch.zeros_like(active)
         may_leave[words] = criterion.leave(step, state)
         staying_units = batch.unit_of_word[active & ~may_leave]
@@ -79,12 +81,12 @@ def run_reference(
     return Exits(logits, exit_layer, costs, costs, 0, _seen(network, hidden[cells]))
 
 
-def _seen(network: Tagger, states: Tensor) -> Tensor:
+def _seen(network: ExitNetwork, states: Tensor) -> Tensor:
     norm = network.encoder.final_norm
     return states if norm is None else norm(states)
 
 
-def _sums(network: Tagger, number: int, hidden: Tensor, attended: Tensor) -> Tensor:
+def _sums(network: ExitNetwork, number: int, hidden: Tensor, attended: Tensor) -> Tensor:
     layer: Any = network.encoder.layer(number)
     if network.spec.table.attention == "rotary":
         mixed = _attention(network, number, layer.attention_norm(hidden), attended)
@@ -104,7 +106,7 @@ def _sums(network: Tagger, number: int, hidden: Tensor, attended: Tensor) -> Ten
     return sums
 
 
-def _attention(network: Tagger, number: int, states: Tensor, attended: Tensor) -> Tensor:
+def _attention(network: ExitNetwork, number: int, states: Tensor, attended: Tensor) -> Tensor:
     encoder: Any = network.encoder
     layer, spec = encoder.layer(number), encoder.spec
     windows, longest, width = states.shape

@@ -13,11 +13,11 @@ from torch import Tensor
 from .batch import Batch, Running
 from .cost import Cost, Visit, price
 from .criterion import Criterion, Step
-from .exit_network import Tagger
+from .exit_network import ExitNetwork
 
 
 def simulate_exits(
-    network: Tagger,
+    network: ExitNetwork,
     batch: Batch,
     logits: Tensor,
     states: Tensor,
@@ -26,13 +26,13 @@ def simulate_exits(
 ) -> Tuple[Tensor, Cost]:
     """Let words leave by what the heads say at full depth.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
     states (Tensor): Of every layer; without columns unless the criterion has a loop of its own.
         *Shape:* ``(layers, words, hidden_size)``
     criterion (Criterion): Who may leave.
-    threshold (float): The criterion's dial, above 0.
+    threshold (float): The criterion's threshold, above 0.
     RETURNS (Tuple[Tensor, Cost]): The layer at which each word leaves, and the costs.
         *Shape:* ``(words,)``
     """
@@ -47,11 +47,11 @@ def simulate_exits(
         if number == spec.layers:
             break
         seen = logits[number - 1, words], states[number - 1, words]
-        step = Step(number, words, seen[0], batch, threshold, network.learned, seen[1])
+        step = Step(number, words, seen[0], batch, threshold, network.extra_parameters, seen[1])
         leaving = criterion.leave(step, state)
         if not leaving.any():
             continue
-        after = running.without(batch, leaving)
+        after = running.without(leaving)
         exit_layer[words[running.left(after)]] = number
         running = after
         if not len(running.words):
@@ -60,7 +60,7 @@ def simulate_exits(
 
 
 def simulated_speedup(
-    network: Tagger,
+    network: ExitNetwork,
     answers: Sequence[Tuple[Batch, Tensor, Tensor]],
     criterion: Criterion,
     threshold: float,

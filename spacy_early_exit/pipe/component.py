@@ -42,9 +42,9 @@ from .task import Prediction, Task
 
 if TYPE_CHECKING:
     from ..decoders import Decoder
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
     from ..network.criterion import Criterion
-    from ..training.stages import Gradient, JointLogits, Stage
+    from ..training.base import Gradient, JointLogits, Stage
 
 register_extensions()
 
@@ -208,7 +208,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         return self._predict(list(docs), self.ready_to_predict())
 
     def _predict(self, docs: List[Doc], run: RunSettings) -> List[Prediction]:
-        from ..model.model import decode
+        from ..model.predict import decode
 
         exits: List[DocExits] = self.model.predict((docs, run))
         logits = [self.to_decode(doc, seen) for doc, seen in zip(docs, exits)]
@@ -259,7 +259,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         if start_from is None:
             self.model.initialize()
         targets.check_stage(self.name, self.training, from_scratch=start_from is None)
-        learns = bool(self._shim.set_learned(self.decoder, self.criterion))
+        learns = bool(self._shim.make_room_for(self.decoder, self.criterion))
         targets.check_criterion_is_taught(self.name, self.criterion, self.training, learns)
         self.ready()
 
@@ -308,7 +308,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         scores (JointLogits): What the heads say.
         RETURNS (Tuple[float, Gradient]): The loss, summed over words, and its gradient.
         """
-        from ..training.stages import loss_and_gradient
+        from ..training.base import loss_and_gradient
 
         gold = targets.targets(self, examples, scores)
         return loss_and_gradient(self.training, self.decoder, scores, gold)
@@ -357,7 +357,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         """
         run = self.ready(call)
         self._shim.check_learned(self.name, self.decoder, self.criterion)
-        self._shim.at(run.precision)
+        self._shim.prepared_for(run.precision)
         return run
 
     def ready(self, call: Knob = Knob()) -> RunSettings:

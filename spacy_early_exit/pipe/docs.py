@@ -8,7 +8,7 @@ from spacy.tokens import Doc, Token
 from ..network.arrays import Bools, Ints
 
 if TYPE_CHECKING:
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
 
 
 def is_space(token: Token) -> bool:

@@ -13,7 +13,7 @@ DEFAULT_THRESHOLD = 0.1
 class Knob:
     """Threshold or speedup as set at one place; both None: nothing is set there.
 
-    threshold (Optional[float]): The criterion's dial, in [0, 1].
+    threshold (Optional[float]): The criterion's threshold, in [0, 1].
     speedup (Optional[float]): Speedup asked for, full-depth cost / spent cost, at least 1.
     """
 

@@ -13,7 +13,7 @@ from .task import Task
 
 if TYPE_CHECKING:
     from ..network.criterion import Criterion
-    from ..training.stages import JointLogits, Stage
+    from ..training.base import JointLogits, Stage
 
 
 def targets(task: Task, examples: Iterable[Example], scores: "JointLogits") -> Ints:

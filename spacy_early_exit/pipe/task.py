@@ -13,7 +13,7 @@ from ..tags import fault_in
 from .docs import same_words
 
 if TYPE_CHECKING:
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..tags import MISSING
 
 @dataclass(frozen=True)
 class Links:
-    """Who tells whom, among words that are behind one another.
+    """Who tells whom, among words that follow one another.
 
     transitions (List[Tuple[Tensor, Tensor]]): From words 1, 2, ... before a word; and whether those
         are of its text. *Shapes:* ``(tags, tags)``, ``(words - distance, 1)``
@@ -35,7 +35,7 @@ class Links:
     def of(cls, texts: Tensor, learned: Learned, order: int) -> "Links":
         """Find out who is beside whom.
 
-        texts (Tensor): The text of each word: those of one are behind one another.
+        texts (Tensor): The text of each word: those of one follow one another.
             *Shape:* ``(words,)``
         learned (Learned): ``transitions_j`` between words that are j apart; ``start_j`` and
             ``end_j`` of the j-th word from either end of a text; for j from 1 on.
@@ -44,9 +44,9 @@ class Links:
         """
         lengths = torch.unique_consecutive(texts, return_counts=True)[1]
         number = torch.arange(len(lengths), device=texts.device).repeat_interleave(lengths)
-        behind = lengths.cumsum(0)[number]
+        ends = lengths.cumsum(0)[number]
         words = torch.arange(len(texts), device=texts.device)
-        from_start, from_end = words - (behind - lengths[number]), behind - 1 - words
+        from_start, from_end = words - (ends - lengths[number]), ends - 1 - words
         transitions: List[Tuple[Tensor, Tensor]] = []
         ends = learned["start_1"].new_zeros(len(texts), len(learned["start_1"]))
         for apart in range(1, order + 1):

@@ -34,7 +34,7 @@ class TokenReduction(Plain):
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
         """RETURNS (Dict[str, Tensor]): Selectors before training.
 
-        RAISES (ValueError): If the encoder has no layer behind one of them.
+        RAISES (ValueError): If the encoder has no layer after one of them.
         """
         if self.layers[-1] >= spec.layers:
             raise ValueError(

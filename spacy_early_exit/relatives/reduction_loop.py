@@ -13,12 +13,12 @@ from torch import Tensor
 from ..network.batch import Batch, Running
 from ..network.cost import Cost, Visit, price
 from ..network.criterion import Criterion, OwnLoop, Step
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..network.loop import Exits, Halting, let_leave, run_layer, states_of_words
 
 
 def run_late_heads(
-    network: Tagger, batch: Batch, criterion: Criterion, threshold: float, keep_states: bool
+    network: ExitNetwork, batch: Batch, criterion: Criterion, threshold: float, keep_states: bool
 ) -> Exits:
     """Tag a batch: see ``network.loop.run_with_exits``."""
     running, state = Running.all_of(batch), criterion.start(batch)
@@ -45,7 +45,7 @@ def run_late_heads(
 
 
 def simulate_late_heads(
-    network: Tagger,
+    network: ExitNetwork,
     batch: Batch,
     logits: Tensor,
     states: Tensor,
@@ -72,7 +72,7 @@ LATE_HEADS = OwnLoop(run_late_heads, simulate_late_heads)
 
 
 def _selected(
-    network: Tagger,
+    network: ExitNetwork,
     number: int,
     of_words: Tensor,
     running: Running,
@@ -83,11 +83,11 @@ def _selected(
     """RETURNS (Running): Who goes on after a layer: nobody after the last one."""
     words, batch = running.words, running.batch
     if number == network.spec.layers:
-        return running.without(batch, torch.ones_like(words, dtype=torch.bool))
+        return running.without(torch.ones_like(words, dtype=torch.bool))
     unasked = of_words.new_zeros(len(words), network.tags)
-    step = Step(number, words, unasked, batch, threshold, network.learned, of_words)
+    step = Step(number, words, unasked, batch, threshold, network.extra_parameters, of_words)
     leaving = criterion.leave(step, state)
-    return running.without(batch, leaving) if leaving.any() else running
+    return running.without(leaving) if leaving.any() else running
 
 
 def repeated(batch: Batch, copies: int) -> Batch:
@@ -98,38 +98,43 @@ def repeated(batch: Batch, copies: int) -> Batch:
     """
     device = batch.ids.device
 
-    def behind(values: Tensor, step: int) -> Tensor:
+    def shifted(values: Tensor, step: int) -> Tensor:
         shift = step * torch.arange(copies, device=device)
         return (values + shift[:, None]).flatten()
 
-    # The units of special tokens stand behind those of all words.
+    # The units of special tokens stand after those of all words.
     special = batch.unit_of_piece >= batch.units
     units = torch.where(
         special.repeat(copies),
-        behind(batch.unit_of_piece + (copies - 1) * batch.units, batch.windows),
-        behind(batch.unit_of_piece, batch.units),
+        shifted(batch.unit_of_piece + (copies - 1) * batch.units, batch.windows),
+        shifted(batch.unit_of_piece, batch.units),
     )
     return replace(
         batch,
         ids=batch.ids.repeat(copies),
         offsets=batch.offsets.repeat(copies),
-        window_of_piece=behind(batch.window_of_piece, batch.windows),
+        window_of_piece=shifted(batch.window_of_piece, batch.windows),
         unit_of_piece=units,
-        piece_of_word=behind(batch.piece_of_word, len(batch.ids)),
-        window_of_word=behind(batch.window_of_word, batch.windows),
-        unit_of_word=behind(batch.unit_of_word, batch.units),
+        piece_of_word=shifted(batch.piece_of_word, len(batch.ids)),
+        window_of_word=shifted(batch.window_of_word, batch.windows),
+        unit_of_word=shifted(batch.unit_of_word, batch.units),
         lengths=batch.lengths * copies,
         units=batch.units * copies,
     )
 
 
 def run_tries(
-    network: Tagger, batch: Batch, halting: Halting, copies: int, branch_after: int, dropout: float
+    network: ExitNetwork,
+    batch: Batch,
+    halting: Halting,
+    copies: int,
+    branch_after: int,
+    dropout: float,
 ) -> Tuple[Tensor, Tensor]:
     """Run all heads on several tries of every window: as ``network.loop.run_all_heads_halting``
     would on the repeated batch, with what all tries share computed once.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     halting (Halting): Who leaves.
     copies (int): How often every window is tried.

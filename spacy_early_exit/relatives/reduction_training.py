@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ..network.batch import Batch, Running
 from ..network.criterion import Criterion, Step
-from ..network.exit_network import Tagger
+from ..network.exit_network import ExitNetwork
 from ..network.loop import run_all_heads, run_layer
 from ..tags import MISSING
+from ..training.base import Answers, Stage
 from ..training.losses import distillation_loss, word_losses
-from ..training.stages import Answers, Stage
 from .reduction_exit import TokenReduction
 from .reduction_loop import repeated, run_tries
 
@@ -49,7 +49,7 @@ class Tries:
     it was judged by.
 
     criterion (TokenReduction): The selectors.
-    network (Tagger): The network they belong to.
+    network (ExitNetwork): The network they belong to.
     batch (Batch): All tries of all windows: those of the first try are in front.
     saliency (Optional[Tensor]): How much it matters that a word goes on, by selector, for the words
         of one try. If given, in the first try as many words go on as the selectors say, the most
@@ -57,7 +57,7 @@ class Tries:
     """
 
     criterion: TokenReduction
-    network: Tagger
+    network: ExitNetwork
     batch: Batch
     saliency: Optional[Tensor] = None
 
@@ -74,7 +74,9 @@ class Tries:
             return torch.zeros_like(words, dtype=torch.bool)
         number = self.criterion.layers.index(layer)
         with torch.enable_grad():
-            step = Step(layer, words, logits, self.batch, 1.0, self.network.learned, states)
+            step = Step(
+                layer, words, logits, self.batch, 1.0, self.network.extra_parameters, states
+            )
             odds = self.criterion.log_odds(step)
             row = torch.zeros(self.batch.words, device=odds.device).index_put((words,), odds)
             rows = [self.log_odds[:number], row[None], self.log_odds[number + 1 :]]
@@ -142,11 +144,11 @@ class ReductionTraining:
 
     def run(
         self,
-        network: Tagger,
+        network: ExitNetwork,
         batch: Batch,
         dropout: float,
         criterion: Criterion,
-        teacher: Optional[Tagger],
+        teacher: Optional[ExitNetwork],
     ) -> Answers:
         """RETURNS (Answers): What the heads say of all tries, with gradients where they learn.
 
@@ -236,13 +238,13 @@ def policy_loss(
     return (advantage * of_window * sizes).sum()
 
 
-def saliency(network: Tagger, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
+def saliency(network: ExitNetwork, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
     """Estimate how much it changes the loss that a word stops after a layer.
 
     To first order: the gradient of the loss by the state after a deeper layer, times what became
     of the state until there. The right tags are those that the network itself would choose.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     batch (Batch): The batch.
     layers (Tuple[int, ...]): After which layers words may stop.
     RETURNS (Tensor): *Shape:* ``(layers, words)``

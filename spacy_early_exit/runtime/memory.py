@@ -13,7 +13,7 @@ GROWTH = 2**30
 
 # Of the time of a process that predicts, so little goes into it.
 SHARE = 1e-3
-LEAST_PAUSE = 30.0  # seconds
+MIN_PAUSE = 30.0  # seconds
 
 
 def release_freed_memory() -> None:
@@ -48,12 +48,12 @@ def release_freed_memory_now_and_then() -> None:
     begun = time.monotonic()
     if begun < _not_before:
         return
-    first, _not_before = not _not_before, begun + LEAST_PAUSE  # at once: other threads pass by
+    first, _not_before = not _not_before, begun + MIN_PAUSE  # at once: other threads pass by
     libc = None if first else _glibc()
     if libc is not None:
         libc.malloc_trim(0)
         took = time.monotonic() - begun
-        _not_before = begun + max(LEAST_PAUSE, took / SHARE)
+        _not_before = begun + max(MIN_PAUSE, took / SHARE)
 
 
 _not_before = 0.0  # when it may be next

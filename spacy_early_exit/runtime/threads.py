@@ -24,10 +24,10 @@ Result = TypeVar("Result")
 
 # Helpers also need Python's lock, so more than a few would wait for it: beyond, each has several
 # of torch's threads. Only 2 have been measured.
-MOST = 4
+MAX_THREADS = 4
 # Multiply-accumulates of a layer that are worth a thread more. Where it is not known whether a
 # processor is idle, only what takes long for certain is shared.
-LEAST_MACS, LEAST_MACS_UNSEEN = 4_000_000, 500_000_000
+MIN_MACS, MIN_MACS_UNSEEN = 4_000_000, 500_000_000
 # Seconds for which OpenMP's threads go on to look for work after a product: then they keep their
 # processors busy, and are ours. Libgomp's do so for 7 ms.
 SPINNING = 0.005
@@ -48,7 +48,7 @@ def batches_at_once(threads: int) -> int:
 
     threads (int): How many threads there are.
     """
-    return min(threads, MOST)
+    return min(threads, MAX_THREADS)
 
 
 def run_side_by_side(
@@ -145,7 +145,7 @@ def _shares(items: Sequence[Item], threads: int, macs: Callable[[Item], int]) ->
     total = helpers
     if threads > helpers and items:
         idle = idle_processors()
-        least = LEAST_MACS_UNSEEN if idle is None else LEAST_MACS
+        least = MIN_MACS_UNSEEN if idle is None else MIN_MACS
         total = _rounded(helpers * min(map(macs, items)) // least, helpers, threads)
         if idle is not None and idle + _spinning() < total - 1:  # one is ours
             total = helpers

@@ -50,7 +50,7 @@ window = 1
 [component.training]
 @misc = "spacy-early-exit.JointTraining.v1"
 distillation = 0.0
-detach_early_heads = false
+detach_early_heads = true
 pseudo_labels = false
 
 [component.model]

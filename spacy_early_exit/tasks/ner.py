@@ -29,7 +29,7 @@ from .factory import default_config, make_factory
 from .scorers import ner_score
 
 if TYPE_CHECKING:
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
 
 NEVER = np.finfo(np.float32).min
 

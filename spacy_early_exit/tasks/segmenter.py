@@ -30,7 +30,7 @@ from .factory import default_config, make_factory
 from .scorers import segmenter_score
 
 if TYPE_CHECKING:
-    from ..model.model import DocExits
+    from ..model.predict import DocExits
 
 BEGIN, MIDDLE, END, SINGLE = range(len(BMES))
 MERGES = 1000  # at a time: spaCy compares each with all others

@@ -142,7 +142,7 @@ def _cover_others(
     """
     first = list(covered).index(True)
     last = first
-    for number, (start, end) in enumerate(spans):
+    for number, (_, end) in enumerate(spans):
         if covered[number]:
             last = number
         elif number > first:

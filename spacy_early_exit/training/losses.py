@@ -37,7 +37,7 @@ def distillation_loss(logits: Tensor, teacher: Tensor, tags: Tensor) -> Tensor:
     return divergence * ((tags != MISSING) & (tags < known))
 
 
-def said(logits: Tensor, tags: Tensor) -> Tensor:
+def pseudo_tags(logits: Tensor, tags: Tensor) -> Tensor:
     """Put a network's tags in the place of an annotation.
 
     logits (Tensor): What it says. *Shape:* ``(words, tags that it knows)``

@@ -80,6 +80,25 @@ class TestTheCurve:
         with pytest.raises(ValueError, match="speedups above 0"):
             Calibration.from_dict(data)
 
+    @pytest.mark.parametrize(
+        "points, words, message",
+        [
+            ([(0.0, 1.0, 0.8), (0.1, 2.0, None)], 10, "all points of a calibration have a score"),
+            ([(0.0, 1.0, 0.8), (0.1, 2.0, float("nan"))], 10, "must be numbers"),
+            ([(0.0, 1.0, None), (0.3, 2.0, None), (0.2, 3.0, None)], 10, "must ascend"),
+            ([(0.0, 1.0, None), (0.1, 2.0, None), (0.2, 2.0, None)], 10, "must ascend"),
+            ([(0.0, 1.0, None), (0.1, 2.0, None)], -1, "must be a whole number, not -1"),
+            ([(0.0, 1.0, None), (0.1, 2.0, None)], 2.5, "must be a whole number, not 2.5"),
+        ],
+    )
+    def test_what_can_be_no_curve_is_refused(self, points, words, message):
+        data = Calibration(tuple(Point(*point) for point in points), {}, words).to_dict()
+        with pytest.raises(ValueError, match=message):
+            Calibration.from_dict(data)
+
+    def test_a_curve_of_no_words_can_be_read(self):
+        assert Calibration.from_dict(Calibration(CURVE, {}, 0).to_dict()).words == 0
+
     def test_beyond_it_there_is_an_error_that_says_what_can_be_reached(self):
         with pytest.raises(
             ValueError, match=r"speedup = 3\.5 is out of reach.*3\.00.*calibrate MOD"

@@ -10,7 +10,7 @@ import spacy
 from spacy.util import Config, load_model_from_config, raise_error
 
 import spacy_early_exit
-from spacy_early_exit.budget.controller import LEAST, Controller
+from spacy_early_exit.budget.controller import MIN_WORDS, Controller
 from spacy_early_exit.budget.curve import Calibration, Point
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.evaluate import evaluate
@@ -180,7 +180,7 @@ def test_the_size_of_batches_changes_nothing(nlp):
     for size in (1, 7, 1000):
         docs = list(nlp.pipe(stream(), batch_size=size, component_cfg=adaptive(1.5)))
         found.append([answers(doc) for doc in docs])
-        assert sum(map(len, docs)) > 6 * LEAST
+        assert sum(map(len, docs)) > 6 * MIN_WORDS
         assert saving(docs) == pytest.approx(1.5, rel=0.05)
     assert found[0] == found[1] == found[2]
 
@@ -280,15 +280,15 @@ def test_what_fails_is_a_step_to_the_next_update_and_no_saving():
     controller = Controller(Calibration(CURVE, {}, 10), 2.0)
     start = controller.threshold
     parts = []
-    for part in controller.chunks([(LEAST // 2, number) for number in range(4)]):
+    for part in controller.chunks([(MIN_WORDS // 2, number) for number in range(4)]):
         parts.append((part, controller.threshold))
         if 1 in part:  # 0 fails
-            controller.account(LEAST // 2, 800, 1000)
+            controller.account(MIN_WORDS // 2, 800, 1000)
     assert [part for part, _ in parts] == [[0, 1], [2, 3]]
     assert parts[0][1] == start < parts[1][1]
     after_one = controller.threshold
     assert parts[1][1] == after_one, "where all fail, there is nothing to learn"
-    assert (controller.words, controller.achieved) == (LEAST // 2, 1.25)
+    assert (controller.words, controller.achieved) == (MIN_WORDS // 2, 1.25)
 
 
 def test_what_a_stream_that_is_closed_early_has_given_is_counted(nlp, monkeypatch):

@@ -14,7 +14,6 @@ from spacy_early_exit.cli import early_exit as commands
 from spacy_early_exit.cli.benchmark import named
 from spacy_early_exit.measure import evaluate as clock
 from tests.makers.commands import run
-from tests.makers.marks import rest_slow
 from tests.makers.pipelines import blank
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
@@ -81,18 +80,20 @@ def test_calibrate_reads_the_texts_of_json_lines(work):
     assert found[0] == found[1] and found[0].words > 50
 
 
-@pytest.fixture(scope="module", params=rest_slow([(8,), (None,)], lambda most: most))
-def fresh(work, request):
-    """Texts, quickly of few words."""
-    texts = sorted(
-        {
-            " ".join(text.split()[: request.param])
-            for text in texts_of_all_lengths(count=300)
-            if text.strip()
-        }
-    )
-    (work / "fresh.txt").write_text("\n".join(texts), encoding="utf8")
-    return work / "fresh.txt"
+def write_fresh(path, count, words=None):
+    texts = {" ".join(text.split()[:words]) for text in texts_of_all_lengths(count=count)}
+    path.write_text("\n".join(sorted(texts - {""})), encoding="utf8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def fresh(work):
+    return write_fresh(work / "fresh.txt", 300)
+
+
+@pytest.fixture(scope="module", params=[(60, 8), pytest.param((300, None), marks=pytest.mark.slow)])
+def some_fresh(work, request):
+    return write_fresh(work / "some.txt", *request.param)
 
 
 def guarantee(work, *arguments, ok=True, model="model"):
@@ -124,9 +125,9 @@ def test_calibrate_scales_heads_first_if_asked_to(work):
     assert "needs annotated texts" in output
 
 
-def test_calibrate_with_a_guarantee_sets_the_threshold(work, fresh):
+def test_calibrate_with_a_guarantee_sets_the_threshold(work, some_fresh):
     output = guarantee(
-        work, "--max-disagreement", "0.1", "--held-out", fresh, "--confidence", "0.9"
+        work, "--max-disagreement", "0.1", "--held-out", some_fresh, "--confidence", "0.9"
     )
     words = " ".join(output.split())
     assert "passed" in words and "with confidence 0.9" in words
@@ -135,10 +136,10 @@ def test_calibrate_with_a_guarantee_sets_the_threshold(work, fresh):
     assert loaded.calibration is not None
 
 
-def test_texts_that_are_held_out_are_not_calibrated_on(work, fresh):
+def test_texts_that_are_held_out_are_not_calibrated_on(work, some_fresh):
     apart = [" ".join(text.split()) for text in TEXTS[:3]]  # other white space, and no more
     mixed = work / "mixed.txt"
-    mixed.write_text("\n".join([*apart, fresh.read_text(encoding="utf8")]), encoding="utf8")
+    mixed.write_text("\n".join([*apart, some_fresh.read_text(encoding="utf8")]), encoding="utf8")
     output = guarantee(
         work, "--max-disagreement", "0.3", "--held-out", mixed, "--confidence", "0.9"
     )
@@ -291,7 +292,7 @@ def test_annotated_json_lines_are_reported_on(calibrated, work, exported):
     assert "Ann" in (work / "r.html").read_text(encoding="utf8")
 
 
-def test_a_benchmark_leaves_out_words_without_annotation(calibrated, work, tmp_path):
+def test_a_benchmark_leaves_out_words_without_annotation(quick_starts, calibrated, work, tmp_path):
     # The pipeline finds Ann Lee, of whom the annotation has but a part.
     spans = [[0, 6, "PER"], [17, 25, "LOC"]]
     srsly.write_jsonl(work / "odd.jsonl", [{"text": SENTENCES[0][0], "label": spans}])
@@ -365,7 +366,7 @@ def test_untrained_pipelines_are_refused(work, encoders):
     assert "no weights yet" in output
 
 
-def test_benchmark(calibrated, work, tmp_path):
+def test_benchmark(quick_starts, calibrated, work, tmp_path):
     (tmp_path / "size=0").mkdir()
     spacy.blank("en").to_disk(tmp_path / "size=0" / "blank")
     output = tmp_path / "results" / "bench.json"

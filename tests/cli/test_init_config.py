@@ -43,11 +43,9 @@ def test_it_is_that_of_the_project_without_a_second_stage():
     ours["training"]["eval_frequency"] = 100
     ours["training"]["optimizer"]["learn_rate"] |= {"warmup_steps": 60, "total_steps": 600}
     assert {*different(ours, project)} == {
-        "components.early_exit_ner.training.detach_early_heads",
         "paths.train",
         "paths.dev",
     }
-    assert ours["components"][NAME]["training"]["detach_early_heads"] is False
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,8 @@ from spacy_early_exit.decoders import make_bio_viterbi
 from spacy_early_exit.measure.temperature import scale_heads
 from spacy_early_exit.pipe.knob import Knob
 from spacy_early_exit.relatives.reduction_loop import repeated
-from spacy_early_exit.training.stages import JointTraining, by_text
+from spacy_early_exit.training.base import by_text
+from spacy_early_exit.training.joint import JointTraining
 from tests.makers.pipelines import answers, train_small, trained_pipeline
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
@@ -31,7 +32,9 @@ def nlp(request, encoders):
 
 def learned(nlp):
     network = nlp.get_pipe(NAME).model.shims[0].trained.network
-    return {name: parameter.detach().clone() for name, parameter in network.learned.items()}
+    return {
+        name: parameter.detach().clone() for name, parameter in network.extra_parameters.items()
+    }
 
 
 def test_it_learns_from_the_annotation(nlp):
@@ -52,11 +55,11 @@ def test_what_it_has_learnt_decides(nlp):
     kept = learned(nlp)
     before = [answers(doc) for doc in nlp.pipe(TEXTS)]
     try:
-        for parameter in network.learned.values():
+        for parameter in network.extra_parameters.values():
             parameter.data[..., 1:] -= 100.0  # nothing but O begins, ends or follows anything
         assert not any(doc.ents for doc in nlp.pipe(TEXTS))
     finally:
-        for name, parameter in network.learned.items():
+        for name, parameter in network.extra_parameters.items():
             parameter.data = kept[name]
     assert [answers(doc) for doc in nlp.pipe(TEXTS)] == before
 
@@ -80,7 +83,7 @@ def test_what_is_no_number_in_it_is_named_before_any_text(nlp, tmp_path):
     nlp.to_disk(tmp_path)
     damaged = spacy.load(tmp_path)
     network = damaged.get_pipe(NAME).model.shims[0].trained.network
-    name, parameter = next(iter(network.learned.items()))
+    name, parameter = next(iter(network.extra_parameters.items()))
     parameter.data.view(-1)[1] = np.nan
     damaged.to_disk(tmp_path)
     loaded = spacy.load(tmp_path)
@@ -174,7 +177,7 @@ def test_the_gradient_is_that_of_the_loss(encoders):
     network = ner.model.shims[0].trained.network
     scores, backprop = ner.model.begin_update([eg.predicted for eg in examples])
     _, gradient = ner.get_loss(examples, scores)
-    parameter = network.learned["transitions"]
+    parameter = network.extra_parameters["transitions"]
     found = []
     for step in (1e-2, -1e-2):
         parameter.data[1, 2] += step

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.files import network as storage
-from spacy_early_exit.files.component import MOST_LABELS, MOST_OF_CFG, State, parse_state
+from spacy_early_exit.files.component import MAX_CFG_BYTES, MAX_LABELS, State, parse_state
 from tests.makers.files import unsealed
 from tests.makers.pipelines import blank
 from tests.makers.project import hiding
@@ -310,14 +310,14 @@ class TestSizes:
         assert "4,194,304 are the most" in problem(model.parent)
         with pytest.raises(ValueError, match="4,194,304 are the most"):
             parse_state(cfg.read_bytes(), "cfg in the bytes", lambda labels: None)
-        labels = [str(number) for number in range(MOST_LABELS + 1)]
+        labels = [str(number) for number in range(MAX_LABELS + 1)]
         cfg.write_text(json.dumps({"labels": labels, "has_weights": False}))
         assert "65,537 labels" in problem(model.parent)
 
     def test_nor_is_such_a_state_saved(self):
         for labels, message in (
-            (map(str, range(MOST_LABELS + 1)), "65,537 labels"),
-            (["A" * MOST_OF_CFG], "are the most that it may have"),
+            (map(str, range(MAX_LABELS + 1)), "65,537 labels"),
+            (["A" * MAX_CFG_BYTES], "are the most that it may have"),
         ):
             with pytest.raises(ValueError, match=f"can't be saved: .*{message}"):
                 State(tuple(labels)).to_bytes()
@@ -368,16 +368,16 @@ class TestSizes:
         assert "tokenizer.json" in found and "are the most" in found
 
     def test_what_could_not_be_loaded_is_not_saved(self, nlp, tmp_path, monkeypatch):
-        monkeypatch.setattr(storage, "MOST_LEARNED", 100_000)
+        monkeypatch.setattr(storage, "MAX_LEARNED_BYTES", 100_000)
         network = nlp.get_pipe(NAME).model.shims[0].trained.network
-        network.set_learned({}, {"small": torch.zeros(10_000)})
+        network.make_room_for({}, {"small": torch.zeros(10_000)})
         nlp.to_disk(tmp_path / "small")
         blank("nowhere").get_pipe(NAME).from_disk(tmp_path / "small" / NAME, exclude=["vocab"])
-        network.set_learned({}, {"large": torch.zeros(25_000)})
+        network.make_room_for({}, {"large": torch.zeros(25_000)})
         with pytest.raises(ValueError, match="weights.safetensors can't be saved: .* are the most"):
             nlp.to_disk(tmp_path / "large")
         monkeypatch.undo()
-        monkeypatch.setattr(storage, "MOST_OF_TOKENIZER", 100)
+        monkeypatch.setattr(storage, "MAX_TOKENIZER_BYTES", 100)
         with pytest.raises(ValueError, match="tokenizer.json can't be saved: .* are the most"):
             nlp.to_disk(tmp_path / "large")
 

@@ -48,7 +48,7 @@ TIE = 1e-5  # how near the threshold floating point may decide
 LABEL_TIE = 1e-4  # how near the best tags others may be, in logits
 KINDS = ["entity", "blocked", "missing", "outside", None]
 THRESHOLDS = [0.0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0]
-MOST_TIES = 1e-3  # of the Docs answered
+MAX_TIES = 1e-3  # of the Docs answered
 SEVERAL = "docs whose words left at several layers"
 
 
@@ -65,7 +65,7 @@ def untrained(
     shim = pipe.model.shims[0]
     if criterion is not None:  # only now: one that learns must be trained
         pipe.criterion = registry.resolve({"criterion": criterion})["criterion"]
-        shim.set_learned(pipe.decoder, pipe.criterion)
+        shim.make_room_for(pipe.decoder, pipe.criterion)
     network = shim.trained.network
     torch.manual_seed(1)
     for head in network.heads:
@@ -73,7 +73,7 @@ def untrained(
         torch.nn.init.normal_(head.bias, std=0.1)
         if alike:
             head.load_state_dict(network.heads[0].state_dict())
-    for parameter in network.learned.values():
+    for parameter in network.extra_parameters.values():
         torch.nn.init.normal_(parameter, std=0.5)
     shim.weights_changed()
     logits, _ = heads_on(pipe, examples_of(nlp))
@@ -234,7 +234,7 @@ def trivial(counts: Counter[str]) -> str:
     left = sorted(counts[key] for key in counts if key.startswith("words that left at layer "))
     if sum(left[:-1]) < 0.2 * counts["words"]:
         return "nearly all words left at one layer"
-    if counts["ties"] + counts["ties of labels"] > MOST_TIES * counts["docs answered"]:
+    if counts["ties"] + counts["ties of labels"] > MAX_TIES * counts["docs answered"]:
         return "there are too many ties"
     return "" if counts["entities"] else "there are no entities"
 

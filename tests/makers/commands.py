@@ -5,6 +5,7 @@ command. Arguments, folder, environment, output and what is left at the end are 
 its own; what Python reads of its environment when it starts, and that imports work, is not tried.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -101,6 +102,9 @@ if __name__ == "__main__":
     import transformers.models.bert.modeling_bert  # noqa: F401
 
     import spacy_early_exit.cli
+    import spacy_early_exit.model.model
     import spacy_early_exit.pipe.component  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # else the garbage collection of every child, at its end at the latest, copies it
     become(serve())

@@ -24,11 +24,11 @@ def network_of(folder: str, tags: int = 7, spread: float = 0.6):
     """The network of an encoder's folder with random heads whose certainty varies by word."""
     from spacy_early_exit.encoders.hugging_face import HFEncoder
     from spacy_early_exit.files.network import Trained
-    from spacy_early_exit.network.exit_network import Tagger
+    from spacy_early_exit.network.exit_network import ExitNetwork
     from spacy_early_exit.text.tokenizer import WordpieceTokenizer
 
     loaded = HFEncoder(folder).load()
-    network = Tagger(loaded.spec, tags)
+    network = ExitNetwork(loaded.spec, tags)
     network.encoder.load_state_dict(loaded.weights)
     torch.manual_seed(1)
     for head in network.heads:
@@ -50,12 +50,12 @@ def words_of_windows(monkeypatch, most):
     """Let groups of docs end at so many words, and count those of each that is cut into windows.
     By then the windows of those before the last must be gone.
     """
-    from spacy_early_exit.model import model
+    from spacy_early_exit.model import predict
     from spacy_early_exit.pipe import stream
 
     monkeypatch.setattr(stream, "MAX_WORDS", most)
     counts, before = [], []
-    real = model.windows_of
+    real = predict.windows_of
 
     def watched(docs, *settings):
         assert not any(window() for group in before[:-1] for window in group)
@@ -64,5 +64,5 @@ def words_of_windows(monkeypatch, most):
         before.append([weakref.ref(window) for window in windows])
         return windows
 
-    monkeypatch.setattr(model, "windows_of", watched)
+    monkeypatch.setattr(predict, "windows_of", watched)
     return counts

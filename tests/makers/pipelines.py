@@ -16,11 +16,20 @@ STEPS = 200  # at most, for an encoder to learn ten sentences
 EVERY = 10  # steps between two looks at whether it has
 
 
+JOINT = "spacy-early-exit.JointTraining.v1"
+
+
 def blank(encoder: str, **config):
-    """An untrained pipeline."""
+    """An untrained pipeline. All heads teach its encoder, which is random and knows nothing that
+    earlier heads could read, and special tokens stay to the end, unless ``config`` says otherwise.
+    """
     nlp = spacy.blank("en")
     model = {"encoder": {"name": encoder}, **config.pop("model", {})}
-    nlp.add_pipe("early_exit_ner", config={"model": model, **config})
+    training = {"@misc": JOINT, **config.pop("training", {})}
+    if training["@misc"] == JOINT:
+        training = {"detach_early_heads": False, **training}
+    given = {"model": model, "training": training, "halt_special": False, **config}
+    nlp.add_pipe("early_exit_ner", config=given)
     return nlp
 
 

@@ -1,6 +1,5 @@
 """Contenders beside one another on the clock."""
 
-import multiprocessing
 import os
 
 import pytest
@@ -13,18 +12,6 @@ from tests.makers.contenders import GOLD, make_fake
 from tests.makers.texts import TEXTS, examples_of
 
 NAME = "early_exit_ner"
-
-
-@pytest.fixture
-def quick_starts(monkeypatch):
-    """Contenders' processes are forks of one that has imported what they need. Each is still a
-    process of its own, as far as pipes, ends and answers go; its start takes next to nothing.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["spacy_early_exit.measure.benchmark", "tests.makers.contenders"])
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forks)
 
 
 def fake(name, log, **arguments):

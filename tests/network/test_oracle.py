@@ -195,7 +195,7 @@ def test_fast_loop_equals_reference_on_the_real_encoder(criterion, threshold, lo
 def compare(network, windows, criterion, threshold, prepared=None, **how) -> set:
     """Compare the fast loop with the reference in several cuts of shuffled windows.
 
-    prepared (Optional[List[Tagger]]): What the fast loop runs, if it is other networks.
+    prepared (Optional[List[ExitNetwork]]): What the fast loop runs, if it is other networks.
     RETURNS (set): The layers at which words left.
     """
     shuffled = random.Random(3).sample(windows, len(windows))

@@ -86,7 +86,7 @@ def batch_and_network(encoders, en):
     trained = network_of(encoders["bert"], spread=1.5)
     network = trained.network
     draw = torch.Generator().manual_seed(0)
-    network.set_learned(
+    network.make_room_for(
         decoder={
             name: torch.randn(zeros.shape, generator=draw)
             for name, zeros in make_ain_decoder().parameters(network.tags).items()

@@ -21,7 +21,7 @@ def trained(encoders):
     trained = network_of(encoders["bert"])
     torch.manual_seed(0)
     fresh = CRITERION.parameters(trained.network.spec)
-    trained.network.set_learned({}, {name: torch.randn(p.shape) for name, p in fresh.items()})
+    trained.network.make_room_for({}, {name: torch.randn(p.shape) for name, p in fresh.items()})
     return trained
 
 
@@ -118,7 +118,7 @@ def network_copy(network, bias):
     import copy
 
     network = copy.deepcopy(network)
-    for name, parameter in network.learned.items():
+    for name, parameter in network.extra_parameters.items():
         if name.endswith("out_bias"):
             parameter.data.fill_(bias)
     return network

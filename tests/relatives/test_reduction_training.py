@@ -37,7 +37,7 @@ BLOCK = {"@misc": "spacy-early-exit.TokenReduction.v1", "layers": [1, 3]}
 def trained(encoders):
     trained = network_of(encoders["bert"])
     torch.manual_seed(0)
-    trained.network.set_learned({}, CRITERION.parameters(trained.network.spec))
+    trained.network.make_room_for({}, CRITERION.parameters(trained.network.spec))
     return trained
 
 

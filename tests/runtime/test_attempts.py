@@ -281,13 +281,14 @@ nlp = spacy.load(sys.argv[1])
 texts = ["Ann Lee lives in New York. " * 40] * 4000
 out = open(sys.argv[3], "w")
 out.write("begun")  # stays in the buffer until the file is closed
-list(nlp.pipe(texts[:40]))
+list(nlp.pipe(texts[:4]))
 print("ready", flush=True)
 for doc in nlp.pipe(texts, batch_size=256):
     out.write(".")
 """
 
 
+@pytest.mark.takes(seconds=10)
 @pytest.mark.parametrize(
     "threads, pause",
     rest_slow(product([1, 2], [0.2, 0.5]), lambda *row: row in [(1, 0.2), (2, 0.5)]),

@@ -44,7 +44,7 @@ def test_predicting_hands_it_back_seldom(monkeypatch):
     for _ in range(2_000):  # a process that has just begun is left alone
         memory.release_freed_memory_now_and_then()
         now[0] += 1.0
-    assert trims[0] == 1000.0 + memory.LEAST_PAUSE
+    assert trims[0] == 1000.0 + memory.MIN_PAUSE
     pauses = [later - earlier for earlier, later in zip(trims, trims[1:])]
     assert len(pauses) >= 2 and all(0.5 / memory.SHARE <= pause < 502 for pause in pauses)
 
@@ -62,4 +62,4 @@ def test_it_is_a_prediction_that_does(nlp, monkeypatch):
 def test_the_real_one_does_not_fail(monkeypatch):
     monkeypatch.setattr(memory, "_not_before", 1e-9)
     memory.release_freed_memory_now_and_then()
-    assert memory._not_before >= memory.LEAST_PAUSE
+    assert memory._not_before >= memory.MIN_PAUSE

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from spacy_early_exit.model.model import LEAST_WORDPIECES
+from spacy_early_exit.model.predict import MIN_WORDPIECES
 from spacy_early_exit.runtime import threads as workers
 from spacy_early_exit.runtime import torch_threads
 from spacy_early_exit.runtime.forks import Lock
@@ -124,7 +124,7 @@ class TestHowManyThreadsShareAProduct:
 
     def test_it_grows_with_the_work(self, machine):
         machine(99)
-        each = workers.LEAST_MACS
+        each = workers.MIN_MACS
         seen = [side_by_side(own_threads, [0], 9, n * each)[0] for n in (0, 1, 2, 3, 4, 8, 9, 50)]
         assert seen == [1, 1, 2, 2, 4, 8, 9, 9]
 
@@ -139,19 +139,19 @@ class TestHowManyThreadsShareAProduct:
 
     def test_where_it_is_not_known_what_is_idle_only_very_much_is_shared(self, machine):
         machine(None)
-        assert side_by_side(own_threads, [0], 2, workers.LEAST_MACS_UNSEEN) == [1]
-        assert side_by_side(own_threads, [0], 2, 2 * workers.LEAST_MACS_UNSEEN) == [2]
+        assert side_by_side(own_threads, [0], 2, workers.MIN_MACS_UNSEEN) == [1]
+        assert side_by_side(own_threads, [0], 2, 2 * workers.MIN_MACS_UNSEEN) == [2]
 
     @pytest.mark.parametrize("number", [5, 6, 7, 9])
     def test_many_threads_are_shared_out_without_a_rest(self, number, machine):
         machine(number)
-        meeting = threading.Barrier(workers.MOST, timeout=60)
+        meeting = threading.Barrier(workers.MAX_THREADS, timeout=60)
 
         def note(_):
             meeting.wait()
             return torch.get_num_threads()
 
-        assert sum(side_by_side(note, list(range(workers.MOST)), number)) == number
+        assert sum(side_by_side(note, list(range(workers.MAX_THREADS)), number)) == number
 
     def test_many_threads_have_one_each_where_the_processors_are_wanted_elsewhere(self, machine):
         machine(3)
@@ -326,7 +326,7 @@ def tagger(nlp):
 @pytest.fixture(scope="module")
 def texts():
     texts = texts_of_all_lengths(count=150)
-    assert sum(map(len, texts)) > 12 * LEAST_WORDPIECES
+    assert sum(map(len, texts)) > 12 * MIN_WORDPIECES
     return texts
 
 

@@ -15,7 +15,7 @@ from spacy_early_exit.decoders import (
     make_viterbi,
 )
 from spacy_early_exit.measure.calibrate import calibrate
-from spacy_early_exit.model.model import DocExits
+from spacy_early_exit.model.predict import DocExits
 from spacy_early_exit.pipe.task import Prediction
 from spacy_early_exit.relatives.mean_field import make_ain_decoder
 from spacy_early_exit.tags import MISSING

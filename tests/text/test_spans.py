@@ -15,7 +15,7 @@ from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.docs import set_sentences
 from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.hold_saving import make_hold_saving
-from spacy_early_exit.model import model as model_module
+from spacy_early_exit.model import predict as model_module
 from spacy_early_exit.text.spans import line_spans, paragraph_spans, sent_spans, word_ranges
 from spacy_early_exit.text.windows import windows_of
 from tests.makers.commands import run

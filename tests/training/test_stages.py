@@ -14,14 +14,16 @@ from spacy_early_exit.network.loop import run_all_heads, run_all_heads_halting, 
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.tags import MISSING
 from spacy_early_exit.text.windows import windows_of
+from spacy_early_exit.training.base import Answers
 from spacy_early_exit.training.halting import (
     RandomHalting,
     SampledHalting,
     draw_thresholds,
     neighbourhoods,
 )
+from spacy_early_exit.training.joint import make_joint_training
 from spacy_early_exit.training.losses import distillation_loss, layer_weighted
-from spacy_early_exit.training.stages import Answers, make_joint_training, make_self_sampling
+from spacy_early_exit.training.self_sampling import make_self_sampling
 from tests.makers.networks import network_of
 from tests.makers.pipelines import blank, trained_pipeline
 from tests.makers.texts import TEXTS, examples_of

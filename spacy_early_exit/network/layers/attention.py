@@ -83,7 +83,7 @@ def groups(
 
     query_lengths (Sequence[int]): Queries of each sequence.
     context_lengths (Sequence[int]): Wordpieces of each sequence, best in sorted order.
-    YIELDS (Tuple[int, int]): First sequence of a group, and the one behind its last.
+    YIELDS (Tuple[int, int]): First sequence of a group, and the one after its last.
     """
     start, needed, longest_q, longest_k = 0, 0, 0, 0
     for i, (q, k) in enumerate(zip(query_lengths, context_lengths)):

@@ -22,7 +22,7 @@ KINDS = 3  # of scores that are added: their variances are, too
 
 
 @dataclass(frozen=True)
-class Places:
+class RelativePositions:
     """Where queries and context stand to one another.
 
     states (Tensor): The rows of the table that are met. *Shape:* ``(met, width)``
@@ -39,13 +39,13 @@ class Places:
 class PlaceBias:
     """What positions add to scores: a ``Bias``.
 
-    places (Places): Who stands where.
+    places (RelativePositions): Who stands where.
     query (Tensor): What relative positions ask for. *Shape:* ``(met, heads, width / heads)``
     key (Tensor): What they answer with. *Shape:* ``(met, heads, width / heads)``
     scale (float): What products are multiplied by.
     """
 
-    places: Places
+    places: RelativePositions
     query: Tensor
     key: Tensor
     scale: float
@@ -72,19 +72,19 @@ class PlaceTable(nn.Module):
         self.table = nn.Embedding(2 * spec.place_span, spec.hidden_size)
         self.norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
 
-    def forward(self, running: Running) -> Places:
-        """RETURNS (Places): Who stands where.
+    def forward(self, running: Running) -> RelativePositions:
+        """RETURNS (RelativePositions): Who stands where.
 
         running (Running): Who is computed.
         """
         device = running.offsets.device
         farthest = int(running.lengths.max()) - 1
-        first, behind = places_within(self.spec, running.lengths.max()).tolist()
+        start, end = places_within(self.spec, running.lengths.max()).tolist()
         away = torch.arange(-farthest, farthest + 1, device=device)
-        row_of = place_of(self.spec, away) - first
+        row_of = place_of(self.spec, away) - start
         pairs = distances_of(running)
-        return Places(
-            states=self.norm(self.table(torch.arange(first, behind, device=device))),
+        return RelativePositions(
+            states=self.norm(self.table(torch.arange(start, end, device=device))),
             of_group=[(row_of[distance + farthest], valid) for distance, valid in pairs],
         )
 
@@ -109,11 +109,11 @@ class Convolution(nn.Conv1d):
         window = running.batch.window_of_piece
         found = F.linear(states, self.weight[:, :, side], self.bias)
         for step in range(1, side + 1):
-            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # has one step behind it
-            ahead, behind = self.weight[:, :, side + step], self.weight[:, :, side - step]
+            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # has a next one
+            ahead, back = self.weight[:, :, side + step], self.weight[:, :, side - step]
             one, other = states.index_select(0, first), states.index_select(0, first + step)
             found = found.index_add(0, first, F.linear(other, ahead))
-            found = found.index_add(0, first + step, F.linear(one, behind))
+            found = found.index_add(0, first + step, F.linear(one, back))
         return found
 
 
@@ -142,7 +142,7 @@ class DisentangledLayer(Layer):
 
         context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
         running (Running): Which of them are queries, and of which sequence each is.
-        shared (Places): What ``PlaceTable`` gives.
+        shared (RelativePositions): What ``PlaceTable`` gives.
         dropout (float): Dropout rate, of attention weights too.
         RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
             *Shape:* ``(queries, width)``
@@ -165,7 +165,7 @@ class DisentangledLayer(Layer):
         scale: Optional[float] = None,
     ) -> Tensor:
         """RETURNS (Tensor): See ``attend``. *Shape:* ``(queries, width)``"""
-        places: Places = shared
+        places: RelativePositions = shared
         states = drop_out(places.states, dropout)
         shape = (len(states), self.attention_heads, -1)
         scale = (KINDS * (query.shape[1] // self.attention_heads)) ** -0.5
@@ -197,7 +197,7 @@ def places_within(spec: EncoderSpec, lengths: Tensor) -> Tensor:
 
     spec (EncoderSpec): The sizes.
     lengths (Tensor): Wordpieces of each sequence. *Shape:* any
-    RETURNS (Tensor): The first row, and the one behind the last.
+    RETURNS (Tensor): The first row, and the one after the last.
         *Shape:* that of ``lengths``, and ``2``
     """
     return torch.stack([place_of(spec, 1 - lengths), place_of(spec, lengths - 1) + 1], dim=-1)
@@ -209,5 +209,5 @@ def place_counts(spec: EncoderSpec, lengths: Tensor) -> Tensor:
     spec (EncoderSpec): The sizes.
     lengths (Tensor): Wordpieces of each sequence. *Shape:* any
     """
-    first, behind = places_within(spec, lengths).unbind(-1)
-    return behind - first
+    start, end = places_within(spec, lengths).unbind(-1)
+    return end - start

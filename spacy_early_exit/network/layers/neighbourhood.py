@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Running
-from .relative import Fixed, distances
+from .relative import FixedBias, distances
 
 # Windows longer than so many times a query's reach are cut into blocks of queries, each with its
 # own context. Measured: see benchmarks/notes/engine.md.
@@ -22,13 +22,13 @@ class Neighbourhood:
     context_lengths (List[int]): Wordpieces of each sequence.
     rows (Optional[Tensor]): Rows of the context that these are, which sequences share; None: the
         context as it is. *Shape:* ``(sum of context_lengths,)``
-    mask (Optional[Fixed]): Which of them is near enough; None: all.
+    mask (Optional[FixedBias]): Which of them is near enough; None: all.
     """
 
     query_lengths: List[int]
     context_lengths: List[int]
     rows: Optional[Tensor] = None
-    mask: Optional[Fixed] = None
+    mask: Optional[FixedBias] = None
 
     def of_context(self, states: Tensor) -> Tensor:
         """RETURNS (Tensor): States of what is attended to, sequence by sequence.
@@ -56,7 +56,7 @@ def neighbourhood(running: Running, reach: int) -> Neighbourhood:
         found.context_lengths,
     )
     masks = [((away.abs() <= reach) & valid)[:, None] for away, valid in near]
-    return Neighbourhood(found.query_lengths, found.context_lengths, found.rows, Fixed(masks))
+    return Neighbourhood(found.query_lengths, found.context_lengths, found.rows, FixedBias(masks))
 
 
 def _in_blocks(running: Running, reach: int) -> Neighbourhood:
@@ -64,9 +64,9 @@ def _in_blocks(running: Running, reach: int) -> Neighbourhood:
     queries, context, apart = _far_apart(running, reach)
     block = queries // apart * apart + queries % apart // (2 * reach)
     _, counts = torch.unique_consecutive(block, return_counts=True)  # (blocks,)
-    behind = counts.cumsum(0)
-    first = torch.searchsorted(context, queries[behind - counts] - reach)
-    lengths = torch.searchsorted(context, queries[behind - 1] + reach, right=True) - first
+    ends = counts.cumsum(0)
+    first = torch.searchsorted(context, queries[ends - counts] - reach)
+    lengths = torch.searchsorted(context, queries[ends - 1] + reach, right=True) - first
     # Each block's rows count up from its first.
     start = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     rows = torch.arange(len(start), device=start.device) - start + first.repeat_interleave(lengths)
@@ -99,7 +99,7 @@ def near_pairs_of_all(lengths: Tensor, reach: int) -> Tensor:
 
 def _far_apart(running: Running, reach: int) -> Tuple[Tensor, Tensor, int]:
     """RETURNS (Tuple[Tensor, Tensor, int]): Positions of queries and context as if windows stood
-    behind one another, so far apart that none reaches the next; and how far. *Shapes:*
+    one after the other, so far apart that none reaches the next; and how far. *Shapes:*
     ``(queries,)``, ``(context,)``
     """
     apart = int(running.lengths.max()) + reach

@@ -16,7 +16,7 @@ from .attention import groups, padding
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedBias:
     """What is added to scores whatever queries and keys are: a ``Bias``.
 
     of_group (Sequence[Tensor]): *Shapes:* ``(group, heads or 1, longest queries, longest context)``
@@ -35,7 +35,7 @@ def distances(
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
 ) -> List[Tuple[Tensor, Tensor]]:
-    """Say how far behind each wordpiece of its context each query stands.
+    """Say how far after each wordpiece of its context each query stands.
 
     of_queries (Tensor): Positions of the queries. *Shape:* ``(queries,)``
     of_context (Tensor): Positions of the context. *Shape:* ``(context,)``
@@ -74,8 +74,8 @@ class DistanceBias(nn.Module):
         self.table = nn.Embedding(spec.distance_buckets, spec.attention_heads)
         self.longest = spec.max_wordpieces
 
-    def forward(self, running: Running) -> Fixed:
-        """RETURNS (Fixed): The bias.
+    def forward(self, running: Running) -> FixedBias:
+        """RETURNS (FixedBias): The bias.
 
         running (Running): Who is computed.
         """
@@ -86,7 +86,7 @@ class DistanceBias(nn.Module):
             bias = F.embedding(distance + self.longest - 1, by_distance)
             bias = bias.permute(0, 3, 1, 2).contiguous()  # (group, heads, queries, context)
             found.append(bias.masked_fill(~valid[:, None], float("-inf")))
-        return Fixed(found)
+        return FixedBias(found)
 
     def by_distance(self) -> Tensor:
         """RETURNS (Tensor): The bias of each distance, from the smallest to the largest that two
@@ -101,7 +101,7 @@ def bucket_of(distance: Tensor, buckets: int, farthest: int = 128) -> Tensor:
     """Sort distances into buckets as T5 and MPNet do: exact while small, then ever coarser.
 
     distance (Tensor): Position of a query without that of what it attends to. *Shape:* any
-    buckets (int): How many there are, half of them for what stands behind the query.
+    buckets (int): How many there are, half of them for what stands after the query.
     farthest (int): From here on all distances share a bucket.
     RETURNS (Tensor): *Shape:* that of ``distance``
     """

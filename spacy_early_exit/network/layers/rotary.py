@@ -18,7 +18,7 @@ from .neighbourhood import Neighbourhood, neighbourhood
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotation:
     """Angles of the context's positions.
 
     cos (Tensor): *Shape:* ``(context, 1, width / heads / 2)``
@@ -29,8 +29,8 @@ class Turn:
     sin: Tensor
 
     @classmethod
-    def of(cls, offsets: Tensor, width: int, theta: float) -> "Turn":
-        """RETURNS (Turn): The angles of some positions.
+    def of(cls, offsets: Tensor, width: int, theta: float) -> "Rotation":
+        """RETURNS (Rotation): The angles of some positions.
 
         offsets (Tensor): The positions. *Shape:* ``(context,)``
         width (int): Width of a head.
@@ -40,11 +40,11 @@ class Turn:
         angles = offsets[:, None].float() * (1.0 / theta**powers)  # (context, width / 2)
         return cls(angles.cos()[:, None], angles.sin()[:, None])
 
-    def at(self, rows: Optional[Tensor]) -> "Turn":
-        """RETURNS (Turn): The angles of some rows of the context; None: of all."""
+    def at(self, rows: Optional[Tensor]) -> "Rotation":
+        """RETURNS (Rotation): The angles of some rows of the context; None: of all."""
         if rows is None:
             return self
-        return Turn(self.cos.index_select(0, rows), self.sin.index_select(0, rows))
+        return Rotation(self.cos.index_select(0, rows), self.sin.index_select(0, rows))
 
     def __call__(self, states: Tensor) -> Tensor:
         """Turn each head's pairs of columns: one of the first half with one of the second.
@@ -62,16 +62,16 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Scope:
+class PositionScope:
     """What layers of one kind need of the positions.
 
-    of_queries (Turn): The queries' angles.
-    of_context (Turn): The context's angles.
+    of_queries (Rotation): The queries' angles.
+    of_context (Rotation): The context's angles.
     near (Optional[Neighbourhood]): Who attends to whom; None: everybody to everybody.
     """
 
-    of_queries: Turn
-    of_context: Turn
+    of_queries: Rotation
+    of_context: Rotation
     near: Optional[Neighbourhood] = None
 
 
@@ -87,17 +87,19 @@ class Rotary(nn.Module):
         self.thetas = spec.rope_theta, spec.local_rope_theta
         self.reach = spec.local_reach
 
-    def forward(self, running: Running) -> Tuple[Scope, Scope]:
-        """RETURNS (Tuple[Scope, Scope]): For layers that attend everywhere, and for those that
-        attend nearby.
+    def forward(self, running: Running) -> Tuple[PositionScope, PositionScope]:
+        """RETURNS (Tuple[PositionScope, PositionScope]): For layers that attend everywhere, and for
+        those that attend nearby.
 
         running (Running): Who is computed.
         """
-        near: Neighbourhood = running.once(neighbourhood, self.reach)
-        everywhere, nearby = (Turn.of(running.offsets, self.width, theta) for theta in self.thetas)
+        near: Neighbourhood = running.cached(neighbourhood, self.reach)
+        everywhere, nearby = (
+            Rotation.of(running.offsets, self.width, theta) for theta in self.thetas
+        )
         return (
-            Scope(everywhere.at(running.queries), everywhere),
-            Scope(nearby.at(running.queries), nearby, near),
+            PositionScope(everywhere.at(running.queries), everywhere),
+            PositionScope(nearby.at(running.queries), nearby, near),
         )
 
 
@@ -134,11 +136,11 @@ class RotaryLayer(Layer):
 
         context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
         running (Running): Which of them are queries, and of which sequence each is.
-        shared (Tuple[Scope, Scope]): What ``Rotary`` gives.
+        shared (Tuple[PositionScope, PositionScope]): What ``Rotary`` gives.
         dropout (float): Dropout rate, of attention weights too.
         RETURNS (Tensor): The queries' next states. *Shape:* ``(queries, width)``
         """
-        scope: Scope = shared[self.is_local]
+        scope: PositionScope = shared[self.is_local]
         rows = running.queries
         normed = self.attention_norm(context)
         if rows is None:

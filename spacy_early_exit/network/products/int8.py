@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from ..exit_network import Tagger
+from ..exit_network import ExitNetwork
 from .packed import padded, with_linears
 
 Precision = Literal["fp32", "int8"]
@@ -76,11 +76,11 @@ class Int8Linear(nn.Module):
         return product.mul_(rows.scales).add_(self.bias)
 
 
-def quantized(network: Tagger) -> Tagger:
+def quantized(network: ExitNetwork) -> ExitNetwork:
     """Make a network that predicts in int8. What stays in fp32 it shares with the other.
 
-    network (Tagger): The network, on a CPU.
-    RETURNS (Tagger): The network to predict with; it can be neither trained nor saved.
+    network (ExitNetwork): The network, on a CPU.
+    RETURNS (ExitNetwork): The network to predict with; it can be neither trained nor saved.
     RAISES (ValueError): If it lies on a GPU, or torch has no such products on this machine.
     """
     if network.device.type != "cpu":

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...runtime.torch_state import usual_torch
-from ..exit_network import Tagger
+from ..exit_network import ExitNetwork
 from ..layers.layer import QKV, ROWS, Layer
 
 # oneDNN compiles a product anew for every number of rows that it has not met, which takes longer
@@ -105,21 +105,21 @@ class SplitQKV(nn.Module):
         return key, value
 
 
-def packed(network: Tagger) -> Tagger:
+def packed(network: ExitNetwork) -> ExitNetwork:
     """Make a network that predicts with packed weights. Embeddings and heads it shares.
 
-    network (Tagger): The network, on a CPU.
-    RETURNS (Tagger): The network to predict with; it can be neither trained nor saved.
+    network (ExitNetwork): The network, on a CPU.
+    RETURNS (ExitNetwork): The network to predict with; it can be neither trained nor saved.
     """
     return with_linears(network, PackedLinear)
 
 
 def with_linears(
-    network: Tagger, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]
-) -> Tagger:
-    """RETURNS (Tagger): A network that shares all but the linear maps of its layers.
+    network: ExitNetwork, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]
+) -> ExitNetwork:
+    """RETURNS (ExitNetwork): A network that shares all but the linear maps of its layers.
 
-    network (Tagger): The network, on a CPU.
+    network (ExitNetwork): The network, on a CPU.
     linear (Callable): Makes a layer to predict with, of a weight and a bias.
     """
     shared = {id(parameter): parameter for parameter in network.parameters()}
@@ -133,11 +133,11 @@ def with_linears(
     return copied
 
 
-def is_worth_packing(network: Tagger) -> bool:
+def is_worth_packing(network: ExitNetwork) -> bool:
     """RETURNS (bool): Whether products are faster with packed weights: fp32 on a processor that MKL
     is slow on. Where torch is told to do without oneDNN, it is.
 
-    network (Tagger): The network.
+    network (ExitNetwork): The network.
     """
     weight = network.head(1).weight
     told: Any = torch.backends.mkldnn  # it has no types

@@ -59,7 +59,7 @@ def test_near_pairs_are_counted_one_by_one(reach, kv, encoders, en):
     batch = Batch.of(windows_of(docs, trained.tokenizer, 48, 8), torch.device("cpu"), kv)
     everyone = Running.all_of(batch)
     torch.manual_seed(0)
-    fewer = everyone.without(batch, torch.rand(batch.words) < 0.6)
+    fewer = everyone.without(torch.rand(batch.words) < 0.6)
     lengths = torch.tensor(batch.lengths)
     assert torch.equal(near_pairs(everyone, reach), near_pairs_of_all(lengths, reach))
     for running in (everyone, fewer):

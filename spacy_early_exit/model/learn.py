@@ -1,0 +1,111 @@
+"""Learning: what all heads say of Docs, and the way back of a gradient."""
+
+from typing import Any, Callable, List, Sequence, Tuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from spacy.tokens import Doc
+from thinc.api import Model, torch2xp, xp2torch
+from torch import Tensor
+
+from ..criteria.entropy import TokenExit
+from ..network.batch import Batch
+from ..network.exit_network import ExitNetwork
+from ..network.window import Window
+from ..runtime.forks import ready_for_torch
+from ..runtime.memory import release_freed_memory
+from ..runtime.torch_state import usual_torch
+from ..settings import RunSettings
+from ..text.windows import batches
+from ..training.base import Answers, Gradient, JointLogits
+from ..training.joint import JointTraining
+from .predict import windows_for
+from .shim import TaggerShim, shim_of
+
+
+def measure_heads(model: "Model[Any, Any]", docs: List[Doc], settings: RunSettings) -> JointLogits:
+    """Ask every head about every word, at full depth.
+
+    model (Model): The model.
+    docs (List[Doc]): The docs.
+    settings (RunSettings): How to run.
+    RETURNS (JointLogits): What the heads say.
+    """
+    ready_for_torch()
+    with usual_torch(), torch.no_grad():
+        return begin_update(shim_of(model), docs, settings, dropout=0.0)[0]
+
+
+def begin_update(
+    shim: TaggerShim, docs: List[Doc], settings: RunSettings, dropout: float
+) -> Tuple[JointLogits, Callable[[Any], List[Doc]]]:
+    """Ask all heads about all words, as the stage of training does.
+
+    shim (TaggerShim): Holds the network.
+    docs (List[Doc]): The docs.
+    settings (RunSettings): How to run.
+    dropout (float): Dropout rate.
+    RETURNS (Tuple[JointLogits, Callable]): What the heads say, and what takes the gradient.
+    """
+    network, stage = shim.trained.network, settings.stage or JointTraining()
+    criterion = settings.criterion or TokenExit(window=0)
+    # Not where heads are only measured. bfloat16 has the range of fp32: nothing needs scaling.
+    mixed = shim.mixed_precision and settings.stage is not None
+    torch.clear_autocast_cache()  # in an autocast of the caller, weights would stay as they were
+    teacher = shim.teacher() if stage.needs_teacher else None
+    windows: List[Window] = []
+    texts: List[int] = []  # of each window
+    answers: List[Answers] = []
+    for batch in batches(windows_for(shim.trained, docs, settings), settings.batch_wordpieces):
+        for copy in range(stage.copies):
+            windows.extend(batch)
+            texts.extend(copy * len(docs) + window.doc for window in batch)
+        ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
+        with torch.autocast(network.device.type, torch.bfloat16, enabled=mixed):
+            answers.append(stage.run(network, ragged, dropout, criterion, teacher))
+    outputs = [answer.logits.float() for answer in answers]
+    own = [part for answer in answers for part in answer.own]
+    taught = [answer.teacher.float() for answer in answers if answer.teacher is not None]
+    nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
+
+    @usual_torch()
+    def backprop(gradient: Gradient) -> List[Doc]:
+        _backpropagate(network, outputs, own, gradient)
+        release_freed_memory()
+        return docs
+
+    scores = JointLogits(
+        logits=torch2xp(torch.cat([nothing, *outputs], dim=1).detach()),
+        doc=_join([np.full(len(window.words), window.doc) for window in windows], np.int64),
+        word=_join([window.words for window in windows], np.int64),
+        owned=_join([window.owned for window in windows], np.bool_),
+        exit_layer=_join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
+        text=_join([np.full(len(w.words), text) for w, text in zip(windows, texts)], np.int64),
+        learned={name: torch2xp(known.detach()) for name, known in network.decoder.items()},
+        teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,
+        own=own,
+    )
+    return scores, backprop
+
+
+def _backpropagate(
+    network: ExitNetwork,
+    outputs: Sequence[Tensor],
+    own: Sequence[Sequence[Tensor]],
+    gradient: Gradient,
+) -> None:
+    """Take the gradient of what all heads said, batch by batch, to the weights."""
+    of_logits = xp2torch(gradient.logits, device=network.device)
+    parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
+    pairs = list(zip(outputs, parts))
+    for name, of_learned in gradient.learned.items():
+        pairs.append((network.extra_parameters[name], xp2torch(of_learned, device=network.device)))
+    pairs.extend(zip((t for part in own for t in part if t.requires_grad), gradient.own))
+    pairs = [pair for pair in pairs if pair[0].requires_grad]
+    if pairs:
+        torch.autograd.backward([of for of, _ in pairs], [slope for _, slope in pairs])
+
+
+def _join(arrays: Sequence["NDArray[Any]"], dtype: Any) -> "NDArray[Any]":
+    return np.concatenate([np.zeros(0, dtype=dtype), *arrays]).astype(dtype)

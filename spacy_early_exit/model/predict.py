@@ -1,0 +1,200 @@
+"""Predicting: windows of Docs, batches beside one another, what each Doc's words said."""
+
+import functools
+from dataclasses import dataclass
+from typing import Callable, Iterable, Iterator, List, Sequence
+
+import numpy as np
+import torch
+from spacy.tokens import Doc
+
+from ..decoders import Decoder
+from ..files.network import Trained
+from ..network.arrays import Floats, Ints
+from ..network.batch import Batch
+from ..network.criterion import Criterion
+from ..network.exit_network import ExitNetwork
+from ..network.families import EncoderSpec
+from ..network.loop import Exits, run_all_layers, run_with_exits
+from ..network.simulate import simulated_speedup
+from ..network.window import Window
+from ..runtime.threads import batches_at_once, run_side_by_side, thread_count
+from ..runtime.torch_state import usual_torch
+from ..settings import RunSettings
+from ..text.windows import batches, windows_of
+
+MIN_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
+
+
+@dataclass(frozen=True)
+class DocExits:
+    """What the network says of a doc.
+
+    words (Ints): The words that it has wordpieces of, as indices into the doc, ascending.
+        *Shape:* ``(words,)``
+    logits (Floats): From the layer at which each left. *Shape:* ``(words, tags)``
+    exit_layer (Ints): That layer, counted from 1. *Shape:* ``(words,)``
+    spent (int): MACs of the method.
+    full (int): MACs of full depth with one head.
+    waste (float): MACs that the run spent on padding beside it: its share of its batches'.
+    """
+
+    words: Ints
+    logits: Floats
+    exit_layer: Ints
+    spent: int
+    full: int
+    waste: float
+
+
+def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[DocExits]:
+    """Tag docs, leaving early. Touches nothing of the network that another thread could see.
+
+    trained (Trained): Network and tokenizer.
+    docs (List[Doc]): The docs.
+    settings (RunSettings): How to run.
+    RETURNS (List[DocExits]): One for each doc.
+    RAISES (ValueError): If the network gives NaN or infinity. The message names the layer.
+    """
+    network = trained.full_depth if settings.criterion is None else trained.network
+
+    def run(batch: List[Window]) -> List[DocExits]:
+        with usual_torch(), torch.inference_mode():
+            ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
+            exits = run_with_exits(network, ragged, settings.criterion, settings.threshold)
+            if not exits.logits.isfinite().all():
+                raise ValueError(_not_finite(network, ragged))
+        return list(_by_window(batch, exits))
+
+    windows = windows_for(trained, docs, settings)
+    if network.device.type == "cpu":
+        threads = thread_count(settings.threads)
+        at_once, least = batches_at_once(threads), MIN_WORDPIECES
+        cut = list(batches(windows, settings.batch_wordpieces, at_once, least))
+        done = run_side_by_side(run, cut, threads, functools.partial(_layer_macs, network.spec))
+    else:
+        cut = list(batches(windows, settings.batch_wordpieces))
+        done = [run(batch) for batch in cut]
+    parts: List[List[DocExits]] = [[] for _ in docs]
+    for batch, found in zip(cut, done):
+        for window, part in zip(batch, found):
+            parts[window.doc].append(part)
+    return [_join_windows(doc_parts, network.tags) for doc_parts in parts]
+
+
+def _layer_macs(spec: EncoderSpec, batch: Sequence[Window]) -> int:
+    """RETURNS (int): About how many multiply-accumulates a whole layer has."""
+    weights = spec.hidden_size * (4 * spec.hidden_size + 2 * spec.intermediate_size)
+    return weights * sum(len(window.ids) for window in batch)
+
+
+def _not_finite(network: ExitNetwork, batch: Batch) -> str:
+    """RETURNS (str): Where NaN or infinity first comes up in a batch, as an error message."""
+    where = "where words leave early"
+    for number, of_words in enumerate(run_all_layers(network, batch), start=1):
+        if not network.logits(number, of_words).isfinite().all():
+            where = f"from layer {number} on"
+            break
+    return (
+        f"The network gives NaN or infinity for a text, {where}: no tags come of that. Its "
+        f"weights are extreme, or were changed in place. Load the pipeline anew; or train again, "
+        f"with a smaller learn_rate."
+    )
+
+
+def simulate(
+    trained: Trained, groups: Iterable[List[Doc]], settings: RunSettings, criterion: Criterion
+) -> Callable[[float], float]:
+    """Run docs once at full depth, and say what leaving early would save.
+
+    trained (Trained): Network and tokenizer.
+    groups (Iterable[List[Doc]]): The docs. The windows of one group are there at once.
+    settings (RunSettings): How to run.
+    criterion (Criterion): Who may leave.
+    RETURNS (Callable[[float], float]): The simulated speedup at a threshold: see
+        ``network.simulate``.
+    """
+    network = trained.network
+    answers = []
+    with usual_torch(), torch.inference_mode():
+        for batch in _batches_of(trained, groups, settings):
+            ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
+            states = list(run_all_layers(network, ragged))
+            logits = [network.logits(n, of_words) for n, of_words in enumerate(states, start=1)]
+            width = None if criterion.own_loop is not None else 0
+            kept = torch.stack([state[:, :width] for state in states])
+            answers.append((ragged, torch.stack(logits), kept))
+    return usual_torch()(functools.partial(simulated_speedup, network, answers, criterion))
+
+
+def _batches_of(
+    trained: Trained, groups: Iterable[List[Doc]], settings: RunSettings
+) -> Iterator[List[Window]]:
+    """YIELDS (List[Window]): All batches of one group of docs after another."""
+    for group in groups:
+        yield from batches(windows_for(trained, group, settings), settings.batch_wordpieces)
+
+
+@usual_torch()
+def decode(trained: Trained, decoder: Decoder, logits: Sequence[Floats]) -> List[Ints]:
+    """RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
+
+    trained (Trained): The network, which keeps what the decoder has learnt.
+    decoder (Decoder): The decoder.
+    logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
+    """
+    return decoder(logits, trained.network.extra_parameters)
+
+
+def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
+    """YIELDS (DocExits): What came out of each window of a batch, for the words it owns."""
+    logits, exit_layer = exits.logits.cpu().numpy(), exits.exit_layer.cpu().numpy()
+    spent, full = exits.spent.tolist(), exits.full.tolist()
+    waste_rate = exits.padding / sum(spent)
+    start = 0
+    for number, window in enumerate(batch):
+        words = slice(start, start + len(window.words))
+        start = words.stop
+        yield DocExits(
+            words=window.words[window.owned],
+            logits=logits[words][window.owned],
+            exit_layer=exit_layer[words][window.owned],
+            spent=spent[number],
+            full=full[number],
+            waste=waste_rate * spent[number],
+        )
+
+
+def _join_windows(parts: List[DocExits], tags: int) -> DocExits:
+    """RETURNS (DocExits): A doc put together from its windows, which come in any order."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        nothing = np.zeros(0, dtype=np.int64)
+        return DocExits(nothing, np.zeros((0, tags), dtype=np.float32), nothing, 0, 0, 0.0)
+    words = np.concatenate([part.words for part in parts])
+    order = np.argsort(words)
+    return DocExits(
+        words=words[order],
+        logits=np.concatenate([part.logits for part in parts])[order],
+        exit_layer=np.concatenate([part.exit_layer for part in parts])[order],
+        spent=sum(part.spent for part in parts),
+        full=sum(part.full for part in parts),
+        waste=sum(part.waste for part in parts),
+    )
+
+
+def windows_for(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Window]:
+    """Cut docs into windows that fit the encoder.
+
+    trained (Trained): Network and tokenizer.
+    docs (List[Doc]): The docs.
+    settings (RunSettings): How to run.
+    RETURNS (List[Window]): The windows of all docs.
+    """
+    spec, tokenizer = trained.network.spec, trained.tokenizer
+    length = settings.window_length or spec.max_wordpieces
+    specials = len(tokenizer.prefix) + len(tokenizer.suffix)
+    overlap = min(settings.window_overlap, (length - specials) // 2)
+    shared = settings.shared_wordpieces
+    return windows_of(docs, tokenizer, length, overlap, settings.get_spans, shared)

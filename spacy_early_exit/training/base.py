@@ -1,0 +1,178 @@
+"""What a stage of training is, and what goes from and to it."""
+
+from dataclasses import dataclass
+from typing import Any, Dict, NamedTuple, Optional, Protocol, Sequence, Tuple, runtime_checkable
+
+import numpy as np
+import torch
+from thinc.api import torch2xp, xp2torch
+from torch import Tensor
+
+from ..decoders import Decoder
+from ..network.arrays import Bools, Ints
+from ..network.batch import Batch
+from ..network.criterion import Criterion
+from ..network.exit_network import ExitNetwork
+from ..runtime.torch_state import usual_torch
+
+
+class Answers(NamedTuple):
+    """What the heads say of a batch while training.
+
+    logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
+    exit_layer (Tensor): The layer at which each word left. *Shape:* ``(words,)``
+    teacher (Optional[Tensor]): What the network said before this stage, at full depth, if the
+        stage asks for it. *Shape:* ``(layers, words, tags that it knew)``
+    own (Sequence[Sequence[Tensor]]): What else the stage wants back for its loss, batch by batch.
+        It learns through those with gradients.
+    """
+
+    logits: Tensor
+    exit_layer: Tensor
+    teacher: Optional[Tensor]
+    own: Sequence[Sequence[Tensor]] = ()
+
+
+class Gradient(NamedTuple):
+    """The gradient of a loss.
+
+    logits (Any): By what the heads say, numpy or cupy. *Shape:* ``(layers, words, tags)``
+    learned (Dict[str, Any]): By what the decoder has learnt, by name.
+    own (Sequence[Tensor]): By what the stage wanted back, where that has gradients.
+    """
+
+    logits: Any
+    learned: Dict[str, Any]
+    own: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
+class JointLogits:
+    """What all heads say of all words of some docs, for training.
+
+    logits (Any): *Shape:* ``(layers, words, tags)``, numpy or cupy
+    doc (Ints): The doc of each word. *Shape:* ``(words,)``
+    word (Ints): Its index in that doc. *Shape:* ``(words,)``
+    owned (Bools): Whether it counts, or is but the context of an overlapping window.
+        *Shape:* ``(words,)``
+    exit_layer (Ints): The layer at which it left. *Shape:* ``(words,)``
+    text (Ints): The text it is of: the doc; where the stage runs windows several times, every
+        time is a text of its own. *Shape:* ``(words,)``
+    learned (Dict[str, Any]): What the decoder has learnt, numpy or cupy.
+    teacher (Any): What the network said before this stage of training, if the stage asks for
+        it. *Shape:* ``(layers, words, tags that it knew)``, numpy or cupy
+    own (Sequence[Sequence[Tensor]]): What else the stage wants back for its loss.
+    """
+
+    logits: Any
+    doc: Ints
+    word: Ints
+    owned: Bools
+    exit_layer: Ints
+    text: Ints
+    learned: Dict[str, Any]
+    teacher: Any = None
+    own: Sequence[Sequence[Tensor]] = ()
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A stage of training."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """RETURNS (bool): Whether it needs the network as it was before this stage."""
+
+    @property
+    def trains_decoder(self) -> bool:
+        """RETURNS (bool): Whether what the decoder learns is learnt."""
+
+    @property
+    def trains_criterion(self) -> bool:
+        """RETURNS (bool): Whether what the criterion learns is learnt."""
+
+    @property
+    def copies(self) -> int:
+        """RETURNS (int): How many times it runs every window."""
+
+    def run(
+        self,
+        network: ExitNetwork,
+        batch: Batch,
+        dropout: float,
+        criterion: Criterion,
+        teacher: Optional[ExitNetwork],
+    ) -> Answers:
+        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+
+    def loss(self, answers: Answers, tags: Tensor) -> Tensor:
+        """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+
+
+@usual_torch()
+def loss_and_gradient(
+    stage: Stage, decoder: Decoder, scores: JointLogits, tags: Any
+) -> Tuple[float, Gradient]:
+    """Compute the loss of a stage and a decoder and its gradient, arrays in and out as thinc wants
+    it. The decoder sees what every word said where it left, as when predicting.
+
+    stage (Stage): The stage.
+    decoder (Decoder): The decoder.
+    scores (JointLogits): What the heads say.
+    tags (Any): numpy. *Shape:* ``(words,)``
+    RETURNS (Tuple[float, Gradient]): The loss and its gradient.
+    """
+    logits = xp2torch(scores.logits).detach().requires_grad_(True)
+    right, exit_layer = (
+        torch.from_numpy(array).to(logits.device) for array in (tags, scores.exit_layer)
+    )
+    teacher = None if scores.teacher is None else xp2torch(scores.teacher)
+    own = [[t.detach().requires_grad_(t.requires_grad) for t in part] for part in scores.own]
+    value = stage.loss(Answers(logits, exit_layer, teacher, own), right)
+    # A pipeline may hold what another decoder has learnt.
+    with torch.device("meta"):
+        names = decoder.parameters(logits.shape[2]) if stage.trains_decoder else {}
+    learned = {
+        name: xp2torch(array).detach().requires_grad_(True)
+        for name, array in scores.learned.items()
+        if name in names
+    }
+    if learned:
+        words = torch.arange(len(right), device=logits.device)
+        of_exits = logits[exit_layer - 1, words]
+        order, texts = (torch.from_numpy(array).to(logits.device) for array in by_text(scores))
+        loss = decoder.loss(of_exits.index_select(0, order), right[order], texts, learned)
+        value = value + loss / stage.copies
+    of_stage = [tensor for part in own for tensor in part if tensor.requires_grad]
+    variables = [logits, *learned.values(), *of_stage]
+    found = torch.autograd.grad(value, variables, materialize_grads=True)
+    return float(value.detach()), Gradient(
+        logits=torch2xp(found[0]),
+        learned={name: torch2xp(slope) for name, slope in zip(learned, found[1:])},
+        own=found[1 + len(learned) :],
+    )
+
+
+def by_text(scores: JointLogits) -> Tuple[Ints, Ints]:
+    """Put texts together from their windows, for a decoder, which is to see what it will see when
+    predicting.
+
+    RETURNS (Tuple[Ints, Ints]): The words whose answers count, text by text, and the text of
+        each. *Shapes:* ``(owned words,)``
+    """
+    order = np.lexsort((scores.word, scores.text))
+    order = order[scores.owned[order]]
+    return order, scores.text[order]
+
+
+def check_bounds(stage: str, **bounds: Tuple[float, float]) -> None:
+    """Refuse numbers that are not between 0 and what they may be at most.
+
+    stage (str): The name of the stage.
+    **bounds (Tuple[float, float]): Each number, and the largest that it may be.
+    RAISES (ValueError): If one is not. The message names it.
+    """
+    for name, (value, most) in bounds.items():
+        if not 0.0 <= value <= most:
+            limits = "0 or more" if most == float("inf") else f"between 0 and {most:g}"
+            raise ValueError(f"{stage}: {name} must be {limits}, not {value}.")

@@ -1,0 +1,86 @@
+"""The first stage: every head on every word, all at once.
+
+Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from ..network.batch import Batch
+from ..network.criterion import Criterion
+from ..network.exit_network import ExitNetwork
+from ..network.loop import run_all_heads
+from ..retired import reads_retired
+from .base import Answers, Stage, check_bounds
+from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses
+
+
+@dataclass(frozen=True)
+class JointTraining:
+    """First stage: all layers on everything, all heads at once, the deeper the heavier.
+
+    distillation (float): Weight of what the earlier heads learn from the deepest.
+    detach_early_heads (bool): Whether the encoder learns from the deepest head alone, as that of a
+        plain tagger does, and the other heads from its states as they are. (Nor does clipping let
+        them touch it: thinc clips the gradient of each parameter by itself.)
+    pseudo_labels (bool): Whether the deepest head's own tags take the place of the annotation.
+    """
+
+    distillation: float = 0.0
+    detach_early_heads: bool = True
+    pseudo_labels: bool = False
+    needs_teacher = False
+    trains_decoder = True
+    trains_criterion = False
+    copies = 1
+
+    def run(
+        self,
+        network: ExitNetwork,
+        batch: Batch,
+        dropout: float,
+        criterion: Criterion,
+        teacher: Optional[ExitNetwork],
+    ) -> Answers:
+        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+        logits = run_all_heads(network, batch, dropout, self.detach_early_heads)
+        return Answers(logits, torch.full_like(batch.piece_of_word, len(logits)), None)
+
+    def loss(self, answers: Answers, tags: Tensor) -> Tensor:
+        """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+        deepest = answers.logits[-1].detach()
+        if self.pseudo_labels:
+            tags = pseudo_tags(deepest, tags)
+        losses = word_losses(answers.logits, tags)
+        if self.distillation:
+            losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
+        return layer_weighted(losses)
+
+
+@reads_retired("JointTraining")
+def make_joint_training(
+    distillation: float = 0.0,
+    detach_early_heads: bool = True,
+    pseudo_labels: bool = False,
+) -> Stage:
+    """Make the stage ``spacy-early-exit.JointTraining.v1``.
+
+    distillation (float): Weight of what the earlier heads learn from the deepest one's
+        distribution; 0: nothing.
+    detach_early_heads (bool): Whether the encoder learns from the deepest head alone. That spares
+        full depth the compromise: F was higher at full depth and at 2X than with all heads teaching
+        it, with or without a second stage that then shapes the earlier layers.
+    pseudo_labels (bool): Whether annotated words are trained on the tag that the deepest head
+        gives them, rather than on the annotation.
+    RETURNS (Stage): The stage.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    check_bounds("JointTraining", distillation=(distillation, float("inf")))
+    return JointTraining(
+        distillation=distillation,
+        detach_early_heads=detach_early_heads,
+        pseudo_labels=pseudo_labels,
+    )

@@ -1,0 +1,167 @@
+"""The second stage: words leave while training, as they will when predicting.
+
+Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
+"""
+
+from dataclasses import dataclass
+from typing import List, Literal, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..network.batch import Batch
+from ..network.criterion import Criterion
+from ..network.exit_network import ExitNetwork
+from ..network.loop import Halting, run_all_heads, run_all_heads_halting
+from ..retired import reads_retired
+from .base import Answers, Stage, check_bounds
+from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
+from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses
+
+Pattern = Literal["on_policy", "off_policy", "random"]
+
+UNLIKELY = -1e4  # a logit
+
+
+@dataclass(frozen=True)
+class SelfSampling:
+    """Second stage: words leave while training, as they will when predicting.
+
+    pattern (Pattern): Who decides: ``"on_policy"``: the running pass itself;
+        ``"off_policy"``: the network as it was before this stage, at full depth, as in the
+        authors' code; ``"random"``: nobody, for comparison.
+    max_threshold (float): For every window a threshold is drawn from 0 to this.
+    windows (Tuple[int, ...]): And one of these neighbourhoods, where words leave one by one.
+    aggressive_share (float): Share of windows that get the largest threshold and the smallest
+        neighbourhood.
+    full_share (float): Share of windows that stay to the end.
+    distillation (float): Weight of what all heads learn from the deepest head as it was
+        before this stage.
+    pseudo_labels (bool): Whether the tags of that deepest head take the place of the annotation.
+    """
+
+    pattern: Pattern
+    max_threshold: float
+    windows: Tuple[int, ...]
+    aggressive_share: float
+    full_share: float
+    distillation: float
+    pseudo_labels: bool = False
+    trains_decoder = True
+    trains_criterion = False
+    copies = 1
+
+    @property
+    def needs_teacher(self) -> bool:
+        """RETURNS (bool): Whether it needs the network as it was before this stage."""
+        return self.pattern == "off_policy" or self.pseudo_labels or self.distillation > 0
+
+    def run(
+        self,
+        network: ExitNetwork,
+        batch: Batch,
+        dropout: float,
+        criterion: Criterion,
+        teacher: Optional[ExitNetwork],
+    ) -> Answers:
+        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+        taught = None
+        if teacher is not None:
+            with torch.no_grad():
+                taught = run_all_heads(teacher, batch)
+        halting = self._halting(network, batch, criterion, taught)
+        logits, exit_layer = run_all_heads_halting(network, batch, halting, dropout)
+        return Answers(logits, exit_layer, taught)
+
+    def _halting(
+        self, network: ExitNetwork, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
+    ) -> Halting:
+        device = batch.ids.device
+        if self.pattern == "random":
+            layers = torch.randint(1, network.spec.layers + 1, (batch.words,)).to(device)
+            full = torch.rand(batch.windows).to(device) >= 1.0 - self.full_share
+            layers[full[batch.window_of_word]] = network.spec.layers
+            return RandomHalting(layers)
+        criteria = neighbourhoods(criterion, sorted(self.windows))
+        thresholds = draw_thresholds(
+            batch.windows, self.max_threshold, self.aggressive_share, self.full_share
+        )
+        choice = torch.randint(len(criteria), (batch.windows,))
+        choice[thresholds == self.max_threshold] = 0  # drawn ones are below: these are aggressive
+        judged_by = None
+        if self.pattern == "off_policy" and taught is not None:
+            # No tag that the teacher does not know is likely.
+            unknown = network.tags - taught.shape[-1]
+            judged_by = F.pad(taught, (0, unknown), value=UNLIKELY)
+        return SampledHalting(
+            batch=batch,
+            thresholds=thresholds.to(device),
+            criteria=[(drawn, drawn.start(batch)) for drawn in criteria],
+            choice=choice.to(device),
+            logits=judged_by,
+            learned=network.extra_parameters,
+        )
+
+    def loss(self, answers: Answers, tags: Tensor) -> Tensor:
+        """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+        if self.pseudo_labels and answers.teacher is not None:
+            tags = pseudo_tags(answers.teacher[-1], tags)
+        losses = word_losses(answers.logits, tags)
+        if self.distillation and answers.teacher is not None:
+            deepest = answers.teacher[-1]
+            losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
+        # Heads after a word's exit learn nothing of it.
+        layers = torch.arange(1, len(losses) + 1, device=losses.device)
+        losses = losses * (layers[:, None] <= answers.exit_layer)
+        return layer_weighted(losses)
+
+
+@reads_retired("SelfSampling")
+def make_self_sampling(
+    pattern: Pattern = "on_policy",
+    max_threshold: float = 0.3,
+    windows: Sequence[int] = (0, 1, 2, 3),
+    aggressive_share: float = 0.0,
+    full_share: float = 0.2,
+    distillation: float = 4.0,
+    pseudo_labels: bool = False,
+) -> Stage:
+    """Make the stage ``spacy-early-exit.SelfSampling.v1``.
+
+    pattern (Pattern): Who decides which words leave: ``"on_policy"``, ``"off_policy"`` or
+        ``"random"``.
+    max_threshold (float): The largest threshold that is drawn.
+    windows (Sequence[int]): The neighbourhoods to draw from; empty: the criterion's own.
+    aggressive_share (float): Share of windows that get the largest threshold and the smallest
+        neighbourhood.
+    full_share (float): Share of windows that stay to the end.
+    distillation (float): Weight of what all heads learn from the first stage's deepest head.
+    pseudo_labels (bool): Whether annotated words are trained on the tag that the first stage's
+        deepest head gives them, rather than on the annotation.
+    RETURNS (Stage): The stage.
+    RAISES (ValueError): If an argument makes no sense.
+    """
+    if pattern not in ("on_policy", "off_policy", "random"):
+        raise ValueError(
+            f"SelfSampling: pattern must be 'on_policy', 'off_policy' or 'random', not {pattern!r}."
+        )
+    drawn: List[int] = [int(window) for window in windows]
+    check_bounds(
+        "SelfSampling",
+        max_threshold=(max_threshold, 1.0),
+        smallest_window=(min(drawn, default=0), float("inf")),
+        aggressive_share=(aggressive_share, 1.0),
+        full_share=(full_share, 1.0),
+        aggressive_and_full_share=(aggressive_share + full_share, 1.0),
+        distillation=(distillation, float("inf")),
+    )
+    return SelfSampling(
+        pattern=pattern,
+        max_threshold=max_threshold,
+        windows=tuple(drawn),
+        aggressive_share=aggressive_share,
+        full_share=full_share,
+        distillation=distillation,
+        pseudo_labels=pseudo_labels,
+    )
