@@ -9,7 +9,7 @@ from spacy.training import Example
 from ..budget.curve import Calibration, Point, make_curve
 from ..budget.search import speedup_of, threshold_for
 from ..pipe.component import EarlyExitPipe
-from ..pipe.knob import Knob
+from ..pipe.dial import Knob
 from ..pipe.records import get_records
 from ..pipe.stream import groups
 from .docs import annotated, count_words, fresh
@@ -72,7 +72,7 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
     from ..model import predict
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
-    trained = ner.model.shims[0].prepared_for(run.precision)
+    trained = ner.model.shims[0].prepare_for(run.precision)
     return predict.simulate(trained, groups(docs, GROUP), run, ner.criterion)
 
 

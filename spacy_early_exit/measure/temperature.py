@@ -13,7 +13,7 @@ from torch import Tensor
 from ..model.learn import measure_heads
 from ..network.arrays import Ints
 from ..pipe.component import EarlyExitPipe
-from ..pipe.knob import Knob
+from ..pipe.dial import Knob
 from ..pipe.stream import groups
 from ..pipe.targets import targets
 from ..runtime.torch_state import usual_torch

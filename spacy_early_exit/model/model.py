@@ -119,7 +119,7 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
         ready_for_torch()
         with usual_torch():
             return begin_update(shim, docs, settings, model.attrs["dropout_rate"])
-    trained = shim.prepared_for(settings.precision)
+    trained = shim.prepare_for(settings.precision)
     predicted = predict(trained, docs, settings)
     release_freed_memory_now_and_then()
     return predicted, lambda gradient: docs

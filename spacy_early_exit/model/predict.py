@@ -10,12 +10,13 @@ from spacy.tokens import Doc
 
 from ..decoders import Decoder
 from ..files.network import Trained
+from ..network.all_heads import run_all_layers
 from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec
-from ..network.loop import Exits, run_all_layers, run_with_exits
+from ..network.loop import Exits, run_with_exits
 from ..network.simulate import simulated_speedup
 from ..network.window import Window
 from ..runtime.threads import batches_at_once, run_side_by_side, thread_count

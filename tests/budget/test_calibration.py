@@ -13,13 +13,14 @@ import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, make_curve
 from spacy_early_exit.budget.search import speedup_of, threshold_for
 from spacy_early_exit.criteria import SentenceExit, TokenExit
-from spacy_early_exit.criteria.base import Plain
+from spacy_early_exit.criteria.base import CriterionBase
 from spacy_early_exit.decoders import Greedy
 from spacy_early_exit.measure.calibrate import calibrate, run, simulate
+from spacy_early_exit.network.all_heads import run_all_heads
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import OwnLoop
 from spacy_early_exit.network.exit_network import uncertainty
-from spacy_early_exit.network.loop import run_all_heads, run_with_exits
+from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits, simulated_speedup
 from spacy_early_exit.relatives.reduction_loop import LATE_HEADS
 from spacy_early_exit.text.windows import windows_of
@@ -210,7 +211,7 @@ def test_texts_are_simulated_group_by_group(nlp, monkeypatch):
 
 
 @dataclasses.dataclass
-class Replayed(Plain):
+class Replayed(CriterionBase):
     """Words leave where they left before."""
 
     exit_layer: torch.Tensor

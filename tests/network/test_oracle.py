@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from spacy_early_exit.criteria import SentenceExit, TokenExit, make_patience_exit
+from spacy_early_exit.network.all_heads import run_all_heads
 from spacy_early_exit.network.batch import Batch, Running
-from spacy_early_exit.network.loop import run_all_heads, run_with_exits
+from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.products.packed import packed
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.text.windows import batches, windows_of

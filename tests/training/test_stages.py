@@ -9,8 +9,9 @@ import spacy
 import torch
 
 from spacy_early_exit.criteria import SentenceExit, TokenExit
+from spacy_early_exit.network.all_heads import run_all_heads, run_all_heads_halting
 from spacy_early_exit.network.batch import Batch
-from spacy_early_exit.network.loop import run_all_heads, run_all_heads_halting, run_with_exits
+from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.tags import MISSING
 from spacy_early_exit.text.windows import windows_of
