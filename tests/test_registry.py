@@ -92,6 +92,7 @@ class TestWithoutEntryPoints:
         assert found.returncode == 0, found.stderr
         return found.stdout
 
+    @pytest.mark.takes(seconds=15)
     def test_a_saved_pipeline_loads_predicts_and_trains(self, nlp, tmp_path, encoders):
         nlp.to_disk(tmp_path / "saved")
         script = (

@@ -63,7 +63,9 @@ def test_full_depth_gives_hugging_faces_own_states(family, networks, encoders, e
 FEW = [*TEXTS, " ".join(TEXTS * 3)]
 
 
-@pytest.mark.parametrize("texts", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=type)
+@pytest.mark.parametrize(
+    "texts", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=["few", "long"]
+)
 @pytest.mark.parametrize("prepare", PREPARE)
 def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(prepare, texts, minilm, en):
     trained = network_of(minilm)
@@ -171,6 +173,7 @@ def exits_of(network, windows, criterion, threshold, **how):
         return run_with_exits(network, Batch.of(windows, CPU, **how), criterion, threshold).logits
 
 
+@pytest.mark.takes(seconds=15)
 @pytest.mark.parametrize(
     "criterion, threshold, long",
     rest_slow(
