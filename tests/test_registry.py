@@ -111,6 +111,7 @@ class TestWithoutEntryPoints:
         # Defaults are those of the functions themselves.
         assert spacy.load(tmp_path / "again").config == again.config
 
+    @pytest.mark.takes(seconds=12)
     def test_every_component_can_be_added(self):
         kinds = ("early_exit_ner", "early_exit_tagger", "early_exit_segmenter")
         script = f"for kind in {kinds}: print(spacy.blank('zh').add_pipe(kind).name)"

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 register_extensions()
 
 
-class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
+class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
     """What all tasks have in common: a transformer tags words and stops, word by word, when it is
     sure. What the tags are, and what becomes of them, is a subclass's: see ``tasks/``.
 

@@ -29,6 +29,7 @@ def test_f_is_that_of_entities():
     assert f_score([[[0, 3, "PER"]], []], GOLD) == pytest.approx(2 / 3)
 
 
+@pytest.mark.takes(seconds=12)
 def test_entities_where_nothing_is_annotated_are_not_scored(quick_starts, tmp_path):
     found = [[(0, 3, "PER"), (3, 5, "PER"), (4, 9, "PER"), (9, 10, "PER")], [[0, 8, "LOC"]]]
     assert leave_out(found, [[(5, 7), (8, 9)], []]) == [[*found[0][:2], found[0][3]], found[1]]

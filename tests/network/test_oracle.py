@@ -124,6 +124,7 @@ def test_wordpieces_are_hugging_faces_own_where_words_share_them(family, network
         ),
     ),
 )
+@pytest.mark.takes(seconds=20)
 def test_fast_loop_equals_reference(family, threshold, criterion, networks, en):
     windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
     exits = compare(networks[family].network, windows, CRITERIA[criterion], threshold)
@@ -163,6 +164,7 @@ def test_fast_loop_equals_reference_whatever_becomes_of_what_left(
 
 
 @pytest.mark.parametrize("family", VARIANTS)
+@pytest.mark.takes(seconds=20)
 def test_fast_loop_equals_reference_whatever_the_options(family, networks, en):
     windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
     for threshold in (0.05, 0.2):
