@@ -10,8 +10,8 @@ from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.temperature import fit_temperatures, scale_heads
 from spacy_early_exit.network.products import packed
 from spacy_early_exit.runtime.torch_state import usual_dtype, usual_torch
-from tests.makers.marks import rest_slow
 from tests.makers.encoders import FAMILIES, VARIANTS
+from tests.makers.marks import rest_slow
 from tests.makers.pipelines import answers, blank
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 from tests.model.test_devices import STAGES
@@ -19,13 +19,13 @@ from tests.model.test_devices import STAGES
 NAME = "early_exit_ner"
 
 
-@contextlib.contextmanager
 SOME_QUICK = rest_slow(
     [(family,) for family in (*FAMILIES, *VARIANTS)],
     lambda family: family in ("bert", "modernbert", "deberta-v2"),
 )
 
 
+@contextlib.contextmanager
 def told(tell, value, usual):
     """Torch after a call that changes it for good."""
     tell(value)
