@@ -9,6 +9,8 @@
 # make versions   the quick tests with the oldest and the newest releases that are supported; and whether other
 #                 Pythons find all they need. Hours; how to look at one alone: make versions-oldest
 # make coverage    which lines the quick tests run: fails under 95 %; longer than make test
+# make docs    the pages of docs/ as a site, in site/: any broken link fails
+# make reference   writes docs/reference/settings.md and commands.md, from docstrings and help texts
 # make audit   licences of all that is installed, and known weaknesses: fails where it can't ask for those
 PYTHON ?= python3
 # What pip is told for torch: without a GPU, its CPU index saves gigabytes on Linux.
@@ -21,7 +23,7 @@ BIN = $(VENV)/bin
 TESTS ?=
 ENCODER = assets/all-MiniLM-L6-v2
 
-.PHONY: demo test durations bench check fuzz soak mutants versions versions-oldest versions-newest versions-pythons lint coverage audit build clean
+.PHONY: demo test durations bench check fuzz soak mutants versions versions-oldest versions-newest versions-pythons lint coverage docs reference audit build clean
 demo: $(VENV)/.installed
 	$(BIN)/python -m spacy project run demo .
 
@@ -81,6 +83,13 @@ coverage: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+# A part of the environment that nothing else needs.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+reference: $(VENV)/.installed
+	$(BIN)/python scripts/write_reference.py
+
 audit: $(VENV)/.installed
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
@@ -98,8 +107,12 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) $(INSTALL)
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) --editable '.[docs]'
+	touch $@
+
 $(ENCODER)/model.safetensors: $(VENV)/.installed
 	$(BIN)/python scripts/fetch_encoder.py $(ENCODER)
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-oldest $(VENV)-newest build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-oldest $(VENV)-newest build dist mutants site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -36,7 +36,7 @@ def main() -> None:
     print(
         f"""Where to go next:
   nlp = spacy.load({args.model!r})   the pipeline, as any other
-  README.md                          every setting, and what it costs
+  docs/reference/settings.md         every setting
   {python} -m spacy project run train . --vars.corpus FOLDER
                                      the same on your own train.tsv and dev.tsv"""
     )

@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/ does what it says."""
+"""Every code block of the README and of docs/ does what it says, and numbers are those measured."""
 
 import configparser
 import functools
@@ -7,6 +7,7 @@ import operator
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 from importlib.util import find_spec
 
@@ -18,14 +19,39 @@ from spacy.tokens import DocBin
 from spacy.util import Config, load_config
 
 import spacy_early_exit
+from benchmarks.common import results
+from scripts import write_reference
 from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.registering import PLACES
 from spacy_early_exit.tasks.ner import DEFAULT_CONFIG
 from tests.makers.commands import run
 from tests.makers.project import ROOT
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BESIDE = "wnut17-beside-others"
+# Rows of the tables, and what has them in the file.
+SYSTEMS = {
+    "spacy-transformers": "spacy-transformers, batches of 128",
+    "Hugging Face pipeline": "Hugging Face pipeline, batches of 32",
+    "ONNX Runtime, fp32": "ONNX Runtime fp32, batches of 32",
+    "ONNX Runtime, int8": "ONNX Runtime int8, batches of 32",
+    **{
+        f"ONNX Runtime, {kind}, {n} layers distilled": (
+            f"ONNX Runtime {kind}, {n} layers distilled, batches of 32"
+        )
+        for kind, n in (("fp32", 3), ("int8", 3), ("int8", 2))
+    },
+    "spaCy's CNN": "spaCy's CNN, batches of 128",
+    "3 layers distilled, in this engine": "3 layers distilled, 1X",
+    "2 layers distilled, in this engine": "2 layers distilled, 1X",
+    "spacy-early-exit, full depth": "early exits, 1X",
+    "full depth, int8": "early exits int8, 1X",
+    **{f"`speedup = {n}`": f"early exits, {n}X" for n in (2, 3, 4)},
+    **{f"`speedup = {n}`, int8": f"early exits int8, {n}X" for n in (2, 3, 4)},
+}
+NOT_MEASURED = {"3.10", "2021", "0", "1", "2.0"}  # Python, the paper, a range, a licence
 
 
 def blocks(language):
@@ -59,6 +85,8 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
     spacy_early_exit.configure(nlp, threshold=DEFAULT_CONFIG["threshold"])
     calibrate(nlp.get_pipe("early_exit_ner"), examples_of(nlp), [1.5, 2, 3])
     nlp.to_disk(folder / "training" / "final")
+    (folder / "training" / "demo").mkdir()
+    nlp.to_disk(folder / "training" / "demo" / "calibrated")
     (folder / "corpus").mkdir()
     for part in ("train", "tune", "dev"):
         docs = [example.reference for example in examples_of(nlp)]
@@ -119,15 +147,96 @@ def test_settings_can_be_pasted_into_a_config(block, tmp_path):
             assert there[key] == (text if text.startswith("$") else json.loads(text)), key
 
 
-def test_the_readme_shows_every_setting_and_its_default():
-    (block,) = [
-        b for kind, b in BLOCK.findall(PAGES[0].read_text(encoding="utf8")) if kind == "ini"
-    ]
+def test_the_reference_shows_every_setting_and_its_default():
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf8")
+    (block,) = [body for kind, body in BLOCK.findall(page) if kind == "ini"]
     shown = Config().from_str(block)["components"]["early_exit_ner"]
     assert shown == {
         "factory": "early_exit_ner",
         **{name: value for name, value in DEFAULT_CONFIG.items() if name != "scorer"},
     }
+
+
+@pytest.mark.parametrize("name", ["settings.md", "commands.md"])
+def test_the_reference_is_what_the_code_says(name):
+    written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf8")
+    assert written == write_reference.pages()[name], "make reference writes it anew"
+
+
+def test_the_reference_has_every_block():
+    shown = {name for choices in write_reference.BLOCKS.values() for name in choices}
+    assert shown == {*PLACES["misc"], "EarlyExitTagger.v2"}
+
+
+def measured(name, *keys):
+    """What a file of results has there."""
+    return functools.reduce(
+        operator.getitem, keys, results.read(ROOT / "benchmarks" / "results" / f"{name}.json")
+    )
+
+
+def times_as_fast(name, one, other):
+    """The median of the rounds' own ratios: in a round, both meet the same machine."""
+    seconds = [measured(name, one, "seconds"), measured(name, other, "seconds")]
+    return statistics.median(b / a for a, b in zip(*seconds, strict=True))
+
+
+def rows_of(text):
+    """The rows of tables of systems, by system."""
+    rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d,]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    return {system: numbers for system, *numbers in rows}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/explanation/results.md"])
+def test_tables_of_systems_are_as_measured(page):
+    shown = rows_of((ROOT / page).read_text(encoding="utf8"))
+    assert len(shown) >= 6
+    for system, numbers in shown.items():
+        found = measured(BESIDE, SYSTEMS[system])
+        faster = times_as_fast(BESIDE, SYSTEMS[system], SYSTEMS["spacy-transformers"])
+        assert numbers == [
+            f"{100 * found['ents_f']:.1f}",
+            f"{round(found['words_per_second'], -2):,.0f}",
+            f"{faster:.1f}",
+        ], system
+
+
+def claims():
+    """What the README says of results besides its table, made of what was measured."""
+    long, one, asked = (
+        f"{BESIDE}.long",
+        "wnut17-latency",
+        measured("wnut17-asked", "calibrated on tune"),
+    )
+    saved = {row["speedup"]: row["mac_speedup"] for row in asked[0]}
+    f_scores = [
+        100 * measured("snips-beside-others", f"early exits, {n}X", "ents_f") for n in (3, 4)
+    ]
+    memory = [
+        round(measured("wnut17-memory", name, "peak_mb"), -1)
+        for name in ("early exits, 3X", "Hugging Face pipeline, batches of 32")
+    ]
+    faster = times_as_fast(long, "early exits, 3X", "spacy-transformers, batches of 8")
+    times = [measured(one, name, "p50_ms") for name in ("Hugging Face pipeline", "early exits, 3X")]
+    rounds = len(measured(BESIDE, SYSTEMS["spacy-transformers"], "seconds"))
+    return [
+        f"median of {rounds} interleaved rounds",
+        f"long documents: {faster:.1f} times spacy-transformers at `speedup = 3`",
+        f"a batch: {times[0] / times[1]:.2f} times the Hugging Face pipeline at `speedup = 3`",
+        f"Here, 3 saves {saved[3.0]:.1f} on dev",
+        f"on SNIPS from {f_scores[0]:.1f} to {f_scores[1]:.1f} at 4",
+        f"about {memory[0]:.0f} MB with MiniLM, against {memory[1]:.0f} MB for the Hugging Face",
+    ]
+
+
+def test_all_numbers_of_the_readme_are_as_measured():
+    text = BLOCK.sub("", PAGES[0].read_text(encoding="utf8"))
+    for claim in claims():
+        assert claim in text
+        text = text.replace(claim, "")
+    text = re.sub(r"^\|.*\|$", "", text, flags=re.MULTILINE)  # the table has a test of its own
+    text = re.sub(r"`[^`\n]*`|\]\([^)]*\)|int8|MiniLM-L6(-v2)?|WNUT-17", "", text)
+    assert set(re.findall(r"\d+(?:[.,]\d+)*", text)) <= NOT_MEASURED
 
 
 def takes_long(command) -> bool:
@@ -203,11 +312,39 @@ def check(command, checkout):
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf8")):
-            if not link.startswith("http"):
-                assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for link, _, anchor in re.findall(
+            r"\]\(([^)#\s]*)(#([^)\s]+))?\)", page.read_text(encoding="utf8")
+        ):
+            if link.startswith("http"):
+                continue
+            there = page.parent / link if link else page
+            assert there.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(there), f"{page.name}: {link}#{anchor}"
 
 
-def test_the_docs_are_in_the_readme():
-    text = PAGES[0].read_text(encoding="utf8")
-    assert all(f"docs/{page.name}" in text for page in PAGES[1:])
+def anchors(page):
+    """What a page's headings are linked to by."""
+    headings = re.findall(
+        r"^#+ (.+)$", BLOCK.sub("", page.read_text(encoding="utf8")), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_navigation_under_its_title():
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf8"))["nav"]
+    listed = dict(entries(navigation))
+    pages = {str(page.relative_to(ROOT / "docs")): page for page in PAGES[1:]}
+    assert {path: listed[path] for path in pages} == {
+        path: page.read_text(encoding="utf8").partition("\n")[0].removeprefix("# ")
+        for path, page in pages.items()
+    }
+
+
+def entries(navigation):
+    """The pages in a navigation, and what they are called."""
+    for title, place in (item for part in navigation for item in part.items()):
+        yield from entries(place) if isinstance(place, list) else [(place, title)]
+
+
+def test_the_readme_is_short():
+    assert len(PAGES[0].read_text(encoding="utf8").splitlines()) <= 150

@@ -1,4 +1,4 @@
-"""What docs/extending.md shows does what it says."""
+"""What docs/how-to/extend.md shows does what it says."""
 
 import re
 
@@ -20,7 +20,7 @@ NAME = "early_exit_ner"
 @pytest.fixture(scope="module")
 def page():
     """Names that the blocks of the page make, without the pipelines that they load."""
-    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf8")
+    text = (ROOT / "docs" / "how-to" / "extend.md").read_text(encoding="utf8")
     names: dict = {}
     for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         exec(block.partition("\nnlp = ")[0], names)
