@@ -6,7 +6,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.util import get_torch_default_device
 
-from ..encoders.hugging_face import EncoderSource
+from ..encoders.base import EncoderSource
 from ..files.network import Trained
 from ..network.exit_network import ExitNetwork
 from ..retired import reads_retired

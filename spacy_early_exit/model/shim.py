@@ -15,7 +15,7 @@ from thinc.util import get_torch_default_device
 from torch import Tensor
 
 from ..budget.fingerprint import fingerprint_of_weights
-from ..encoders.hugging_face import EncoderSource
+from ..encoders.base import EncoderSource
 from ..files import network as storage
 from ..files.integrity import check_size, read_at_most, unpack
 from ..files.network import Trained
