@@ -1,11 +1,12 @@
 """Every setting of a component, once: its default, what it may be, and what a calibration says of
-it. ``pipe.knob`` has threshold and speedup, which may be set at three places.
+it. ``pipe/dial.py`` has threshold and speedup, which may be set in three places.
 """
 
+import json
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Literal, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Literal, Mapping, Optional, Sequence
 
 from .budget.fingerprint import describe
 from .text.spans import SpanGetter
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
     from .text.windows import SharedWordpieces
     from .training.base import Stage
 
-# What a component_cfg may have. The same one may go to prediction and to training, and spaCy leaves
-# the last two in it: what is not for one of them is ignored there.
+# What a component_cfg may have. spaCy may pass the same one to prediction and to training, so each
+# ignores what is for the other.
 OF_CALLS = ("threshold", "speedup", "adaptive", "batch_size", "drop")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that all tasks have. A new one is a field here, and is in every factory, config
-    and component by that.
+    """The settings that all tasks have. Add a field here, and every factory, config and component
+    has it.
 
     adaptive (bool): Whether ``pipe`` follows what its texts really cost, and moves the threshold
         so that the speedup over all of them stays at ``speedup``.
@@ -62,12 +63,17 @@ class Settings:
 
         name (str): The component's name.
         """
+        for field in fields(self):
+            if field.type is bool:
+                check_choice(name, field.name, getattr(self, field.name), (True, False))
         check_choice(name, "kv", self.kv, ("copy", "drop"))
         check_choice(name, "quantize", self.quantize, (None, "int8"))
         check_least(name, "batch_wordpieces", self.batch_wordpieces, 1)
-        check_least(name, "threads", self.threads, 1)
-        check_least(name, "window_length", self.window_length, 1)
         check_least(name, "window_overlap", self.window_overlap, 0)
+        if self.threads is not None:
+            check_least(name, "threads", self.threads, 1)
+        if self.window_length is not None:
+            check_least(name, "window_length", self.window_length, 1)
 
     def fingerprint(self) -> Dict[str, str]:
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
@@ -204,22 +210,41 @@ def check_choice(name: str, setting: str, given: Any, choices: Sequence[Any]) ->
     choices (Sequence[Any]): What it may be.
     RAISES (ValueError): If it is none of them.
     """
-    if given not in choices:
-        may_be = " or ".join("null" if choice is None else repr(choice) for choice in choices)
+    if (type(given), given) not in [(type(choice), choice) for choice in choices]:
+        may_be = " or ".join(json.dumps(choice).replace('"', "'") for choice in choices)
         raise ValueError(f"{setting} of '{name}' must be {may_be}, not {given!r}.")
 
 
-def check_least(name: str, setting: str, given: Optional[int], least: int) -> None:
-    """A number must be large enough.
+def check_least(name: str, setting: str, given: Any, least: int) -> None:
+    """A whole number must be large enough.
 
     name (str): The component's name.
     setting (str): The setting's.
-    given (Optional[int]): What it is; None, where it may be that, is right.
+    given (Any): What it is.
     least (int): What it is at least.
-    RAISES (ValueError): If it is less.
+    RAISES (ValueError): If it is less, or no whole number.
     """
-    if given is not None and given < least:
+    if type(given) is not int or given < least:
         raise ValueError(f"{setting} of '{name}' must be {least} or more, not {given}.")
+
+
+def check_known(name: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Settings must be known.
+
+    name (str): The component's name.
+    given (Iterable[str]): The settings that were given.
+    known (Sequence[str]): Those that there are.
+    RAISES (ValueError): If one is unknown. The message says what may have been meant.
+    """
+    for key in given:
+        if key not in known:
+            raise ValueError(f"'{name}' has no setting {key!r}.{_meant(key, known)}")
+
+
+def _meant(key: str, known: Sequence[str]) -> str:
+    """RETURNS (str): What may have been meant by a key that is not known."""
+    nearest = get_close_matches(key.lower(), known, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def check_call(name: str, given: Mapping[str, Any]) -> None:
@@ -231,9 +256,7 @@ def check_call(name: str, given: Mapping[str, Any]) -> None:
     """
     for key in given:
         if key not in OF_CALLS:
-            nearest = get_close_matches(key.lower(), OF_CALLS, n=1)
-            meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise ValueError(
-                f"'{name}' can't be called with {key!r}.{meant} A component_cfg may have "
-                f"{', '.join(OF_CALLS[:-1])} and {OF_CALLS[-1]}."
+                f"'{name}' can't be called with {key!r}.{_meant(key, OF_CALLS)} A component_cfg "
+                f"may have {', '.join(OF_CALLS[:-1])} and {OF_CALLS[-1]}."
             )

@@ -97,6 +97,8 @@ def has_limit(config) -> bool:
 
 def too_long(item, seconds: float, elapsed: float) -> str:
     """RETURNS (str): What is wrong with how long a test took; empty if nothing is."""
+    # Processor time of a command counts when it ends, which may be in another test.
+    seconds = min(seconds, elapsed * (os.cpu_count() or 1))
     mark = item.get_closest_marker("takes")
     limit = mark.kwargs["seconds"] if mark else LIMIT
     if seconds <= limit and elapsed <= PATIENCE * limit:
@@ -124,12 +126,18 @@ def pytest_sessionfinish(session):
     config = session.config
     if not config.getoption("--write-durations") or hasattr(config, "workerinput"):
         return
+    kind = "slow" if config.getoption("--slow") else "quick"
+    table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
     files, tests = Counter(), Counter()
     for nodeid, seconds in _reports:
         files[file_of(nodeid)] += seconds
         tests[nodeid] += seconds
-    table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
-    table["slow" if config.getoption("--slow") else "quick"] = {
+    run = set(files)  # what was not is as before, if it is there
+    for part, found in (("files", files), ("slowest", tests)):
+        for name, seconds in table.get(kind, {}).get(part, {}).items():
+            if file_of(name) not in run and (config.rootpath / file_of(name)).is_file():
+                found[name] = seconds
+    table[kind] = {
         "processor seconds": round(sum(files.values())),
         "files": {name: round(seconds, 1) for name, seconds in files.most_common()},
         "slowest": {name: round(seconds, 1) for name, seconds in tests.most_common(SLOWEST)},

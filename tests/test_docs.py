@@ -104,7 +104,7 @@ def write_token_classifier(encoder, folder):
     AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
 
 
-@pytest.mark.takes(seconds=15)
+@pytest.mark.takes(seconds=25)
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page, whole, checkout, monkeypatch, tmp_path):

@@ -92,6 +92,7 @@ class TestWithoutEntryPoints:
         assert found.returncode == 0, found.stderr
         return found.stdout
 
+    @pytest.mark.takes(seconds=15)
     def test_a_saved_pipeline_loads_predicts_and_trains(self, nlp, tmp_path, encoders):
         nlp.to_disk(tmp_path / "saved")
         script = (
@@ -110,6 +111,7 @@ class TestWithoutEntryPoints:
         # Defaults are those of the functions themselves.
         assert spacy.load(tmp_path / "again").config == again.config
 
+    @pytest.mark.takes(seconds=12)
     def test_every_component_can_be_added(self):
         kinds = ("early_exit_ner", "early_exit_tagger", "early_exit_segmenter")
         script = f"for kind in {kinds}: print(spacy.blank('zh').add_pipe(kind).name)"

@@ -11,10 +11,10 @@ import spacy
 import torch
 from torch import Tensor
 
+from spacy_early_exit.network.all_heads import run_all_heads
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import Criterion
 from spacy_early_exit.network.exit_network import ExitNetwork
-from spacy_early_exit.network.loop import run_all_heads
 from spacy_early_exit.training.base import Answers
 from spacy_early_exit.training.losses import distillation_loss, word_losses
 

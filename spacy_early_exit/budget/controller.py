@@ -1,6 +1,5 @@
 """Follows what a stream of texts really costs, and moves along the calibrated curve."""
 
-import multiprocessing
 from typing import Iterable, Iterator, List, Optional, Tuple, TypeVar
 
 from .curve import Calibration
@@ -116,9 +115,3 @@ class Controller:
         overdrawn = (self.spent - allowed * self.full) / ahead
         wanted = max(allowed - overdrawn, 0.0) / dearer
         self._position = most if wanted * most <= 1 else max(1.0, 1 / wanted)
-
-
-def in_spacy_worker() -> bool:
-    """RETURNS (bool): Whether this is a process of ``nlp.pipe(n_process=...)``."""
-    target = getattr(multiprocessing.current_process(), "_target", None)
-    return getattr(target, "__module__", None) == "spacy.language"

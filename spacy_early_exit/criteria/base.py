@@ -8,10 +8,10 @@ from ..network.batch import Batch
 from ..network.criterion import OwnLoop
 from ..network.families import EncoderSpec
 
-Own = TypeVar("Own", bound="Plain")
+Own = TypeVar("Own", bound="CriterionBase")
 
 
-class Plain:
+class CriterionBase:
     """A criterion with a threshold that judges the words at hand by what the heads say, learns
     nothing and remembers nothing. See ``network.criterion``.
     """
@@ -25,7 +25,7 @@ class Plain:
         return ()
 
     def with_window(self: Own, window: int) -> Own:
-        """RETURNS (Plain): Itself: it looks at no neighbours."""
+        """RETURNS (CriterionBase): Itself: it looks at no neighbours."""
         return self
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:

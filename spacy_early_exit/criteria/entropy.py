@@ -11,12 +11,12 @@ from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
 from ..network.exit_network import uncertainty
 from ..retired import reads_retired
-from .base import Plain
+from .base import CriterionBase
 from .neighbours import Neighbourhoods, largest_by_window
 
 
 @dataclass(frozen=True)
-class SentenceExit(Plain):
+class SentenceExit(CriterionBase):
     """SENTEE: a window leaves when its most uncertain word is below the threshold."""
 
     def leave(self, step: Step, state: None) -> Tensor:
@@ -26,7 +26,7 @@ class SentenceExit(Plain):
 
 
 @dataclass(frozen=True)
-class TokenExit(Plain):
+class TokenExit(CriterionBase):
     """TOKEE: a word leaves when it and its neighbours are below the threshold. Words that already
     left do not count any more.
 

@@ -14,7 +14,7 @@ from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
 from ..network.exit_network import uncertainty
 from ..retired import reads_retired
-from .base import Plain
+from .base import CriterionBase
 from .neighbours import Neighbourhoods
 
 
@@ -33,7 +33,7 @@ class Streaks:
 
 
 @dataclass(frozen=True)
-class PatienceExit(Plain):
+class PatienceExit(CriterionBase):
     """A word leaves where neighbouring layers agreed often enough on it and its neighbours, and
     the last one is certain, too.
 

@@ -3,35 +3,14 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Protocol, Tuple, runtime_checkable
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 from ..network.families import EncoderSpec, read_spec, read_weights
 from ..text.tokenizer import WordpieceTokenizer
+from .base import EncoderSource, PretrainedEncoder
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class PretrainedEncoder:
-    """A loaded encoder.
-
-    spec (EncoderSpec): Its sizes.
-    weights (Dict[str, Tensor]): Its parameters, by our names.
-    tokenizer (str): Its tokenizer, as the JSON of the ``tokenizers`` library.
-    """
-
-    spec: EncoderSpec
-    weights: Dict[str, "Tensor"]
-    tokenizer: str
-
-
-@runtime_checkable
-class EncoderSource(Protocol):
-    """Something that can be asked for an encoder, at ``nlp.initialize``."""
-
-    def load(self) -> PretrainedEncoder:
-        """RETURNS (PretrainedEncoder): The encoder."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from spacy.language import Language
 
 from ..network.families import CURATED, read_spec, read_weights
 from ..text.tokenizer import WordpieceTokenizer
-from .hugging_face import EncoderSource, PretrainedEncoder
+from .base import EncoderSource, PretrainedEncoder
 
 if TYPE_CHECKING:
     import tokenizers

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Container, Dict, Optional, Sequence, Tuple
 
 from ..budget.curve import Calibration
-from .whole import MAX_NETWORK_BYTES, check_size, checksum, read_at_most, seal, unpack, unseal
+from .integrity import MAX_NETWORK_BYTES, check_size, checksum, read_at_most, seal, unpack, unseal
 
 if TYPE_CHECKING:
     from .network import Trained

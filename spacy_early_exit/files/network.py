@@ -20,7 +20,7 @@ from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec, check_sizes
 from ..runtime.torch_state import usual_torch
 from ..text.tokenizer import WordpieceTokenizer
-from .whole import MAX_NETWORK_BYTES, check_size, checksum, seal, unseal
+from .integrity import MAX_NETWORK_BYTES, check_size, checksum, seal, unseal
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 ORIGINAL = "original.safetensors"

@@ -9,10 +9,12 @@ from spacy.training import Example
 from ..budget.curve import Calibration, Point, make_curve
 from ..budget.search import speedup_of, threshold_for
 from ..pipe.component import EarlyExitPipe
-from ..pipe.knob import Knob
+from ..pipe.dial import Knob
 from ..pipe.records import get_records
+from ..pipe.stream import groups
 from .docs import annotated, count_words, fresh
 
+GROUP = 1000  # texts whose windows are there at once, fewer where they are long
 ROUNDS = 4  # real runs for each speedup, at most
 CLOSE = 0.01  # a speedup this little above the one asked for is close enough
 GAP = 1.12  # neighbouring points save at most about so many times as much: between them is a guess
@@ -46,7 +48,7 @@ def calibrate(
             f"The criterion {type(ner.criterion).__name__} of '{ner.name}' has no threshold that "
             f"could be calibrated."
         )
-    simulated = simulate(ner, [fresh(ner, doc) for doc in docs])
+    simulated = simulate(ner, (fresh(ner, doc) for doc in docs))
     full, end = (run(ner, examples, threshold, with_score) for threshold in (0.0, 1.0))
     points = [Point(0.0, 1.0, full.score), end]
     asked = sorted({float(s) for s in speedups if s > 1})
@@ -70,8 +72,8 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
     from ..model import predict
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
-    trained = ner.model.shims[0].prepared_for(run.precision)
-    return predict.simulate(trained, list(docs), run, ner.criterion)
+    trained = ner.model.shims[0].prepare_for(run.precision)
+    return predict.simulate(trained, groups(docs, GROUP), run, ner.criterion)
 
 
 def gaps(speedups: Sequence[float]) -> List[float]:

@@ -6,7 +6,6 @@ Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks"
 from typing import Any, Iterable, List, Sequence, Tuple
 
 import torch
-from spacy import util
 from spacy.training import Example
 from thinc.api import xp2torch
 from torch import Tensor
@@ -14,7 +13,8 @@ from torch import Tensor
 from ..model.learn import measure_heads
 from ..network.arrays import Ints
 from ..pipe.component import EarlyExitPipe
-from ..pipe.knob import Knob
+from ..pipe.dial import Knob
+from ..pipe.stream import groups
 from ..pipe.targets import targets
 from ..runtime.torch_state import usual_torch
 from ..tags import MISSING
@@ -80,9 +80,8 @@ def _heads_on(ner: EarlyExitPipe, examples: Sequence[Example]) -> Tuple[Tensor, 
     right tags. *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
     logits, tags = [], []
-    for batch in util.minibatch(examples, size=64):
-        examples_of_batch = [Example(fresh(ner, e.reference), e.reference) for e in batch]
-        heads, gold = heads_on(ner, examples_of_batch)
+    for docs in groups((eg.reference for eg in examples), 64):
+        heads, gold = heads_on(ner, [Example(fresh(ner, doc), doc) for doc in docs])
         logits.append(xp2torch(heads).cpu())
         tags.append(torch.from_numpy(gold))
     return torch.cat(logits, dim=1), torch.cat(tags)

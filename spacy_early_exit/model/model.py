@@ -6,7 +6,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.util import get_torch_default_device
 
-from ..encoders.hugging_face import EncoderSource
+from ..encoders.base import EncoderSource
 from ..files.network import Trained
 from ..network.exit_network import ExitNetwork
 from ..retired import reads_retired
@@ -119,7 +119,7 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
         ready_for_torch()
         with usual_torch():
             return begin_update(shim, docs, settings, model.attrs["dropout_rate"])
-    trained = shim.prepared_for(settings.precision)
+    trained = shim.prepare_for(settings.precision)
     predicted = predict(trained, docs, settings)
     release_freed_memory_now_and_then()
     return predicted, lambda gradient: docs

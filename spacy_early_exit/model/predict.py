@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Sequence
+from typing import Callable, Iterable, Iterator, List, Sequence
 
 import numpy as np
 import torch
@@ -10,12 +10,13 @@ from spacy.tokens import Doc
 
 from ..decoders import Decoder
 from ..files.network import Trained
+from ..network.all_heads import run_all_layers
 from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec
-from ..network.loop import Exits, run_all_layers, run_with_exits
+from ..network.loop import Exits, run_with_exits
 from ..network.simulate import simulated_speedup
 from ..network.window import Window
 from ..runtime.threads import batches_at_once, run_side_by_side, thread_count
@@ -103,12 +104,12 @@ def _not_finite(network: ExitNetwork, batch: Batch) -> str:
 
 
 def simulate(
-    trained: Trained, docs: List[Doc], settings: RunSettings, criterion: Criterion
+    trained: Trained, groups: Iterable[List[Doc]], settings: RunSettings, criterion: Criterion
 ) -> Callable[[float], float]:
     """Run docs once at full depth, and say what leaving early would save.
 
     trained (Trained): Network and tokenizer.
-    docs (List[Doc]): The docs.
+    groups (Iterable[List[Doc]]): The docs. The windows of one group are there at once.
     settings (RunSettings): How to run.
     criterion (Criterion): Who may leave.
     RETURNS (Callable[[float], float]): The simulated speedup at a threshold: see
@@ -117,7 +118,7 @@ def simulate(
     network = trained.network
     answers = []
     with usual_torch(), torch.inference_mode():
-        for batch in batches(windows_for(trained, docs, settings), settings.batch_wordpieces):
+        for batch in _batches_of(trained, groups, settings):
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             states = list(run_all_layers(network, ragged))
             logits = [network.logits(n, of_words) for n, of_words in enumerate(states, start=1)]
@@ -125,6 +126,14 @@ def simulate(
             kept = torch.stack([state[:, :width] for state in states])
             answers.append((ragged, torch.stack(logits), kept))
     return usual_torch()(functools.partial(simulated_speedup, network, answers, criterion))
+
+
+def _batches_of(
+    trained: Trained, groups: Iterable[List[Doc]], settings: RunSettings
+) -> Iterator[List[Window]]:
+    """YIELDS (List[Window]): All batches of one group of docs after another."""
+    for group in groups:
+        yield from batches(windows_for(trained, group, settings), settings.batch_wordpieces)
 
 
 @usual_torch()

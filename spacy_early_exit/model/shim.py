@@ -15,10 +15,10 @@ from thinc.util import get_torch_default_device
 from torch import Tensor
 
 from ..budget.fingerprint import fingerprint_of_weights
-from ..encoders.hugging_face import EncoderSource
+from ..encoders.base import EncoderSource
 from ..files import network as storage
+from ..files.integrity import check_size, read_at_most, unpack
 from ..files.network import Trained
-from ..files.whole import check_size, read_at_most, unpack
 from ..network.exit_network import ExitNetwork, check_finite
 from ..network.products.int8 import Precision, quantized
 from ..network.products.packed import is_worth_packing, packed
@@ -199,7 +199,7 @@ class TaggerShim(Shim):
             self._fingerprint = fingerprint_of_weights(self.trained.network)
         return self._fingerprint
 
-    def prepared_for(self, precision: Precision) -> Trained:
+    def prepare_for(self, precision: Precision) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
         where that is faster, for as long as the weights stay.
 

@@ -238,7 +238,7 @@ class Running:
             windows=windows,
         )
 
-    def left(self, after: "Running") -> Tensor:
+    def departed(self, after: "Running") -> Tensor:
         """RETURNS (Tensor): Which of ``words`` a later state is without. *Shape:* ``(words,)``
 
         after (Running): The later state.

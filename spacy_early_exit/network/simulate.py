@@ -52,7 +52,7 @@ def simulate_exits(
         if not leaving.any():
             continue
         after = running.without(leaving)
-        exit_layer[words[running.left(after)]] = number
+        exit_layer[words[running.departed(after)]] = number
         running = after
         if not len(running.words):
             break

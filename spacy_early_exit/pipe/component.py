@@ -1,7 +1,7 @@
 """What spaCy asks of a trainable pipe: labels, prediction, training and files. No torch.
 
-What a task is, stands in ``task.py``; threshold and speedup in ``dial.py``; how a stream is
-annotated in ``stream.py``; what is learnt from examples in ``targets.py``; files in ``saved.py``.
+``task.py`` says what a task is; ``dial.py`` has threshold and speedup; ``stream.py`` annotates a
+stream; ``targets.py`` has what is learnt from examples; ``saved.py`` saves and loads.
 """
 
 import warnings
@@ -29,11 +29,18 @@ from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer, set_dropout_rate
 
-from ..settings import RunSettings, SettingProperty, Settings, check_blocks, check_call, check_name
+from ..settings import (
+    RunSettings,
+    SettingProperty,
+    Settings,
+    check_blocks,
+    check_call,
+    check_known,
+    check_name,
+)
 from ..tags import tag_count
 from . import targets
-from .dial import Dial
-from .knob import DEFAULT_THRESHOLD, Knob, check_knob, config_knob, make_knob
+from .dial import DEFAULT_THRESHOLD, Dial, Knob, check_knob, config_knob, make_knob
 from .records import register_extensions, warn_if_names_are_taken
 from .saved import Saved
 from .sharing import warn_if_shared
@@ -49,7 +56,7 @@ if TYPE_CHECKING:
 register_extensions()
 
 
-class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
+class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
     """What all tasks have in common: a transformer tags words and stops, word by word, when it is
     sure. What the tags are, and what becomes of them, is a subclass's: see ``tasks/``.
 
@@ -92,6 +99,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         self.name = self.kind if name is None else name
         check_name(self.name)
         check_blocks(self.name, criterion=criterion, decoder=decoder, training=training)
+        check_known(self.name, settings, [field.name for field in fields(self.settings_class)])
         self.settings = self.settings_class(**settings)
         self.settings.check(self.name)
         warn_if_names_are_taken()
@@ -120,8 +128,8 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         return list(self._labels)
 
     def add_label(self, label: str) -> int:
-        """Add a label. After training, the heads grow by rows of random weights: train on
-        before using it.
+        """Add a label. After training, the heads grow by rows of random weights: train
+        further before using it.
 
         label (str): The label.
         RETURNS (int): 0 if it is already there, otherwise 1.
@@ -241,7 +249,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         labels (Optional[Sequence[str]]): The labels, in place of those of the examples.
         start_from (Optional[str]): Folder of a pipeline whose component of this name lends its
             weights and labels, for another stage of training.
-        RAISES (ValueError): If there are no labels, or one can be none, or the encoder or pipeline
+        RAISES (ValueError): If there are no labels, or one is not valid, or the encoder or pipeline
             can't be loaded.
         """
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
@@ -288,6 +296,7 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         examples = list(examples)
         validate_examples(examples, f"{type(self).__name__}.update")
         self._shim.check_learned(self.name, self.decoder, self.criterion)
+        # Its stage says who leaves: not the threshold or speedup in force.
         run = replace(self.ready(Knob(speedup=1.0)), criterion=self.criterion, stage=self.training)
         set_dropout_rate(self.model, drop)
         scores, backprop = self.model.begin_update(([eg.predicted for eg in examples], run))
@@ -323,8 +332,8 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
     ) -> Dict[str, float]:
         """Learn nothing, and say so: there is no rehearsal of this component.
 
-        examples (Iterable[Example]): Ignored, as all else is.
-        losses (Optional[Dict[str, float]]): The losses of others.
+        examples (Iterable[Example]): Ignored.
+        losses (Optional[Dict[str, float]]): The losses of others, returned as they are.
         RETURNS (Dict[str, float]): These losses.
         """
         warnings.warn(
@@ -352,12 +361,12 @@ class EarlyExitPipe(Saved, Dial, Task, TrainablePipe):
         return self._shim.trained.network
 
     def ready_to_predict(self, call: Knob = Knob()) -> RunSettings:
-        """RETURNS (RunSettings): As ``ready``, and all that is derived from the weights is there:
-        what is wrong with the pipeline as a whole must not look like a fault of single Docs.
+        """RETURNS (RunSettings): Like ``ready``, but also prepare what is derived from the weights,
+        so that a fault of the whole pipeline isn't blamed on single Docs.
         """
         run = self.ready(call)
         self._shim.check_learned(self.name, self.decoder, self.criterion)
-        self._shim.prepared_for(run.precision)
+        self._shim.prepare_for(run.precision)
         return run
 
     def ready(self, call: Knob = Knob()) -> RunSettings:

@@ -9,7 +9,7 @@ from thinc.api import Model
 
 from ..budget.curve import Calibration
 from ..files.component import State, network_in, read_folder, read_parts
-from ..files.whole import checksum, replacing
+from ..files.integrity import checksum, replacing
 from ..settings import Settings
 from ..tags import tag_count
 

@@ -9,7 +9,7 @@ from typing import Optional, Tuple
 
 from torch import Tensor
 
-from ..criteria.base import Plain
+from ..criteria.base import CriterionBase
 from ..criteria.neighbours import Neighbourhoods
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
@@ -32,7 +32,7 @@ class Beliefs:
 
 
 @dataclass(frozen=True)
-class BeliefExit(Plain):
+class BeliefExit(CriterionBase):
     """A word leaves when its belief and those of its neighbours are below the threshold.
 
     iterations (int): How often words side by side tell one another what they believe. Those that

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..criteria.base import Plain
+from ..criteria.base import CriterionBase
 from ..network.criterion import Criterion, Step
 from ..network.families import EncoderSpec
 from .reduction_loop import LATE_HEADS
@@ -22,7 +22,7 @@ STARTING_LOG_ODDS = 2.0  # of going on, before training: 88 %
 
 
 @dataclass(frozen=True)
-class TokenReduction(Plain):
+class TokenReduction(CriterionBase):
     """A word leaves where the probability that it goes on is below the threshold.
 
     layers (Tuple[int, ...]): After which layers selectors decide.

@@ -10,11 +10,12 @@ from typing import List, Tuple
 import torch
 from torch import Tensor
 
+from ..network.all_heads import Halting, let_leave
 from ..network.batch import Batch, Running
 from ..network.cost import Cost, Visit, price
 from ..network.criterion import Criterion, OwnLoop, Step
 from ..network.exit_network import ExitNetwork
-from ..network.loop import Exits, Halting, let_leave, run_layer, states_of_words
+from ..network.loop import Exits, states_of_words
 
 
 def run_late_heads(
@@ -28,12 +29,12 @@ def run_late_heads(
     exit_layer = torch.zeros_like(batch.piece_of_word)
     states = torch.zeros_like(kept) if keep_states else None
     for number in range(1, network.spec.layers + 1):
-        kept = run_layer(network, number, kept, running)
+        kept = network.encoder.run_layer(number, kept, running)
         of_words = states_of_words(network, kept, running)
         if states is not None:
             states.index_copy_(0, running.pieces, network.encoder.states(kept))
         after = _selected(network, number, of_words, running, criterion, state, threshold)
-        left = running.left(after)
+        left = running.departed(after)
         gone = running.words[left]
         trace.append(Visit(number, running, gone, number < network.spec.layers))
         logits.index_copy_(0, gone, network.logits(number, of_words[left]))
@@ -59,7 +60,7 @@ def simulate_late_heads(
     for number in range(1, network.spec.layers + 1):
         of_words = states[number - 1, running.words]
         after = _selected(network, number, of_words, running, criterion, state, threshold)
-        gone = running.words[running.left(after)]
+        gone = running.words[running.departed(after)]
         exit_layer[gone] = number
         trace.append(Visit(number, running, gone, number < network.spec.layers))
         running = after
@@ -147,7 +148,7 @@ def run_tries(
     answers: List[Tensor] = []
     before = Running.all_of(batch)
     for number in range(1, branch_after + 1):
-        kept = run_layer(network, number, kept, before, dropout)
+        kept = network.encoder.run_layer(number, kept, before, dropout)
         of_words = network.encoder.states(kept.index_select(0, batch.piece_of_word))
         answers.append(network.logits(number, of_words, dropout).repeat(copies, 1))
     batch = repeated(batch, copies)
@@ -158,10 +159,10 @@ def run_tries(
     for number in range(branch_after, network.spec.layers):
         if len(running.words):
             after = let_leave(network, halting, number, of_words, running)
-            exit_layer[running.words[running.left(after)]] = number
+            exit_layer[running.words[running.departed(after)]] = number
             kept, running = running.rows_for(after, kept), after
         if len(running.words):
-            kept = run_layer(network, number + 1, kept, running, dropout)
+            kept = network.encoder.run_layer(number + 1, kept, running, dropout)
             everything = running.written_into(everything, kept)
         of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
         answers.append(network.logits(number + 1, of_words, dropout))

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..network.all_heads import run_all_heads
 from ..network.batch import Batch, Running
 from ..network.criterion import Criterion, Step
 from ..network.exit_network import ExitNetwork
-from ..network.loop import run_all_heads, run_layer
 from ..tags import MISSING
 from ..training.base import Answers, Stage
 from ..training.losses import distillation_loss, word_losses
@@ -255,13 +255,13 @@ def saliency(network: ExitNetwork, batch: Batch, layers: Tuple[int, ...]) -> Ten
     with torch.no_grad():
         kept = network.encoder.embeddings(batch.ids, batch.offsets)
         for number in range(1, reference + 1):
-            kept = run_layer(network, number, kept, running)
+            kept = network.encoder.run_layer(number, kept, running)
             if number in layers:
                 stopped.append(kept[batch.piece_of_word])
     with torch.enable_grad():
         kept = later = kept.detach().requires_grad_(True)
         for number in range(reference + 1, spec.layers + 1):
-            later = run_layer(network, number, later, running)
+            later = network.encoder.run_layer(number, later, running)
         last = network.encoder.states(later.index_select(0, batch.piece_of_word))
         logits = network.logits(spec.layers, last)
         loss = F.cross_entropy(logits, logits.argmax(1), reduction="sum")

@@ -9,7 +9,7 @@ from spacy.language import Language
 from thinc.api import Config, Model
 
 from ..pipe.component import EarlyExitPipe
-from ..pipe.knob import DEFAULT_THRESHOLD
+from ..pipe.dial import DEFAULT_THRESHOLD
 from ..pipe.sharing import made_in
 
 # What is no field of Settings: the blocks, and the knob.

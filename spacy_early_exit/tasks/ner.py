@@ -1,6 +1,7 @@
 """``early_exit_ner``: named entities, as BIO tags."""
 
 import warnings
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -148,14 +149,22 @@ class EarlyExitNER(EarlyExitPipe):
 
     def confidences(self, doc: Doc, reference: Doc) -> List[Tuple[float, bool]]:
         """RETURNS (List[Tuple[float, bool]]): The confidence of each entity that it set, and
-        whether the entity is right, boundaries and label.
+        whether the entity is right, boundaries and label. As in spaCy's scores, those that lie on
+        words whose annotation is missing are left out: they are neither right nor wrong.
         """
         right = {(ent.start_char, ent.end_char, ent.label_) for ent in reference.ents}
+        missing = [(t.idx, t.idx + len(t)) for t in reference if not t.ent_iob]
+        ends = [end for _, end in missing]
+
+        def is_known(ent: Span) -> bool:
+            after = bisect_right(ends, ent.start_char)  # the first that may lie in it
+            return after == len(ends) or missing[after][0] >= ent.end_char
+
         sure = [(ent, get_confidence(ent, self.name)) for ent in doc.ents]
         return [
             (confidence, (ent.start_char, ent.end_char, ent.label_) in right)
             for ent, confidence in sure
-            if confidence is not None
+            if confidence is not None and is_known(ent)
         ]
 
 

@@ -24,13 +24,13 @@ class SharedUnit(NamedTuple):
     rows (Tuple[int, int]): Their first wordpiece, and the one after the last.
     words (List[Tuple[str, Before]]): Each but those of white space, with a space where there is
         white space before it; and what is before it.
-    starts (List[int]): First character of each.
+    spans (List[Tuple[int, int]]): Start and end of each in the text.
     """
 
     text: int
     rows: Tuple[int, int]
     words: List[Tuple[str, "Before"]]
-    starts: List[int]
+    spans: List[Tuple[int, int]]
 
 
 def split_shared(
@@ -42,8 +42,9 @@ def split_shared(
 ) -> Dict[int, Tokenized]:
     """Tokenize words that share a wordpiece one by one.
 
-    Where all but one of them have no wordpiece by themselves, such as accents that combine, there
-    is nothing to tell apart, and they go on to share it.
+    Those that have none by themselves, such as accents that combine and the joiners in emoji, share
+    one of a neighbour. Where that leaves but one, there is nothing to tell apart, and all go on to
+    share what they did.
 
     texts (Sequence[str]): The texts.
     tokenized (Sequence[Tokenized]): Their wordpieces.
@@ -65,10 +66,13 @@ def split_shared(
     new: Dict[int, List[Tuple[Tuple[int, int], List[Tokenized]]]] = {}
     for unit in units:
         apart = [
-            _moved(*known[word], word[1], start) for word, start in zip(unit.words, unit.starts)
+            _moved(*known[word], word[1], start) for word, (start, _) in zip(unit.words, unit.spans)
         ]
-        tagged = [len(of) and of[-1, 1] > start for (_, of), start in zip(apart, unit.starts)]
-        if sum(tagged) > 1:
+        covered = [
+            bool(len(of)) and of[-1, 1] > start for (_, of), (start, _) in zip(apart, unit.spans)
+        ]
+        if sum(covered) > 1:
+            _cover_others([of for _, of in apart], covered, unit.spans)
             new.setdefault(unit.text, []).append((unit.rows, apart))
     return {number: _replaced(tokenized[number], others) for number, others in new.items()}
 
@@ -99,7 +103,7 @@ def _shared_units(
             (" " * (before == "white space") + text[start:end], before)
             for (start, end), before in zip(visible, before_each)
         ]
-        yield SharedUnit(number, (row, row_end), seen, [start for start, _ in visible])
+        yield SharedUnit(number, (row, row_end), seen, visible)
 
 
 def _before(text: str, start: int) -> "Before":
@@ -123,6 +127,29 @@ def _moved(ids: Ints, offsets: Ints, before: "Before", start: int) -> Tokenized:
     """
     moved: Ints = offsets + (start - (before == "white space"))
     return ids, np.maximum(moved, start) if before == "white space" else moved
+
+
+def _cover_others(
+    offsets: Sequence[Ints], covered: Sequence[bool], spans: Sequence[Tuple[int, int]]
+) -> None:
+    """Let words that have no wordpiece by themselves share one of a neighbour: the last of the word
+    before them, or where there is none the first of the word after them.
+
+    offsets (Sequence[Ints]): The characters that each word's wordpieces cover, changed in place.
+        *Shape of each:* ``(wordpieces, 2)``
+    covered (Sequence[bool]): Whether they cover any of it; they do of some words.
+    spans (Sequence[Tuple[int, int]]): Start and end of each word.
+    """
+    first = list(covered).index(True)
+    last = first
+    for number, (_, end) in enumerate(spans):
+        if covered[number]:
+            last = number
+        elif number > first:
+            offsets[last][-1, 1] = end
+    if first:
+        covering = int(np.argmax(offsets[first][:, 1] > spans[first][0]))
+        offsets[first][covering, 0] = spans[0][0]
 
 
 def _replaced(

@@ -9,10 +9,10 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from ..network.all_heads import run_all_heads
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
-from ..network.loop import run_all_heads
 from ..retired import reads_retired
 from .base import Answers, Stage, check_bounds
 from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..network.all_heads import Halting, run_all_heads, run_all_heads_halting
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
-from ..network.loop import Halting, run_all_heads, run_all_heads_halting
 from ..retired import reads_retired
 from .base import Answers, Stage, check_bounds
 from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods

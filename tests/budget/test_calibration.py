@@ -13,17 +13,18 @@ import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, make_curve
 from spacy_early_exit.budget.search import speedup_of, threshold_for
 from spacy_early_exit.criteria import SentenceExit, TokenExit
-from spacy_early_exit.criteria.base import Plain
+from spacy_early_exit.criteria.base import CriterionBase
 from spacy_early_exit.decoders import Greedy
-from spacy_early_exit.measure.calibrate import calibrate, run
+from spacy_early_exit.measure.calibrate import calibrate, run, simulate
+from spacy_early_exit.network.all_heads import run_all_heads
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import OwnLoop
 from spacy_early_exit.network.exit_network import uncertainty
-from spacy_early_exit.network.loop import run_all_heads, run_with_exits
+from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.simulate import simulate_exits, simulated_speedup
 from spacy_early_exit.relatives.reduction_loop import LATE_HEADS
 from spacy_early_exit.text.windows import windows_of
-from tests.makers.networks import network_of
+from tests.makers.networks import network_of, words_of_windows
 from tests.makers.pipelines import answers, blank
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
@@ -196,8 +197,21 @@ def test_the_simulation_lets_words_leave_by_what_heads_say_at_full_depth(encoder
     assert simulated_speedup(trained.network, [], criterion, 0.6) == 1.0
 
 
+def test_texts_are_simulated_group_by_group(nlp, monkeypatch):
+    ner = nlp.get_pipe(NAME)
+    texts = [*TEXTS, *texts_of_all_lengths(count=30)]
+    docs = [nlp.make_doc(text) for text in texts]
+    at_once = simulate(ner, docs)
+    counts = words_of_windows(monkeypatch, 50)
+    in_groups = simulate(ner, iter(docs))
+    assert sum(counts) == sum(map(len, docs)) and len(counts) > 5
+    assert max(counts) < 50 + max(map(len, docs))
+    for threshold in (0.01, 0.1, 0.3, 0.9):
+        assert in_groups(threshold) == pytest.approx(at_once(threshold), rel=1e-3)
+
+
 @dataclasses.dataclass
-class Replayed(Plain):
+class Replayed(CriterionBase):
     """Words leave where they left before."""
 
     exit_layer: torch.Tensor
@@ -298,6 +312,7 @@ class TestCalibrating:
         assert found.most == end.speedup
 
     @pytest.mark.parametrize("asked", [[1.5, 2.0], [3.0], []], ids=str)
+    @pytest.mark.takes(seconds=12)
     def test_speedups_that_were_not_asked_for_then_can_be_later(self, nlp, asked):
         found = calibrate(nlp.get_pipe(NAME), many(nlp), asked)
         assert found.most > 3.0
@@ -397,7 +412,7 @@ def test_a_sourced_component_brings_its_calibration(calibrated, tmp_path):
 
 def test_bytes_and_other_processes_keep_it(calibrated):
     copy = spacy.blank("en")
-    copy.add_pipe(NAME, config={"store_exits": True})
+    copy.add_pipe(NAME, config={"store_exits": True, "halt_special": False})
     copy.from_bytes(calibrated.to_bytes())
     cfg = {NAME: {"speedup": 1.5}}
     expected = [answers(doc) for doc in calibrated.pipe(TEXTS, component_cfg=cfg)]

@@ -204,6 +204,7 @@ def test_what_was_answered_before_a_failure_is_given(nlp, monkeypatch):
     assert given == texts[:30]
 
 
+@pytest.mark.takes(seconds=12)
 def test_every_call_starts_anew_and_adaptive_may_be_set_for_one(nlp):
     ner = nlp.get_pipe(NAME)
     ner.speedup, ner.adaptive = 1.5, True
@@ -257,6 +258,7 @@ def run_with_bad_docs(nlp, monkeypatch, batch_size):
     return given
 
 
+@pytest.mark.takes(seconds=12)
 def test_docs_that_fail_change_nothing_for_others_whatever_the_size_of_batches(nlp, monkeypatch):
     ner, failed, runs = nlp.get_pipe(NAME), [], []
     ner.store_exits = True

@@ -141,7 +141,7 @@ def wrong(encoders, tmp_path, monkeypatch):
         (["--lang", "nowhere"], "[E048]"),
         (["--train", "missing.spacy"], "There is no file missing.spacy"),
         (["--train", "texts.txt"], "texts.txt can't be read as a .spacy file"),
-        (["--train", "broken.jsonl"], "broken.jsonl, line 1: not "),
+        (["--train", "broken.jsonl"], "broken.jsonl, line 1: no valid JSON"),
         (["--train", "none.spacy"], "none.spacy has no words"),
         (["--train", "spaces.spacy"], "spaces.spacy has no words"),
         (["--train", "good.jsonl", "--pipeline", "early_exit_tagger"], "has entities, and"),

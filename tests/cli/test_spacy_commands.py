@@ -127,6 +127,7 @@ def test_find_threshold_is_refused_where_a_speedup_decides(work):
     assert "threshold and speedup are both set" in output and "find-threshold" in output
 
 
+@pytest.mark.slow
 def test_benchmark_speed_measures_it(work):
     corpus = work / "corpus.spacy"
     output = spacy_command("benchmark", "speed", work / "model", corpus, "--batches", "30")

@@ -10,7 +10,7 @@ from spacy.training import Example
 
 from spacy_early_exit.decoders import make_bio_viterbi
 from spacy_early_exit.measure.temperature import scale_heads
-from spacy_early_exit.pipe.knob import Knob
+from spacy_early_exit.pipe.dial import Knob
 from spacy_early_exit.relatives.reduction_loop import repeated
 from spacy_early_exit.training.base import by_text
 from spacy_early_exit.training.joint import JointTraining

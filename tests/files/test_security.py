@@ -122,6 +122,7 @@ print("forbidden", [found for found in seen if found[0] not in allowed])
 """
 
 
+@pytest.mark.takes(seconds=15)
 def test_loading_and_predicting_open_no_socket_unpickle_nothing_and_read_nothing_else(saved):
     (saved / NAME / "model" / "evil.py").write_text("raise SystemExit('code ran')")
     (saved / NAME / "__init__.py").write_text("raise SystemExit('code ran')")

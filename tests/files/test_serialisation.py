@@ -76,15 +76,14 @@ def test_a_pickle_leaves_the_teacher_of_a_second_stage_behind(encoders):
     "family",
     [
         "roberta",
-        "xlm-roberta",
-        "electra",
-        "distilbert",
-        "albert",
         "modernbert",
-        "mpnet",
-        "deberta-v2",
+        *(
+            pytest.param(family, marks=pytest.mark.slow)
+            for family in ("xlm-roberta", "electra", "distilbert", "albert", "mpnet", "deberta-v2")
+        ),
     ],
 )
+@pytest.mark.takes(seconds=15)
 def test_every_family_loads_offline_with_its_source_deleted(family, encoders, tmp_path):
     source = shutil.copytree(encoders[family], tmp_path / "source")
     nlp = train_small(str(source), steps=3)

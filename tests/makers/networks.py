@@ -1,5 +1,7 @@
 """Networks with random heads, and what a criterion sees of them."""
 
+import weakref
+
 import numpy as np
 import torch
 
@@ -42,3 +44,25 @@ def step_of(layer, words, logits, batch, threshold, learned=None, states=None):
     logits = torch.as_tensor(logits)
     states = logits[:, :0] if states is None else states
     return Step(layer, torch.as_tensor(words), logits, batch, threshold, learned or {}, states)
+
+
+def words_of_windows(monkeypatch, most):
+    """Let groups of docs end at so many words, and count those of each that is cut into windows.
+    By then the windows of those before the last must be gone.
+    """
+    from spacy_early_exit.model import predict
+    from spacy_early_exit.pipe import stream
+
+    monkeypatch.setattr(stream, "MAX_WORDS", most)
+    counts, before = [], []
+    real = predict.windows_of
+
+    def watched(docs, *settings):
+        assert not any(window() for group in before[:-1] for window in group)
+        counts.append(sum(map(len, docs)))
+        windows = real(docs, *settings)
+        before.append([weakref.ref(window) for window in windows])
+        return windows
+
+    monkeypatch.setattr(predict, "windows_of", watched)
+    return counts

@@ -29,7 +29,8 @@ def test_f_is_that_of_entities():
     assert f_score([[[0, 3, "PER"]], []], GOLD) == pytest.approx(2 / 3)
 
 
-def test_entities_where_nothing_is_annotated_are_not_scored(tmp_path):
+@pytest.mark.takes(seconds=12)
+def test_entities_where_nothing_is_annotated_are_not_scored(quick_starts, tmp_path):
     found = [[(0, 3, "PER"), (3, 5, "PER"), (4, 9, "PER"), (9, 10, "PER")], [[0, 8, "LOC"]]]
     assert leave_out(found, [[(5, 7), (8, 9)], []]) == [[*found[0][:2], found[0][3]], found[1]]
     unknown = [[], [(9, 12)]]
@@ -54,6 +55,7 @@ def lines_of(log):
     return [line.split() for line in log.read_text().splitlines()]
 
 
+@pytest.mark.takes(seconds=12)
 def test_rounds_alternate_and_each_has_a_process(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     log = tmp_path / "log.txt"
@@ -71,6 +73,7 @@ def test_rounds_alternate_and_each_has_a_process(tmp_path, monkeypatch):
     assert slow["startup"] > 0.3 and slow["peak_mb"] > 10
 
 
+@pytest.mark.takes(seconds=12)
 def test_its_memory_is_not_that_of_whoever_started_it(tmp_path):
     """Linux lets a process inherit the most memory that its parent ever took."""
     own = run([fake("one", tmp_path / "log.txt")], rounds=1)["one"]["peak_mb"]

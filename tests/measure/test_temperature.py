@@ -14,6 +14,7 @@ from spacy_early_exit.measure.temperature import (
     scale_heads,
 )
 from spacy_early_exit.pipe.docs import same_words
+from tests.makers.networks import words_of_windows
 from tests.makers.pipelines import answers
 from tests.makers.texts import TEXTS, examples_of
 
@@ -44,6 +45,15 @@ def test_heads_that_are_too_sure_get_a_temperature_above_1_and_then_fit(nlp):
     assert again == pytest.approx([0.5, 2.0, 1.0, 0.25], rel=0.01)
     after = [answers(doc) for doc in nlp.pipe(TEXTS, component_cfg={NAME: {"threshold": 0}})]
     assert before == after, "at full depth nothing but confidences changes"
+
+
+def test_long_texts_are_looked_at_a_few_at_a_time(nlp, monkeypatch):
+    ner, examples = nlp.get_pipe(NAME), half_wrong(nlp)
+    at_once = fit_temperatures(ner, examples)
+    counts = words_of_windows(monkeypatch, 30)
+    assert fit_temperatures(ner, examples) == pytest.approx(at_once, rel=1e-3)
+    words = [len(eg.reference) for eg in examples]
+    assert sum(counts) == sum(words) and 2 < len(counts) and max(counts) < 30 + max(words)
 
 
 def log_loss(ner, examples):

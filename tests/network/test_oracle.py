@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from spacy_early_exit.criteria import SentenceExit, TokenExit, make_patience_exit
+from spacy_early_exit.network.all_heads import run_all_heads
 from spacy_early_exit.network.batch import Batch, Running
-from spacy_early_exit.network.loop import run_all_heads, run_with_exits
+from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.products.packed import packed
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.text.windows import batches, windows_of
@@ -63,7 +64,9 @@ def test_full_depth_gives_hugging_faces_own_states(family, networks, encoders, e
 FEW = [*TEXTS, " ".join(TEXTS * 3)]
 
 
-@pytest.mark.parametrize("texts", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=type)
+@pytest.mark.parametrize(
+    "texts", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=["few", "long"]
+)
 @pytest.mark.parametrize("prepare", PREPARE)
 def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(prepare, texts, minilm, en):
     trained = network_of(minilm)
@@ -121,6 +124,7 @@ def test_wordpieces_are_hugging_faces_own_where_words_share_them(family, network
         ),
     ),
 )
+@pytest.mark.takes(seconds=20)
 def test_fast_loop_equals_reference(family, threshold, criterion, networks, en):
     windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
     exits = compare(networks[family].network, windows, CRITERIA[criterion], threshold)
@@ -160,6 +164,7 @@ def test_fast_loop_equals_reference_whatever_becomes_of_what_left(
 
 
 @pytest.mark.parametrize("family", VARIANTS)
+@pytest.mark.takes(seconds=20)
 def test_fast_loop_equals_reference_whatever_the_options(family, networks, en):
     windows = windows_for(en, networks[family], texts_of_all_lengths(count=24))
     for threshold in (0.05, 0.2):
@@ -171,6 +176,7 @@ def exits_of(network, windows, criterion, threshold, **how):
         return run_with_exits(network, Batch.of(windows, CPU, **how), criterion, threshold).logits
 
 
+@pytest.mark.takes(seconds=15)
 @pytest.mark.parametrize(
     "criterion, threshold, long",
     rest_slow(

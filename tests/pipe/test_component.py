@@ -17,7 +17,7 @@ from spacy.training import Example
 from thinc.api import Adam
 
 import spacy_early_exit
-from spacy_early_exit.criteria.base import Plain
+from spacy_early_exit.criteria.base import CriterionBase
 from tests.makers.pipelines import answers, blank, train_small, trained_pipeline
 from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengths
 
@@ -352,7 +352,7 @@ class TestKnobs:
             nlp(TEXTS[0], component_cfg=at(speedup=3.0))
 
     def test_a_criterion_without_a_dial_refuses_it_by_name(self, nlp):
-        class Whim(Plain):
+        class Whim(CriterionBase):
             has_threshold = False
 
         ner = nlp.get_pipe(NAME)

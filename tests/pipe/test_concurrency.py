@@ -96,6 +96,7 @@ if __name__ == "__main__":
         pytest.param("forkserver", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.takes(seconds=15)
 def test_two_processes_give_the_same_however_they_start(method, nlp, tmp_path):
     nlp.to_disk(tmp_path / "pipeline")
     (tmp_path / "workers.py").write_text(WORKERS)

@@ -156,6 +156,14 @@ class TestSeveralComponents:
         doc.user_data["spacy_early_exit"][NAME]["confidence_of"] = {}
         assert ner.confidences(doc, doc) == []
 
+    def test_where_annotation_is_missing_it_was_neither_right_nor_wrong(self, doc, en, nlp):
+        ner, reference = nlp.get_pipe(NAME), en.make_doc("Zoe met Ann")
+        reference.set_ents([], missing=[reference[2:]])
+        assert ner.confidences(doc, reference) == [(0.9, False)]
+        reference.set_ents([Span(reference, 2, 3, "PER")], missing=[reference[:1]])
+        assert ner.confidences(doc, reference) == [(0.8, True)]
+        assert ner.confidences(doc, en.make_doc("Zoe met Ann")) == []
+
     def test_a_report_shows_the_layers_of_its_own_component(self, nlp):
         ner, examples = nlp.get_pipe(NAME), examples_of(nlp)
         page = collect(nlp, ner, examples, [1], rounds=0)

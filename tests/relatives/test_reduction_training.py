@@ -9,9 +9,9 @@ from spacy.training import Example
 
 from spacy_early_exit.criteria import TokenExit
 from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.network.all_heads import run_all_heads_halting
 from spacy_early_exit.network.batch import Batch, Running
-from spacy_early_exit.network.loop import run_all_heads_halting, run_layer
-from spacy_early_exit.pipe.knob import Knob
+from spacy_early_exit.pipe.dial import Knob
 from spacy_early_exit.relatives.reduction_exit import make_token_reduction
 from spacy_early_exit.relatives.reduction_loop import repeated, run_tries
 from spacy_early_exit.relatives.reduction_training import (
@@ -135,15 +135,15 @@ def test_saliency_is_the_slope_of_the_loss_towards_the_state_where_a_word_stoppe
     with torch.no_grad():
         kept = network.encoder.embeddings(batch.ids, batch.offsets)
         for number in range(1, 4):  # 4 layers: the reference is the third
-            kept = run_layer(network, number, kept, running)
+            kept = network.encoder.run_layer(number, kept, running)
             states[number] = kept
 
         def loss(state):
-            last = run_layer(network, 4, state, running)
+            last = network.encoder.run_layer(4, state, running)
             logits = network.logits(4, last[batch.piece_of_word])
             return F.cross_entropy(logits.double(), right, reduction="sum")
 
-        full = run_layer(network, 4, kept, running)
+        full = network.encoder.run_layer(4, kept, running)
         right = network.logits(4, full[batch.piece_of_word]).argmax(1)
         for word in range(0, batch.words, 5):
             piece, step = batch.piece_of_word[word], 1e-3

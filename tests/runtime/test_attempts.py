@@ -276,6 +276,7 @@ class TestTimeLimits:
 SCRIPT = """
 import os, signal, sys, threading, time
 import spacy, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
 torch.set_num_threads(int(sys.argv[2]))
 nlp = spacy.load(sys.argv[1])
 texts = ["Ann Lee lives in New York. " * 40] * 4000

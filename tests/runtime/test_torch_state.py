@@ -11,11 +11,18 @@ from spacy_early_exit.measure.temperature import fit_temperatures, scale_heads
 from spacy_early_exit.network.products import packed
 from spacy_early_exit.runtime.torch_state import usual_dtype, usual_torch
 from tests.makers.encoders import FAMILIES, VARIANTS
+from tests.makers.marks import rest_slow
 from tests.makers.pipelines import answers, blank
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 from tests.model.test_devices import STAGES
 
 NAME = "early_exit_ner"
+
+
+SOME_QUICK = rest_slow(
+    [(family,) for family in (*FAMILIES, *VARIANTS)],
+    lambda family: family in ("bert", "modernbert", "deberta-v2"),
+)
 
 
 @contextlib.contextmanager
@@ -136,7 +143,7 @@ class TestPredicting:
         with state():
             assert packed._is_faster_here() == usual
 
-    @pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
+    @pytest.mark.parametrize("family", SOME_QUICK)
     def test_answers_of_every_family_are_the_same(self, family, encoders, tmp_path):
         nlp, _ = initialized(encoders[family], threshold=0.9)
         expected = logits_of(nlp)
@@ -180,7 +187,7 @@ class TestTraining:
                 found = take_steps(*initialized(encoders["bert"], saved, **STAGES[stage]))
             assert_same(found, expected)
 
-    @pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS])
+    @pytest.mark.parametrize("family", SOME_QUICK)
     def test_every_family_is_the_same(self, family, encoders):
         expected = take_steps(*initialized(encoders[family]), steps=1)
         for name in ("float64", "several"):

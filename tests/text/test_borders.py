@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from spacy_early_exit.network.all_heads import run_all_layers
 from spacy_early_exit.network.batch import Batch
-from spacy_early_exit.network.loop import run_all_layers
 from spacy_early_exit.text.windows import batches, windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import train_small

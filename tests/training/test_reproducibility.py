@@ -4,8 +4,8 @@ import pytest
 import spacy
 import torch
 
+from spacy_early_exit.network.all_heads import run_all_heads
 from spacy_early_exit.network.batch import Batch
-from spacy_early_exit.network.loop import run_all_heads
 from spacy_early_exit.text.windows import windows_of
 from tests.makers.networks import network_of
 from tests.makers.pipelines import SEED, blank

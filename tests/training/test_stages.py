@@ -9,8 +9,9 @@ import spacy
 import torch
 
 from spacy_early_exit.criteria import SentenceExit, TokenExit
+from spacy_early_exit.network.all_heads import run_all_heads, run_all_heads_halting
 from spacy_early_exit.network.batch import Batch
-from spacy_early_exit.network.loop import run_all_heads, run_all_heads_halting, run_with_exits
+from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.reference import run_reference
 from spacy_early_exit.tags import MISSING
 from spacy_early_exit.text.windows import windows_of
@@ -168,7 +169,9 @@ def test_heads_answer_for_words_that_left_from_the_state_they_kept(trained, batc
 @pytest.mark.parametrize("pattern", ["on_policy", "off_policy", "random"])
 def test_patterns(trained, batch, pattern, encoders):
     """On-policy follows the running pass, off-policy the teacher, random nobody."""
-    stage = make_self_sampling(pattern, max_threshold=0.3, windows=[0], aggressive_share=0.8)
+    stage = make_self_sampling(
+        pattern, max_threshold=0.3, windows=[0], aggressive_share=0.8, distillation=0.0
+    )
     sure = network_of(encoders["bert"], spread=5.0).network  # its heads are always certain
     layers = {}
     for name, network, teacher in (
@@ -188,7 +191,9 @@ def test_patterns(trained, batch, pattern, encoders):
 
 
 def test_neighbourhoods_and_shares_are_drawn_for_every_window(trained, batch):
-    stage = make_self_sampling(windows=[3, 0, 1], aggressive_share=0.3, full_share=0.3)
+    stage = make_self_sampling(
+        windows=[3, 0, 1], aggressive_share=0.3, full_share=0.3, distillation=0.0
+    )
     torch.manual_seed(0)
     drawn = []  # threshold and neighbourhood
     for _ in range(60):
@@ -224,7 +229,7 @@ def test_neighbourhoods_of_any_criterion_are_drawn():
 
 
 def test_random_patterns_use_every_layer_and_spare_a_share(trained, batch):
-    stage = make_self_sampling("random", full_share=0.5)
+    stage = make_self_sampling("random", full_share=0.5, distillation=0.0)
     torch.manual_seed(0)
     shares = []
     for _ in range(40):
@@ -279,7 +284,7 @@ def test_the_deeper_a_head_the_more_it_weighs_and_none_learns_after_the_exit():
         (make_joint_training, lambda word, layer: True),
         (make_self_sampling, lambda word, layer: layer <= exits[word]),
     ):
-        loss = make().loss(answers, TAGS).item()
+        loss = make(distillation=0.0).loss(answers, TAGS).item()
         assert loss == pytest.approx(by_hand(answers, TAGS, counts), rel=1e-5)
 
 
@@ -303,13 +308,13 @@ def test_a_teacher_has_no_say_on_tags_that_it_does_not_know(settings):
     answers = at_the_end(example_answers())
     knows_less = answers._replace(teacher=answers.teacher[..., :4])
     new = torch.where(TAGS == 4, TAGS, MISSING)
-    stage = make_self_sampling(**settings)
-    plain = make_self_sampling().loss(answers, new)
+    stage = make_self_sampling(**{"distillation": 0.0, **settings})
+    plain = make_self_sampling(distillation=0.0).loss(answers, new)
     assert stage.loss(knows_less, new).item() == pytest.approx(plain.item())
     assert stage.loss(answers, new).item() != pytest.approx(plain.item())
     old = torch.where(TAGS == 4, MISSING, TAGS)
     assert stage.loss(knows_less, old).item() != pytest.approx(
-        make_self_sampling().loss(answers, old).item()
+        make_self_sampling(distillation=0.0).loss(answers, old).item()
     )
 
 

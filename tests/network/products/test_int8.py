@@ -169,17 +169,17 @@ class TestInAPipeline:
     def test_other_weights_need_another_copy(self, int8, change):
         ner = int8.get_pipe(NAME)
         network = ner.model.shims[0]
-        before = network.prepared_for("int8")
-        assert network.prepared_for("int8") is before
+        before = network.prepare_for("int8")
+        assert network.prepare_for("int8") is before
         {
             "update": lambda: int8.update(examples_of(int8), sgd=int8.resume_training()),
             "add_label": lambda: ner.add_label("NEW"),
             "scale_heads": lambda: scale_heads(ner, [2.0] * 4),
             "from_bytes": lambda: int8.from_bytes(int8.to_bytes()),
         }[change]()
-        assert network.prepared_for("int8") is not before
+        assert network.prepare_for("int8") is not before
         with network.use_params({}):
-            assert network.prepared_for("int8") is not before
+            assert network.prepare_for("int8") is not before
 
     @pytest.mark.parametrize("wrong", ["int4", True, 8])
     def test_another_precision_is_refused(self, wrong):

@@ -148,9 +148,9 @@ class TestInAPipeline:
     def test_it_is_made_once_where_it_is_faster(self, nlp, packs):
         network = nlp.get_pipe(NAME).model.shims[0]
         network.weights_changed()
-        at = network.prepared_for("fp32")
+        at = network.prepare_for("fp32")
         assert (at is not network.trained) is packs
-        assert network.prepared_for("fp32") is at
+        assert network.prepare_for("fp32") is at
 
     def test_texts_get_the_same_either_way(self, nlp, monkeypatch):
         found = []
@@ -170,9 +170,9 @@ class TestInAPipeline:
         ).from_bytes(data)
         ner, doc = nlp.get_pipe(NAME), nlp.make_doc(TEXTS[0])
         network = ner.model.shims[0]
-        before = predict(network.prepared_for("fp32"), [doc], RunSettings())[0].logits
+        before = predict(network.prepare_for("fp32"), [doc], RunSettings())[0].logits
         nlp.update(examples_of(nlp), sgd=nlp.resume_training())
-        after = predict(network.prepared_for("fp32"), [doc], RunSettings())[0].logits
+        after = predict(network.prepare_for("fp32"), [doc], RunSettings())[0].logits
         plain = predict(network.trained, [doc], RunSettings())[0].logits
         assert abs(after - plain).max() < 1e-5 < 1e-3 < abs(before - after).max()
 
@@ -180,7 +180,7 @@ class TestInAPipeline:
         monkeypatch.setattr(shim, "is_worth_packing", lambda network: True)
         network = nlp.get_pipe(NAME).model.shims[0]
         network.keep_original(copy.deepcopy(network.trained.network))
-        original = network.prepared_for("fp32").full_depth
+        original = network.prepare_for("fp32").full_depth
         assert original is not network.trained.original
         assert isinstance(original.encoder.layers[0].output, PackedLinear)
         network.keep_original(None)
@@ -195,9 +195,9 @@ class TestInAPipeline:
             return packed(original)
 
         monkeypatch.setattr(shim, "packed", meanwhile)
-        old = network.prepared_for("fp32")
+        old = network.prepare_for("fp32")
         monkeypatch.setattr(shim, "packed", packed)
-        assert network.prepared_for("fp32") is not old
+        assert network.prepare_for("fp32") is not old
 
     def test_it_can_be_pickled_and_copied_after_predicting(self, nlp, packs):
         nlp.get_pipe(NAME).model.shims[0].weights_changed()
