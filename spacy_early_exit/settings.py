@@ -1,5 +1,5 @@
-"""Every setting of a component, once: its default, what it may be, and what a calibration says of
-it. ``pipe/dial.py`` has threshold and speedup, which may be set in three places.
+"""Every setting of a component, defined once: its default, its valid values, and what a calibration
+records of it. Threshold and speedup may be set in three places and are in ``pipe/dial.py``.
 """
 
 import json
@@ -16,35 +16,36 @@ if TYPE_CHECKING:
     from .text.windows import SharedWordpieces
     from .training.base import Stage
 
-# What a component_cfg may have. spaCy may pass the same one to prediction and to training, so each
-# ignores what is for the other.
+# What a component_cfg may contain. spaCy may pass the same one to prediction and to training, so
+# each ignores the settings meant for the other.
 OF_CALLS = ("threshold", "speedup", "adaptive", "batch_size", "drop")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that all tasks have. Add a field here, and every factory, config and component
-    has it.
+    """The settings that all tasks have. A field added here reaches every factory, config and
+    component.
 
-    adaptive (bool): Whether ``pipe`` follows what its texts really cost, and moves the threshold
-        so that the speedup over all of them stays at ``speedup``.
+    adaptive (bool): Whether ``pipe`` tracks what its texts really cost and moves the threshold so
+        that the speedup over the whole stream stays at ``speedup``.
     store_exits (bool): Whether Docs keep the exit layer of every word.
-    batch_wordpieces (int): Wordpieces to a batch, at most. On a CPU batches run beside one
-        another.
+    batch_wordpieces (int): Maximum number of wordpieces in a batch. On a CPU, batches run in
+        parallel.
     threads (Optional[int]): Threads to predict with on a CPU; None: as many as torch may use, but
-        not more than there are processors for this process.
-    window_length (Optional[int]): Wordpieces of a window, special tokens included; None: as
-        many as the encoder has positions.
+        no more than the processors available to this process.
+    window_length (Optional[int]): Maximum number of wordpieces in a window, including special
+        tokens; None: as many as the encoder has positions.
     window_overlap (int): Wordpieces that neighbouring windows of a long Doc share.
-    get_spans (Optional[SpanGetter]): Gets the spans of Docs that the encoder sees by themselves,
-        such as sentences, or overlapping ones. Longer ones are cut into windows like a long Doc;
-        words in none are spans of their own. None: whole Docs.
-    kv (str): Whether words that left stay part of the context that others attend to, with the state
-        they kept (``"copy"``), or not (``"drop"``), which saves their keys and values as well.
-    halt_special (bool): Whether the encoder's special tokens leave with the first word of their
-        window, though the others still attend to them, or stay until its last one has left.
-    quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: in fp32. What is trained
-        and saved is fp32.
+    get_spans (Optional[SpanGetter]): Gets the spans of Docs that the encoder sees separately, such
+        as sentences. Spans may overlap. Long ones are cut into windows like a long Doc, and words
+        outside all spans form spans of their own. None: whole Docs.
+    kv (str): Whether words that have exited stay in the context that others attend to, with the
+        state they kept (``"copy"``), or are removed from it (``"drop"``), which saves their keys
+        and values as well.
+    halt_special (bool): Whether the encoder's special tokens exit with the first word of their
+        window or stay until its last word has exited. Other words attend to them either way.
+    quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: predict in fp32. Training
+        and saved weights are always fp32.
     """
 
     adaptive: bool = False
@@ -59,7 +60,7 @@ class Settings:
     quantize: Optional[Literal["int8"]] = None
 
     def check(self, name: str) -> None:
-        """RAISES (ValueError): If a setting makes no sense. The message says what would.
+        """RAISES (ValueError): If a setting makes no sense. The message says what would be valid.
 
         name (str): The component's name.
         """
@@ -92,10 +93,10 @@ class Settings:
         threshold: float,
         shared_wordpieces: "SharedWordpieces",
     ) -> "RunSettings":
-        """RETURNS (RunSettings): What the model is told of a call.
+        """RETURNS (RunSettings): What the model needs to know about a call.
 
-        criterion (Optional[Criterion]): Who may leave early; None: nobody.
-        threshold (float): Its threshold.
+        criterion (Optional[Criterion]): Decides which words exit early; None: no word exits.
+        threshold (float): The criterion's threshold.
         shared_wordpieces (SharedWordpieces): The model's.
         """
         of_all = {field.name: getattr(self, field.name) for field in fields(Settings)}
@@ -109,13 +110,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class RunSettings(Settings):
-    """How to run the model on a call: the component's settings, and who leaves.
+    """How to run the model on a call: the component's settings, and which words exit.
 
-    criterion (Optional[Criterion]): Who may leave early; None: nobody.
+    criterion (Optional[Criterion]): Decides which words exit early; None: no word exits.
     threshold (float): The criterion's threshold.
     shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
-        one by one, or share it.
-    stage (Optional[Stage]): How to train, where it is called for training; None: jointly.
+        one by one or do share it.
+    stage (Optional[Stage]): How to train, when it is called for training; None: jointly.
     """
 
     criterion: Optional["Criterion"] = None
@@ -125,33 +126,33 @@ class RunSettings(Settings):
 
     @property
     def precision(self) -> Literal["fp32", "int8"]:
-        """RETURNS (str): Of the products, when predicting."""
+        """RETURNS (str): The precision of matrix products when predicting."""
         return self.quantize or "fp32"
 
 
 class SettingProperty:
-    """A setting of a component as its attribute: ``ner.threads = 2``, for this process only. What
-    is set is checked. Config.cfg is where settings are kept.
+    """A setting of a component, as its attribute: ``ner.threads = 2`` holds for this process only.
+    New values are checked. Settings are saved in config.cfg.
 
-    setting (str): The setting.
+    setting (str): Name of the setting.
     """
 
     def __init__(self, setting: str):
         self.setting = setting
 
     def __get__(self, pipe: Any, owner: Any) -> Any:
-        """RETURNS (Any): What it is."""
+        """RETURNS (Any): The setting's value."""
         return self if pipe is None else getattr(pipe.settings, self.setting)
 
     def __set__(self, pipe: Any, value: Any) -> None:
-        """RAISES (ValueError): If it makes no sense."""
+        """RAISES (ValueError): If the value makes no sense."""
         settings = replace(pipe.settings, **{self.setting: value})
         settings.check(pipe.name)
         pipe.settings = settings
 
 
 def check_name(name: str) -> None:
-    """The name of a component is that of its folder in a saved pipeline.
+    """Check a component's name: it is also the name of its folder in a saved pipeline.
 
     name (str): The name.
     RAISES (ValueError): If it is a path.
@@ -164,10 +165,10 @@ def check_name(name: str) -> None:
 
 
 def check_blocks(name: str, **blocks: Any) -> None:
-    """Blocks of the config must be there, and be what such a block has to be.
+    """Check that blocks of the config are there and follow their protocols.
 
     name (str): The component's name.
-    **blocks (Any): What they are, by name.
+    **blocks (Any): The blocks, by name.
     RAISES (ValueError): If one is None, or lacks what its protocol asks for. The message names it.
     """
     for block, given in blocks.items():
@@ -187,7 +188,9 @@ def check_blocks(name: str, **blocks: Any) -> None:
 
 
 def _protocol_of(block: str) -> type:
-    """RETURNS (type): What a block has to be. Whoever has made one has imported torch."""
+    """RETURNS (type): The protocol that a block has to follow. Whoever has made a block has already
+    imported torch.
+    """
     if block == "criterion":
         from .network.criterion import Criterion
 
@@ -202,13 +205,13 @@ def _protocol_of(block: str) -> type:
 
 
 def check_choice(name: str, setting: str, given: Any, choices: Sequence[Any]) -> None:
-    """A setting must be one of a few.
+    """Check that a setting is one of its choices.
 
     name (str): The component's name.
-    setting (str): The setting's.
-    given (Any): What it is.
-    choices (Sequence[Any]): What it may be.
-    RAISES (ValueError): If it is none of them.
+    setting (str): The setting's name.
+    given (Any): The setting's value.
+    choices (Sequence[Any]): The valid values.
+    RAISES (ValueError): If the value is none of them.
     """
     if (type(given), given) not in [(type(choice), choice) for choice in choices]:
         may_be = " or ".join(json.dumps(choice).replace('"', "'") for choice in choices)
@@ -216,25 +219,25 @@ def check_choice(name: str, setting: str, given: Any, choices: Sequence[Any]) ->
 
 
 def check_least(name: str, setting: str, given: Any, least: int) -> None:
-    """A whole number must be large enough.
+    """Check that a setting is a whole number and large enough.
 
     name (str): The component's name.
-    setting (str): The setting's.
-    given (Any): What it is.
-    least (int): What it is at least.
-    RAISES (ValueError): If it is less, or no whole number.
+    setting (str): The setting's name.
+    given (Any): The setting's value.
+    least (int): The smallest valid value.
+    RAISES (ValueError): If the value is smaller, or not a whole number.
     """
     if type(given) is not int or given < least:
         raise ValueError(f"{setting} of '{name}' must be {least} or more, not {given}.")
 
 
 def check_known(name: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Settings must be known.
+    """Check that settings exist.
 
     name (str): The component's name.
     given (Iterable[str]): The settings that were given.
-    known (Sequence[str]): Those that there are.
-    RAISES (ValueError): If one is unknown. The message says what may have been meant.
+    known (Sequence[str]): The settings that exist.
+    RAISES (ValueError): If one does not exist. The message suggests what was meant.
     """
     for key in given:
         if key not in known:
@@ -242,17 +245,17 @@ def check_known(name: str, given: Iterable[str], known: Sequence[str]) -> None:
 
 
 def _meant(key: str, known: Sequence[str]) -> str:
-    """RETURNS (str): What may have been meant by a key that is not known."""
+    """RETURNS (str): A suggestion of what an unknown key was meant to be."""
     nearest = get_close_matches(key.lower(), known, n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def check_call(name: str, given: Mapping[str, Any]) -> None:
-    """What a component is called with must be known.
+    """Check that a component knows the arguments of a call.
 
     name (str): The component's name.
-    given (Mapping[str, Any]): What a component_cfg has that the method itself does not take.
-    RAISES (ValueError): If something in it is unknown. The message says what may have been meant.
+    given (Mapping[str, Any]): What a component_cfg contains that the method itself does not take.
+    RAISES (ValueError): If an argument is unknown. The message suggests what was meant.
     """
     for key in given:
         if key not in OF_CALLS:
