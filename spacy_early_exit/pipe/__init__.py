@@ -1,1 +1,1 @@
-"""spaCy's side: the pipeline component, whatever its task. Imports no torch when it is imported."""
+"""spaCy's side: the pipeline component, whatever its task. Importing it does not import torch."""

@@ -1,7 +1,7 @@
 """What spaCy asks of a trainable pipe: labels, prediction, training and files. No torch.
 
-``task.py`` says what a task is; ``dial.py`` has threshold and speedup; ``stream.py`` annotates a
-stream; ``targets.py`` has what is learnt from examples; ``saved.py`` saves and loads.
+``task.py`` says what a task is. ``dial.py`` has threshold and speedup. ``stream.py`` annotates a
+stream. ``targets.py`` finds what is learnt from examples. ``saved.py`` saves and loads.
 """
 
 import warnings
@@ -58,15 +58,15 @@ register_extensions()
 
 class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
     """What all tasks have in common: a transformer tags words and stops, word by word, when it is
-    sure. What the tags are, and what becomes of them, is a subclass's: see ``tasks/``.
+    sure. Subclasses define what the tags are and what becomes of them: see ``tasks/``.
 
     vocab (Vocab): The shared vocabulary.
-    model (Model): The model, of ``spacy-early-exit.EarlyExitTagger.v2``.
+    model (Model): The model, made by ``spacy-early-exit.EarlyExitTagger.v2``.
     name (Optional[str]): Name of this instance; None: the factory's.
-    criterion (Criterion): Who may leave after a layer.
+    criterion (Criterion): Decides which words exit after a layer.
     decoder (Decoder): How exit logits become tags.
     training (Stage): How ``update`` trains.
-    threshold (Optional[float]): The criterion's threshold, in [0, 1]; 0: never leave.
+    threshold (Optional[float]): The criterion's threshold, in [0, 1]; 0: no word exits.
     speedup (Optional[float]): Speedup to aim at, full-depth cost / spent cost; 1: full depth.
     scorer (Optional[Callable]): The scorer; None: there is nothing to score.
     settings (Any): The fields of ``settings_class``.
@@ -109,7 +109,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         self.decoder = decoder.for_scheme(self.scheme)
         self.training = training
         self.scorer = self.default_scorer if scorer == "default" else scorer
-        # The knobs are read from here on every call, and stored in config.cfg alone.
+        # The knobs are read from here on every call. They are saved in config.cfg alone.
         self.cfg: Dict[str, Any] = {"threshold": threshold, "speedup": speedup}
         self._labels: List[str] = []
         knob = config_knob(self.cfg)
@@ -128,12 +128,12 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         return list(self._labels)
 
     def add_label(self, label: str) -> int:
-        """Add a label. After training, the heads grow by rows of random weights: train
+        """Add a label. In a trained component the heads grow by rows of random weights: train
         further before using it.
 
         label (str): The label.
         RETURNS (int): 0 if it is already there, otherwise 1.
-        RAISES (ValueError): If it can't be one.
+        RAISES (ValueError): If it can't be a label.
         """
         self.check_new_labels([label])
         if label in self._labels:
@@ -161,10 +161,10 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         doc (Doc): The Doc, changed in place.
         threshold (Optional[float]): The criterion's threshold, for this call.
         speedup (Optional[float]): Speedup to aim at, for this call.
-        adaptive (Optional[bool]): As in ``pipe``: here it is refused.
-        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
+        adaptive (Optional[bool]): As in ``pipe``. Here, true is refused if a speedup is in force.
+        others (Any): Ignored if a component_cfg may contain it for other calls; otherwise refused.
         RETURNS (Doc): The Doc.
-        RAISES (ValueError): If the speedup is to be held over a stream: this is but one text.
+        RAISES (ValueError): If the speedup is to be held over a stream: this is only one text.
         """
         check_call(self.name, others)
         knob = make_knob(threshold, speedup, "this call")
@@ -190,14 +190,14 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         """Annotate a stream.
 
         stream (Iterable[Doc]): The Docs, changed in place.
-        batch_size (int): Docs to collect, fewer where they are long; they are sorted by length and
-            computed in batches of ``batch_wordpieces``.
+        batch_size (int): Number of Docs to collect; fewer if they are long. They are sorted by
+            length and computed in batches of ``batch_wordpieces``.
         threshold (Optional[float]): The criterion's threshold, for this call.
         speedup (Optional[float]): Speedup to aim at, for this call.
-        adaptive (Optional[bool]): Whether to move the threshold so that the speedup over the
-            stream stays at ``speedup``; None: as in the config. With ``n_process > 1`` every
-            process does so for its own share of the stream.
-        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
+        adaptive (Optional[bool]): Whether to move the threshold so that the speedup over the stream
+            stays at ``speedup``; None: as in the config. With ``n_process > 1``, every process does
+            so for its own share of the stream.
+        others (Any): Ignored if a component_cfg may contain it for other calls; otherwise refused.
         YIELDS (Doc): The Docs, in order.
         """
         check_call(self.name, others)
@@ -227,7 +227,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         """Write answers and records into Docs.
 
         docs (Iterable[Doc]): The Docs.
-        scores (Sequence[Prediction]): What ``predict`` said of them.
+        scores (Sequence[Prediction]): What ``predict`` returned for them.
         """
         for doc, prediction in zip(docs, scores):
             self.annotate(doc, prediction)
@@ -242,13 +242,13 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         labels: Optional[Sequence[str]] = None,
         start_from: Optional[str] = None,
     ) -> None:
-        """Fetch the encoder and make a head for every layer, or go on from a trained pipeline.
+        """Fetch the encoder and make a head for every layer, or continue from a trained pipeline.
 
-        get_examples (Callable): Gives examples, from which labels are read.
+        get_examples (Callable): Returns examples, from which the labels are read.
         nlp (Optional[Language]): The pipeline.
-        labels (Optional[Sequence[str]]): The labels, in place of those of the examples.
-        start_from (Optional[str]): Folder of a pipeline whose component of this name lends its
-            weights and labels, for another stage of training.
+        labels (Optional[Sequence[str]]): The labels, instead of those in the examples.
+        start_from (Optional[str]): Folder of a pipeline. Weights and labels come from its component
+            of this name, for another stage of training.
         RAISES (ValueError): If there are no labels, or one is not valid, or the encoder or pipeline
             can't be loaded.
         """
@@ -284,9 +284,9 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
 
         examples (Iterable[Example]): The batch.
         drop (float): Dropout rate, everywhere in the network.
-        sgd (Optional[Optimizer]): Takes a step, if given; else gradients add up.
+        sgd (Optional[Optimizer]): Takes a step, if given; otherwise gradients accumulate.
         losses (Optional[Dict[str, float]]): Updated in place, under the component's name.
-        others (Any): Ignored if a component_cfg may have it for other calls, else refused.
+        others (Any): Ignored if a component_cfg may contain it for other calls; otherwise refused.
         RETURNS (Dict[str, float]): The losses.
         RAISES (ValueError): If the loss is NaN or infinite. The message names the layer.
         """
@@ -296,7 +296,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         examples = list(examples)
         validate_examples(examples, f"{type(self).__name__}.update")
         self._shim.check_learned(self.name, self.decoder, self.criterion)
-        # Its stage says who leaves: not the threshold or speedup in force.
+        # The stage decides which words exit, not the threshold or speedup in force.
         run = replace(self.ready(Knob(speedup=1.0)), criterion=self.criterion, stage=self.training)
         set_dropout_rate(self.model, drop)
         scores, backprop = self.model.begin_update(([eg.predicted for eg in examples], run))
@@ -311,10 +311,10 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
     def get_loss(
         self, examples: Iterable[Example], scores: "JointLogits"
     ) -> Tuple[float, "Gradient"]:
-        """Compare what all heads say with the annotation.
+        """Compare the logits of all heads with the annotation.
 
         examples (Iterable[Example]): The batch.
-        scores (JointLogits): What the heads say.
+        scores (JointLogits): The logits of all heads.
         RETURNS (Tuple[float, Gradient]): The loss, summed over words, and its gradient.
         """
         from ..training.base import loss_and_gradient
@@ -330,11 +330,11 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         losses: Optional[Dict[str, float]] = None,
         **config: Any,
     ) -> Dict[str, float]:
-        """Learn nothing, and say so: there is no rehearsal of this component.
+        """Learn nothing, and warn: this component does not support rehearsal.
 
         examples (Iterable[Example]): Ignored.
-        losses (Optional[Dict[str, float]]): The losses of others, returned as they are.
-        RETURNS (Dict[str, float]): These losses.
+        losses (Optional[Dict[str, float]]): The losses of other components, returned unchanged.
+        RETURNS (Dict[str, float]): The same losses.
         """
         warnings.warn(
             f"'{self.name}' can't rehearse: nlp.rehearse leaves it as it is. To keep what it knows "
@@ -345,7 +345,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         return {} if losses is None else losses
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): The scores of annotated examples."""
+        """RETURNS (Dict[str, Any]): The scores on annotated examples."""
         scores: Dict[str, Any] = super().score(examples, **{"name": self.name, **kwargs})
         return scores
 
@@ -361,8 +361,8 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         return self._shim.trained.network
 
     def ready_to_predict(self, call: Knob = Knob()) -> RunSettings:
-        """RETURNS (RunSettings): Like ``ready``, but also prepare what is derived from the weights,
-        so that a fault of the whole pipeline isn't blamed on single Docs.
+        """RETURNS (RunSettings): As ``ready``. Also prepares what is derived from the weights, so
+        that a fault of the whole pipeline isn't blamed on single Docs.
         """
         run = self.ready(call)
         self._shim.check_learned(self.name, self.decoder, self.criterion)
@@ -372,9 +372,10 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
     def ready(self, call: Knob = Knob()) -> RunSettings:
         """Get ready to run at a threshold or speedup.
 
-        call (Knob): That of a call. Where it has none, that of the property or config is in force.
+        call (Knob): The knob of a call. If it is not set, the one of the property or config is in
+            force.
         RETURNS (RunSettings): How to run the model, checked.
-        RAISES (ValueError): If there are no weights yet, or they do not go with a setting.
+        RAISES (ValueError): If there are no weights yet, or a setting does not suit them.
         """
         if not self._shim.is_trained:
             raise ValueError(

@@ -1,5 +1,5 @@
-"""The dial of a component: threshold or speedup, of a call, the property or the config, in this
-order. And the calibration that turns the one into the other.
+"""The dial of a component: its threshold or speedup, taken from the call, the property or the
+config, in this order. The calibration turns a speedup into a threshold.
 """
 
 import multiprocessing
@@ -21,10 +21,10 @@ DEFAULT_THRESHOLD = 0.1
 
 @dataclass(frozen=True)
 class Knob:
-    """Threshold or speedup as set at one place; both None: nothing is set there.
+    """Threshold or speedup, as set in one place; both None: nothing is set there.
 
     threshold (Optional[float]): The criterion's threshold, in [0, 1].
-    speedup (Optional[float]): Speedup asked for, full-depth cost / spent cost, at least 1.
+    speedup (Optional[float]): The speedup asked for, full-depth cost / spent cost, at least 1.
     """
 
     threshold: Optional[float] = None
@@ -37,7 +37,7 @@ class Knob:
 
 
 def make_knob(threshold: Any, speedup: Any, place: str) -> Knob:
-    """Check what was set at one place.
+    """Check what was set in one place.
 
     threshold (Any): What was given as threshold; None: nothing.
     speedup (Any): What was given as speedup; None: nothing.
@@ -69,7 +69,8 @@ def make_knob(threshold: Any, speedup: Any, place: str) -> Knob:
 
 
 def config_knob(cfg: Dict[str, Any]) -> Knob:
-    """Read the knob of a component's config, whose default threshold gives way to a speedup.
+    """Read the knob of a component's config, where a speedup takes precedence over the default
+    threshold.
 
     cfg (Dict[str, Any]): With ``threshold`` and ``speedup``.
     RETURNS (Knob): The knob.
@@ -83,13 +84,13 @@ def config_knob(cfg: Dict[str, Any]) -> Knob:
 
 
 def check_knob(name: str, knob: Knob, criterion: "Criterion", adaptive: bool = False) -> None:
-    """A knob must be one of the criterion's, and a speedup where it is to be held.
+    """Check that a knob suits the criterion, and that it is a speedup if one is to be held.
 
     name (str): The component's name.
     knob (Knob): The knob.
-    criterion (Criterion): Who may leave.
+    criterion (Criterion): Decides which words exit.
     adaptive (bool): Whether a speedup is to be held.
-    RAISES (ValueError): If it is not.
+    RAISES (ValueError): If it does not suit, or is no speedup.
     """
     if knob.threshold and not criterion.has_threshold:
         raise ValueError(
@@ -124,7 +125,7 @@ class Dial:
     criterion: "Criterion"
     decoder: "Decoder"
     settings: Settings
-    cfg: Dict[str, Any]  # what the config has: threshold and speedup
+    cfg: Dict[str, Any]  # the config's threshold and speedup
     calibration: Optional[Calibration] = None
     _property = Knob()
     _kept_controller: Optional[Controller] = None
@@ -132,7 +133,7 @@ class Dial:
 
     @property
     def threshold(self) -> Optional[float]:
-        """The threshold in force, None if a speedup is. Settable, for this process only."""
+        """The threshold in force; None if a speedup is. It can be set, for this process only."""
         return self._knob().threshold
 
     @threshold.setter
@@ -141,7 +142,7 @@ class Dial:
 
     @property
     def speedup(self) -> Optional[float]:
-        """The speedup in force, None if a threshold is. Settable, for this process only."""
+        """The speedup in force; None if a threshold is. It can be set, for this process only."""
         return self._knob().speedup
 
     @speedup.setter
@@ -149,7 +150,7 @@ class Dial:
         self._set_property(make_knob(None, value, f"the property speedup of '{self.name}'"))
 
     def _set_property(self, knob: Knob) -> None:
-        self._run_settings(knob if knob.is_set else config_knob(self.cfg))  # refuses bad ones
+        self._run_settings(knob if knob.is_set else config_knob(self.cfg))  # refuses invalid ones
         self._property = knob
 
     def _knob(self, call: Knob = Knob()) -> Knob:
@@ -158,7 +159,8 @@ class Dial:
     def configure(
         self, *, threshold: Optional[float] = None, speedup: Optional[float] = None
     ) -> None:
-        """Set what ``cfg`` holds, and drop the properties. See ``spacy_early_exit.configure``.
+        """Set the values in ``cfg``, and drop those of the properties. See
+        ``spacy_early_exit.configure``.
 
         threshold (Optional[float]): The criterion's threshold.
         speedup (Optional[float]): Speedup to aim at.
@@ -174,7 +176,7 @@ class Dial:
         self._property = Knob()
 
     def calibrated(self) -> Calibration:
-        """Get the calibration, if it is one of what is here now.
+        """Get the calibration, if it was measured with what the component has now.
 
         RETURNS (Calibration): The calibration.
         RAISES (ValueError): If there is none, or something it depends on has changed since. The
@@ -186,7 +188,7 @@ class Dial:
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
         shared = self._shim.shared_wordpieces
         return {
-            # Calibrations from before there was this setting do not tell of it.
+            # Calibrations made before this setting existed do not record it.
             **({} if shared == "keep" else {"shared wordpieces": shared}),
             "weights": self._shim.fingerprint(),
             **self.settings.fingerprint(),
@@ -204,7 +206,7 @@ class Dial:
         return self.settings.to_run(criterion, threshold, self._shim.shared_wordpieces)
 
     def _follows(self, knob: Knob, adaptive: Optional[bool]) -> bool:
-        """RETURNS (bool): Whether there is a speedup in force that is to be held."""
+        """RETURNS (bool): Whether a speedup is in force and is to be held."""
         speedup = self._knob(knob).speedup
         if adaptive and speedup is None:
             raise ValueError(
@@ -218,13 +220,13 @@ class Dial:
         speedup = self._knob(knob).speedup or 1.0
         if not in_spacy_worker():
             return Controller(self.calibrated(), speedup)
-        # spaCy's workers call pipe anew for every batch of theirs, and end with the stream.
+        # spaCy's workers call pipe again for each of their batches, and end with the stream.
         if self._kept_controller is None:
             self._kept_controller = Controller(self.calibrated(), speedup)
         return self._kept_controller
 
 
 def in_spacy_worker() -> bool:
-    """RETURNS (bool): Whether this is a process of ``nlp.pipe(n_process=...)``."""
+    """RETURNS (bool): Whether this process is a worker of ``nlp.pipe(n_process=...)``."""
     target = getattr(multiprocessing.current_process(), "_target", None)
     return getattr(target, "__module__", None) == "spacy.language"

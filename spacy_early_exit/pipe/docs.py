@@ -1,4 +1,4 @@
-"""What tasks read from Docs, and copies of these."""
+"""What tasks read from Docs, and copies of Docs."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def is_space(token: Token) -> bool:
     """RETURNS (bool): Whether a token is white space. ``Token.is_space`` asks its vocabulary, which
-    may be one that knows no attributes of words.
+    may have no lexical attributes.
     """
     return bool(token.text.isspace())
 
@@ -30,10 +30,10 @@ def same_words(doc: Doc) -> Doc:
 
 
 def copy_sentences(source: Doc, target: Doc) -> None:
-    """Let sentences begin where those of another Doc of the same text do, if it has any.
+    """Copy sentence boundaries, if there are any, from another Doc of the same text.
 
-    source (Doc): The other Doc. Its words may be other ones.
-    target (Doc): The Doc, changed in place, unless a parse says what its sentences are.
+    source (Doc): The other Doc. It may be tokenized differently.
+    target (Doc): The Doc, changed in place, unless its sentences come from a parse.
     """
     if source.has_annotation("SENT_START") and not target.has_annotation("DEP"):
         starts = {token.idx for token in source if token.is_sent_start}
@@ -42,7 +42,7 @@ def copy_sentences(source: Doc, target: Doc) -> None:
 
 
 def exit_layers(doc: Doc, exits: "DocExits") -> Ints:
-    """RETURNS (Ints): The layer at which each word left, from 1; 0 without wordpieces.
+    """RETURNS (Ints): The layer at which each word exited, from 1; 0 for words without wordpieces.
     *Shape:* ``(words of the Doc,)``
     """
     layers = np.zeros(len(doc), dtype=np.int64)

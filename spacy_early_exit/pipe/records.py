@@ -1,4 +1,4 @@
-"""What a Doc tells about the run that annotated it.
+"""What a Doc says about the run that annotated it.
 
 ``Doc._.early_exit``, ``Token._.exit_layer`` and ``Span._.confidence`` read the plain values
 that the component leaves in ``doc.user_data``, so they survive ``Doc.to_bytes``, pickling and
@@ -13,15 +13,17 @@ from spacy.tokens import Doc, Span, Token
 KEY = "spacy_early_exit"
 
 
-Record = Mapping[str, Any]  # as it lies in user_data
+Record = Mapping[str, Any]  # as stored in user_data
 
 
 class ExitRecord(Dict[str, Any]):
-    """What one component spent on a Doc. A plain dict as well, so that it can go into JSON."""
+    """What one component spent on a Doc. It is also a plain dict, so that it can be written as
+    JSON.
+    """
 
     @property
     def spent(self) -> int:
-        """RETURNS (int): MACs of the method."""
+        """RETURNS (int): The MACs that the method spent."""
         return int(self["spent"])
 
     @property
@@ -31,7 +33,7 @@ class ExitRecord(Dict[str, Any]):
 
     @property
     def layers(self) -> Optional[Tuple[int, ...]]:
-        """RETURNS (Optional[Tuple[int, ...]]): The layer at which each word left, counted from 1;
+        """RETURNS (Optional[Tuple[int, ...]]): The layer at which each word exited, counted from 1;
         0 for words without wordpieces. None unless the component has ``store_exits = true``.
         """
         layers: Optional[Tuple[int, ...]] = self["layers"]
@@ -46,18 +48,18 @@ def write_record(
     layers: Optional[List[int]],
     confidences: List[Tuple[int, int, str, float]],
 ) -> None:
-    """Leave a record in a Doc.
+    """Store a record in a Doc.
 
     doc (Doc): The Doc.
     component (str): Name of the component.
-    spent (int): MACs of the method.
+    spent (int): The MACs that the method spent.
     full (int): MACs of full depth with one head.
     layers (Optional[List[int]]): The exit layer of each word, if they are kept.
-    confidences (List[Tuple[int, int, str, float]]): Of each entity, its first character, the
-        one after its last, its label, and the confidence.
+    confidences (List[Tuple[int, int, str, float]]): For each entity: its first character, the one
+        after its last, its label, and its confidence.
     """
     records = doc.user_data.setdefault(KEY, {})
-    # A second run keeps the entities of the first: so it keeps what was said of them.
+    # A second run keeps the entities of the first, so it also keeps what was recorded of them.
     known = records.get(component, {}).get("confidence_of", {})
     kept = {key: known[key] for key in map(_key, doc.ents) if key in known}
     records[component] = {
@@ -95,7 +97,7 @@ def get_exit_layer(token: Token, component: Optional[str] = None) -> Optional[in
     token (Token): The token.
     component (Optional[str]): Name of the component; None: the first early-exit component that ran
         and stored exits.
-    RETURNS (Optional[int]): The layer at which the token left it, counted from 1; 0 for a word
+    RETURNS (Optional[int]): The layer at which the token exited, counted from 1; 0 for a word
         without wordpieces. None if exits were not stored.
     """
     doc = token.doc
@@ -112,18 +114,18 @@ def get_confidence(span: Span, component: Optional[str] = None) -> Optional[floa
     span (Span): The span.
     component (Optional[str]): Name of the component; None: the first one that set this entity.
     RETURNS (Optional[float]): For an entity that an early-exit component set, the smallest
-        posterior of the decoded tags over its words, each at its exit. Else None.
+        posterior of the decoded tags over its words, each at its exit. Otherwise None.
     """
     doc, key = span.doc, _key(span)
     for record in _stored(doc, component):
-        confidence = record.get("confidence_of", {}).get(key)  # Docs kept from before have none
+        confidence = record.get("confidence_of", {}).get(key)  # older saved Docs have none
         if confidence is not None and _is_of(doc, record):
             return float(confidence)
     return None
 
 
-# What follows is asked for every word and every entity: nothing is copied, and nothing is kept
-# that could lie beyond the Doc.
+# What follows is called for every word and every entity: nothing is copied, and nothing is cached
+# that could outlive the Doc.
 
 
 def _stored(doc: Doc, component: Optional[str]) -> Iterable[Record]:
@@ -136,8 +138,8 @@ def _stored(doc: Doc, component: Optional[str]) -> Iterable[Record]:
 
 
 def _layers(doc: Doc, record: Record) -> Optional[Sequence[int]]:
-    """RETURNS (Optional[Sequence[int]]): The exit layers, if they are kept and still one a word: a
-    retokenization may have changed that.
+    """RETURNS (Optional[Sequence[int]]): The exit layers, if they are kept and there is still one
+    per word: retokenization may have changed that.
     """
     layers: Optional[Sequence[int]] = record["layers"]
     if layers is None or len(layers) != len(doc) or not _is_of(doc, record):
@@ -146,17 +148,19 @@ def _layers(doc: Doc, record: Record) -> Optional[Sequence[int]]:
 
 
 def _key(span: Span) -> str:
-    """RETURNS (str): What an entity is found by: characters, since words may be merged."""
+    """RETURNS (str): The key of an entity: its characters, since words may be merged."""
     return f"{span.start_char} {span.end_char} {span.label_}"
 
 
 def _is_of(doc: Doc, record: Record) -> bool:
-    """RETURNS (bool): Whether a record is of the whole Doc, not of a part or of one of several."""
+    """RETURNS (bool): Whether a record describes the whole Doc, and not a part of it or one of
+    several Docs merged.
+    """
     return bool(record["characters"] == _characters(doc))
 
 
 def _characters(doc: Doc) -> int:
-    """RETURNS (int): Length of the text, without white space after its last word."""
+    """RETURNS (int): Length of the text, without trailing white space."""
     if not len(doc):
         return 0
     last = doc[-1]
@@ -164,11 +168,11 @@ def _characters(doc: Doc) -> int:
 
 
 def set_records(doc: Doc, value: Optional[Mapping[str, Record]]) -> None:
-    """Setter of ``Doc._.early_exit``, for ``doc_cleaner``, ``Doc.from_json`` and their like.
+    """Setter of ``Doc._.early_exit``, for ``doc_cleaner``, ``Doc.from_json`` and the like.
 
     doc (Doc): The Doc.
-    value (Optional[Mapping[str, Record]]): None: the records are removed, with exit layers and
-        confidences. Else what the getter gives, of which confidences are no part.
+    value (Optional[Mapping[str, Record]]): What the getter returns, which does not include
+        confidences. None: the records are removed, along with exit layers and confidences.
     RAISES (ValueError): If it is something else.
     """
     try:
@@ -189,7 +193,7 @@ def set_records(doc: Doc, value: Optional[Mapping[str, Record]]) -> None:
 
 
 def refuse(obj: Union[Token, Span], value: Any) -> None:
-    """Setter of what can't be set.
+    """Setter of an attribute that can't be set.
 
     RAISES (AttributeError): Always.
     """
@@ -207,14 +211,14 @@ EXTENSIONS = (
 
 
 def register_extensions() -> None:
-    """Register the extension attributes, where no other package has taken the name."""
+    """Register the extension attributes, unless another package has taken the name."""
     for holder, name, getter, setter in EXTENSIONS:
         if not holder.has_extension(name):
             holder.set_extension(name, getter=getter, setter=setter)
 
 
 def warn_if_names_are_taken() -> None:
-    """Say so where somebody else has an extension attribute of our name."""
+    """Warn if another package has registered an extension attribute with one of our names."""
     for holder, name, getter, _ in EXTENSIONS:
         if holder.get_extension(name)[2] is not getter:
             warnings.warn(

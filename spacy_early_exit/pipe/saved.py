@@ -20,8 +20,8 @@ Itself = TypeVar("Itself", bound="Saved")
 
 
 class Saved:
-    """What a component saves and loads. What is loaded may be anybody's: it is checked before
-    anything of the component changes.
+    """What a component saves and loads. Loaded files may be untrusted: they are checked before
+    anything in the component changes.
     """
 
     name: str
@@ -34,16 +34,16 @@ class Saved:
     _shim: Any
 
     def check_labels(self, labels: Sequence[str]) -> None:
-        """RAISES (ValueError): If they can't be those of a saved component of this task."""
+        """RAISES (ValueError): If no saved component of this task can have these labels."""
 
     def to_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> None:
-        """Save the trained state. Settings are not in it: config.cfg is where they are kept.
+        """Save the trained state. Settings are not part of it: they are saved in config.cfg.
 
-        path (Union[str, Path]): The folder. If it can't be written to, or the disk is full, what is
-            in it stays as it is. Files of a network saved there before, which this component does
-            not have, are removed.
+        path (Union[str, Path]): The folder. If it can't be written to, or the disk is full, its
+            content stays as it is. Files of a network saved there earlier are removed if this
+            component does not have them.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
-        RAISES (OSError): If the folder, or one in it, can't be written to, or is a link, or the
+        RAISES (OSError): If the folder or one inside it can't be written to or is a link, or if the
             disk is full.
         """
         from ..files.network import FILES
@@ -59,14 +59,15 @@ class Saved:
             util.to_disk(folder, serialize, exclude)
 
     def from_disk(self: Itself, path: Union[str, Path], *, exclude: Iterable[str] = ()) -> Itself:
-        """Load what ``to_disk`` saved. Needs no network, and runs no code from it. Not while other
-        threads predict with this component: load another pipeline in its place.
+        """Load what ``to_disk`` saved. It needs no internet connection and runs no code from the
+        folder. Do not call it while other threads predict with this component: load another
+        pipeline instead.
 
         path (Union[str, Path]): The folder.
         exclude (Iterable[str]): ``cfg``, ``vocab`` or ``model``.
         RETURNS (Saved): Itself.
-        RAISES (ValueError): If a file is missing or damaged; the message names it. The component
-            stays as it was then.
+        RAISES (ValueError): If a file is missing or damaged. The message names it, and the
+            component stays as it was.
         """
         from ..model.shim import trained_on_disk
 
@@ -79,7 +80,7 @@ class Saved:
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """RETURNS (bytes): What ``to_disk`` saves, in one."""
+        """RETURNS (bytes): What ``to_disk`` saves, as bytes."""
         model = b"" if "model" in exclude else self._shim.to_bytes()
         state = self._state(model=checksum(model) if model else None)
         serialize = {
@@ -91,7 +92,7 @@ class Saved:
         return data
 
     def from_bytes(self: Itself, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> Itself:
-        """Load what ``to_bytes`` gave. See ``from_disk``."""
+        """Load what ``to_bytes`` returned. See ``from_disk``."""
         from ..model.shim import trained_in_bytes
 
         exclude, present = [*exclude], self._shim.trained_or_none
@@ -108,7 +109,9 @@ class Saved:
         return State(tuple(self._labels), self._shim.is_trained, self.calibration, **checksums)
 
     def _check_that_they_fit(self, state: Optional[State], trained: Optional["Trained"]) -> None:
-        """RAISES (ValueError): If this state, or else the present one, is not of this network."""
+        """RAISES (ValueError): If this state, or the present one if there is none, does not belong
+        to this network.
+        """
         if trained is None:
             return
         known = None if state is None else state.labels
@@ -118,11 +121,11 @@ class Saved:
                 f"'{self.name}' was saved with {labels} labels in its cfg file, but its weights "
                 f"have {trained.network.tags} tags: the files are not of one pipeline."
             )
-        # Not the knob of the config: an outdated calibration must not keep it from loading.
+        # The config's knob is not checked: an outdated calibration must not keep it from loading.
         trained.check_window_length(self.settings.window_length)
 
     def _take(self, state: Optional[State], trained: Optional["Trained"]) -> None:
-        """Become what was read. It is checked: nothing fails from here on."""
+        """Take over what was read. It has been checked: nothing fails from here on."""
         if state is not None:
             self._labels = self._labels if state.labels is None else [*state.labels]
             self.calibration = state.calibration

@@ -1,4 +1,4 @@
-"""A component that another pipeline sources is not copied: spaCy has both pipelines share it."""
+"""spaCy does not copy a component that another pipeline sources: both pipelines share it."""
 
 import gc
 import warnings
@@ -27,16 +27,16 @@ def made_in(nlp: Language, pipe: Component) -> Component:
 
 
 def warn_if_shared(pipe: TrainablePipe, nlp: Optional[Language] = None) -> None:
-    """Say so, once, where a component is in several places. Wherever it is used, that is noticed in
-    the pipeline that it was made for: it is there twice, or no longer by the name that it was
-    added by last. Where the pipeline that uses it is known, all others are looked through, too.
+    """Warn, once, if a component is in several places. The pipeline that it was made for shows this
+    wherever the component is used: the component is in it twice, or no longer under the name last
+    given to it. If the pipeline that uses it is known, all other pipelines are searched, too.
 
     pipe (TrainablePipe): The component.
     nlp (Optional[Language]): The pipeline that uses it, if that is known.
     """
     if _elsewhere(pipe, nlp) is None:
         return
-    gc.collect()  # a pipeline that nobody has any more is not gone before
+    gc.collect()  # a pipeline that nobody uses any more stays until then
     found = _elsewhere(pipe, nlp)
     if found is None:
         return
@@ -53,12 +53,12 @@ def warn_if_shared(pipe: TrainablePipe, nlp: Optional[Language] = None) -> None:
 
 
 def _elsewhere(pipe: TrainablePipe, nlp: Optional[Language]) -> Optional[Tuple[str, str]]:
-    """RETURNS (Optional[Tuple[str, str]]): Who else has a component, and what it is called there;
-    None if nobody has, or it has been said.
+    """RETURNS (Optional[Tuple[str, str]]): Which other pipeline has a component, and its name
+    there; None if there is no other, or the warning has been given.
     """
     if pipe in _said_of:
         return None
-    made = _made_in.get(pipe)  # not known of what was pickled
+    made = _made_in.get(pipe)  # unknown after unpickling
     used = nlp if made is None or nlp is not None else made()
     names = [] if used is None else _names(pipe, used)
     if len(names) > 1:
@@ -75,5 +75,5 @@ def _names(pipe: TrainablePipe, nlp: Language) -> List[str]:
 
 
 def _pipelines() -> List[Language]:
-    """RETURNS (List[Language]): All that there are in this process."""
+    """RETURNS (List[Language]): All pipelines in this process."""
     return [known for known in gc.get_objects() if issubclass(type(known), Language)]

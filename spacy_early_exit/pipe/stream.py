@@ -1,4 +1,4 @@
-"""A stream of Docs: in groups, one bad text alone, and at a speedup that is to be held."""
+"""A stream of Docs is annotated in groups, with bad texts on their own, and can hold a speedup."""
 
 import warnings
 from dataclasses import replace
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .component import EarlyExitPipe
     from .task import Prediction
 
-MAX_WORDS = 50_000  # to collect from a stream; more would gain nothing in speed
+MAX_WORDS = 50_000  # to collect from a stream; more would not be faster
 CHANGED = ValueError("The Doc has other words than when it was predicted.")
 
 
@@ -31,10 +31,10 @@ def annotate_stream(
 
     pipe (EarlyExitPipe): The component.
     stream (Iterable[Doc]): The Docs, changed in place.
-    batch_size (int): Docs to collect, at most.
+    batch_size (int): Maximum number of Docs to collect.
     run (RunSettings): How to run the model.
-    controller (Optional[Controller]): Moves the threshold as Docs are accounted for; None: it stays
-        where it is.
+    controller (Optional[Controller]): Moves the threshold as the cost of Docs becomes known; None:
+        the threshold stays as it is.
     YIELDS (Doc): The Docs, in order, without those that failed.
     """
     try:
@@ -50,8 +50,8 @@ def annotate_stream(
 
 
 def annotate(pipe: "EarlyExitPipe", docs: List[Doc], run: RunSettings) -> Iterator[Doc]:
-    """Annotate some Docs. If a batch fails, its Docs are tried one by one: only bad ones meet the
-    error handler.
+    """Annotate some Docs. If a batch fails, its Docs are tried one by one, so that only bad ones
+    reach the error handler.
 
     pipe (EarlyExitPipe): The component.
     docs (List[Doc]): The Docs, changed in place.
@@ -86,10 +86,11 @@ def _write(
 
     pipe (EarlyExitPipe): The component.
     docs (List[Doc]): The Docs, changed in place.
-    lengths (List[int]): How many words each had when it was predicted.
+    lengths (List[int]): How many words each Doc had when it was predicted.
     predictions (List[Prediction]): The answers.
-    RETURNS (List[Optional[Exception]]): What kept each from being written. That is CHANGED for the
-        same Doc once more, whose characters are words by now.
+    RETURNS (List[Optional[Exception]]): For each Doc, what kept its answer from being written;
+        None: nothing did. It is CHANGED if a Doc occurs a second time and its characters have
+        already become words.
     """
     stopped = stop_asked()
     outcomes: List[Optional[Exception]] = []
@@ -106,12 +107,12 @@ def _write(
 def _annotate_following(
     pipe: "EarlyExitPipe", docs: List[Doc], run: RunSettings, controller: Controller
 ) -> Iterator[Doc]:
-    """YIELDS (Doc): The docs, annotated, at thresholds that follow what they cost."""
+    """YIELDS (Doc): The docs, annotated at thresholds that follow what the docs cost."""
     for part in controller.chunks((len(doc), doc) for doc in docs):
         threshold = controller.threshold
         criterion = pipe.criterion if threshold else None
         at = replace(run, threshold=threshold, criterion=criterion)
-        lengths = {id(doc): len(doc) for doc in part}  # before any are merged
+        lengths = {id(doc): len(doc) for doc in part}  # before any words are merged
         for doc in annotate(pipe, part, at):
             record = get_records(doc)[pipe.name]
             controller.account(lengths[id(doc)], record.spent, record.full)
@@ -119,11 +120,11 @@ def _annotate_following(
 
 
 def groups(stream: Iterable[Doc], size: int) -> Iterator[List[Doc]]:
-    """Collect Docs: what is made of them on the way lies in memory for all of a group at once.
+    """Collect Docs into groups. Intermediate results are in memory for a whole group at once.
 
     stream (Iterable[Doc]): The Docs.
-    size (int): How many, at most.
-    YIELDS (List[Doc]): So many, or fewer that have ``MAX_WORDS``.
+    size (int): Maximum number of Docs in a group.
+    YIELDS (List[Doc]): Groups of this size, or smaller ones that reach ``MAX_WORDS``.
     """
     group: List[Doc] = []
     words = 0

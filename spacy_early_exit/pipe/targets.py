@@ -1,4 +1,6 @@
-"""From annotated examples to what the heads should have said; and what a stage can start from."""
+"""From annotated examples to the tags that heads should have predicted; and what a stage can start
+from.
+"""
 
 import warnings
 from pathlib import Path
@@ -17,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def targets(task: Task, examples: Iterable[Example], scores: "JointLogits") -> Ints:
-    """Find what the heads should have said.
+    """Find the tags that the heads should have predicted.
 
     task (Task): The component.
     examples (Iterable[Example]): What it was trained on.
-    scores (JointLogits): What the heads said of their predicted Docs.
+    scores (JointLogits): The logits of all heads for the examples' predicted Docs.
     RETURNS (Ints): The right tag of each word that was scored, ``MISSING`` where it is not known,
-        or where another window's answer counts. *Shape:* ``(words,)``
+        or if another window's answer counts. *Shape:* ``(words,)``
     """
     gold, unknown = [np.zeros(0, dtype=np.int64)], set()
     for eg in examples:
@@ -37,7 +39,7 @@ def targets(task: Task, examples: Iterable[Example], scores: "JointLogits") -> I
             f"Use add_label, or initialize with all labels.",
             stacklevel=2,
         )
-    starts = np.cumsum([len(tags) for tags in gold])  # gold has an empty one in front
+    starts = np.cumsum([len(tags) for tags in gold])  # gold begins with an empty one
     places = starts[scores.doc] + scores.word
     every = np.concatenate(gold)
     seen = np.zeros(len(every), dtype=np.bool_)
@@ -48,12 +50,12 @@ def targets(task: Task, examples: Iterable[Example], scores: "JointLogits") -> I
 
 
 def check_loss(name: str, loss: float, scores: "JointLogits") -> None:
-    """A loss must be a number.
+    """Check that a loss is finite.
 
     name (str): The component's name.
     loss (float): The loss.
-    scores (JointLogits): What the heads said.
-    RAISES (ValueError): If it is NaN or infinite. The message tells the layer.
+    scores (JointLogits): The logits of all heads.
+    RAISES (ValueError): If it is NaN or infinite. The message names the layer.
     """
     if np.isfinite(loss):
         return
@@ -70,7 +72,7 @@ def folder_to_start_from(name: str, pipeline: Path) -> Path:
 
     name (str): The component's name.
     pipeline (Path): The pipeline's folder.
-    RAISES (ValueError): If there is none.
+    RAISES (ValueError): If it does not exist.
     """
     folder = pipeline / name
     if not (folder / "cfg").is_file():
@@ -82,7 +84,7 @@ def folder_to_start_from(name: str, pipeline: Path) -> Path:
 
 
 def check_labels_to_learn(name: str, labels: Iterable[str]) -> None:
-    """RAISES (ValueError): If there are none.
+    """RAISES (ValueError): If there are no labels.
 
     name (str): The component's name.
     labels (Iterable[str]): Its labels.
@@ -96,11 +98,11 @@ def check_labels_to_learn(name: str, labels: Iterable[str]) -> None:
 
 
 def check_stage(name: str, stage: "Stage", from_scratch: bool) -> None:
-    """RAISES (ValueError): If a stage needs a pipeline to start from, and there is none.
+    """RAISES (ValueError): If a stage needs a pipeline to start from and there is none.
 
     name (str): The component's name.
     stage (Stage): How it is to be trained.
-    from_scratch (bool): Whether its heads know nothing yet.
+    from_scratch (bool): Whether its heads are untrained.
     """
     if from_scratch and stage.trains_criterion:
         raise ValueError(
@@ -113,12 +115,12 @@ def check_stage(name: str, stage: "Stage", from_scratch: bool) -> None:
 def check_criterion_is_taught(
     name: str, criterion: "Criterion", stage: "Stage", learns: bool
 ) -> None:
-    """RAISES (ValueError): If a criterion learns, and nothing teaches it.
+    """RAISES (ValueError): If a criterion has to be trained and the stage does not train it.
 
     name (str): The component's name.
     criterion (Criterion): Its criterion.
     stage (Stage): How it is to be trained.
-    learns (bool): Whether the criterion has weights that know nothing yet.
+    learns (bool): Whether the criterion has untrained weights.
     """
     if learns and not stage.trains_criterion:
         raise ValueError(

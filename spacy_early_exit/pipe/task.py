@@ -1,4 +1,4 @@
-"""What a task must say of itself: the tags, and what becomes of them."""
+"""What a task must define: the tags, and what becomes of them."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Prediction:
     """The answer for one Doc.
 
-    exits (DocExits): What the network says.
-    logits (Floats): What of that was decoded. *Shape:* ``(words, tags)``
+    exits (DocExits): The output of the network.
+    logits (Floats): The logits that were decoded. *Shape:* ``(words, tags)``
     tags (Ints): The decoded tag of each word that has wordpieces. *Shape:* ``(words,)``
     """
 
@@ -35,8 +35,8 @@ class Task:
 
     kind: ClassVar[str]  # the factory's name
     scheme: ClassVar[str]  # see tags.py
-    main_score: str  # what a checkpoint is best in
-    scores: Tuple[str, ...]  # what is shown of a score, main_score among them
+    main_score: str  # what the best checkpoint is chosen by
+    scores: Tuple[str, ...]  # the scores shown to users, including main_score
     name: str
 
     @property
@@ -46,17 +46,18 @@ class Task:
 
     @abstractmethod
     def labels_in(self, examples: Iterable[Example]) -> List[str]:
-        """RETURNS (List[str]): The labels that examples are annotated with, in order."""
+        """RETURNS (List[str]): The labels in the examples' annotation, in order."""
 
     @abstractmethod
     def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
         """RETURNS (Tuple[List[int], Set[str]]): The right tag of each word of the predicted Doc,
-        ``MISSING`` where it is not known; and annotated labels that the component does not have.
+        ``MISSING`` where it is not known; and the annotated labels that the component does not
+        have.
         """
 
     @abstractmethod
     def annotate(self, doc: Doc, prediction: Prediction) -> None:
-        """Write the answer for a Doc into it, and its record.
+        """Write the answer and the record into a Doc.
 
         doc (Doc): The Doc, changed in place.
         prediction (Prediction): The answer.
@@ -64,34 +65,34 @@ class Task:
 
     @abstractmethod
     def answers(self, doc: Doc) -> List[Any]:
-        """RETURNS (List[Any]): What was said of an annotated Doc, one by one, to be compared with
-        what another setting says of the same text.
+        """RETURNS (List[Any]): The answers in an annotated Doc, one by one. They are compared with
+        the answers of another setting on the same text.
         """
 
     @abstractmethod
     def shown(self, token: Token) -> Tuple[str, str]:
-        """RETURNS (Tuple[str, str]): What an annotated word is, for reports: the group that it is
-        counted in, and what to write beside it.
+        """RETURNS (Tuple[str, str]): How reports show an annotated word: the group that it is
+        counted in, and its caption.
         """
 
     def to_decode(self, doc: Doc, exits: "DocExits") -> Floats:
-        """Prepare what the network says for the decoder.
+        """Prepare the network's output for the decoder.
 
         doc (Doc): The Doc.
-        exits (DocExits): What the network says of it.
+        exits (DocExits): The network's output for it.
         RETURNS (Floats): The logits to decode. *Shape:* ``(words, tags)``
         """
         return exits.logits
 
     def unannotated(self, doc: Doc) -> Doc:
-        """RETURNS (Doc): A Doc's text as the component is to meet it: the same words, without
+        """RETURNS (Doc): A Doc's text as input to the component: the same words, without
         annotation.
         """
         return same_words(doc)
 
     def confidences(self, doc: Doc, reference: Doc) -> List[Tuple[float, bool]]:
-        """RETURNS (List[Tuple[float, bool]]): How sure it was of each thing that it said of a Doc,
-        and whether that is right. Empty where confidences are not kept.
+        """RETURNS (List[Tuple[float, bool]]): The confidence of each answer in a Doc, and whether
+        the answer is right. Empty if confidences are not kept.
         """
         return []
 
@@ -103,8 +104,8 @@ class Task:
             raise ValueError("a label is there twice")
 
     def check_new_labels(self, labels: Sequence[str]) -> None:
-        """RAISES (ValueError): If one can be no label. What is there, saved when less was refused,
-        may stay.
+        """RAISES (ValueError): If one can't be a label. Labels that the component already has may
+        stay, since earlier versions refused fewer.
         """
         for label in labels:
             self.check_label(label)
@@ -113,7 +114,7 @@ class Task:
                 raise ValueError(f"A label of '{self.name}' can't be {label!r}: {fault}")
 
     def check_label(self, label: str) -> None:
-        """RAISES (ValueError): If it can be no label of this task."""
+        """RAISES (ValueError): If it can't be a label of this task."""
         if not isinstance(label, str):
             raise ValueError(Errors.E187)
         if not label or label != label.encode("utf8", "replace").decode("utf8"):
