@@ -1,1 +1,1 @@
-"""What words are tagged with, and what becomes of the tags: one file a task."""
+"""What words are tagged with, and what becomes of the tags: one file for each task."""

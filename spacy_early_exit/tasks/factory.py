@@ -1,4 +1,6 @@
-"""The factories of all tasks: one list of arguments, made of the settings, and their defaults."""
+"""The factories of all tasks. They share one list of arguments, made from the settings and their
+defaults.
+"""
 
 import inspect
 from dataclasses import fields
@@ -12,7 +14,7 @@ from ..pipe.component import EarlyExitPipe
 from ..pipe.dial import DEFAULT_THRESHOLD
 from ..pipe.sharing import made_in
 
-# What is no field of Settings: the blocks, and the knob.
+# The arguments that are not fields of Settings: the blocks and the knob.
 ARGUMENTS: Dict[str, Any] = {
     "criterion": Any,
     "decoder": Any,
@@ -83,17 +85,17 @@ def make_factory(
 
     task (Type[EarlyExitPipe]): Its class.
     config (Config): Its default config.
-    assigns (List[str]): What it sets, in spaCy's words.
-    score_weights (Dict[str, Optional[float]]): How much its scores count.
-    retokenizes (bool): Whether it changes what the tokens are.
+    assigns (List[str]): What it sets, in spaCy's notation.
+    score_weights (Dict[str, Optional[float]]): The weights of its scores.
+    retokenizes (bool): Whether it changes the tokenization.
     RETURNS (Callable[..., EarlyExitPipe]): The factory.
     """
 
     def factory(nlp: Language, name: str, model: Model, **settings: Any) -> EarlyExitPipe:
-        """Make the component. See its class for the arguments."""
+        """Make the component. Its class describes the arguments."""
         return made_in(nlp, task(nlp.vocab, model, name, **settings))
 
-    # A config's values are checked against the factory's signature.
+    # spaCy checks a config's values against the factory's signature.
     of_settings = {field.name: field.type for field in fields(task.settings_class)}
     given: List[Tuple[str, Any]] = [("nlp", Language), ("name", str), ("model", Model)]
     given += [*ARGUMENTS.items(), *of_settings.items()]

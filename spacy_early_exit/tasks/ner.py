@@ -46,8 +46,8 @@ class NERSettings(Settings):
     def fingerprint(self) -> Dict[str, str]:
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
         found = super().fingerprint()
-        # Scores and guarantees depend on it. Only named where it is true: calibrations from before
-        # there was this setting hold.
+        # Scores and guarantees depend on it. It is only named if true, so that calibrations made
+        # before this setting existed still hold.
         return {**found, "across_lines": "true"} if self.across_lines else found
 
 
@@ -91,9 +91,9 @@ class EarlyExitNER(EarlyExitPipe):
         return tags, unknown
 
     def to_decode(self, doc: Doc, exits: "DocExits") -> Floats:
-        """Bind the words of preset entities and blocked words to O, so that the decoder finds the
-        best entities around them. After a line break an entity can only begin: what speaks for
-        I-X speaks for B-X there, unless ``across_lines``.
+        """Fix the words of preset entities and blocked words to O, so that the decoder finds the
+        best entities around them. After a line break an entity can only begin: there, the logits of
+        I-X count for B-X, unless ``across_lines``.
 
         doc (Doc): The Doc.
         exits (DocExits): What the network says of it.
@@ -129,7 +129,7 @@ class EarlyExitNER(EarlyExitPipe):
                 ents.append(ent)
                 confidences.append((ent.start_char, ent.end_char, name, sure))
         doc.set_ents(ents, default="unmodified")
-        # Words that nobody has decided on become O.
+        # Words that no component has decided on become O.
         undecided = np.concatenate([[False], doc.to_array(["ENT_IOB"]).reshape(-1) == 0, [False]])
         bounds = np.flatnonzero(np.diff(undecided)).tolist()
         outside = [doc[start:end] for start, end in zip(bounds[::2], bounds[1::2])]
@@ -143,21 +143,23 @@ class EarlyExitNER(EarlyExitPipe):
         return [(token.ent_iob_, token.ent_type_) for token in doc]
 
     def shown(self, token: Token) -> Tuple[str, str]:
-        """RETURNS (Tuple[str, str]): The label at its first word, then dots."""
+        """RETURNS (Tuple[str, str]): The label, or O; and the label at an entity's first word, a
+        dot at its others.
+        """
         label = token.ent_type_
         return label or "O", label if token.ent_iob_ == "B" else "·" if label else ""
 
     def confidences(self, doc: Doc, reference: Doc) -> List[Tuple[float, bool]]:
         """RETURNS (List[Tuple[float, bool]]): The confidence of each entity that it set, and
-        whether the entity is right, boundaries and label. As in spaCy's scores, those that lie on
-        words whose annotation is missing are left out: they are neither right nor wrong.
+        whether the entity is right, boundaries and label. As in spaCy's scores, entities on words
+        whose annotation is missing are left out: they are neither right nor wrong.
         """
         right = {(ent.start_char, ent.end_char, ent.label_) for ent in reference.ents}
         missing = [(t.idx, t.idx + len(t)) for t in reference if not t.ent_iob]
         ends = [end for _, end in missing]
 
         def is_known(ent: Span) -> bool:
-            after = bisect_right(ends, ent.start_char)  # the first that may lie in it
+            after = bisect_right(ends, ent.start_char)  # the first that may be inside it
             return after == len(ends) or missing[after][0] >= ent.end_char
 
         sure = [(ent, get_confidence(ent, self.name)) for ent in doc.ents]
@@ -186,15 +188,15 @@ make_early_exit_ner = make_factory(
 
 
 def _presets(doc: Doc) -> Bools:
-    """RETURNS (Bools): Whether a word is of a preset entity, or blocked. *Shape:* ``(words,)``"""
+    """RETURNS (Bools): Whether a word is blocked or in a preset entity. *Shape:* ``(words,)``"""
     iob = doc.to_array(["ENT_IOB"]).reshape(-1)
     preset: Bools = (iob == 1) | (iob == 3)
     return preset
 
 
 def _forget_across_lines(doc: Doc, tags: List[int]) -> bool:
-    """RETURNS (bool): Whether there are entities that reach across a line break: their tags are
-    missing now. White space at their ends is not looked at.
+    """RETURNS (bool): Whether there are entities that reach across a line break. Their tags are set
+    to missing. White space at their ends is ignored.
     """
     words = np.flatnonzero(~spaces(doc))
     inside = is_inside(np.array(tags, dtype=np.int64))
@@ -210,10 +212,10 @@ def _forget_across_lines(doc: Doc, tags: List[int]) -> bool:
 
 def _free_parts(preset: Bools, space: Bools, start: int, end: int) -> Iterator[Tuple[int, int]]:
     """YIELDS (Tuple[int, int]): The parts of a span that are not preset, without white space at
-    their ends. More than one if a preset word without wordpieces lies inside.
+    their ends. There is more than one if a preset word without wordpieces is inside.
     """
     if not preset[start:end].any() and not space[start] and not space[end - 1]:
-        yield start, end  # as nearly all are: a text may have a hundred thousand
+        yield start, end  # the usual case: a text may have a hundred thousand
         return
     bounds = [start - 1, *(start + np.flatnonzero(preset[start:end])).tolist(), end]
     for before, end in zip(bounds, bounds[1:]):

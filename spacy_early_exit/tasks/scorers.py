@@ -1,4 +1,4 @@
-"""The scorers: spaCy's own figures, and what they cost."""
+"""The scorers: spaCy's own scores, and what the answers cost."""
 
 from typing import Any, Callable, Dict, Iterable
 
@@ -11,7 +11,7 @@ Score = Callable[..., Dict[str, Any]]
 
 
 def exit_cost(examples: Iterable[Example], name: str) -> float:
-    """RETURNS (float): Σ spent / Σ full of a component; 0 if all docs were empty."""
+    """RETURNS (float): Σ spent / Σ full for a component; 0 if all docs were empty."""
     records = [get_records(eg.predicted).get(name) for eg in examples]
     full = sum(record.full for record in records if record)
     spent = sum(record.spent for record in records if record)
@@ -19,8 +19,9 @@ def exit_cost(examples: Iterable[Example], name: str) -> float:
 
 
 def costs(examples: Iterable[Example], name: str) -> Dict[str, float]:
-    """RETURNS (Dict[str, float]): ``exit_cost`` of a component, and the same with its name after
-    it: where a pipeline has several, the last one's ``exit_cost`` takes the place of the others'.
+    """RETURNS (Dict[str, float]): ``exit_cost`` of a component, and the same under a key that ends
+    with its name. If a pipeline has several components, the last one's ``exit_cost`` replaces the
+    others'.
     """
     cost = exit_cost(examples, name)
     return {"exit_cost": cost, f"exit_cost_{name}": cost}
@@ -29,12 +30,12 @@ def costs(examples: Iterable[Example], name: str) -> Dict[str, float]:
 def ner_score(
     examples: Iterable[Example], *, name: str = "early_exit_ner", **kwargs: Any
 ) -> Dict[str, Any]:
-    """Score entities as spaCy does, and add what they cost.
+    """Score entities as spaCy does, and add the cost.
 
     examples (Iterable[Example]): Annotated examples.
-    name (str): Name of the component whose cost is meant.
-    RETURNS (Dict[str, Any]): ``ents_p``, ``ents_r``, ``ents_f``, ``ents_per_type``, and
-        what ``costs`` gives.
+    name (str): Name of the component whose cost is added.
+    RETURNS (Dict[str, Any]): ``ents_p``, ``ents_r``, ``ents_f``, ``ents_per_type``, and what
+        ``costs`` returns.
     """
     examples = list(examples)
     return {**get_ner_prf(examples, **kwargs), **costs(examples, name)}
@@ -47,12 +48,12 @@ def tagger_score(
     attribute: str = "tag",
     **kwargs: Any,
 ) -> Dict[str, Any]:
-    """Score tags as spaCy does, and add what they cost.
+    """Score tags as spaCy does, and add the cost.
 
     examples (Iterable[Example]): Annotated examples.
-    name (str): Name of the component whose cost is meant.
+    name (str): Name of the component whose cost is added.
     attribute (str): ``"tag"`` or ``"pos"``.
-    RETURNS (Dict[str, Any]): ``tag_acc`` or ``pos_acc``, and what ``costs`` gives.
+    RETURNS (Dict[str, Any]): ``tag_acc`` or ``pos_acc``, and what ``costs`` returns.
     """
     examples = list(examples)
     scores = Scorer.score_token_attr(examples, attribute)
@@ -62,12 +63,12 @@ def tagger_score(
 def segmenter_score(
     examples: Iterable[Example], *, name: str = "early_exit_segmenter", **kwargs: Any
 ) -> Dict[str, Any]:
-    """Score words as spaCy does, and add what they cost.
+    """Score words as spaCy does, and add the cost.
 
     examples (Iterable[Example]): Annotated examples.
-    name (str): Name of the component whose cost is meant.
-    RETURNS (Dict[str, Any]): ``token_acc``, ``token_p``, ``token_r``, ``token_f``,
-        and what ``costs`` gives.
+    name (str): Name of the component whose cost is added.
+    RETURNS (Dict[str, Any]): ``token_acc``, ``token_p``, ``token_r``, ``token_f``, and what
+        ``costs`` returns.
     """
     examples = list(examples)
     scores = Scorer.score_tokenization(examples)

@@ -1,4 +1,4 @@
-"""``early_exit_segmenter``: where words begin and end, of characters, as BMES tags."""
+"""``early_exit_segmenter``: where words begin and end, as BMES tags of characters."""
 
 from typing import (
     TYPE_CHECKING,
@@ -33,19 +33,20 @@ if TYPE_CHECKING:
     from ..model.predict import DocExits
 
 BEGIN, MIDDLE, END, SINGLE = range(len(BMES))
-MERGES = 1000  # at a time: spaCy compares each with all others
+MERGES = 1000  # at a time: spaCy compares each merge with all others
 
 
 class EarlyExitSegmenter(EarlyExitPipe):
     """Merges characters into words with a transformer that stops, character by character, when it
     is sure.
 
-    For tokenizers that make a token of each character, as that of ``spacy.blank("zh")`` does. Words
-    of a Doc that it has been through stay as they are, as do tokens of several characters. No word
-    reaches across white space, the borders of entities that are there already, or where a sentence
-    begins. Characters without a wordpiece, such as accents that combine, go on with the one before.
-    The encoder should have wordpieces of single characters, as those trained on Chinese have: those
-    that would share one are tokenized one by one.
+    It is for tokenizers that make each character a token, as that of ``spacy.blank("zh")`` does.
+    Words of a Doc that has already been segmented stay as they are, as do tokens of several
+    characters. No word reaches across white space, the boundaries of existing entities or the start
+    of a sentence. Characters without a wordpiece, such as combining accents, belong to the same
+    word as the character before. The encoder should have wordpieces of single characters, as
+    encoders trained on Chinese do: characters that would share a wordpiece are tokenized one by
+    one.
 
     Settings: ``Settings``.
     """
@@ -69,7 +70,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         labels: Optional[Sequence[str]] = None,
         start_from: Optional[str] = None,
     ) -> None:
-        """As ``EarlyExitPipe.initialize``. Labels are there already.
+        """As ``EarlyExitPipe.initialize``. The labels are fixed.
 
         RAISES (ValueError): If other labels are given, or tokens are not characters.
         """
@@ -92,12 +93,12 @@ class EarlyExitSegmenter(EarlyExitPipe):
         super().initialize(get_examples, nlp=nlp, labels=BMES, start_from=start_from)
 
     def check_labels(self, labels: Sequence[str]) -> None:
-        """RAISES (ValueError): If they are not B, M, E and S, in this order: tags are by number."""
+        """RAISES (ValueError): If they are not B, M, E and S, in this order: tags are numbered."""
         if list(labels) != list(BMES):
             raise ValueError(f"labels must be {', '.join(BMES)}, in this order")
 
     def check_label(self, label: str) -> None:
-        """RAISES (ValueError): If it is none of B, M, E and S."""
+        """RAISES (ValueError): If it is not one of B, M, E and S."""
         if label not in BMES:
             raise ValueError(f"The labels of '{self.name}' are {', '.join(BMES)}, not {label!r}.")
 
@@ -107,7 +108,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
 
     def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
         """RETURNS (Tuple[List[int], Set[str]]): See ``EarlyExitPipe.gold_tags``. Missing for
-        characters that are of no word, or of several.
+        characters that belong to no word, or to several.
         """
         words, characters = example.alignment.x2y, example.alignment.y2x
         tags = []
@@ -121,7 +122,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         return tags, set()
 
     def to_decode(self, doc: Doc, exits: "DocExits") -> Floats:
-        """Let no word reach across a border.
+        """Keep words from reaching across a boundary.
 
         doc (Doc): The Doc.
         exits (DocExits): What the network says of it.
@@ -138,31 +139,31 @@ class EarlyExitSegmenter(EarlyExitPipe):
         return logits
 
     def annotate(self, doc: Doc, prediction: Prediction) -> None:
-        """Merge the characters of words, and write the record.
+        """Merge the characters of each word, and write the record.
 
         doc (Doc): The Doc, changed in place.
         prediction (Prediction): What to write.
         """
         exits, tags = prediction.exits, prediction.tags
         layers = exit_layers(doc, exits)
-        goes_on = ~borders(doc)  # whether a character goes on with a word
+        goes_on = ~borders(doc)  # whether a character continues a word
         goes_on[exits.words] = (tags == MIDDLE) | (tags == END)
-        if self.name in get_records(doc):  # the same Doc once more: its tokens are words
+        if self.name in get_records(doc):  # the same Doc again: its tokens are words
             goes_on[:] = False
         starts = np.flatnonzero(~goes_on)
         merge(doc, starts, np.append(starts[1:], len(doc))[: len(starts)])
         kept = None
         if self.settings.store_exits:
-            # A word has left when its last character has.
+            # A word has exited when its last character has.
             kept = np.maximum.reduceat(layers, starts).tolist() if len(starts) else []
         write_record(doc, self.name, exits.spent, exits.full, kept, [])
 
     def answers(self, doc: Doc) -> List[bool]:
-        """RETURNS (List[bool]): Of each character, whether a word begins with it."""
+        """RETURNS (List[bool]): For each character, whether a word begins with it."""
         return [not i for token in doc if not is_space(token) for i in range(len(token))]
 
     def shown(self, token: Token) -> Tuple[str, str]:
-        """RETURNS (Tuple[str, str]): Its length, and nothing."""
+        """RETURNS (Tuple[str, str]): Its length, and no caption."""
         return f"length {len(token)}", ""
 
     def unannotated(self, doc: Doc) -> Doc:
@@ -185,12 +186,11 @@ make_early_exit_segmenter = make_factory(
 
 
 def borders(doc: Doc) -> Bools:
-    """Find where words end, whatever the network says: at white space, entities, blocked tokens,
+    """Find where words end regardless of the network: at white space, entities, blocked tokens,
     tokens of several characters and sentences.
 
-    doc (Doc): Its tokens are characters.
-    RETURNS (Bools): Whether no word reaches from the token before to this one. *Shape:*
-        ``(tokens,)``
+    doc (Doc): The Doc, whose tokens are characters.
+    RETURNS (Bools): Whether there is a boundary before each token. *Shape:* ``(tokens,)``
     """
     found = np.zeros(len(doc) + 1, dtype=np.bool_)
     found[0] = True
@@ -209,18 +209,18 @@ def borders(doc: Doc) -> Bools:
 
 
 def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
-    """Merge tokens, and keep the span groups on the words that cover them; empty spans stay empty.
+    """Merge tokens. Spans in span groups move to the words that cover them; empty spans stay empty.
 
     doc (Doc): The Doc, changed in place.
     starts (Ints): First token of each word. *Shape:* ``(words,)``
-    ends (Ints): The one after its last. *Shape:* ``(words,)``
+    ends (Ints): The token after the last of each word. *Shape:* ``(words,)``
     """
     groups = {
         key: ([_moved(span, starts) for span in group], group.attrs)
         for key, group in doc.spans.items()
     }
     long = np.flatnonzero(ends - starts > 1)
-    # From the end, so that what is before stays where it is.
+    # From the end, so that the indices of earlier tokens do not change.
     for last in range(len(long), 0, -MERGES):
         with doc.retokenize() as retokenizer:
             for word in long[max(0, last - MERGES) : last]:
@@ -234,7 +234,7 @@ def merge(doc: Doc, starts: Ints, ends: Ints) -> None:
 
 
 def _moved(span: Span, starts: Ints) -> Tuple[int, int, int, int, int]:
-    """RETURNS (Tuple[int, ...]): Start and end of a span in words, label, kb_id and id."""
+    """RETURNS (Tuple[int, ...]): A span's start and end in words, its label, kb_id and id."""
     start = int(np.searchsorted(starts, span.start, side="right")) - 1
     end = int(np.searchsorted(starts, span.end, side="left"))
     if span.start == span.end:

@@ -18,14 +18,14 @@ from .factory import default_config, make_factory
 from .scorers import tagger_score
 
 Attribute = Literal["tag", "pos"]
-SPACE = {"tag": "_SP", "pos": "SPACE"}  # spaCy's own for words of white space
+SPACE = {"tag": "_SP", "pos": "SPACE"}  # spaCy's own tags for white space
 
 
 @dataclass(frozen=True)
 class TaggerSettings(Settings):
     """The settings of ``early_exit_tagger``.
 
-    attribute (str): What is set: ``"tag"``, any labels, or ``"pos"``, those of Universal
+    attribute (str): What is set: ``"tag"``, with any labels, or ``"pos"``, with those of Universal
         Dependencies.
     overwrite (bool): Whether to replace what other components have set.
     """
@@ -45,8 +45,8 @@ class TaggerSettings(Settings):
 class EarlyExitTagger(EarlyExitPipe):
     """Tags words with a transformer that stops, word by word, when it is sure.
 
-    Words of white space get spaCy's ``_SP`` or ``SPACE``. Others that have no wordpieces, some
-    control characters, stay without a tag.
+    White space gets spaCy's ``_SP`` or ``SPACE``. Other words without wordpieces, such as some
+    control characters, get no tag.
 
     Settings: ``TaggerSettings``.
     """
@@ -59,16 +59,16 @@ class EarlyExitTagger(EarlyExitPipe):
 
     @property
     def main_score(self) -> str:  # type: ignore[override]
-        """RETURNS (str): What a checkpoint is best in."""
+        """RETURNS (str): What the best checkpoint is chosen by."""
         return f"{self.settings.attribute}_acc"
 
     @property
     def scores(self) -> Tuple[str, ...]:  # type: ignore[override]
-        """RETURNS (Tuple[str, ...]): What is shown of a score."""
+        """RETURNS (Tuple[str, ...]): The scores shown to users."""
         return (self.main_score,)
 
     def check_label(self, label: str) -> None:
-        """RAISES (ValueError): If it is none that the attribute can be."""
+        """RAISES (ValueError): If the attribute can't have this value."""
         super().check_label(label)
         if self.settings.attribute == "pos" and label not in UPOS:
             raise ValueError(
@@ -83,9 +83,9 @@ class EarlyExitTagger(EarlyExitPipe):
         return sorted({self._tag(token) for token in words} - {""})
 
     def gold_tags(self, example: Example) -> Tuple[List[int], Set[str]]:
-        """Find the right tags, as spaCy's ``tagger`` does: where words are cut otherwise in the
-        annotation, all parts of a word have its tag; one that is several words has theirs if they
-        have the same.
+        """Find the right tags, as spaCy's ``tagger`` does. If the annotation is tokenized
+        differently, all parts of an annotated word get its tag. A word that covers several
+        annotated ones gets their tag if they have the same one.
 
         example (Example): The example.
         RETURNS (Tuple[List[int], Set[str]]): See ``EarlyExitPipe.gold_tags``.
@@ -104,7 +104,7 @@ class EarlyExitTagger(EarlyExitPipe):
         prediction (Prediction): What to write.
         """
         exits, attribute = prediction.exits, self.settings.attribute.upper()
-        strings = doc.vocab.strings  # another's than the component's, where it is sourced
+        strings = doc.vocab.strings  # not the component's own, if it is sourced
         number = UPOS.__getitem__ if self.settings.attribute == "pos" else strings.add
         ids = np.array([number(label) for label in self.labels], dtype=np.uint64)
         before = doc.to_array([attribute]).reshape(-1)
@@ -131,7 +131,7 @@ class EarlyExitTagger(EarlyExitPipe):
         """Score annotated examples.
 
         examples (Iterable[Example]): The examples.
-        RETURNS (Dict[str, Any]): Those of the scorer.
+        RETURNS (Dict[str, Any]): The scores that the scorer returns.
         """
         return super().score(examples, **{"attribute": self.settings.attribute, **kwargs})
 
@@ -147,6 +147,6 @@ make_early_exit_tagger = make_factory(
     EarlyExitTagger,
     DEFAULT_CONFIG,
     assigns=["token.tag", "token.pos"],
-    # Whichever of the two it sets.
+    # It sets one of the two.
     score_weights={"tag_acc": 0.5, "pos_acc": 0.5, "exit_cost": 0.0},
 )
