@@ -1,5 +1,5 @@
-"""Every head for every word: what training needs, with everything at full depth or with words that
-leave as they will when predicting.
+"""Every head for every word, as training needs it: with everything at full depth, or with words
+exiting as they will when predicting.
 
 Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 """
@@ -22,7 +22,7 @@ def run_all_heads(
     batch (Batch): The batch.
     dropout (float): Dropout rate, of embeddings, attention, feed-forward layers and heads.
     detach_early_heads (bool): Whether only the deepest head's gradient reaches the encoder.
-    RETURNS (Tensor): *Shape:* ``(layers, words, tags)``
+    RETURNS (Tensor): The logits. *Shape:* ``(layers, words, tags)``
     """
     answers: List[Tensor] = []
     for number, of_words in enumerate(run_all_layers(network, batch, dropout), start=1):
@@ -38,7 +38,7 @@ def run_all_layers(network: ExitNetwork, batch: Batch, dropout: float = 0.0) -> 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
     dropout (float): Dropout rate.
-    YIELDS (Tensor): What each layer makes of the words. *Shape:* ``(words, hidden_size)``
+    YIELDS (Tensor): The words' states after each layer. *Shape:* ``(words, hidden_size)``
     """
     running = Running.all_of(batch)
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
@@ -48,36 +48,36 @@ def run_all_layers(network: ExitNetwork, batch: Batch, dropout: float = 0.0) -> 
 
 
 class Halting(Protocol):
-    """Says who leaves after a layer while training."""
+    """Decides which words exit after a layer while training."""
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool
+        """RETURNS (Tensor): Which of the words exit. *Shape:* ``(words,)``, bool
 
         layer (int): The layer, counted from 1.
-        words (Tensor): The words that have not left. *Shape:* ``(words,)``
-        logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
-        states (Tensor): What it made of them. *Shape:* ``(words, hidden_size)``
+        words (Tensor): The words that have not exited. *Shape:* ``(words,)``
+        logits (Tensor): This layer's logits for them. *Shape:* ``(words, tags)``
+        states (Tensor): Their states after this layer. *Shape:* ``(words, hidden_size)``
         """
 
 
 def run_all_heads_halting(
     network: ExitNetwork, batch: Batch, halting: Halting, dropout: float = 0.0
 ) -> Tuple[Tensor, Tensor]:
-    """Train as prediction will run: words leave, keep their state, and are attended to.
+    """Train as prediction will run: words exit, keep their state, and are attended to.
 
-    Every head answers for every word, from the state it has by then: for words that left that
-    is the kept one. Gradients flow through the kept states.
+    Every head answers for every word, from the state that the word has by then: words that have
+    exited have the state they kept. Gradients flow through the kept states.
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    halting (Halting): Who leaves.
-    dropout (float): Dropout rate. What ``halting`` sees is without the heads' own dropout.
-    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word left.
-        *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    halting (Halting): Decides which words exit.
+    dropout (float): Dropout rate. The logits that ``halting`` sees have no dropout of the heads.
+    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word exited. *Shapes:*
+        ``(layers, words, tags)``, ``(words,)``
     """
     running = Running.all_of(batch)
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
-    everything = kept  # of all wordpieces, also of windows that have ended
+    everything = kept  # of all wordpieces, including those of windows that have ended
     exit_layer = torch.full_like(batch.piece_of_word, network.spec.layers)
     answers: List[Tensor] = []
     for number in range(1, network.spec.layers + 1):
@@ -97,16 +97,16 @@ def run_all_heads_halting(
 def let_leave(
     network: ExitNetwork, halting: Halting, number: int, of_words: Tensor, running: Running
 ) -> Running:
-    """Ask who leaves after a layer while training.
+    """Let words exit after a layer while training.
 
     network (ExitNetwork): The network.
-    halting (Halting): Who leaves.
+    halting (Halting): Decides which words exit.
     number (int): The layer, counted from 1.
-    of_words (Tensor): What exit heads read of all words. *Shape:* ``(words, hidden_size)``
-    running (Running): Who is still computed.
-    RETURNS (Running): Who is left.
+    of_words (Tensor): What exit heads read, for all words. *Shape:* ``(words, hidden_size)``
+    running (Running): What is still computed.
+    RETURNS (Running): What is still computed after that.
     """
-    # It is judged in fp32, in mixed precision as well.
+    # The decision is made in fp32, even in mixed precision.
     states = of_words.index_select(0, running.words).float()
     with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
         leaving = halting.leave(number, running.words, network.logits(number, states), states)

@@ -1,4 +1,4 @@
-"""What arrays are of."""
+"""The types of arrays."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,9 +1,9 @@
-"""The ragged batch, and the bookkeeping of who is still being computed.
+"""The ragged batch, and the bookkeeping of what is still being computed.
 
-A batch is made of *windows* (sequences of wordpieces, special tokens included), *words* (what
-is tagged) and *units*: the words that share a wordpiece, with all their wordpieces. The words
-of a unit leave together. Special tokens form one more unit a window, which leaves with the
-window's last word, or with its first.
+A batch is made of *windows* (sequences of wordpieces, special tokens included), *words* (what is
+tagged) and *units*: the words that share a wordpiece, with all their wordpieces. The words of a
+unit exit together. The special tokens of a window form one more unit, which exits with the window's
+first word or with its last.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ KV = Literal["copy", "drop"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows, one after the other. Every index is into the batch as a whole.
+    """Windows, one after the other. All indices refer to the batch as a whole.
 
     ids (Tensor): Wordpiece ids. *Shape:* ``(wordpieces,)``
     offsets (Tensor): Position of each wordpiece in its window. *Shape:* ``(wordpieces,)``
@@ -32,12 +32,12 @@ class Batch:
     window_of_word (Tensor): *Shape:* ``(words,)``
     unit_of_word (Tensor): *Shape:* ``(words,)``
     lengths (List[int]): Wordpieces of each window.
-    units (int): Number of units without those of the special tokens, which follow: the one
-        of window ``i`` is ``units + i``.
-    kv (KV): Whether what left stays part of the context that others attend to, with the state it
-        kept (``"copy"``), or not (``"drop"``).
-    halt_special (bool): Whether special tokens leave with the first word of their window, or stay
-        until its last one has left. Either way others attend to them.
+    units (int): Number of units, not counting those of the special tokens. These follow: the one of
+        window ``i`` is ``units + i``.
+    kv (KV): Whether words that have exited stay in the context that others attend to, with the
+        state they kept (``"copy"``), or are removed from it (``"drop"``).
+    halt_special (bool): Whether special tokens exit with the first word of their window or stay
+        until its last word has exited. Other words attend to them either way.
     """
 
     ids: Tensor
@@ -78,9 +78,9 @@ class Batch:
         """Put windows one after the other.
 
         windows (Sequence[Window]): At least one; each has at least one word.
-        device (torch.device): Where the tensors shall lie.
-        kv (KV): Whether others attend to what left.
-        halt_special (bool): Whether special tokens leave with the first word of their window.
+        device (torch.device): The device of the tensors.
+        kv (KV): Whether others attend to words that have exited.
+        halt_special (bool): Whether special tokens exit with the first word of their window.
         RETURNS (Batch): The batch.
         """
         lengths = [len(window.ids) for window in windows]
@@ -119,16 +119,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Running:
-    """Who is still being computed, between two layers.
+    """What is still being computed, between two layers.
 
     batch (Batch): The batch.
-    words (Tensor): Words that have not left. *Shape:* ``(active words,)``
-    pieces (Tensor): Wordpieces of the windows that have not ended, without those that left where
-        they are dropped: the context, and the rows of the hidden states. *Shape:* ``(context,)``
+    words (Tensor): Words that have not exited. *Shape:* ``(active words,)``
+    pieces (Tensor): The context: wordpieces of the windows that have not ended. If ``kv`` is
+        ``"drop"``, it excludes those that have exited. They are also the rows of the hidden states.
+        *Shape:* ``(context,)``
     queries (Optional[Tensor]): Rows of the context that are still computed; None: all of
         them. *Shape:* ``(queries,)``
-    row_of_piece (Tensor): Row of each wordpiece of the batch in the context; meaningless
-        where it is not part of it. *Shape:* ``(wordpieces,)``
+    row_of_piece (Tensor): Row of each wordpiece of the batch in the context; meaningless for
+        wordpieces that are not part of it. *Shape:* ``(wordpieces,)``
     query_lengths (List[int]): Queries of each running window.
     context_lengths (List[int]): Wordpieces of each running window.
     windows (Tensor): Windows that have not ended. *Shape:* ``(running windows,)``
@@ -157,17 +158,17 @@ class Running:
 
     @cached_property
     def lengths(self) -> Tensor:
-        """RETURNS (Tensor): Wordpieces of each running window, with those that are dropped.
+        """RETURNS (Tensor): Wordpieces of each running window, including those that were dropped.
         *Shape:* ``(running windows,)``
         """
         lengths = torch.tensor(self.batch.lengths, device=self.windows.device)
         return lengths.index_select(0, self.windows)
 
     def cached(self, make: Callable[..., Any], *settings: Any) -> Any:
-        """RETURNS (Any): What was made of this when it was first asked for: the encoder keeps here
-        what its layers need of the positions, for as long as nobody leaves.
+        """RETURNS (Any): What ``make`` returned on the first call. The encoder keeps here what its
+        layers need to know of positions, until a word exits.
 
-        make (Callable[..., Any]): Makes it, of this and the settings.
+        make (Callable[..., Any]): Makes it from this object and the settings.
         *settings (Any): The settings.
         """
         known = (make, *settings)
@@ -177,7 +178,7 @@ class Running:
 
     @classmethod
     def all_of(cls, batch: Batch) -> "Running":
-        """RETURNS (Running): The state before the first layer: nobody has left."""
+        """RETURNS (Running): The state before the first layer: no word has exited."""
         device = batch.ids.device
         pieces = torch.arange(len(batch.ids), device=device)
         return cls(
@@ -192,15 +193,16 @@ class Running:
         )
 
     def without(self, leaving: Tensor) -> "Running":
-        """Let words leave.
+        """Let words exit.
 
-        A unit leaves when all its words may; a window ends with its last unit.
+        A unit exits when all its words may; a window ends with its last unit.
 
-        leaving (Tensor): Which of ``words`` may leave. *Shape:* ``(active words,)``
+        leaving (Tensor): Which of ``words`` may exit. *Shape:* ``(active words,)``
         RETURNS (Running): Who is left. Its ``words`` may be empty.
         """
         batch, device = self.batch, leaving.device
-        # One flag a unit, those of the special tokens at the end: they stay with their window.
+        # One flag for each unit. Those of the special tokens are at the end and stay with their
+        # window.
         alive = torch.zeros(batch.units + batch.windows, dtype=torch.bool, device=device)
         unit_of_word = batch.unit_of_word[self.words]
         alive[unit_of_word[~leaving]] = True
@@ -239,7 +241,7 @@ class Running:
         )
 
     def departed(self, after: "Running") -> Tensor:
-        """RETURNS (Tensor): Which of ``words`` a later state is without. *Shape:* ``(words,)``
+        """RETURNS (Tensor): Which of ``words`` have exited by a later state. *Shape:* ``(words,)``
 
         after (Running): The later state.
         """
@@ -250,8 +252,8 @@ class Running:
         return self.row_of_piece[self.batch.piece_of_word[words]]
 
     def rows_for(self, after: "Running", kept: Tensor) -> Tensor:
-        """RETURNS (Tensor): The rows of the context that a later state still has.
-        *Shape:* ``(later context, width)``
+        """RETURNS (Tensor): The rows that are still in the context of a later state. *Shape:*
+        ``(later context, width)``
 
         after (Running): The later state.
         kept (Tensor): All rows of the context. *Shape:* ``(context, width)``
@@ -261,10 +263,10 @@ class Running:
         return kept.index_select(0, self.row_of_piece[after.pieces])
 
     def written_into(self, everything: Tensor, kept: Tensor) -> Tensor:
-        """RETURNS (Tensor): The rows of all wordpieces of the batch, those of the context anew.
-        *Shape:* ``(wordpieces, width)``
+        """RETURNS (Tensor): The rows of all wordpieces of the batch, with those of the context
+        updated. *Shape:* ``(wordpieces, width)``
 
-        everything (Tensor): What all had before. *Shape:* ``(wordpieces, width)``
+        everything (Tensor): The previous rows of all wordpieces. *Shape:* ``(wordpieces, width)``
         kept (Tensor): All rows of the context. *Shape:* ``(context, width)``
         """
         if len(kept) == len(everything):

@@ -1,8 +1,8 @@
 """What the method costs, in multiply-accumulates (MACs).
 
-The cost is that of the algorithm, not of a run of it: no padding, every wordpiece that left is
-left out at once, keys and values for all wordpieces of running windows, exit heads at the
-words that were looked at. So it does not depend on batch, machine or threads.
+The cost is that of the algorithm, not of a run of it. There is no padding, a wordpiece costs
+nothing once it has exited, keys and values are computed for all wordpieces of running windows, and
+exit heads for the words that were judged. So the cost does not depend on batch, machine or threads.
 """
 
 import operator
@@ -43,10 +43,10 @@ def layer_macs(
     spec (EncoderSpec): The sizes of the encoder.
     queries (Tensor): Wordpieces computed, by window. *Shape:* ``(windows,)``
     context (Tensor): Wordpieces attended to, by window. *Shape:* ``(windows,)``
-    pairs (Optional[Tensor]): How often one attends to another, by window; None: all queries attend
-        to all wordpieces. *Shape:* ``(windows,)``
-    places (Optional[Tensor]): How many relative positions are told apart, by window; None: they
-        have no scores. *Shape:* ``(windows,)``
+    pairs (Optional[Tensor]): Pairs of a query and a wordpiece that it attends to, by window; None:
+        all queries attend to all wordpieces. *Shape:* ``(windows,)``
+    places (Optional[Tensor]): Number of distinct relative positions, by window; None: relative
+        positions have no scores. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
     width = spec.hidden_size
@@ -59,7 +59,7 @@ def layer_macs(
 
 
 def convolution_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
-    """Count the convolution after the first layer, without what would lie beyond the ends.
+    """Count the convolution after the first layer, without the zeros beyond the ends.
 
     spec (EncoderSpec): The sizes of the encoder.
     wordpieces (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
@@ -76,7 +76,7 @@ def head_macs(spec: EncoderSpec, tags: int, words: Tensor) -> Tensor:
 
     spec (EncoderSpec): The sizes of the encoder.
     tags (int): Number of tags.
-    words (Tensor): Words it is applied to, by window. *Shape:* ``(windows,)``
+    words (Tensor): Words that it is applied to, by window. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
     return spec.hidden_size * tags * words
@@ -106,10 +106,10 @@ class Visit(NamedTuple):
     """What a run of the layer loop did at a layer.
 
     number (int): The layer, counted from 1.
-    running (Running): Who was computed.
+    running (Running): What was computed.
     heads (Optional[Tensor]): The words that its exit head was applied to; None: none.
         *Shape:* ``(words,)``
-    judged (bool): Whether the criterion was asked about all words that had not left.
+    judged (bool): Whether the criterion judged all words that had not exited.
     """
 
     number: int
@@ -123,8 +123,8 @@ class Cost(NamedTuple):
 
     spent (Tensor): MACs of the method. *Shape:* ``(windows,)``
     full (Tensor): MACs of full depth with one head. *Shape:* ``(windows,)``
-    padding (int): MACs that attention spent on top: on padding, on what is too far away to be
-        attended to, and on relative positions as such, which depend on no text.
+    padding (int): MACs that attention spent in addition: on padding, on wordpieces too far away to
+        be attended to, and on relative positions themselves, which do not depend on the text.
     """
 
     spent: Tensor
@@ -135,12 +135,12 @@ class Cost(NamedTuple):
 def price(
     spec: EncoderSpec, tags: int, trace: Sequence[Visit], criterion: Optional["Criterion"] = None
 ) -> Cost:
-    """Count what a run cost. Layers that are counted alike are counted in one go.
+    """Count what a run cost. Layers with the same count are counted together.
 
     spec (EncoderSpec): The sizes of the encoder.
     tags (int): Number of tags.
-    trace (Sequence[Visit]): What it did, layer by layer.
-    criterion (Optional[Criterion]): Who was asked.
+    trace (Sequence[Visit]): What the run did, layer by layer.
+    criterion (Optional[Criterion]): The criterion that was used.
     RETURNS (Cost): The cost.
     """
     batch = trace[0].running.batch
@@ -178,9 +178,9 @@ def price(
 
 
 def _price_near(spec: EncoderSpec, running: Running, done: int, spent: Tensor) -> int:
-    """Add a layer that attends nearby to what is spent.
+    """Add the cost of a layer that attends nearby.
 
-    RETURNS (int): MACs on what is too far away.
+    RETURNS (int): MACs spent on wordpieces that are too far away.
     """
     pairs = running.cached(near_pairs, spec.local_reach)
     spent[running.windows] += layer_macs(spec, *_lengths(running), pairs)
@@ -188,9 +188,9 @@ def _price_near(spec: EncoderSpec, running: Running, done: int, spent: Tensor) -
 
 
 def _price_places(spec: EncoderSpec, running: Running, spent: Tensor) -> int:
-    """Add a layer that scores relative positions to what is spent.
+    """Add the cost of a layer that scores relative positions.
 
-    RETURNS (int): MACs on relative positions as such.
+    RETURNS (int): MACs spent on relative positions themselves.
     """
     queries, context = _lengths(running)
     places = place_counts(spec, running.lengths)
@@ -204,7 +204,7 @@ def _price_places(spec: EncoderSpec, running: Running, spent: Tensor) -> int:
 
 
 def _padded_pairs(queries: Sequence[int], context: Sequence[int]) -> int:
-    """RETURNS (int): Pairs that attention computes for nothing, since it pads groups."""
+    """RETURNS (int): Pairs that attention computes in vain, since it pads groups."""
     pairs = 0
     for start, end in groups(queries, context):
         q, k = queries[start:end], context[start:end]
@@ -213,7 +213,7 @@ def _padded_pairs(queries: Sequence[int], context: Sequence[int]) -> int:
 
 
 def _by_window(words: Sequence[Tensor], batch: Batch) -> Tensor:
-    """RETURNS (Tensor): How many of some words each window has. *Shape:* ``(windows,)``"""
+    """RETURNS (Tensor): How many of the given words each window has. *Shape:* ``(windows,)``"""
     nowhere = batch.window_of_word[:0]
     owners = torch.cat([nowhere, *(batch.window_of_word[some] for some in words)])
     return torch.bincount(owners, minlength=batch.windows)

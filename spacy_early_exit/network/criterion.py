@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 class Step:
     """What a criterion sees after a layer.
 
-    layer (int): The layer, counted from 1. The last one is never asked about: it takes all.
-    words (Tensor): The words that have not left, ascending. *Shape:* ``(words,)``
-    logits (Tensor): What this layer's head says of them. *Shape:* ``(words, tags)``
+    layer (int): The layer, counted from 1. Criteria are never asked about the last one: all
+        remaining words exit there.
+    words (Tensor): The words that have not exited, ascending. *Shape:* ``(words,)``
+    logits (Tensor): This layer's logits for them. *Shape:* ``(words, tags)``
     batch (Batch): The batch that ``words`` are indices into.
-    threshold (Union[float, Tensor]): In (0, 1]; in training each word may have one of its own.
-        *Shape:* ``(words,)``
-    learned (Mapping[str, Tensor]): What criterion and decoder have learnt, by name.
-    states (Tensor): What this layer made of the words. *Shape:* ``(words, hidden_size)``
+    threshold (Union[float, Tensor]): In (0, 1]; in training, each word may have its own. *Shape:*
+        ``(words,)``
+    learned (Mapping[str, Tensor]): The learnt parameters of criterion and decoder, by name.
+    states (Tensor): The words' states after this layer. *Shape:* ``(words, hidden_size)``
     """
 
     layer: int
@@ -50,11 +51,11 @@ class Step:
 
 
 class OwnLoop(NamedTuple):
-    """A layer loop for criteria that ask others than the exit heads who may leave. See
-    ``relatives`` for one.
+    """A layer loop for criteria that do not use the exit heads to decide which words exit. See
+    ``relatives`` for an example.
 
-    run (Callable[..., Exits]): Takes and gives what ``loop.run_with_exits`` does.
-    simulate (Callable[..., Tuple[Tensor, Cost]]): Takes and gives what
+    run (Callable[..., Exits]): Takes and returns what ``loop.run_with_exits`` does.
+    simulate (Callable[..., Tuple[Tensor, Cost]]): Takes and returns what
         ``simulate.simulate_exits`` does, with the states of all layers.
     """
 
@@ -64,41 +65,44 @@ class OwnLoop(NamedTuple):
 
 @runtime_checkable
 class Criterion(Protocol):
-    """Decides after each layer which words may leave.
+    """Decides after each layer which words may exit.
 
-    It keeps nothing between calls: what it must remember of a batch is the state that
-    ``start`` makes and every ``leave`` of that batch receives. Each word's answer depends on
-    its own window alone, so that a text gets the same answer in any batch.
+    It keeps nothing between calls. What it must remember of a batch is in the state that ``start``
+    makes and that every ``leave`` of that batch receives. Each word's answer depends on its own
+    window alone, so that a text gets the same answer in any batch.
     """
 
     @property
     def has_threshold(self) -> bool:
-        """RETURNS (bool): Whether the ``threshold`` means anything to it."""
+        """RETURNS (bool): Whether it uses the ``threshold``."""
 
     @property
     def own_loop(self) -> Optional["OwnLoop"]:
-        """RETURNS (Optional[OwnLoop]): What runs it in place of the common loop; None: nothing
-        does.
+        """RETURNS (Optional[OwnLoop]): The loop that replaces the common one; None: the common one
+        runs.
         """
 
     @property
     def needs_learned(self) -> Sequence[str]:
-        """RETURNS (Sequence[str]): What it needs of what the decoder has learnt."""
+        """RETURNS (Sequence[str]): The learnt parameters of the decoder that it needs."""
 
     def with_window(self, window: int) -> "Criterion":
-        """RETURNS (Criterion): The same with another neighbourhood; itself where there is none.
+        """RETURNS (Criterion): The same with another neighbourhood; itself if it has no
+        neighbourhood.
 
-        window (int): How many words to each side are neighbours.
+        window (int): How many words on each side are neighbours.
         """
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
-        """RETURNS (Dict[str, Tensor]): What it learns itself, by name, as it is before training."""
+        """RETURNS (Dict[str, Tensor]): Its own learnt parameters, by name, as they are before
+        training.
+        """
 
     def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
-        """RETURNS (int): What judging a word after a layer costs, beside the head."""
+        """RETURNS (int): What judging a word after a layer costs, in addition to the head."""
 
     def start(self, batch: Batch) -> Any:
-        """RETURNS (Any): A fresh state for a batch."""
+        """RETURNS (Any): A new state for a batch."""
 
     def leave(self, step: Step, state: Any) -> Tensor:
-        """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
+        """RETURNS (Tensor): Which of ``step.words`` may exit. *Shape:* ``(words,)``, bool"""

@@ -1,7 +1,7 @@
 """A transformer encoder that is run one layer at a time, on ragged batches.
 
 All sequences of a batch lie one after the other in one ``(wordpieces, width)`` tensor: linear
-layers see no padding. What the layers of a family do is in a file of its own, see ``SHAPES``.
+layers see no padding. Each kind of layer has a file of its own: see ``SHAPES``.
 """
 
 from typing import Dict, NamedTuple, Optional, Type, cast
@@ -21,8 +21,8 @@ class Shape(NamedTuple):
     """What an encoder is made of.
 
     layer (Type[Layer]): Its layers.
-    shared (Optional[Type[nn.Module]]): Works out, from who is running, what all layers need of the
-        positions.
+    shared (Optional[Type[nn.Module]]): Computes, from what is running, what all layers need to know
+        of positions.
     """
 
     layer: Type[Layer]
@@ -66,17 +66,19 @@ class Embeddings(nn.Module):
         if self.position is not None:
             hidden = hidden + self.position(self._positions(ids, offsets))
         if self.token_type is not None:
-            hidden = hidden + self.token_type.weight[0]  # one text a sequence: always type 0
+            hidden = hidden + self.token_type.weight[0]  # one text in each sequence: always type 0
         hidden = drop_out(self.norm(hidden), dropout)
         return hidden if self.project is None else self.project(hidden)
 
     def _positions(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """RETURNS (Tensor): Row of each in the position embedding. *Shape:* ``(wordpieces,)``"""
+        """RETURNS (Tensor): Row of each wordpiece in the position embedding. *Shape:*
+        ``(wordpieces,)``
+        """
         positions = offsets + self.first_position
         padding = self.first_position - 1
         if padding < 0 or not (ids == padding).any():
             return positions
-        # The text spells out the padding token. RoBERTa counts positions without it.
+        # A text may spell out the padding token. RoBERTa does not count it in positions.
         is_padding = (ids == padding).long()
         before = is_padding.cumsum(0) - is_padding
         starts = torch.arange(len(ids), device=ids.device) - offsets
@@ -85,7 +87,7 @@ class Embeddings(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings and layers. It has no forward of its own: see ``loop.py``.
+    """Embeddings and layers. It has no ``forward``: see ``loop.py``.
 
     spec (EncoderSpec): The sizes.
     """
@@ -99,7 +101,8 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(shape.layer(spec, number) for number in numbers)
         self.shared = None if shape.shared is None else shape.shared(spec)
         width, eps = spec.hidden_size, spec.layer_norm_eps
-        # Where layers leave their sums as they are, as ModernBERT's do, heads read them through it.
+        # If layers do not normalise their sums, as in ModernBERT, heads read them through this
+        # norm.
         has_norm = "final_norm" in spec.table.whole
         self.final_norm = nn.LayerNorm(width, eps=eps, bias=spec.norm_bias) if has_norm else None
 
@@ -115,9 +118,10 @@ class Encoder(nn.Module):
 
         number (int): The layer, counted from 1.
         kept (Tensor): What each wordpiece keeps. *Shape:* ``(context, width)``
-        running (Running): Who is computed.
+        running (Running): What is still computed.
         dropout (float): Dropout rate.
-        RETURNS (Tensor): What each keeps now, new for the queries. *Shape:* ``(context, width)``
+        RETURNS (Tensor): What each wordpiece keeps now, updated for the queries. *Shape:*
+            ``(context, width)``
         """
         layer, rows = self.layer(number), running.queries
         shared = None if self.shared is None else running.cached(self.shared)

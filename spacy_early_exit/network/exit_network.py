@@ -1,5 +1,5 @@
-"""The network: an encoder with an exit head, a dropout and one linear map, at every layer; and what
-the decoder after it and the criterion beside it learn.
+"""The network: an encoder with an exit head at every layer, which is dropout and one linear map;
+and the learnt parameters of decoder and criterion.
 """
 
 import math
@@ -14,10 +14,10 @@ from .layers.layer import drop_out
 
 
 class ExitNetwork(nn.Module):
-    """Encoder and exit heads. It has no forward of its own: see ``loop.py``.
+    """Encoder and exit heads. It has no ``forward``: see ``loop.py``.
 
-    The modules' own train / eval mode is never looked at: dropout is an argument, so that
-    threads may share a network.
+    The modules' train / eval mode is ignored: dropout is an argument, so that threads may share a
+    network.
 
     spec (EncoderSpec): The sizes of the encoder.
     tags (int): Number of tags.
@@ -42,7 +42,7 @@ class ExitNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """RETURNS (torch.device): Where the weights lie."""
+        """RETURNS (torch.device): The device of the weights."""
         return self.head(1).weight.device
 
     def head(self, layer: int) -> nn.Linear:
@@ -68,16 +68,16 @@ class ExitNetwork(nn.Module):
 
     @property
     def extra_parameters(self) -> Dict[str, Tensor]:
-        """RETURNS (Dict[str, Tensor]): What decoder and criterion learn, by name."""
+        """RETURNS (Dict[str, Tensor]): The learnt parameters of decoder and criterion, by name."""
         return {**self.decoder, **self.criterion}
 
     def make_room_for(self, decoder: Mapping[str, Tensor], criterion: Mapping[str, Tensor]) -> None:
-        """Make room for what a decoder and a criterion learn, and for nothing else. What is there
-        under the same name stays.
+        """Make room for the learnt parameters of a decoder and a criterion, and for no others.
+        Parameters that already exist under the same name stay.
 
-        decoder (Mapping[str, Tensor]): As it is before training, every axis as long as there are
-            tags.
-        criterion (Mapping[str, Tensor]): Likewise, of any shape.
+        decoder (Mapping[str, Tensor]): The decoder's before training, every axis as long as there
+            are tags.
+        criterion (Mapping[str, Tensor]): The criterion's, of any shape.
         """
         known = self.extra_parameters
         for name, fresh in (("decoder", decoder), ("criterion", criterion)):
@@ -85,18 +85,18 @@ class ExitNetwork(nn.Module):
             setattr(self, name, nn.ParameterDict({**fresh, **kept}).to(self.device))
 
     def scale_heads(self, temperatures: Sequence[float]) -> None:
-        """Divide what each head says by a temperature.
+        """Divide the logits of each head by a temperature.
 
-        temperatures (Sequence[float]): Of the head of each layer, all above 0.
+        temperatures (Sequence[float]): One for each layer's head, all above 0.
         """
         for layer, temperature in enumerate(temperatures, 1):
             for parameter in self.head(layer).parameters():
-                # Not in place: the network of full depth may share it.
+                # Not in place: the network that answers at full depth may share it.
                 parameter.data = parameter.data / temperature
 
     def add_tags(self, tags: int) -> None:
-        """Append tags to every head, and to what the decoder learns. What is known of the others
-        stays.
+        """Append tags to every head and to the decoder's learnt parameters. Those of the other tags
+        stay.
 
         tags (int): The new number of tags.
         """
@@ -115,7 +115,7 @@ class ExitNetwork(nn.Module):
             self.decoder[name] = nn.Parameter(grown)
 
     def keep_tags(self, tags: int) -> None:
-        """Cut every head to its first tags. What the decoder learns stays as it is.
+        """Cut every head to its first tags. The decoder's learnt parameters stay as they are.
 
         tags (int): How many.
         """
@@ -127,13 +127,14 @@ class ExitNetwork(nn.Module):
 
 
 def check_finite(network: ExitNetwork) -> None:
-    """Refuse weights that no answer can come of. 0.01 s for 23 million of them.
+    """Refuse weights that can give no answer. This takes 0.01 s for 23 million of them.
 
     network (ExitNetwork): The network.
-    RAISES (ValueError): If there is NaN or infinity among them. The message names the parameter.
+    RAISES (ValueError): If there is a NaN or an infinity among them. The message names the
+        parameter.
     """
     for name, parameter in network.named_parameters():
-        # A sum is finite only if all that it is of is, and quicker than looking at each.
+        # A sum is finite only if all its terms are, and it is faster than a look at each.
         if not parameter.detach().sum().isfinite() and not parameter.isfinite().all():
             raise ValueError(
                 f"The network's weights are damaged, or its training diverged: '{name}'"
@@ -143,7 +144,7 @@ def check_finite(network: ExitNetwork) -> None:
 
 
 def _layer_of(parameter: str) -> str:
-    """RETURNS (str): Which layer a parameter is of, counted from 1, where it is of one."""
+    """RETURNS (str): The layer of a parameter, counted from 1, if it belongs to one."""
     number = next((part for part in parameter.split(".") if part.isdigit()), None)
     return "" if number is None else f", in layer {int(number) + 1},"
 
@@ -154,8 +155,7 @@ def uncertainty(logits: Tensor) -> Tensor:
     Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 
     logits (Tensor): *Shape:* ``(words, tags)``
-    RETURNS (Tensor): Uncertainties in [0, 1]; 0 where there is but one tag.
-        *Shape:* ``(words,)``
+    RETURNS (Tensor): Uncertainties in [0, 1]; 0 if there is only one tag. *Shape:* ``(words,)``
     """
     tags = logits.shape[1]
     if tags == 1:

@@ -1,7 +1,7 @@
-"""The layer loop: run a layer, ask who may leave, go on with the rest.
+"""The layer loop: run a layer, ask which words may exit, go on with the rest.
 
-Words that left keep their last state, which the others still attend to (halt-and-copy). A
-window whose last word has left is out of the context, too.
+Words that exit keep their last state, and the others still attend to it (halt-and-copy). A window
+whose last word has exited is removed from the context, too.
 
 Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 """
@@ -20,16 +20,17 @@ from .exit_network import ExitNetwork
 
 @dataclass(frozen=True)
 class Exits:
-    """What came out of a batch.
+    """The results of a batch.
 
-    logits (Tensor): Of each word, from the layer at which it left. *Shape:* ``(words, tags)``
+    logits (Tensor): The logits of each word, from the layer at which it exited. *Shape:*
+        ``(words, tags)``
     exit_layer (Tensor): That layer, counted from 1. *Shape:* ``(words,)``
     spent (Tensor): MACs of the method. *Shape:* ``(windows,)``
     full (Tensor): MACs of full depth with one head. *Shape:* ``(windows,)``
-    padding (int): MACs that this run spent in attention, on top of ``spent``, on padding and on
-        what is masked.
-    states (Optional[Tensor]): Each wordpiece's last state, if that was asked for.
-        *Shape:* ``(wordpieces, hidden_size)``
+    padding (int): MACs that attention spent on padding and on masked pairs, in addition to
+        ``spent``.
+    states (Optional[Tensor]): Each wordpiece's last state, if asked for. *Shape:*
+        ``(wordpieces, hidden_size)``
     """
 
     logits: Tensor
@@ -47,13 +48,14 @@ def run_with_exits(
     threshold: float = 0.0,
     keep_states: bool = False,
 ) -> Exits:
-    """Tag a batch, leaving early.
+    """Tag a batch with early exits.
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    criterion (Optional[Criterion]): Who may leave; None: nobody, and only the last head runs.
+    criterion (Optional[Criterion]): Decides which words exit; None: no word exits, and only the
+        last head runs.
     threshold (float): The criterion's threshold.
-    keep_states (bool): Whether to hand out the wordpieces' states.
+    keep_states (bool): Whether to return the wordpieces' states.
     RETURNS (Exits): The logits, exit layers and costs.
     """
     if criterion is None:
@@ -97,7 +99,7 @@ def run_full_depth(network: ExitNetwork, batch: Batch, keep_states: bool = False
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    keep_states (bool): Whether to hand out the wordpieces' states.
+    keep_states (bool): Whether to return the wordpieces' states.
     RETURNS (Exits): The logits, exit layers and costs.
     """
     running, last = Running.all_of(batch), network.spec.layers
@@ -113,12 +115,12 @@ def run_full_depth(network: ExitNetwork, batch: Batch, keep_states: bool = False
 
 
 def states_of_words(network: ExitNetwork, kept: Tensor, running: Running) -> Tensor:
-    """RETURNS (Tensor): What exit heads read of the words that have not left.
-    *Shape:* ``(active words, hidden_size)``
+    """RETURNS (Tensor): What exit heads read, for the words that have not exited. *Shape:*
+    ``(active words, hidden_size)``
 
     network (ExitNetwork): The network.
     kept (Tensor): What the context keeps. *Shape:* ``(context, hidden_size)``
-    running (Running): Who is still computed.
+    running (Running): What is still computed.
     """
     rows = running.rows_of(running.words)
     return network.encoder.states(kept.index_select(0, rows))

@@ -1,7 +1,7 @@
-"""The plain way to the same answers, for tests: padded, masked, everything computed.
+"""The plain way to the same answers, for tests: padded and masked, with everything computed.
 
-It shares the weights with the fast loop and nothing of its arithmetic: every layer runs on
-every wordpiece of the padded rectangle, then the new states of what had left are thrown away.
+It shares the weights with the fast loop, but none of its arithmetic. Every layer runs on every
+wordpiece of the padded rectangle, and the new states of wordpieces that had exited are discarded.
 """
 
 from typing import Any, Optional
@@ -21,13 +21,13 @@ from .loop import Exits
 def run_reference(
     network: ExitNetwork, batch: Batch, criterion: Optional[Criterion], threshold: float = 0.0
 ) -> Exits:
-    """Tag a batch, computing everything and discarding what left.
+    """Tag a batch, computing everything and discarding what comes after an exit.
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    criterion (Optional[Criterion]): Who may leave; None: nobody.
+    criterion (Optional[Criterion]): Decides which words exit; None: no word exits.
     threshold (float): The criterion's threshold.
-    RETURNS (Exits): As ``loop.run_with_exits`` does, with the states, without the costs.
+    RETURNS (Exits): As ``loop.run_with_exits`` returns them, with the states and without the costs.
     """
     spec, last = network.spec, network.spec.layers
     cells = torch.zeros(batch.windows, max(batch.lengths), dtype=torch.bool)
@@ -113,7 +113,7 @@ def _attention(network: ExitNetwork, number: int, states: Tensor, attended: Tens
     shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
     query, key, value = (part.view(shape) for part in layer.qkv(states))
     place = torch.arange(longest)
-    distance = place[:, None] - place[None, :]  # of query and key
+    distance = place[:, None] - place[None, :]  # between query and key
     attended = attended[:, None, None, :]
     if spec.table.attention == "rotary":
         theta = spec.local_rope_theta if spec.is_local(number) else spec.rope_theta
@@ -133,7 +133,7 @@ def _attention(network: ExitNetwork, number: int, states: Tensor, attended: Tens
 
 
 def _of_places(layer: Any, shared: Any, query: Tensor, key: Tensor, place: Tensor) -> Tensor:
-    """RETURNS (Tensor): Scores by relative position, pair by pair. *Shape:* that of the scores"""
+    """RETURNS (Tensor): Scores by relative position, for each pair. *Shape:* that of the scores"""
     table = shared.norm(shared.table.weight)
     of_place, to_place, _ = (
         part.view(len(table), *query.shape[2:])[place] for part in layer.qkv(table)
@@ -145,7 +145,7 @@ def _of_places(layer: Any, shared: Any, query: Tensor, key: Tensor, place: Tenso
 
 
 def _turned(states: Tensor, theta: float) -> Tensor:
-    """RETURNS (Tensor): Pairs of columns as complex numbers, turned by their position."""
+    """RETURNS (Tensor): Pairs of columns as complex numbers, rotated by their position."""
     longest, width = states.shape[1], states.shape[3]
     speed = theta ** (-torch.arange(0, width, 2) / width)
     angle = torch.arange(longest)[:, None] * speed  # (longest, width / 2)

@@ -1,8 +1,8 @@
-"""What leaving early would cost and decide, if the states were those of full depth.
+"""What early exits would cost and decide, if the states were those of full depth.
 
-From the logits of all heads at full depth, without computing a layer again. Exact where windows
-leave as a whole: then nobody attends to a state that was kept. Where words leave one by one it is
-an approximation, good enough to know where to look.
+This uses the logits of all heads at full depth and computes no layer again. It is exact if windows
+exit as a whole: then no word attends to a kept state. If words exit one by one, it is an
+approximation, good enough to know where to look.
 """
 
 from typing import List, Sequence, Tuple
@@ -24,17 +24,17 @@ def simulate_exits(
     criterion: Criterion,
     threshold: float,
 ) -> Tuple[Tensor, Cost]:
-    """Let words leave by what the heads say at full depth.
+    """Let words exit by the logits of the heads at full depth.
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
-    states (Tensor): Of every layer; without columns unless the criterion has a loop of its own.
-        *Shape:* ``(layers, words, hidden_size)``
-    criterion (Criterion): Who may leave.
+    logits (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``
+    states (Tensor): The states of every layer; without columns unless the criterion has its own
+        loop. *Shape:* ``(layers, words, hidden_size)``
+    criterion (Criterion): Decides which words exit.
     threshold (float): The criterion's threshold, above 0.
-    RETURNS (Tuple[Tensor, Cost]): The layer at which each word leaves, and the costs.
-        *Shape:* ``(words,)``
+    RETURNS (Tuple[Tensor, Cost]): The layer at which each word exits, and the costs. *Shape:*
+        ``(words,)``
     """
     if criterion.own_loop is not None:
         return criterion.own_loop.simulate(network, batch, logits, states, criterion, threshold)
@@ -65,7 +65,7 @@ def simulated_speedup(
     criterion: Criterion,
     threshold: float,
 ) -> float:
-    """RETURNS (float): Full-depth cost / simulated cost, over batches with their logits."""
+    """RETURNS (float): Full-depth cost / simulated cost, over batches and their logits."""
     spent = full = 0
     for batch, logits, states in answers:
         _, cost = simulate_exits(network, batch, logits, states, criterion, threshold)
