@@ -1,4 +1,4 @@
-"""Exit criteria: who may leave after a layer. One file a criterion."""
+"""Exit criteria: which words may exit after a layer. One file for each criterion."""
 
 from .entropy import SentenceExit, TokenExit, make_sentence_exit, make_token_exit
 from .patience import PatienceExit, make_patience_exit

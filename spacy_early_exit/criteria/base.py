@@ -12,8 +12,8 @@ Own = TypeVar("Own", bound="CriterionBase")
 
 
 class CriterionBase:
-    """A criterion with a threshold that judges the words at hand by what the heads say, learns
-    nothing and remembers nothing. See ``network.criterion``.
+    """A criterion with a threshold. It judges words by the logits of the heads, learns nothing and
+    remembers nothing. See ``network.criterion``.
     """
 
     has_threshold = True
@@ -21,11 +21,11 @@ class CriterionBase:
 
     @property
     def needs_learned(self) -> Tuple[str, ...]:
-        """RETURNS (Tuple[str, ...]): What it uses of what the decoder learns: nothing."""
+        """RETURNS (Tuple[str, ...]): The learnt parameters of the decoder that it needs: none."""
         return ()
 
     def with_window(self: Own, window: int) -> Own:
-        """RETURNS (CriterionBase): Itself: it looks at no neighbours."""
+        """RETURNS (CriterionBase): Itself: it has no neighbours."""
         return self
 
     def parameters(self, spec: EncoderSpec) -> Dict[str, Tensor]:
@@ -33,7 +33,7 @@ class CriterionBase:
         return {}
 
     def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
-        """RETURNS (int): It multiplies nothing."""
+        """RETURNS (int): 0: it multiplies nothing."""
         return 0
 
     def start(self, batch: Batch) -> Any:

@@ -1,4 +1,4 @@
-"""Words side by side: what the neighbours of a word say."""
+"""Neighbouring words: the largest value among a word and its neighbours."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,11 @@ from ..network.batch import Batch
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """All words of a batch on one line, with gaps between windows that no neighbourhood spans.
+    """All words of a batch on one line. The gaps between windows are too wide for any
+    neighbourhood.
 
     places (Tensor): Place of each word on that line. *Shape:* ``(words,)``
-    reach (int): How many words to each side are neighbours.
+    reach (int): How many words on each side are neighbours.
     """
 
     places: Tensor
@@ -25,7 +26,8 @@ class Neighbourhoods:
         """Lay out a batch.
 
         batch (Batch): The batch.
-        reach (int): How many words to each side: no further than the longest window, at most.
+        reach (int): How many words on each side are neighbours, at most as many as the longest
+            window has.
         RETURNS (Neighbourhoods): The line.
         """
         words = torch.arange(batch.words, device=batch.window_of_word.device)
@@ -35,9 +37,9 @@ class Neighbourhoods:
     def largest(self, words: Tensor, values: Tensor) -> Tensor:
         """Find the largest value among each word and its neighbours.
 
-        words (Tensor): The words that count: gaps, and who is missing, hold nobody.
+        words (Tensor): The words that count. Gaps and words that are not listed count as 0.
             *Shape:* ``(words,)``
-        values (Tensor): One each, at least 0. *Shape:* ``(words,)``
+        values (Tensor): One for each word, at least 0. *Shape:* ``(words,)``
         RETURNS (Tensor): *Shape:* ``(words,)``
         """
         if self.reach == 0:
@@ -53,7 +55,7 @@ def largest_by_window(batch: Batch, words: Tensor, values: Tensor) -> Tensor:
 
     batch (Batch): The batch.
     words (Tensor): The words that count. *Shape:* ``(words,)``
-    values (Tensor): One each, at least 0. *Shape:* ``(words,)``
+    values (Tensor): One for each word, at least 0. *Shape:* ``(words,)``
     RETURNS (Tensor): 0 for windows without such words. *Shape:* ``(windows,)``
     """
     largest = torch.zeros(batch.windows, device=values.device)

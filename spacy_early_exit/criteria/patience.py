@@ -1,8 +1,8 @@
-"""PABEE: leave where the prediction has stayed the same for some layers.
+"""PABEE: exit when the prediction has stayed the same for some layers.
 
 Source: NeurIPS 2020, "BERT Loses Patience: Fast and Robust Inference with Early Exit", which
-classifies sentences one at a time. Here every word has a counter of its own, so that batches of any
-size give the same.
+classifies sentences one at a time. Here every word has its own counter, so that batches of any size
+give the same answers.
 """
 
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from .neighbours import Neighbourhoods
 
 @dataclass(frozen=True)
 class Streaks:
-    """What patience remembers of a batch. Its tensors are written over after every layer.
+    """What patience remembers of a batch. Its tensors are overwritten after every layer.
 
-    tags (Tensor): What was predicted last; -1: nothing yet. *Shape:* ``(words,)``
+    tags (Tensor): The last predicted tag; -1: none yet. *Shape:* ``(words,)``
     lengths (Tensor): How many comparisons in a row have agreed. *Shape:* ``(words,)``
-    neighbourhoods (Neighbourhoods): Who is next to whom.
+    neighbourhoods (Neighbourhoods): The words' neighbours.
     """
 
     tags: Tensor
@@ -34,11 +34,11 @@ class Streaks:
 
 @dataclass(frozen=True)
 class PatienceExit(CriterionBase):
-    """A word leaves where neighbouring layers agreed often enough on it and its neighbours, and
+    """A word exits when successive layers have agreed often enough on it and its neighbours, and
     the last one is certain, too.
 
-    patience (int): How many comparisons in a row must agree; 0: nobody leaves.
-    window (int): How many words to each side are neighbours.
+    patience (int): How many comparisons in a row must agree; 0: no word exits.
+    window (int): How many words on each side are neighbours.
     """
 
     patience: int
@@ -49,19 +49,19 @@ class PatienceExit(CriterionBase):
         return replace(self, window=window)
 
     def start(self, batch: Batch) -> Streaks:
-        """RETURNS (Streaks): Nothing predicted so far."""
+        """RETURNS (Streaks): A state without predictions."""
         tags = torch.full_like(batch.window_of_word, -1)
         return Streaks(tags, torch.zeros_like(tags), Neighbourhoods.of(batch, self.window))
 
     def leave(self, step: Step, state: Streaks) -> Tensor:
-        """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
+        """RETURNS (Tensor): Which of ``step.words`` may exit. *Shape:* ``(words,)``, bool"""
         tags = step.logits.argmax(1)
         changed = tags != state.tags[step.words]
         lengths = torch.where(changed, 0, state.lengths[step.words] + 1)
         state.tags[step.words], state.lengths[step.words] = tags, lengths
         if not self.patience:
             return torch.zeros_like(changed)
-        # A threshold of 1 leaves it to patience: even a uniform distribution will do.
+        # With a threshold of 1 only patience decides: even a uniform distribution will do.
         unsure = (uncertainty(step.logits) >= step.threshold) & (step.threshold < 1.0)
         held = (lengths < self.patience) | unsure
         return state.neighbourhoods.largest(step.words, held.float()) == 0
@@ -71,13 +71,13 @@ class PatienceExit(CriterionBase):
 def make_patience_exit(patience: int = 2, window: int = 1) -> Criterion:
     """Make the criterion ``spacy-early-exit.PatienceExit.v1``: PABEE.
 
-    A ``threshold`` of 1 is patience alone, as published. Below, words must be certain as well,
-    as for ``TokenExit.v1``: speedups between those of two patiences are reached that way.
+    A ``threshold`` of 1 means patience alone, as published. With a smaller one, words must be
+    certain as well, as for ``TokenExit.v1``. That reaches speedups between those of two patiences.
 
-    patience (int): How many comparisons of neighbouring layers in a row must agree. So nobody
-        leaves before layer ``patience + 1``: where there are no more layers than that, and with
-        0, nobody leaves at all.
-    window (int): How many words to each side must be ready, too, or have left.
+    patience (int): How many comparisons of successive layers must agree in a row. So no word exits
+        before layer ``patience + 1``. If there are no more layers than that, or with 0, no word
+        exits early.
+    window (int): How many words on each side must be ready, too, or have exited.
     RETURNS (Criterion): The criterion.
     RAISES (ValueError): If an argument makes no sense.
     """
