@@ -1,4 +1,4 @@
-"""Decoders: from the words' exit logits to tags. One file a decoder."""
+"""Decoders: from the words' exit logits to tags. One file for each decoder."""
 
 from .base import Decoder, Learned
 from .crf import CRFDecoder, make_crf_decoder

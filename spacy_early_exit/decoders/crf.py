@@ -19,10 +19,10 @@ from .paths import best_paths
 class CRFDecoder:
     """The sequence of tags with the largest sum of logits and learnt transitions.
 
-    Transitions that are not valid are forbidden, in training as in decoding. How a text may begin
-    and end is for decoding alone: in training it is learnt.
+    Invalid transitions are forbidden, both in training and in decoding. How a text may begin and
+    end is only restricted in decoding: in training it is learnt.
 
-    loss_weight (float): Weight of the likelihood in training, beside the heads' own losses.
+    loss_weight (float): Weight of the likelihood in training, next to the heads' own losses.
     scheme (str): Which tags may follow which: see ``tags``.
     """
 
@@ -34,8 +34,8 @@ class CRFDecoder:
         return replace(self, scheme=scheme)
 
     def parameters(self, tags: int) -> Dict[str, Tensor]:
-        """RETURNS (Dict[str, Tensor]): From a tag to the next, and those of first and last words.
-        *Shapes:* ``(tags, tags)``, ``(tags,)``, ``(tags,)``
+        """RETURNS (Dict[str, Tensor]): The scores of transitions from a tag to the next, of first
+        words and of last words. *Shapes:* ``(tags, tags)``, ``(tags,)``, ``(tags,)``
         """
         return {
             "transitions": torch.zeros(tags, tags),
@@ -44,11 +44,11 @@ class CRFDecoder:
         }
 
     def __call__(self, logits: Sequence[Floats], learned: Learned) -> List[Ints]:
-        """Decode texts by Viterbi, all of them step by step together.
+        """Decode texts by Viterbi, step by step for all of them together.
 
         logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
-        learned (Learned): What it has learnt.
-        RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        learned (Learned): Its learnt parameters.
+        RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
         """
         start, transitions, end = (
             learned[name].detach().cpu().double().numpy()
@@ -63,14 +63,14 @@ class CRFDecoder:
         )
 
     def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
-        """Compute the negative log-likelihood; tags that are missing are summed over.
+        """Compute the negative log-likelihood; missing tags are summed over.
 
         logits (Tensor): The exit logits. *Shape:* ``(words, tags)``
-        tags (Tensor): The right tag of each word, ``MISSING`` where it is not known.
-            *Shape:* ``(words,)``
+        tags (Tensor): The right tag of each word, ``MISSING`` if it is not known. *Shape:*
+            ``(words,)``
         texts (Tensor): The text of each word. *Shape:* ``(words,)``
-        learned (Learned): What it has learnt, with gradients.
-        RETURNS (Tensor): Weighted, summed over texts. *Shape:* ``()``
+        learned (Learned): Its learnt parameters, with gradients.
+        RETURNS (Tensor): The weighted loss, summed over texts. *Shape:* ``()``
         """
         if not len(logits):
             return logits.sum()
@@ -78,7 +78,7 @@ class CRFDecoder:
         steps = learned["transitions"] + FORBIDDEN * forbidden.to(logits)
         wrong = torch.ones_like(logits).scatter_(1, tags.clamp(min=0)[:, None], 0.0)
         annotated = logits + FORBIDDEN * wrong * (tags != MISSING)[:, None]
-        # What is annotated beside everything: one recursion for both.
+        # The annotated sequences next to all sequences: one recursion for both.
         both = torch.cat([annotated, logits])
         number = torch.unique_consecutive(texts, return_inverse=True)[1]
         count = int(number[-1]) + 1
@@ -95,10 +95,10 @@ def log_partition(
 
     logits (Tensor): *Shape:* ``(words, tags)``
     texts (Tensor): The text of each word: 0, 1, ..., ascending. *Shape:* ``(words,)``
-    transitions (Tensor): From a tag to the next. *Shape:* ``(tags, tags)``
-    start (Tensor): Of first words. *Shape:* ``(tags,)``
-    end (Tensor): Of last words. *Shape:* ``(tags,)``
-    RETURNS (Tensor): Its logarithm for each text. *Shape:* ``(texts,)``
+    transitions (Tensor): Scores from a tag to the next. *Shape:* ``(tags, tags)``
+    start (Tensor): Scores of first words. *Shape:* ``(tags,)``
+    end (Tensor): Scores of last words. *Shape:* ``(tags,)``
+    RETURNS (Tensor): The logarithm of the sum, for each text. *Shape:* ``(texts,)``
     """
     lengths = torch.bincount(texts)
     offsets = torch.arange(len(texts), device=texts.device) - (lengths.cumsum(0) - lengths)[texts]
@@ -117,7 +117,7 @@ def make_crf_decoder(loss_weight: float = 1.0) -> Decoder:
     """Make the decoder ``spacy-early-exit.CRFDecoder.v1``. It has to be trained: its transitions
     are part of the pipeline's weights.
 
-    loss_weight (float): Weight of its likelihood in training, beside the heads' own losses.
+    loss_weight (float): Weight of its likelihood in training, next to the heads' own losses.
     RETURNS (Decoder): The decoder.
     RAISES (ValueError): If an argument makes no sense.
     """

@@ -1,4 +1,4 @@
-"""Every word by itself: how token classifiers of other libraries are read."""
+"""Every word by itself, as other libraries decode token classifiers."""
 
 from dataclasses import dataclass
 from typing import List, Sequence
@@ -24,7 +24,7 @@ class Greedy(Unlearnt):
     def for_scheme(self, scheme: str) -> "Greedy":
         """RETURNS (Greedy): The same for tags of another scheme.
 
-        RAISES (ValueError): If there is no custom of how to read invalid sequences of it.
+        RAISES (ValueError): If there is no convention for invalid sequences of it.
         """
         if scheme not in ("bio", "free"):
             raise ValueError(
@@ -37,15 +37,15 @@ class Greedy(Unlearnt):
         """Decode texts.
 
         logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
-        learned (Learned): Nothing.
-        RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        learned (Learned): Empty.
+        RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
         """
         best = [text.argmax(1).astype(np.int64) for text in logits]
         if self.scheme == "free":
             return best
         for tags in best:
             before = np.concatenate([[0], tags[:-1]])
-            # One that begins an entity is a B-X to the next, which changes nothing for that.
+            # An I-X that begins an entity becomes B-X, which makes no difference to the next word.
             tags[is_inside(tags) & (before != tags) & (before != tags - 1)] -= 1
         return best
 

@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 from ..network.arrays import Floats, Ints
 
 Doubles = NDArray[np.float64]
-IN_CACHE = 2**17  # transitions looked at together, of all texts
+IN_CACHE = 2**17  # transitions of all texts that are looked at together
 
 
 def best_paths(
     logits: Sequence[Floats], start: Doubles, transitions: Doubles, end: Doubles
 ) -> List[Ints]:
-    """Viterbi, many texts step by step together.
+    """Run Viterbi, step by step for many texts together.
 
-    logits (Sequence[Floats]): Of each text. *Shape:* ``(words, tags)``
-    start (Doubles): Of first words. *Shape:* ``(tags,)``
-    transitions (Doubles): From a tag to the next. *Shape:* ``(tags, tags)``
-    end (Doubles): Of last words. *Shape:* ``(tags,)``
-    RETURNS (List[Ints]): The best sequence of each. *Shape:* ``(words,)``
+    logits (Sequence[Floats]): The logits of each text. *Shape:* ``(words, tags)``
+    start (Doubles): Scores of first words. *Shape:* ``(tags,)``
+    transitions (Doubles): Scores from a tag to the next. *Shape:* ``(tags, tags)``
+    end (Doubles): Scores of last words. *Shape:* ``(tags,)``
+    RETURNS (List[Ints]): The best sequence of each text. *Shape:* ``(words,)``
     """
     found: List[Ints] = [np.zeros(0, dtype=np.int64)] * len(logits)
     some = [text for text in range(len(logits)) if len(logits[text])]
@@ -41,10 +41,11 @@ def _together(
 ) -> List[Ints]:
     """RETURNS (List[Ints]): The best sequence of each text. *Shape:* ``(words,)``
 
-    logits (Sequence[Floats]): None empty, the longest in front. *Shape:* ``(words, tags)``
-    start (Doubles): Of first words. *Shape:* ``(tags,)``
-    origins (Doubles): To a tag from the one before. *Shape:* ``(tags, tags)``
-    end (Doubles): Of last words. *Shape:* ``(tags,)``
+    logits (Sequence[Floats]): The logits of each text; none is empty, and the longest comes first.
+        *Shape:* ``(words, tags)``
+    start (Doubles): Scores of first words. *Shape:* ``(tags,)``
+    origins (Doubles): Scores to a tag from the one before. *Shape:* ``(tags, tags)``
+    end (Doubles): Scores of last words. *Shape:* ``(tags,)``
     """
     lengths = np.array([len(text) for text in logits], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths

@@ -1,5 +1,5 @@
-"""Viterbi under hard constraints: the best valid sequence of tags. For BIO, where every ``I-X``
-follows ``B-X`` or ``I-X``, there is a quicker one.
+"""Viterbi under hard constraints: the best valid sequence of tags. There is a faster one for BIO,
+where every ``I-X`` follows ``B-X`` or ``I-X``.
 """
 
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ class Unlearnt:
         return {}
 
     def loss(self, logits: Tensor, tags: Tensor, texts: Tensor, learned: Learned) -> Tensor:
-        """RETURNS (Tensor): Nothing to learn from. *Shape:* ``()``"""
+        """RETURNS (Tensor): 0: there is nothing to learn. *Shape:* ``()``"""
         return logits.new_zeros(())
 
 
 @dataclass(frozen=True)
 class BIOViterbi(Unlearnt):
-    """Exact, and quick where the network is sure of itself.
+    """Viterbi for BIO: exact, and fast if the network is sure.
 
-    A word whose best tag is not ``I-X`` fits after anything. So texts fall into runs, such a
-    word and the ``I-X`` after it, and only runs that are not valid as they stand are
-    searched, all of them together. A search may begin with any tag; should the best one be
-    an ``I-X``, which needs the run before, the two are searched as one.
+    A word whose best tag is not ``I-X`` may follow anything. So texts divide into runs: such a word
+    and each ``I-X`` after it. Only runs that are invalid as they are get searched, all of them
+    together. A search may begin with any tag. If the best one is an ``I-X``, which depends on the
+    run before, the two runs are searched as one.
     """
 
     def for_scheme(self, scheme: str) -> "BIOViterbi":
-        """RETURNS (BIOViterbi): Itself, if it can.
+        """RETURNS (BIOViterbi): Itself, if the tags are BIO.
 
         RAISES (ValueError): If the tags are not BIO.
         """
@@ -52,8 +52,8 @@ class BIOViterbi(Unlearnt):
         """Decode texts.
 
         logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
-        learned (Learned): Nothing.
-        RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        learned (Learned): Empty.
+        RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
         """
         if not logits:
             return []
@@ -65,10 +65,10 @@ class BIOViterbi(Unlearnt):
         inside = is_inside(tags)
         before = np.where(first[:-1], 0, np.roll(tags, 1))
         broken = inside & (before != tags) & (before != tags - 1)
-        starts = np.flatnonzero(~inside | first[:-1])  # of the runs
+        starts = np.flatnonzero(~inside | first[:-1])  # first words of the runs
         ends = np.append(starts[1:], len(tags))
         runs = np.unique(np.searchsorted(starts, np.flatnonzero(broken), side="right") - 1)
-        segments = [(int(run), int(run)) for run in runs]  # first and last run
+        segments = [(int(run), int(run)) for run in runs]  # the first and last run of each
         todo = segments
         while todo:
             solved = search(
@@ -103,8 +103,8 @@ class Viterbi(Unlearnt):
         """Decode texts.
 
         logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
-        learned (Learned): Nothing.
-        RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        learned (Learned): Empty.
+        RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
         """
         if not logits:
             return []
@@ -121,10 +121,10 @@ class Viterbi(Unlearnt):
 
 
 def joined(segments: Sequence[Tuple[int, int]]) -> List[Tuple[int, int]]:
-    """Unite segments that have a run in common.
+    """Merge segments that share a run.
 
-    segments (Sequence[Tuple[int, int]]): First and last run of each.
-    RETURNS (List[Tuple[int, int]]): Segments that have none, in order.
+    segments (Sequence[Tuple[int, int]]): The first and last run of each segment.
+    RETURNS (List[Tuple[int, int]]): Segments that share none, in order.
     """
     found: List[Tuple[int, int]] = []
     for low, high in sorted(segments):
@@ -136,13 +136,13 @@ def joined(segments: Sequence[Tuple[int, int]]) -> List[Tuple[int, int]]:
 
 
 def search(logits: Sequence[Floats], free: Sequence[bool]) -> List[Ints]:
-    """Find the best valid sequence of each text, all texts step by step together.
+    """Find the best valid sequence of each text, step by step for all texts together.
 
-    A step costs O(tags), since only ``I-X`` is bound to the tag before.
+    A step costs O(tags), since only ``I-X`` depends on the tag before.
 
-    logits (Sequence[Floats]): Of each text, none empty. *Shape:* ``(words, tags)``
-    free (Sequence[bool]): Whether each may begin with any tag, not only with ``O`` or ``B-X``.
-    RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+    logits (Sequence[Floats]): The logits of each text; none is empty. *Shape:* ``(words, tags)``
+    free (Sequence[bool]): Whether each text may begin with any tag, not only with ``O`` or ``B-X``.
+    RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
     """
     order = sorted(range(len(logits)), key=lambda text: -len(logits[text]))
     lengths = np.array([len(logits[text]) for text in order], dtype=np.int64)
@@ -177,7 +177,7 @@ def search(logits: Sequence[Floats], free: Sequence[bool]) -> List[Ints]:
         now = tag[:running]
         answer[rows] = now
         inner = is_inside(now)
-        stays = inner & from_inside[rows, (now - 1) // 2]  # not asked of others
+        stays = inner & from_inside[rows, (now - 1) // 2]  # does not matter for others
         tag[:running] = np.where(inner, np.where(stays, now, now - 1), best_before[rows])
     found: List[Ints] = [np.zeros(0, dtype=np.int64)] * len(order)
     for text, start, length in zip(order, starts, lengths):
