@@ -1,4 +1,4 @@
-"""What a stage of training is, and what goes from and to it."""
+"""What a stage of training is, and what goes into and out of it."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, NamedTuple, Optional, Protocol, Sequence, Tuple, runtime_checkable
@@ -17,14 +17,14 @@ from ..runtime.torch_state import usual_torch
 
 
 class Answers(NamedTuple):
-    """What the heads say of a batch while training.
+    """The output of the heads for a batch while training.
 
-    logits (Tensor): Of every head. *Shape:* ``(layers, words, tags)``
-    exit_layer (Tensor): The layer at which each word left. *Shape:* ``(words,)``
-    teacher (Optional[Tensor]): What the network said before this stage, at full depth, if the
-        stage asks for it. *Shape:* ``(layers, words, tags that it knew)``
-    own (Sequence[Sequence[Tensor]]): What else the stage wants back for its loss, batch by batch.
-        It learns through those with gradients.
+    logits (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``
+    exit_layer (Tensor): The layer at which each word exited. *Shape:* ``(words,)``
+    teacher (Optional[Tensor]): The logits of the network before this stage, at full depth, if the
+        stage needs them. *Shape:* ``(layers, words, tags that it knew)``
+    own (Sequence[Sequence[Tensor]]): What else the stage needs for its loss, batch by batch. It
+        learns through the tensors that have gradients.
     """
 
     logits: Tensor
@@ -36,9 +36,10 @@ class Answers(NamedTuple):
 class Gradient(NamedTuple):
     """The gradient of a loss.
 
-    logits (Any): By what the heads say, numpy or cupy. *Shape:* ``(layers, words, tags)``
-    learned (Dict[str, Any]): By what the decoder has learnt, by name.
-    own (Sequence[Tensor]): By what the stage wanted back, where that has gradients.
+    logits (Any): The gradient with respect to the logits, numpy or cupy. *Shape:*
+        ``(layers, words, tags)``
+    learned (Dict[str, Any]): With respect to the decoder's learnt parameters, by name.
+    own (Sequence[Tensor]): With respect to what else the stage needed, where it has gradients.
     """
 
     logits: Any
@@ -48,20 +49,20 @@ class Gradient(NamedTuple):
 
 @dataclass(frozen=True)
 class JointLogits:
-    """What all heads say of all words of some docs, for training.
+    """The output of all heads for all words of some docs, for training.
 
-    logits (Any): *Shape:* ``(layers, words, tags)``, numpy or cupy
+    logits (Any): The logits. *Shape:* ``(layers, words, tags)``, numpy or cupy
     doc (Ints): The doc of each word. *Shape:* ``(words,)``
     word (Ints): Its index in that doc. *Shape:* ``(words,)``
-    owned (Bools): Whether it counts, or is but the context of an overlapping window.
+    owned (Bools): Whether it counts. Otherwise it is only context for an overlapping window.
         *Shape:* ``(words,)``
-    exit_layer (Ints): The layer at which it left. *Shape:* ``(words,)``
-    text (Ints): The text it is of: the doc; where the stage runs windows several times, every
-        time is a text of its own. *Shape:* ``(words,)``
-    learned (Dict[str, Any]): What the decoder has learnt, numpy or cupy.
-    teacher (Any): What the network said before this stage of training, if the stage asks for
-        it. *Shape:* ``(layers, words, tags that it knew)``, numpy or cupy
-    own (Sequence[Sequence[Tensor]]): What else the stage wants back for its loss.
+    exit_layer (Ints): The layer at which it exited. *Shape:* ``(words,)``
+    text (Ints): The text that it belongs to. That is the doc; but if the stage runs windows several
+        times, each time counts as a separate text. *Shape:* ``(words,)``
+    learned (Dict[str, Any]): The decoder's learnt parameters, numpy or cupy.
+    teacher (Any): The logits of the network before this stage of training, if the stage needs them.
+        *Shape:* ``(layers, words, tags that it knew)``, numpy or cupy
+    own (Sequence[Sequence[Tensor]]): What else the stage needs for its loss.
     """
 
     logits: Any
@@ -85,11 +86,11 @@ class Stage(Protocol):
 
     @property
     def trains_decoder(self) -> bool:
-        """RETURNS (bool): Whether what the decoder learns is learnt."""
+        """RETURNS (bool): Whether the decoder's parameters are trained."""
 
     @property
     def trains_criterion(self) -> bool:
-        """RETURNS (bool): Whether what the criterion learns is learnt."""
+        """RETURNS (bool): Whether the criterion's parameters are trained."""
 
     @property
     def copies(self) -> int:
@@ -103,7 +104,7 @@ class Stage(Protocol):
         criterion: Criterion,
         teacher: Optional[ExitNetwork],
     ) -> Answers:
-        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+        """RETURNS (Answers): The logits of all heads for the batch, with gradients."""
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
@@ -113,13 +114,13 @@ class Stage(Protocol):
 def loss_and_gradient(
     stage: Stage, decoder: Decoder, scores: JointLogits, tags: Any
 ) -> Tuple[float, Gradient]:
-    """Compute the loss of a stage and a decoder and its gradient, arrays in and out as thinc wants
-    it. The decoder sees what every word said where it left, as when predicting.
+    """Compute the loss of a stage and a decoder, and its gradient. Input and output are arrays, as
+    thinc expects. The decoder sees each word's logits at its exit, as when predicting.
 
     stage (Stage): The stage.
     decoder (Decoder): The decoder.
-    scores (JointLogits): What the heads say.
-    tags (Any): numpy. *Shape:* ``(words,)``
+    scores (JointLogits): The logits of all heads.
+    tags (Any): The right tags, numpy. *Shape:* ``(words,)``
     RETURNS (Tuple[float, Gradient]): The loss and its gradient.
     """
     logits = xp2torch(scores.logits).detach().requires_grad_(True)
@@ -129,7 +130,7 @@ def loss_and_gradient(
     teacher = None if scores.teacher is None else xp2torch(scores.teacher)
     own = [[t.detach().requires_grad_(t.requires_grad) for t in part] for part in scores.own]
     value = stage.loss(Answers(logits, exit_layer, teacher, own), right)
-    # A pipeline may hold what another decoder has learnt.
+    # A pipeline may also hold parameters that another decoder learnt.
     with torch.device("meta"):
         names = decoder.parameters(logits.shape[2]) if stage.trains_decoder else {}
     learned = {
@@ -154,7 +155,7 @@ def loss_and_gradient(
 
 
 def by_text(scores: JointLogits) -> Tuple[Ints, Ints]:
-    """Put texts together from their windows, for a decoder, which is to see what it will see when
+    """Assemble texts from their windows for a decoder, so that it sees what it will see when
     predicting.
 
     RETURNS (Tuple[Ints, Ints]): The words whose answers count, text by text, and the text of
@@ -166,11 +167,11 @@ def by_text(scores: JointLogits) -> Tuple[Ints, Ints]:
 
 
 def check_bounds(stage: str, **bounds: Tuple[float, float]) -> None:
-    """Refuse numbers that are not between 0 and what they may be at most.
+    """Refuse numbers that are not between 0 and their bound.
 
     stage (str): The name of the stage.
-    **bounds (Tuple[float, float]): Each number, and the largest that it may be.
-    RAISES (ValueError): If one is not. The message names it.
+    **bounds (Tuple[float, float]): Each number, and its largest valid value.
+    RAISES (ValueError): If one is out of bounds. The message names it.
     """
     for name, (value, most) in bounds.items():
         if not 0.0 <= value <= most:

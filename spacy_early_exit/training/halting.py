@@ -1,4 +1,6 @@
-"""Who leaves while training: drawn for every batch, so that no one budget is learnt by heart."""
+"""Which words exit while training. It is drawn for every batch, so that the network does not adapt
+to a single budget.
+"""
 
 from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
@@ -12,15 +14,15 @@ from ..network.criterion import Criterion, Step
 
 @dataclass(frozen=True)
 class SampledHalting:
-    """Words leave by a criterion, with a threshold and a neighbourhood drawn for each window.
+    """Words exit by a criterion, with a threshold and a neighbourhood drawn for each window.
 
     batch (Batch): The batch.
-    thresholds (Tensor): Of each window; 0: full depth. *Shape:* ``(windows,)``
-    criteria (Sequence[Tuple[Criterion, Any]]): What was drawn among, each with its state.
-    choice (Tensor): Which of them each window drew. *Shape:* ``(windows,)``
-    learned (Mapping[str, Tensor]): What criterion and decoder have learnt, by name.
-    logits (Optional[Tensor]): What to judge by in place of the running pass, such as what a
-        frozen network said (off-policy). *Shape:* ``(layers, words, tags)``
+    thresholds (Tensor): The threshold of each window; 0: full depth. *Shape:* ``(windows,)``
+    criteria (Sequence[Tuple[Criterion, Any]]): The criteria to draw from, each with its state.
+    choice (Tensor): Index of the criterion that each window drew. *Shape:* ``(windows,)``
+    learned (Mapping[str, Tensor]): The learnt parameters of criterion and decoder, by name.
+    logits (Optional[Tensor]): The logits to judge by instead of those of the running pass, such as
+        those of a frozen network (off-policy). *Shape:* ``(layers, words, tags)``
     """
 
     batch: Batch
@@ -31,7 +33,7 @@ class SampledHalting:
     logits: Optional[Tensor] = None
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
+        """RETURNS (Tensor): Which of the words exit. *Shape:* ``(words,)``, bool"""
         if self.logits is not None:
             logits = self.logits[layer - 1, words].float()
         window = self.batch.window_of_word[words]
@@ -47,7 +49,7 @@ class SampledHalting:
 
 @dataclass(frozen=True)
 class RandomHalting:
-    """Words leave at layers drawn blindly.
+    """Words exit at layers drawn at random.
 
     layers (Tensor): The layer of each word. *Shape:* ``(words,)``
     """
@@ -55,7 +57,7 @@ class RandomHalting:
     layers: Tensor
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
+        """RETURNS (Tensor): Which of the words exit. *Shape:* ``(words,)``, bool"""
         return self.layers[words] <= layer
 
 
@@ -64,10 +66,10 @@ def draw_thresholds(
 ) -> Tensor:
     """Draw a threshold for each window, from 0 to ``most``.
 
-    windows (int): How many.
-    most (float): The largest.
-    aggressive_share (float): Share of windows that get the largest.
-    full_share (float): Share of windows that stay to the end.
+    windows (int): Number of windows.
+    most (float): The largest threshold.
+    aggressive_share (float): Share of windows that get the largest threshold.
+    full_share (float): Share of windows that run at full depth.
     RETURNS (Tensor): *Shape:* ``(windows,)``
     """
     thresholds = torch.rand(windows) * most
@@ -78,11 +80,11 @@ def draw_thresholds(
 
 
 def neighbourhoods(criterion: Criterion, windows: Sequence[int]) -> List[Criterion]:
-    """The criteria to draw among: the component's with each of some neighbourhoods.
+    """Make the criteria to draw from: the component's, with each of the given neighbourhoods.
 
     criterion (Criterion): The component's criterion.
-    windows (Sequence[int]): Neighbours to each side; none: the criterion's own.
-    RETURNS (List[Criterion]): The criteria; the criterion alone where it has no neighbourhood.
+    windows (Sequence[int]): Numbers of neighbours on each side; empty: the criterion's own.
+    RETURNS (List[Criterion]): The criteria; only the criterion itself if it has no neighbourhood.
     """
     drawn = [criterion.with_window(window) for window in windows]
     return [criterion] if all(one is criterion for one in drawn) else drawn

@@ -20,13 +20,14 @@ from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses
 
 @dataclass(frozen=True)
 class JointTraining:
-    """First stage: all layers on everything, all heads at once, the deeper the heavier.
+    """First stage: all layers on everything and all heads at once; deeper heads have more weight.
 
-    distillation (float): Weight of what the earlier heads learn from the deepest.
-    detach_early_heads (bool): Whether the encoder learns from the deepest head alone, as that of a
-        plain tagger does, and the other heads from its states as they are. (Nor does clipping let
-        them touch it: thinc clips the gradient of each parameter by itself.)
-    pseudo_labels (bool): Whether the deepest head's own tags take the place of the annotation.
+    distillation (float): Weight of what the earlier heads learn from the deepest one.
+    detach_early_heads (bool): Whether only the deepest head's gradient reaches the encoder, as in a
+        plain tagger. The other heads then learn from the encoder's states as they are. (Gradient
+        clipping doesn't let them influence it either: thinc clips the gradient of each parameter
+        separately.)
+    pseudo_labels (bool): Whether the deepest head's own tags replace the annotation.
     """
 
     distillation: float = 0.0
@@ -45,7 +46,7 @@ class JointTraining:
         criterion: Criterion,
         teacher: Optional[ExitNetwork],
     ) -> Answers:
-        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+        """RETURNS (Answers): The logits of all heads for the batch, with gradients."""
         logits = run_all_heads(network, batch, dropout, self.detach_early_heads)
         return Answers(logits, torch.full_like(batch.piece_of_word, len(logits)), None)
 
@@ -70,9 +71,9 @@ def make_joint_training(
 
     distillation (float): Weight of what the earlier heads learn from the deepest one's
         distribution; 0: nothing.
-    detach_early_heads (bool): Whether the encoder learns from the deepest head alone. That spares
-        full depth the compromise: F was higher at full depth and at 2X than with all heads teaching
-        it, with or without a second stage that then shapes the earlier layers.
+    detach_early_heads (bool): Whether the encoder learns from the deepest head alone. Full depth
+        then makes no compromise: F was higher at full depth and at 2X than if all heads teach the
+        encoder, with or without a second stage that then shapes the earlier layers.
     pseudo_labels (bool): Whether annotated words are trained on the tag that the deepest head
         gives them, rather than on the annotation.
     RETURNS (Stage): The stage.

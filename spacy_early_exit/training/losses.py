@@ -1,4 +1,4 @@
-"""What the heads are trained on: losses of every head on every word, and how they are weighed."""
+"""What the heads are trained on: losses of every head on every word, and how they are weighted."""
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ def word_losses(logits: Tensor, tags: Tensor) -> Tensor:
     """Cross-entropy of every head on every word.
 
     logits (Tensor): *Shape:* ``(layers, words, tags)``
-    tags (Tensor): The right tag of each word, ``MISSING`` where it is not known: its loss is
-        0. *Shape:* ``(words,)``
+    tags (Tensor): The right tag of each word, ``MISSING`` if it is not known: its loss is then 0.
+        *Shape:* ``(words,)``
     RETURNS (Tensor): *Shape:* ``(layers, words)``
     """
     layers = len(logits)
@@ -23,12 +23,12 @@ def word_losses(logits: Tensor, tags: Tensor) -> Tensor:
 
 def distillation_loss(logits: Tensor, teacher: Tensor, tags: Tensor) -> Tensor:
     """Kullback-Leibler divergence of every head from a teacher, on annotated words and among the
-    tags that the teacher knows: what it does not know it can't teach.
+    tags that the teacher knows, since it can't teach others.
 
     logits (Tensor): *Shape:* ``(layers, words, tags)``
-    teacher (Tensor): Carries no gradient. *Shape:* ``(words, tags that it knows)``
-    tags (Tensor): The right tag of each word, ``MISSING`` where it is not known.
-        *Shape:* ``(words,)``
+    teacher (Tensor): The teacher's logits, without gradient. *Shape:*
+        ``(words, tags that it knows)``
+    tags (Tensor): The right tag of each word, ``MISSING`` if it is not known. *Shape:* ``(words,)``
     RETURNS (Tensor): *Shape:* ``(layers, words)``
     """
     known = teacher.shape[-1]
@@ -38,21 +38,20 @@ def distillation_loss(logits: Tensor, teacher: Tensor, tags: Tensor) -> Tensor:
 
 
 def pseudo_tags(logits: Tensor, tags: Tensor) -> Tensor:
-    """Put a network's tags in the place of an annotation.
+    """Replace an annotation with a network's tags.
 
-    logits (Tensor): What it says. *Shape:* ``(words, tags that it knows)``
-    tags (Tensor): The annotation, ``MISSING`` where a word is not to be learnt. *Shape:*
-        ``(words,)``
-    RETURNS (Tensor): Its tags, and the annotation where that is ``MISSING``, or a tag that it does
-        not know. *Shape:* ``(words,)``
+    logits (Tensor): The network's logits. *Shape:* ``(words, tags that it knows)``
+    tags (Tensor): The annotation, ``MISSING`` if a word is not to be learnt. *Shape:* ``(words,)``
+    RETURNS (Tensor): The network's tags; but the annotation where that is ``MISSING`` or a tag that
+        the network does not know. *Shape:* ``(words,)``
     """
     stays = (tags == MISSING) | (tags >= logits.shape[-1])
     return torch.where(stays, tags, logits.argmax(-1))
 
 
 def layer_weighted(losses: Tensor) -> Tensor:
-    """Sum losses over words, as spaCy's own components do it, and average them over heads, the
-    deeper the heavier: head l weighs l / Σ l.
+    """Sum losses over words, as spaCy's own components do, and average them over heads. Deeper
+    heads have more weight: head l has l / Σ l.
 
     Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 

@@ -1,4 +1,4 @@
-"""The second stage: words leave while training, as they will when predicting.
+"""The second stage: words exit while training, as they will when predicting.
 
 Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 """
@@ -26,19 +26,19 @@ UNLIKELY = -1e4  # a logit
 
 @dataclass(frozen=True)
 class SelfSampling:
-    """Second stage: words leave while training, as they will when predicting.
+    """Second stage: words exit while training, as they will when predicting.
 
-    pattern (Pattern): Who decides: ``"on_policy"``: the running pass itself;
-        ``"off_policy"``: the network as it was before this stage, at full depth, as in the
-        authors' code; ``"random"``: nobody, for comparison.
-    max_threshold (float): For every window a threshold is drawn from 0 to this.
-    windows (Tuple[int, ...]): And one of these neighbourhoods, where words leave one by one.
+    pattern (Pattern): What decides which words exit: ``"on_policy"``: the running pass itself;
+        ``"off_policy"``: the network as it was before this stage, at full depth, as in the authors'
+        code; ``"random"``: chance, for comparison.
+    max_threshold (float): A threshold from 0 to this is drawn for every window.
+    windows (Tuple[int, ...]): One of these neighbourhoods is drawn, too, if words exit one by one.
     aggressive_share (float): Share of windows that get the largest threshold and the smallest
         neighbourhood.
-    full_share (float): Share of windows that stay to the end.
+    full_share (float): Share of windows that run at full depth.
     distillation (float): Weight of what all heads learn from the deepest head as it was
         before this stage.
-    pseudo_labels (bool): Whether the tags of that deepest head take the place of the annotation.
+    pseudo_labels (bool): Whether the tags of that deepest head replace the annotation.
     """
 
     pattern: Pattern
@@ -65,7 +65,7 @@ class SelfSampling:
         criterion: Criterion,
         teacher: Optional[ExitNetwork],
     ) -> Answers:
-        """RETURNS (Answers): What the heads say of the batch, with gradients."""
+        """RETURNS (Answers): The logits of all heads for the batch, with gradients."""
         taught = None
         if teacher is not None:
             with torch.no_grad():
@@ -88,10 +88,10 @@ class SelfSampling:
             batch.windows, self.max_threshold, self.aggressive_share, self.full_share
         )
         choice = torch.randint(len(criteria), (batch.windows,))
-        choice[thresholds == self.max_threshold] = 0  # drawn ones are below: these are aggressive
+        choice[thresholds == self.max_threshold] = 0  # drawn ones are smaller: these are aggressive
         judged_by = None
         if self.pattern == "off_policy" and taught is not None:
-            # No tag that the teacher does not know is likely.
+            # Tags that the teacher does not know are unlikely.
             unknown = network.tags - taught.shape[-1]
             judged_by = F.pad(taught, (0, unknown), value=UNLIKELY)
         return SampledHalting(
@@ -111,7 +111,7 @@ class SelfSampling:
         if self.distillation and answers.teacher is not None:
             deepest = answers.teacher[-1]
             losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
-        # Heads after a word's exit learn nothing of it.
+        # Heads after a word's exit learn nothing from it.
         layers = torch.arange(1, len(losses) + 1, device=losses.device)
         losses = losses * (layers[:, None] <= answers.exit_layer)
         return layer_weighted(losses)
@@ -129,13 +129,13 @@ def make_self_sampling(
 ) -> Stage:
     """Make the stage ``spacy-early-exit.SelfSampling.v1``.
 
-    pattern (Pattern): Who decides which words leave: ``"on_policy"``, ``"off_policy"`` or
+    pattern (Pattern): What decides which words exit: ``"on_policy"``, ``"off_policy"`` or
         ``"random"``.
     max_threshold (float): The largest threshold that is drawn.
     windows (Sequence[int]): The neighbourhoods to draw from; empty: the criterion's own.
     aggressive_share (float): Share of windows that get the largest threshold and the smallest
         neighbourhood.
-    full_share (float): Share of windows that stay to the end.
+    full_share (float): Share of windows that run at full depth.
     distillation (float): Weight of what all heads learn from the first stage's deepest head.
     pseudo_labels (bool): Whether annotated words are trained on the tag that the first stage's
         deepest head gives them, rather than on the annotation.
