@@ -1,4 +1,4 @@
-"""Learning: what all heads say of Docs, and the way back of a gradient."""
+"""Learning: the logits of all heads for Docs, and backpropagation."""
 
 from typing import Any, Callable, List, Sequence, Tuple
 
@@ -25,12 +25,12 @@ from .shim import TaggerShim, shim_of
 
 
 def measure_heads(model: "Model[Any, Any]", docs: List[Doc], settings: RunSettings) -> JointLogits:
-    """Ask every head about every word, at full depth.
+    """Get the logits of every head for every word, at full depth.
 
     model (Model): The model.
     docs (List[Doc]): The docs.
-    settings (RunSettings): How to run.
-    RETURNS (JointLogits): What the heads say.
+    settings (RunSettings): How to run the model.
+    RETURNS (JointLogits): The logits of all heads.
     """
     ready_for_torch()
     with usual_torch(), torch.no_grad():
@@ -40,19 +40,20 @@ def measure_heads(model: "Model[Any, Any]", docs: List[Doc], settings: RunSettin
 def begin_update(
     shim: TaggerShim, docs: List[Doc], settings: RunSettings, dropout: float
 ) -> Tuple[JointLogits, Callable[[Any], List[Doc]]]:
-    """Ask all heads about all words, as the stage of training does.
+    """Get the logits of all heads for all words, as the stage of training does.
 
     shim (TaggerShim): Holds the network.
     docs (List[Doc]): The docs.
-    settings (RunSettings): How to run.
+    settings (RunSettings): How to run the model.
     dropout (float): Dropout rate.
-    RETURNS (Tuple[JointLogits, Callable]): What the heads say, and what takes the gradient.
+    RETURNS (Tuple[JointLogits, Callable]): The logits of all heads, and the callback that takes
+        their gradient.
     """
     network, stage = shim.trained.network, settings.stage or JointTraining()
     criterion = settings.criterion or TokenExit(window=0)
-    # Not where heads are only measured. bfloat16 has the range of fp32: nothing needs scaling.
+    # Not when heads are only measured. bfloat16 has the range of fp32, so nothing needs scaling.
     mixed = shim.mixed_precision and settings.stage is not None
-    torch.clear_autocast_cache()  # in an autocast of the caller, weights would stay as they were
+    torch.clear_autocast_cache()  # within the caller's autocast, old weights would stay cached
     teacher = shim.teacher() if stage.needs_teacher else None
     windows: List[Window] = []
     texts: List[int] = []  # of each window
@@ -95,7 +96,7 @@ def _backpropagate(
     own: Sequence[Sequence[Tensor]],
     gradient: Gradient,
 ) -> None:
-    """Take the gradient of what all heads said, batch by batch, to the weights."""
+    """Backpropagate the gradient of all heads' logits to the weights, batch by batch."""
     of_logits = xp2torch(gradient.logits, device=network.device)
     parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
     pairs = list(zip(outputs, parts))

@@ -36,19 +36,19 @@ def build_tagger_model(
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v2``. Cheap: the encoder comes at initialize.
 
-    Its input is a list of Docs (full depth), or a pair of Docs and RunSettings. Predicting
-    gives a DocExits for each, training gives JointLogits.
+    Its input is a list of Docs (full depth), or a pair of Docs and RunSettings. Its output is a
+    DocExits for each Doc when predicting, and JointLogits when training.
 
     encoder (EncoderSource): Where the pre-trained encoder comes from.
     head_lr_factor (float): How many times faster the exit heads learn than the encoder, whose
         rate is the optimizer's own.
     freeze_encoder (bool): Whether to train the heads alone.
-    freeze_full_depth (bool): Whether to train the earlier heads alone: encoder and deepest head
-        stay as they are.
-    mixed_precision (bool): Whether products are computed in bfloat16 while training. Weights, and
-        all of prediction, stay in fp32.
+    freeze_full_depth (bool): Whether to train the earlier heads alone: the encoder and the deepest
+        head stay as they are.
+    mixed_precision (bool): Whether products are computed in bfloat16 while training. Weights and
+        prediction stay in fp32.
     shared_wordpieces (SharedWordpieces): What becomes of words that would share a wordpiece: they
-        are tokenized one by one (``"split"``); or they share it, and are told the same
+        are tokenized one by one (``"split"``), or they share it and get the same logits
         (``"keep"``).
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
@@ -87,9 +87,9 @@ def build_tagger_model_v1(
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "keep",
 ) -> TaggerModel:
-    """Build ``spacy-early-exit.EarlyExitTagger.v1``, which pipelines name that were saved before
-    there was ``shared_wordpieces``: all as in ``build_tagger_model``, but words share wordpieces
-    unless it is set.
+    """Build ``spacy-early-exit.EarlyExitTagger.v1``, for pipelines saved before
+    ``shared_wordpieces`` existed. It is the same as ``build_tagger_model``, except that words share
+    wordpieces by default.
     """
     return build_tagger_model(
         encoder,
@@ -106,10 +106,10 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
 
     model (TaggerModel): The model.
     X (Any): Docs, or a pair of Docs and RunSettings.
-    is_train (bool): Whether all heads and a gradient are wanted.
-    RETURNS (Tuple[Any, Callable]): A DocExits for each Doc, or JointLogits when training; and
-        the callback that takes their gradient, of the latter's logits and of what the decoder has
-        learnt.
+    is_train (bool): Whether the logits of all heads and a gradient are wanted.
+    RETURNS (Tuple[Any, Callable]): A DocExits for each Doc, or JointLogits when training; and the
+        callback that takes the gradient with respect to the latter's logits and to the decoder's
+        learnt parameters.
     """
     shim = shim_of(model)
     here = RunSettings(shared_wordpieces=shim.shared_wordpieces)

@@ -1,4 +1,4 @@
-"""Predicting: windows of Docs, batches beside one another, what each Doc's words said."""
+"""Predicting: windows of Docs, batches in parallel, and the results of each Doc's words."""
 
 import functools
 from dataclasses import dataclass
@@ -24,20 +24,22 @@ from ..runtime.torch_state import usual_torch
 from ..settings import RunSettings
 from ..text.windows import batches, windows_of
 
-MIN_WORDPIECES = 256  # of a batch that is made small only so that every worker has one
+MIN_WORDPIECES = 256  # of a batch that is small only so that every worker has one
 
 
 @dataclass(frozen=True)
 class DocExits:
-    """What the network says of a doc.
+    """The output of the network for a doc.
 
-    words (Ints): The words that it has wordpieces of, as indices into the doc, ascending.
-        *Shape:* ``(words,)``
-    logits (Floats): From the layer at which each left. *Shape:* ``(words, tags)``
+    words (Ints): The words that have wordpieces, as indices into the doc, ascending. *Shape:*
+        ``(words,)``
+    logits (Floats): The logits of each word, from the layer at which it exited. *Shape:*
+        ``(words, tags)``
     exit_layer (Ints): That layer, counted from 1. *Shape:* ``(words,)``
-    spent (int): MACs of the method.
+    spent (int): The MACs that the method spent.
     full (int): MACs of full depth with one head.
-    waste (float): MACs that the run spent on padding beside it: its share of its batches'.
+    waste (float): MACs that the run spent on padding in addition: the doc's share of that of its
+        batches.
     """
 
     words: Ints
@@ -49,13 +51,13 @@ class DocExits:
 
 
 def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[DocExits]:
-    """Tag docs, leaving early. Touches nothing of the network that another thread could see.
+    """Tag docs with early exits. It changes nothing in the network that another thread could see.
 
     trained (Trained): Network and tokenizer.
     docs (List[Doc]): The docs.
-    settings (RunSettings): How to run.
+    settings (RunSettings): How to run the model.
     RETURNS (List[DocExits]): One for each doc.
-    RAISES (ValueError): If the network gives NaN or infinity. The message names the layer.
+    RAISES (ValueError): If the network returns a NaN or an infinity. The message names the layer.
     """
     network = trained.full_depth if settings.criterion is None else trained.network
 
@@ -84,13 +86,13 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
 
 
 def _layer_macs(spec: EncoderSpec, batch: Sequence[Window]) -> int:
-    """RETURNS (int): About how many multiply-accumulates a whole layer has."""
+    """RETURNS (int): About how many multiply-accumulates a whole layer takes."""
     weights = spec.hidden_size * (4 * spec.hidden_size + 2 * spec.intermediate_size)
     return weights * sum(len(window.ids) for window in batch)
 
 
 def _not_finite(network: ExitNetwork, batch: Batch) -> str:
-    """RETURNS (str): Where NaN or infinity first comes up in a batch, as an error message."""
+    """RETURNS (str): Where a NaN or an infinity first occurs in a batch, as an error message."""
     where = "where words leave early"
     for number, of_words in enumerate(run_all_layers(network, batch), start=1):
         if not network.logits(number, of_words).isfinite().all():
@@ -106,12 +108,12 @@ def _not_finite(network: ExitNetwork, batch: Batch) -> str:
 def simulate(
     trained: Trained, groups: Iterable[List[Doc]], settings: RunSettings, criterion: Criterion
 ) -> Callable[[float], float]:
-    """Run docs once at full depth, and say what leaving early would save.
+    """Run docs once at full depth, and estimate what early exits would save.
 
     trained (Trained): Network and tokenizer.
-    groups (Iterable[List[Doc]]): The docs. The windows of one group are there at once.
-    settings (RunSettings): How to run.
-    criterion (Criterion): Who may leave.
+    groups (Iterable[List[Doc]]): The docs. The windows of one group are in memory together.
+    settings (RunSettings): How to run the model.
+    criterion (Criterion): Decides which words exit.
     RETURNS (Callable[[float], float]): The simulated speedup at a threshold: see
         ``network.simulate``.
     """
@@ -131,7 +133,7 @@ def simulate(
 def _batches_of(
     trained: Trained, groups: Iterable[List[Doc]], settings: RunSettings
 ) -> Iterator[List[Window]]:
-    """YIELDS (List[Window]): All batches of one group of docs after another."""
+    """YIELDS (List[Window]): The batches of each group of docs, group by group."""
     for group in groups:
         yield from batches(windows_for(trained, group, settings), settings.batch_wordpieces)
 
@@ -140,7 +142,7 @@ def _batches_of(
 def decode(trained: Trained, decoder: Decoder, logits: Sequence[Floats]) -> List[Ints]:
     """RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
 
-    trained (Trained): The network, which keeps what the decoder has learnt.
+    trained (Trained): The network, which keeps the decoder's learnt parameters.
     decoder (Decoder): The decoder.
     logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
     """
@@ -148,7 +150,7 @@ def decode(trained: Trained, decoder: Decoder, logits: Sequence[Floats]) -> List
 
 
 def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
-    """YIELDS (DocExits): What came out of each window of a batch, for the words it owns."""
+    """YIELDS (DocExits): The results of each window of a batch, for the words that it owns."""
     logits, exit_layer = exits.logits.cpu().numpy(), exits.exit_layer.cpu().numpy()
     spent, full = exits.spent.tolist(), exits.full.tolist()
     waste_rate = exits.padding / sum(spent)
@@ -167,7 +169,7 @@ def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
 
 
 def _join_windows(parts: List[DocExits], tags: int) -> DocExits:
-    """RETURNS (DocExits): A doc put together from its windows, which come in any order."""
+    """RETURNS (DocExits): A doc's results, joined from its windows, which come in any order."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
@@ -190,7 +192,7 @@ def windows_for(trained: Trained, docs: List[Doc], settings: RunSettings) -> Lis
 
     trained (Trained): Network and tokenizer.
     docs (List[Doc]): The docs.
-    settings (RunSettings): How to run.
+    settings (RunSettings): How to run the model.
     RETURNS (List[Window]): The windows of all docs.
     """
     spec, tokenizer = trained.network.spec, trained.tokenizer

@@ -1,4 +1,4 @@
-"""Lets thinc train, average, move and save the torch network."""
+"""The shim lets thinc train, average, move and save the torch network."""
 
 import contextlib
 import copy
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from ..network.criterion import Criterion
 
 _BUILDING = Lock()
-MAX_LEARN_RATE = 5e-4  # that an encoder stands: spaCy's own default is twice that
+MAX_LEARN_RATE = 5e-4  # that an encoder tolerates: spaCy's default is twice that
 
 
 class TaggerShim(Shim):
     """Lets thinc's optimizers, averages and serialisation reach the torch network.
 
     encoder (EncoderSource): Where the pre-trained encoder comes from.
-    head_lr_factor (float): How many times faster the heads learn.
+    head_lr_factor (float): How many times faster the heads learn than the encoder.
     freeze_encoder (bool): Whether to train the heads alone.
     freeze_full_depth (bool): Whether to train the earlier heads alone, so that full depth stays as
         it is.
     mixed_precision (bool): Whether products are computed in bfloat16 while training.
     shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
-        one by one, or share it.
+        one by one or do share it.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class TaggerShim(Shim):
 
     @property
     def trained_or_none(self) -> Optional[Trained]:
-        """RETURNS (Optional[Trained]): Network and tokenizer, if there are."""
+        """RETURNS (Optional[Trained]): Network and tokenizer, if there are any."""
         return self._model
 
     def set(self, trained: Trained) -> None:
@@ -102,7 +102,7 @@ class TaggerShim(Shim):
         self.weights_changed()
 
     def drop(self) -> None:
-        """Have no network, as before initialize."""
+        """Drop the network, as before initialize."""
         self._model, self._teacher = None, None
         self.weights_changed()
 
@@ -115,20 +115,22 @@ class TaggerShim(Shim):
             learned.requires_grad_(not self.freeze_full_depth)
 
     def keep_original(self, original: Optional[ExitNetwork]) -> None:
-        """Let another network answer at full depth, until the weights are trained on.
+        """Let another network answer at full depth, until the weights are trained further.
 
-        original (Optional[ExitNetwork]): With the same tags and wordpieces; None: this one does.
+        original (Optional[ExitNetwork]): A network with the same tags and wordpieces; None: this
+            one answers.
         """
         self._model = self.trained._replace(original=original)
         self.weights_changed()
 
     @usual_torch()
     def make_room_for(self, decoder: "Decoder", criterion: "Criterion") -> List[str]:
-        """Make room for what a decoder and a criterion learn. See ``ExitNetwork.make_room_for``.
+        """Make room for the learnt parameters of a decoder and a criterion. See
+        ``ExitNetwork.make_room_for``.
 
         decoder (Decoder): The decoder.
         criterion (Criterion): The criterion.
-        RETURNS (List[str]): What of the criterion was not there before, by name.
+        RETURNS (List[str]): Names of the criterion's parameters that were not there before.
         """
         network = self.trained.network
         known = network.extra_parameters
@@ -140,7 +142,9 @@ class TaggerShim(Shim):
         return [name for name in of_criterion if name not in known]
 
     def needed(self, decoder: "Decoder", criterion: "Criterion") -> Dict[str, List[str]]:
-        """RETURNS (Dict[str, List[str]]): What decoder and criterion must have learnt, by name."""
+        """RETURNS (Dict[str, List[str]]): The learnt parameters that decoder and criterion need, by
+        name.
+        """
         of_decoder, of_criterion = fresh(self.trained.network, decoder, criterion, "meta")
         return {
             "decoder": [*of_decoder],
@@ -148,12 +152,12 @@ class TaggerShim(Shim):
         }
 
     def check_learned(self, name: str, decoder: "Decoder", criterion: "Criterion") -> None:
-        """What decoder and criterion need must be among the weights.
+        """Check that the parameters which decoder and criterion need are among the weights.
 
         name (str): The component's name.
         decoder (Decoder): The decoder.
         criterion (Criterion): The criterion.
-        RAISES (ValueError): If the weights were trained with others.
+        RAISES (ValueError): If the weights were trained with another decoder or criterion.
         """
         known = self.trained.network.extra_parameters
         blocks = {"decoder": decoder, "criterion": criterion}
@@ -179,9 +183,9 @@ class TaggerShim(Shim):
 
     @usual_torch()
     def scale_heads(self, temperatures: Sequence[float]) -> None:
-        """Divide what each head says by a temperature. See ``ExitNetwork.scale_heads``.
+        """Divide the logits of each head by a temperature. See ``ExitNetwork.scale_heads``.
 
-        temperatures (Sequence[float]): Of the head of each layer.
+        temperatures (Sequence[float]): One for each layer's head.
         """
         for network in self.trained.networks:
             network.scale_heads(temperatures)
@@ -194,30 +198,30 @@ class TaggerShim(Shim):
         self._checked = False
 
     def fingerprint(self) -> str:
-        """RETURNS (str): A hash of the weights, computed once for as long as they stay."""
+        """RETURNS (str): A hash of the weights, computed once until they change."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint_of_weights(self.trained.network)
         return self._fingerprint
 
     def prepare_for(self, precision: Precision) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
-        where that is faster, for as long as the weights stay.
+        if that is faster. It is kept until the weights change.
 
-        precision (Precision): Of the products.
-        RAISES (ValueError): If the machine can't do int8, or a weight is no finite number.
+        precision (Precision): The precision of matrix products.
+        RAISES (ValueError): If the machine can't do int8, or a weight is not finite.
         """
-        ready_for_torch()  # what follows is parallel
+        ready_for_torch()  # what follows runs in parallel
         if not self._checked:
             for network in self.trained.networks:
                 check_finite(network)
             self._checked = True
-        # In this order: what is made of older weights must not be found by whoever asks later.
+        # In this order: a later caller must not find what was made from older weights.
         faster, trained = self._faster, self.trained
         if precision == "fp32" and not is_worth_packing(trained.network):
             return trained
         if precision not in faster:
             make = packed if precision == "fp32" else quantized
-            with _BUILDING, usual_torch():  # threads that start together build it once
+            with _BUILDING, usual_torch():  # for threads that start together, it is built once
                 if precision not in faster:
                     network, tokenizer, original = trained
                     first = None if original is None else make(original)
@@ -225,16 +229,16 @@ class TaggerShim(Shim):
         return faster[precision]
 
     def __getstate__(self) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): What is pickled: packed weights are made anew, and so is the
-        teacher, if the copy trains on. Workers only predict.
+        """RETURNS (Dict[str, Any]): What is pickled. Packed weights are made again, and so is the
+        teacher if the copy is trained further. Workers only predict.
         """
         return {**self.__dict__, "_faster": {}, "_teacher": None}
 
     @usual_torch()
     def teacher(self) -> ExitNetwork:
-        """RETURNS (ExitNetwork): The network as it was when this was first asked for: a frozen
-        copy, for as long as the network is not replaced. It has the tags that the network came
-        with, not those that were added.
+        """RETURNS (ExitNetwork): The network as it was on the first call: a frozen copy, kept until
+        the network is replaced. It has the tags that the network came with, not those that were
+        added.
         """
         if self._teacher is None:
             self._teacher = copy.deepcopy(self.trained.network).requires_grad_(False)
@@ -243,12 +247,12 @@ class TaggerShim(Shim):
 
     @usual_torch()
     def finish_update(self, optimizer: Optimizer) -> None:
-        """Take an optimizer step; all but the encoder takes a larger one.
+        """Take an optimizer step; everything except the encoder takes a larger one.
 
         optimizer (Optimizer): thinc's optimizer.
         """
         if self.trained.original is not None:
-            self.keep_original(None)  # what is learnt shall show at full depth, too
+            self.keep_original(None)  # full depth must use what is learnt, too
         for name, parameter in self.trained.network.named_parameters():
             if parameter.grad is None:
                 continue
@@ -279,9 +283,9 @@ class TaggerShim(Shim):
 
     @contextlib.contextmanager
     def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
-        """Put other weights, such as an optimizer's averages, in place for a while.
+        """Use other weights for a while, such as an optimizer's averages.
 
-        params (Dict[Any, Any]): Weights by the keys that ``finish_update`` gave the optimizer.
+        params (Dict[Any, Any]): Weights by the keys that ``finish_update`` gave to the optimizer.
         """
         replaced = []
         with usual_torch():
@@ -299,11 +303,11 @@ class TaggerShim(Shim):
             self.weights_changed()
 
     def _key(self, name: str, parameter: torch.nn.Parameter) -> Tuple[int, str]:
-        # With the shape: heads that got new tags must not meet the moments of the old ones.
+        # The key has the shape, so that heads with new tags do not get the old heads' moments.
         return (self.id, f"{name}:{'x'.join(map(str, parameter.shape))}")
 
     def copy(self) -> "TaggerShim":
-        """RETURNS (TaggerShim): A deep copy, with an identity of its own for optimizers."""
+        """RETURNS (TaggerShim): A deep copy, with its own identity for optimizers."""
         copied = TaggerShim(
             self.encoder,
             self.head_lr_factor,
@@ -330,15 +334,15 @@ class TaggerShim(Shim):
             self.weights_changed()
 
     def to_bytes(self) -> bytes:
-        """RETURNS (bytes): The files of ``storage``, in one; empty before initialize."""
+        """RETURNS (bytes): The files of ``storage`` as bytes; empty before initialize."""
         files = storage.to_files(self.trained) if self._model is not None else {}
         data: bytes = srsly.msgpack_dumps(files)
         return data
 
     def from_bytes(self, data: bytes) -> "TaggerShim":
-        """Load what ``to_bytes`` gave.
+        """Load what ``to_bytes`` returned.
 
-        data (bytes): The files in one.
+        data (bytes): The files as bytes.
         RETURNS (TaggerShim): Itself.
         """
         trained = trained_in_bytes(data)
@@ -364,9 +368,9 @@ class TaggerShim(Shim):
 
 
 def trained_in_bytes(data: bytes) -> Optional[Trained]:
-    """Read what ``TaggerShim.to_bytes`` gave.
+    """Read what ``TaggerShim.to_bytes`` returned.
 
-    data (bytes): The files in one.
+    data (bytes): The files as bytes.
     RETURNS (Optional[Trained]): The network, if there is one.
     RAISES (ValueError): If a file is missing or damaged. The message names it.
     """
@@ -399,13 +403,13 @@ def trained_on_disk(folder: Path) -> Trained:
 def fresh(
     network: ExitNetwork, decoder: "Decoder", criterion: "Criterion", device: str
 ) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
-    """Make what a decoder and a criterion learn, as it is before training.
+    """Make the parameters that a decoder and a criterion learn, as they are before training.
 
-    network (ExitNetwork): The network it is for.
+    network (ExitNetwork): The network that they are for.
     decoder (Decoder): The decoder.
     criterion (Criterion): The criterion.
-    device (str): Where it shall lie; on ``"meta"`` it costs nothing and draws no random numbers.
-    RETURNS (Tuple[Dict[str, Tensor], Dict[str, Tensor]]): What each learns, by name.
+    device (str): The device; on ``"meta"`` it costs nothing and draws no random numbers.
+    RETURNS (Tuple[Dict[str, Tensor], Dict[str, Tensor]]): The parameters of each, by name.
     """
     with torch.device(device):
         return decoder.parameters(network.tags), criterion.parameters(network.spec)
