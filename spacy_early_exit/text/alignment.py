@@ -1,4 +1,4 @@
-"""Which words wordpieces cover, by character offsets."""
+"""Which words each wordpiece covers, by character offsets."""
 
 import warnings
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Wordpieces:
     ids (Ints): Wordpiece ids, without special tokens. *Shape:* ``(wordpieces,)``
     unit_of_piece (Ints): The unit of each wordpiece, ascending from 0. *Shape:*
         ``(wordpieces,)``
-    words (Ints): The words that some wordpiece covers, ascending. *Shape:* ``(words,)``
-    piece_of_word (Ints): The wordpiece that each is tagged from: the first that covers some of it.
-        *Shape:* ``(words,)``
+    words (Ints): The words that have a wordpiece, ascending. *Shape:* ``(words,)``
+    piece_of_word (Ints): The wordpiece that each word is tagged from: the first that covers part of
+        it. *Shape:* ``(words,)``
     """
 
     ids: Ints
@@ -35,7 +35,7 @@ def word_offsets(doc: Doc) -> Ints:
 
 
 def align(ids: Ints, piece_offsets: Ints, words: Ints) -> Wordpieces:
-    """Find the wordpieces of each word, and the words that share some.
+    """Find the wordpieces of each word, and the words that share wordpieces.
 
     ids (Ints): Wordpiece ids. *Shape:* ``(wordpieces,)``
     piece_offsets (Ints): First character of each wordpiece, and the one after its last, in order.
@@ -58,7 +58,7 @@ def align(ids: Ints, piece_offsets: Ints, words: Ints) -> Wordpieces:
     units[rows] = np.cumsum(starts_unit) - 1
     units = np.maximum(np.maximum.accumulate(units), 0)
     number = np.arange(len(words))
-    # The first wordpiece that reaches a word covers it, or the word has none.
+    # The first wordpiece that reaches a word covers it; otherwise the word has none.
     reaching = np.searchsorted(reach, number, side="left")
     inside = reaching < len(rows)
     inside[inside] = first[reaching[inside]] <= number[inside]
@@ -68,11 +68,11 @@ def align(ids: Ints, piece_offsets: Ints, words: Ints) -> Wordpieces:
 def fit(pieces: Wordpieces, capacity: int) -> Wordpieces:
     """Make every unit fit a window.
 
-    A longer unit is cut. Words are tagged from the part with their first character; parts
-    that no word is tagged from are dropped, with a warning.
+    Longer units are cut. Words are tagged from the part with their first character. Parts that no
+    word is tagged from are dropped, with a warning.
 
     pieces (Wordpieces): The wordpieces of a text.
-    capacity (int): Wordpieces that a window holds beside the special tokens.
+    capacity (int): Wordpieces that a window holds in addition to the special tokens.
     RETURNS (Wordpieces): The same, unless a unit was too long.
     """
     if not len(pieces.ids) or np.bincount(pieces.unit_of_piece).max() <= capacity:

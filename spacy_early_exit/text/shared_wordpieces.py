@@ -1,7 +1,8 @@
-"""Words that share a wordpiece are tokenized one by one: the network can tell them apart then.
+"""Words that share a wordpiece are tokenized one by one, so that the network can tell them apart.
 
-The words of *don't* are *do* and *n't*, its wordpieces *don*, *'* and *t*. In Chinese a word may be
-a character, and a wordpiece several. All other wordpieces stay those of the text as a whole.
+The words of *don't* are *do* and *n't*; its wordpieces are *don*, *'* and *t*. In Chinese, a word
+may be one character and a wordpiece several. All other wordpieces stay those of the text as a
+whole.
 """
 
 from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Sequence, Tuple
@@ -14,17 +15,17 @@ if TYPE_CHECKING:
     from .alignment import Wordpieces
     from .tokenizer import Before, WordpieceTokenizer
 
-Tokenized = Tuple[Ints, Ints]  # as WordpieceTokenizer gives it: ids, and the characters they cover
+Tokenized = Tuple[Ints, Ints]  # what WordpieceTokenizer returns: ids and the characters they cover
 
 
 class SharedUnit(NamedTuple):
-    """Words of a text that share a wordpiece, or are linked by others that do.
+    """Words of a text that share a wordpiece, directly or through other words.
 
     text (int): The text's number.
     rows (Tuple[int, int]): Their first wordpiece, and the one after the last.
-    words (List[Tuple[str, Before]]): Each but those of white space, with a space where there is
-        white space before it; and what is before it.
-    spans (List[Tuple[int, int]]): Start and end of each in the text.
+    words (List[Tuple[str, Before]]): Each word, except white space, with a space in front if white
+        space precedes it; and what precedes it.
+    spans (List[Tuple[int, int]]): Start and end of each word in the text.
     """
 
     text: int
@@ -42,17 +43,17 @@ def split_shared(
 ) -> Dict[int, Tokenized]:
     """Tokenize words that share a wordpiece one by one.
 
-    Those that have none by themselves, such as accents that combine and the joiners in emoji, share
-    one of a neighbour. Where that leaves but one, there is nothing to tell apart, and all go on to
-    share what they did.
+    Words that have no wordpiece by themselves, such as combining accents and the joiners in emoji,
+    share one with an adjacent word. If only one word has wordpieces then, there is nothing to tell
+    apart, and all words keep sharing what they shared.
 
     texts (Sequence[str]): The texts.
     tokenized (Sequence[Tokenized]): Their wordpieces.
-    aligned (Sequence[Wordpieces]): Which words these cover.
+    aligned (Sequence[Wordpieces]): Which words the wordpieces cover.
     words (Sequence[Ints]): Start and end of each word in its text. *Shape of each:*
         ``(words, 2)``
     tokenizer (WordpieceTokenizer): The tokenizer.
-    RETURNS (Dict[int, Tokenized]): The wordpieces of those texts that have others now, by number.
+    RETURNS (Dict[int, Tokenized]): The new wordpieces of the texts that change, by number.
     """
     units = [
         unit
@@ -80,9 +81,9 @@ def split_shared(
 def _shared_units(
     number: int, text: str, tokenized: Tokenized, pieces: "Wordpieces", words: Ints
 ) -> Iterator[SharedUnit]:
-    """YIELDS (SharedUnit): The units of a text with several words that are not white space."""
+    """YIELDS (SharedUnit): The units of a text that have several words other than white space."""
     if not len(pieces.words) or pieces.unit_of_piece[-1] + 1 == len(pieces.words):
-        return  # as many units as words
+        return  # there are as many units as words
     unit_of_word = pieces.unit_of_piece[pieces.piece_of_word]
     firsts = np.flatnonzero(np.diff(unit_of_word, prepend=-1))
     counts = np.diff(firsts, append=len(unit_of_word))
@@ -107,7 +108,7 @@ def _shared_units(
 
 
 def _before(text: str, start: int) -> "Before":
-    """RETURNS (Before): What is before a word.
+    """RETURNS (Before): What precedes a word.
 
     text (str): The text.
     start (int): The word's first character.
@@ -118,11 +119,12 @@ def _before(text: str, start: int) -> "Before":
 
 
 def _moved(ids: Ints, offsets: Ints, before: "Before", start: int) -> Tokenized:
-    """RETURNS (Tokenized): The wordpieces of a word where it is in a text.
+    """RETURNS (Tokenized): The wordpieces of a word, moved to its place in a text.
 
     ids (Ints): Their ids. *Shape:* ``(wordpieces,)``
-    offsets (Ints): The characters they cover, as if it were a text. *Shape:* ``(wordpieces, 2)``
-    before (Before): What is before it: none of them covers the space that it was given.
+    offsets (Ints): The characters they cover, as if the word were a text. *Shape:*
+        ``(wordpieces, 2)``
+    before (Before): What precedes the word. No wordpiece covers the space that was added in front.
     start (int): The word's first character.
     """
     moved: Ints = offsets + (start - (before == "white space"))
@@ -132,12 +134,12 @@ def _moved(ids: Ints, offsets: Ints, before: "Before", start: int) -> Tokenized:
 def _cover_others(
     offsets: Sequence[Ints], covered: Sequence[bool], spans: Sequence[Tuple[int, int]]
 ) -> None:
-    """Let words that have no wordpiece by themselves share one of a neighbour: the last of the word
-    before them, or where there is none the first of the word after them.
+    """Let words that have no wordpiece by themselves share one with an adjacent word: the last one
+    of the word before, or, if there is none, the first one of the word after.
 
     offsets (Sequence[Ints]): The characters that each word's wordpieces cover, changed in place.
         *Shape of each:* ``(wordpieces, 2)``
-    covered (Sequence[bool]): Whether they cover any of it; they do of some words.
+    covered (Sequence[bool]): Whether wordpieces cover part of each word. For some words they do.
     spans (Sequence[Tuple[int, int]]): Start and end of each word.
     """
     first = list(covered).index(True)
@@ -155,7 +157,7 @@ def _cover_others(
 def _replaced(
     tokenized: Tokenized, units: Sequence[Tuple[Tuple[int, int], List[Tokenized]]]
 ) -> Tokenized:
-    """RETURNS (Tokenized): The wordpieces of a text, with others in place of some units'."""
+    """RETURNS (Tokenized): The wordpieces of a text, with those of some units replaced."""
     ids, offsets = tokenized
     new: List[Tokenized] = []
     done = 0

@@ -1,4 +1,4 @@
-"""Which stretches of a Doc the encoder sees by themselves: spacy-transformers' span getters."""
+"""Which stretches of a Doc the encoder sees separately: the span getters of spacy-transformers."""
 
 import re
 from typing import Callable, List, Optional, Pattern, Sequence, Tuple
@@ -10,7 +10,7 @@ from ..network.arrays import Bools, Ints
 
 SpanGetter = Callable[[List[Doc]], List[List[Span]]]
 
-BREAKS = r"\n\v\f\x1c-\x1e\x85\u2028\u2029"  # where str.splitlines cuts; but for \r
+BREAKS = r"\n\v\f\x1c-\x1e\x85\u2028\u2029"  # where str.splitlines cuts, except \r
 A_BREAK = rf"(?:\r\n|\r(?!\n)|[{BREAKS}])"
 LINE_BREAK = re.compile(A_BREAK)
 PARAGRAPH_BREAK = re.compile(rf"{A_BREAK}(?:[^\S\r{BREAKS}]*{A_BREAK})+|\u2029")
@@ -29,7 +29,7 @@ def sent_spans(docs: List[Doc]) -> List[List[Span]]:
     """Get the sentences of Docs.
 
     docs (List[Doc]): The Docs.
-    RETURNS (List[List[Span]]): Of each Doc, its sentences.
+    RETURNS (List[List[Span]]): The sentences of each Doc.
     RAISES (ValueError): If a Doc has no sentence boundaries.
     """
     for doc in docs:
@@ -43,7 +43,7 @@ def sent_spans(docs: List[Doc]) -> List[List[Span]]:
 
 
 def make_line_spans() -> SpanGetter:
-    """Make the span getter ``spacy-early-exit.line_spans.v1``: lines, as ``str.splitlines`` has
+    """Make the span getter ``spacy-early-exit.line_spans.v1``: lines, as ``str.splitlines`` cuts
     them.
 
     RETURNS (SpanGetter): The span getter.
@@ -52,10 +52,10 @@ def make_line_spans() -> SpanGetter:
 
 
 def line_spans(docs: List[Doc]) -> List[List[Span]]:
-    """Get the lines of Docs. White space that breaks a line is of the line that it ends.
+    """Get the lines of Docs. A line break belongs to the line that it ends.
 
     docs (List[Doc]): The Docs.
-    RETURNS (List[List[Span]]): Of each Doc, its lines.
+    RETURNS (List[List[Span]]): The lines of each Doc.
     """
     return [_between(doc, LINE_BREAK) for doc in docs]
 
@@ -69,16 +69,16 @@ def make_paragraph_spans() -> SpanGetter:
 
 
 def paragraph_spans(docs: List[Doc]) -> List[List[Span]]:
-    """Get the paragraphs of Docs. Lines of nothing but white space are empty.
+    """Get the paragraphs of Docs. Lines with only white space are empty.
 
     docs (List[Doc]): The Docs.
-    RETURNS (List[List[Span]]): Of each Doc, its paragraphs.
+    RETURNS (List[List[Span]]): The paragraphs of each Doc.
     """
     return [_between(doc, PARAGRAPH_BREAK) for doc in docs]
 
 
 def _between(doc: Doc, pattern: Pattern[str]) -> List[Span]:
-    """RETURNS (List[Span]): What is between matches: all of a Doc's tokens are in one."""
+    """RETURNS (List[Span]): The stretches between matches. Every token of the Doc is in one."""
     starts, _ = _offsets(doc)
     passed = np.searchsorted(_ends(doc, pattern), starts)
     bounds = [0, *(np.flatnonzero(np.diff(passed)) + 1).tolist(), len(doc)]
@@ -86,13 +86,13 @@ def _between(doc: Doc, pattern: Pattern[str]) -> List[Span]:
 
 
 def after_line_break(doc: Doc, words: Ints) -> Bools:
-    """Find the words that nothing can go on to, since a line ends before them.
+    """Find the words that can't continue anything, since a line ends before them.
 
     doc (Doc): The Doc.
-    words (Ints): Indices of words in it, ascending; those between are not looked at.
+    words (Ints): Indices of words in it, ascending. Words between them are ignored. *Shape:*
+        ``(words,)``
+    RETURNS (Bools): Whether there is a line break between a word and the one before it, or in them.
         *Shape:* ``(words,)``
-    RETURNS (Bools): Whether a word and the one before it have a line break between them, or in
-        them. *Shape:* ``(words,)``
     """
     found = np.zeros(len(words), dtype=np.bool_)
     breaks = _ends(doc, LINE_BREAK)
@@ -119,12 +119,13 @@ def _offsets(doc: Doc) -> Tuple[Ints, Ints]:
 def word_ranges(
     docs: Sequence[Doc], get_spans: Optional[SpanGetter]
 ) -> List[List[Tuple[int, int]]]:
-    """Say which words the encoder is to see together.
+    """Find the words that the encoder is to see together.
 
     docs (Sequence[Doc]): The docs.
     get_spans (Optional[SpanGetter]): Gets their spans, which may overlap; None: whole docs.
-    RETURNS (List[List[Tuple[int, int]]]): Of each doc, first word of a stretch and the one after
-        its last, in order. Words between spans are stretches of their own: all words are in one.
+    RETURNS (List[List[Tuple[int, int]]]): For each doc, the first word of each stretch and the one
+        after its last, in order. Words between spans form stretches of their own, so that every
+        word is in one.
     RAISES (ValueError): If there are not as many lists of spans as docs.
     """
     if get_spans is None:
@@ -140,7 +141,7 @@ def word_ranges(
 
 def _without_gaps(doc: Doc, spans: Sequence[Span]) -> List[Tuple[int, int]]:
     ranges = [(span.start, span.end) for span in spans if len(span)]
-    inside = np.zeros(len(doc) + 2, dtype=bool)  # with a word before the first, one after the last
+    inside = np.zeros(len(doc) + 2, dtype=bool)  # with a word before and one after
     inside[[0, -1]] = True
     for start, end in ranges:
         inside[start + 1 : end + 1] = True

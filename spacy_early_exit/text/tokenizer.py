@@ -11,12 +11,12 @@ from ..network.arrays import Ints
 if TYPE_CHECKING:
     import tokenizers
 
-Settings = Dict[str, Dict[str, Any]]  # of pre-tokenizers, by their type
+Settings = Dict[str, Dict[str, Any]]  # of pre-tokenizers, by type
 
-# What is before a text.
+# What precedes a text.
 Before = Literal["nothing", "white space", "word"]
 
-# How pre-tokenizers mark white space before a text, or do not.
+# Settings with which pre-tokenizers mark white space before a text, or do not.
 MARKED: Settings = {
     "Metaspace": {"prepend_scheme": "always"},
     "ByteLevel": {"add_prefix_space": True},
@@ -33,7 +33,7 @@ class WordpieceTokenizer:
     Threads may share it: it is never changed after construction.
 
     serialized (str): The tokenizer as JSON, as in ``tokenizer.json``.
-    RAISES (ValueError): If this is no such tokenizer.
+    RAISES (ValueError): If this is not such a tokenizer.
     """
 
     def __init__(self, serialized: str):
@@ -42,7 +42,7 @@ class WordpieceTokenizer:
         try:
             with panics_as_errors():
                 tokenizer = Tokenizer.from_str(serialized)
-                # Checkpoints ship with either, e.g. all-MiniLM-L6-v2 with a truncation to 128.
+                # Some checkpoints have either: all-MiniLM-L6-v2 truncates to 128.
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
                 probe = tokenizer.encode("a")
@@ -57,19 +57,18 @@ class WordpieceTokenizer:
         self.suffix = np.array(probe.ids[end:], dtype=np.int64)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        """Its tokenizers have one vocabulary, which is not to be pickled several times."""
+        """Pickle the vocabulary once: all of its tokenizers share it."""
         return WordpieceTokenizer, (self.to_str(),)
 
     def __call__(self, texts: Sequence[str], before: Before = "nothing") -> List[Tuple[Ints, Ints]]:
         """Tokenize texts.
 
         texts (Sequence[str]): The texts.
-        before (Before): What is before them. Many encoders have a mark of white space in their
-            wordpieces: there is one where it is white space, none where it is a word, and nothing
-            is as the tokenizer has it.
-        RETURNS (List[Tuple[Ints, Ints]]): Of each text, the wordpiece ids without special
-            tokens, and the characters they cover. *Shapes:* ``(wordpieces,)``,
-            ``(wordpieces, 2)``
+        before (Before): What precedes them. Many encoders mark white space in their wordpieces:
+            there is a mark after white space and none after a word. For ``"nothing"``, the
+            tokenizer decides.
+        RETURNS (List[Tuple[Ints, Ints]]): For each text, the wordpiece ids without special tokens,
+            and the characters they cover. *Shapes:* ``(wordpieces,)``, ``(wordpieces, 2)``
         """
         tokenizer = self._after.get(before, self._tokenizer)
         with panics_as_errors():
@@ -85,7 +84,7 @@ class WordpieceTokenizer:
     def check_fits(self, vocab_size: int) -> None:
         """Refuse a tokenizer that is not the encoder's.
 
-        vocab_size (int): Wordpieces that the encoder knows.
+        vocab_size (int): Number of wordpieces that the encoder knows.
         RAISES (ValueError): If the tokenizer has more.
         """
         ids = [*self._tokenizer.get_vocab(with_added_tokens=True).values()]
@@ -103,11 +102,11 @@ class WordpieceTokenizer:
 
 
 def _changed(tokenizer: "tokenizers.Tokenizer", settings: Settings) -> "tokenizers.Tokenizer":
-    """RETURNS (Tokenizer): A tokenizer whose pre-tokenizers have other settings: itself, if they
-    have these; otherwise another, whose vocabulary is the same in memory.
+    """RETURNS (Tokenizer): A tokenizer whose pre-tokenizers have the given settings: the same one
+    if they already do; otherwise another one that shares its vocabulary in memory.
 
     tokenizer (Tokenizer): The tokenizer.
-    settings (Settings): The other settings.
+    settings (Settings): The settings.
     """
     from tokenizers import Tokenizer
 
@@ -122,13 +121,15 @@ def _changed(tokenizer: "tokenizers.Tokenizer", settings: Settings) -> "tokenize
     about = {"version": "1.0", "added_tokens": [], **dict.fromkeys(absent), **shell}
     made = Tokenizer.from_str(json.dumps(about))
     made.model = tokenizer.model
-    if tokenizer.normalizer is not None:  # which older versions refuse to take
+    if tokenizer.normalizer is not None:  # older versions refuse to set None
         made.normalizer = tokenizer.normalizer
     return made
 
 
 def _with(step: Any, settings: Settings) -> Any:
-    """RETURNS (Any): A pre-tokenizer, as JSON, with other settings, and so those inside of it."""
+    """RETURNS (Any): A pre-tokenizer, as JSON, with other settings. They also apply to those inside
+    it.
+    """
     if isinstance(step, list):
         return [_with(part, settings) for part in step]
     if isinstance(step, dict):
@@ -139,10 +140,10 @@ def _with(step: Any, settings: Settings) -> Any:
 
 @contextlib.contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """A panic of the tokenizers library, which is in Rust, is no ``Exception``: it would pass
-    whatever keeps one bad text from its batch.
+    """Turn panics into errors. A panic of the tokenizers library, which is written in Rust, is not
+    an ``Exception``: it would pass the handlers that protect a batch from one bad text.
 
-    RAISES (ValueError): In place of a panic.
+    RAISES (ValueError): Instead of a panic.
     """
     try:
         yield

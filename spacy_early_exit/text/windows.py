@@ -2,8 +2,8 @@
 
 The text, or each of its spans, is tokenized as a plain Hugging Face run would see it, and aligned
 with the Doc's words by character offsets. Words that would share a wordpiece are tokenized one by
-one, unless they are to share it. Nothing is truncated: what is longer is cut into overlapping
-windows, and each word is tagged in the one that shows most of its surroundings.
+one, unless the setting is ``"keep"``. Nothing is truncated: long texts are cut into overlapping
+windows, and each word is tagged in the window that shows most of its surroundings.
 """
 
 import math
@@ -21,7 +21,7 @@ from .shared_wordpieces import split_shared
 from .spans import SpanGetter, word_ranges
 from .tokenizer import WordpieceTokenizer
 
-# Words that would share a wordpiece are tokenized one by one, or do share it.
+# Words that would share a wordpiece are tokenized one by one ("split") or do share it ("keep").
 SharedWordpieces = Literal["split", "keep"]
 
 
@@ -37,11 +37,12 @@ def windows_of(
 
     docs (Sequence[Doc]): The docs.
     tokenizer (WordpieceTokenizer): The encoder's tokenizer.
-    length (int): Wordpieces of a window, special tokens included.
+    length (int): Maximum number of wordpieces in a window, including special tokens.
     overlap (int): Wordpieces that neighbouring windows of a text should share.
-    get_spans (Optional[SpanGetter]): Gets the spans that are texts of their own; None: whole docs.
+    get_spans (Optional[SpanGetter]): Gets the spans that the encoder sees separately; None: whole
+        docs.
     shared (SharedWordpieces): Whether words that would share a wordpiece are tokenized one by one
-        (``"split"``), or share it (``"keep"``).
+        (``"split"``) or do share it (``"keep"``).
     RETURNS (List[Window]): All windows, in order. A doc without wordpieces has none.
     """
     capacity = length - len(tokenizer.prefix) - len(tokenizer.suffix)
@@ -72,11 +73,11 @@ def windows_of(
 def runs(unit_of_piece: Ints, capacity: int, overlap: int) -> Iterator[Tuple[int, int]]:
     """Cut a text into overlapping runs of whole units.
 
-    unit_of_piece (Ints): The unit of each wordpiece; none longer than ``capacity``.
-        *Shape:* ``(wordpieces,)``
+    unit_of_piece (Ints): The unit of each wordpiece. No unit is longer than ``capacity``. *Shape:*
+        ``(wordpieces,)``
     capacity (int): Wordpieces that a window holds.
-    overlap (int): Wordpieces that a window should share with the next; less where they would
-        not be whole units.
+    overlap (int): Wordpieces that a window should share with the next; fewer if they would not be
+        whole units.
     YIELDS (Tuple[int, int]): First wordpiece of a window, and the one after its last.
     """
     total = len(unit_of_piece)
@@ -92,7 +93,7 @@ def runs(unit_of_piece: Ints, capacity: int, overlap: int) -> Iterator[Tuple[int
         if end == total:
             return
         back = int(bounds[np.searchsorted(bounds, end - overlap, side="left")])
-        # The next window must end further on: it must have room for the unit after it.
+        # The next window must end later: it must have room for the unit after this one.
         room = int(bounds[np.searchsorted(bounds, end, side="right")]) - capacity
         start = max(back, int(bounds[np.searchsorted(bounds, room, side="left")]))
 
@@ -102,12 +103,12 @@ def cut(
 ) -> List[Window]:
     """Cut a text into windows.
 
-    doc (int): The text's number, for the windows to carry.
+    doc (int): The doc's index, which the windows carry.
     pieces (Wordpieces): Its wordpieces, every unit at most ``capacity`` long.
     tokenizer (WordpieceTokenizer): The tokenizer that made them.
-    capacity (int): Wordpieces that a window holds beside the special tokens.
+    capacity (int): Wordpieces that a window holds in addition to the special tokens.
     overlap (int): Wordpieces that neighbouring windows should share.
-    RETURNS (List[Window]): The windows, in order. Each owns all its words still: see ``share``.
+    RETURNS (List[Window]): The windows, in order. Each still owns all its words: see ``share``.
     """
     prefix, suffix = tokenizer.prefix, tokenizer.suffix
     windows = []
@@ -133,10 +134,10 @@ def cut(
 
 
 def share(windows: Sequence[Window]) -> List[Window]:
-    """Let each word of a text be owned by the one window that shows most around it.
+    """Assign each word of a text to the window that shows most of its surroundings.
 
     windows (Sequence[Window]): All windows of the text, which may overlap.
-    RETURNS (List[Window]): The same, each owning its own words only.
+    RETURNS (List[Window]): The same windows, each owning only the words assigned to it.
     """
     if len(windows) < 2:
         return list(windows)
@@ -155,9 +156,9 @@ def share(windows: Sequence[Window]) -> List[Window]:
 
 
 def _shown(window: Window, first: int, last: int) -> NDArray[np.float64]:
-    """RETURNS (NDArray): Wordpieces to the nearer end of the window, for each of its words; words
-    that share a wordpiece count as one. The ends of the text, its first and its last word, are no
-    end: nothing is hidden there. *Shape:* ``(words,)``
+    """RETURNS (NDArray): For each word of the window, the number of wordpieces to the nearer end.
+    Words that share a wordpiece count as one. The ends of the text do not count as ends, since
+    nothing is hidden there. *Shape:* ``(words,)``
     """
     units = window.unit_of_piece[window.unit_of_piece >= 0]
     before = np.searchsorted(units, window.unit_of_word).astype(np.float64)
@@ -172,13 +173,13 @@ def _shown(window: Window, first: int, last: int) -> NDArray[np.float64]:
 def batches(
     windows: Sequence[Window], wordpieces: int, at_once: int = 1, least: int = 1
 ) -> Iterator[List[Window]]:
-    """Group windows of like length.
+    """Group windows of similar length.
 
     windows (Sequence[Window]): The windows, in any order.
     wordpieces (int): A batch holds at most this many; a longer window is a batch of its own.
-    at_once (int): How many batches run beside one another: as many, or twice as many ..., of
-        about the same size are made.
-    least (int): But none smaller than this only for that.
+    at_once (int): How many batches run in parallel. The number of batches is a multiple of it, and
+        they are of about the same size.
+    least (int): Batches are not made smaller than this for that purpose.
     YIELDS (List[Window]): Batches, longest windows first.
     """
     left = sum(len(window.ids) for window in windows)
