@@ -1,6 +1,6 @@
-"""What a component keeps of itself beside its network, in the file ``cfg``.
+"""What a component saves in addition to its network, in the file ``cfg``.
 
-Settings are not in it: config.cfg is where they are kept.
+Settings are not in it: they are saved in config.cfg.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from .integrity import MAX_NETWORK_BYTES, check_size, checksum, read_at_most, se
 if TYPE_CHECKING:
     from .network import Trained
 
-MAX_CFG_BYTES = 2**22  # bytes of labels and calibration; read as JSON they take up to 40 times that
+MAX_CFG_BYTES = 2**22  # bytes of labels and calibration; once read, they may take 40 times that
 MAX_LABELS = 2**16
 NETWORK = Path("model", "network.json")
 
-# Raises ValueError if they can't be the labels of a component.
+# Raises ValueError if they can't be a component's labels.
 CheckLabels = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True)
 class State:
-    """What is kept.
+    """What the file contains.
 
-    labels (Optional[Tuple[str, ...]]): The labels; None if it is not said.
-    has_weights (bool): Whether there is a network, too.
-    calibration (Optional[Calibration]): What thresholds save, if it is known.
-    network (Optional[str]): On disk, the checksum of the network's file, if there is one.
-    model (Optional[str]): In bytes, that of the network, if there is one.
+    labels (Optional[Tuple[str, ...]]): The labels; None if they are not recorded.
+    has_weights (bool): Whether there is a network as well.
+    calibration (Optional[Calibration]): The calibration, if there is one.
+    network (Optional[str]): On disk: the checksum of the network's file, if there is one.
+    model (Optional[str]): In bytes: the checksum of the network, if there is one.
     """
 
     labels: Optional[Tuple[str, ...]] = None
@@ -39,7 +39,7 @@ class State:
     model: Optional[str] = None
 
     def to_bytes(self) -> bytes:
-        """RETURNS (bytes): What the file says.
+        """RETURNS (bytes): The content of the file.
 
         RAISES (ValueError): If it would be too large to be read again.
         """
@@ -65,16 +65,16 @@ def read_folder(
     read_network: Callable[[Path], "Trained"],
     present: Optional["Trained"],
 ) -> Tuple[Optional[State], Optional["Trained"]]:
-    """Read a component's folder, which may be anybody's.
+    """Read a component's folder, which may be untrusted.
 
     folder (Path): The folder.
     exclude (Container[str]): What not to read: ``cfg`` or ``model``.
     check_labels (CheckLabels): Checks its labels.
     read_network (Callable): Reads the network in a folder.
-    present (Optional[Trained]): The network in place of one that is not to be read.
-    RETURNS (Tuple[Optional[State], Optional[Trained]]): The state and the network, if there are.
-    RAISES (ValueError): If a file is missing or damaged, or they are of two pipelines. The message
-        names it.
+    present (Optional[Trained]): The component's present network, used if none is to be read.
+    RETURNS (Tuple[Optional[State], Optional[Trained]]): The state and the network, if present.
+    RAISES (ValueError): If a file is missing or damaged, or the files belong to different
+        pipelines. The message names it.
     """
     state = None if "cfg" in exclude else read_state(folder / "cfg", check_labels)
     if "model" in exclude:
@@ -96,13 +96,13 @@ def read_parts(
     read_network: Callable[[bytes], Optional["Trained"]],
     present: Optional["Trained"],
 ) -> Tuple[Dict[str, Any], Optional[State], Optional["Trained"]]:
-    """Read a component's bytes, which may be anybody's. See ``read_folder``.
+    """Read a component's bytes, which may be untrusted. See ``read_folder``.
 
     data (bytes): The bytes.
     exclude (Container[str]): What not to read: ``cfg`` or ``model``.
     check_labels (CheckLabels): Checks its labels.
     read_network (Callable): Reads the network in the bytes of a model.
-    present (Optional[Trained]): The network in place of one that is not to be read.
+    present (Optional[Trained]): The component's present network, used if none is to be read.
     RETURNS (Tuple[Dict[str, Any], Optional[State], Optional[Trained]]): The parts by name, the
         state and the network.
     RAISES (ValueError): If a part is missing or damaged. The message names it.
@@ -120,12 +120,12 @@ def read_parts(
 
 
 def read_state(path: Path, check_labels: CheckLabels) -> State:
-    """Read a file, which may be anybody's.
+    """Read a file, which may be untrusted.
 
     path (Path): The file.
     check_labels (CheckLabels): Checks its labels.
-    RETURNS (State): What it says.
-    RAISES (ValueError): If it is missing, damaged, or can't be what is kept. The message names it.
+    RETURNS (State): Its content.
+    RAISES (ValueError): If it is missing, damaged, or has invalid content. The message names it.
     """
     try:
         data = read_at_most(path, MAX_CFG_BYTES)
@@ -135,13 +135,13 @@ def read_state(path: Path, check_labels: CheckLabels) -> State:
 
 
 def parse_state(data: bytes, what: str, check_labels: CheckLabels) -> State:
-    """Read what ``State.to_bytes`` gave, or somebody wrote.
+    """Read what ``State.to_bytes`` returned. It may be untrusted.
 
     data (bytes): The content.
-    what (str): What it is of, for error messages.
+    what (str): What the content belongs to, for error messages.
     check_labels (CheckLabels): Checks its labels.
-    RETURNS (State): What it says.
-    RAISES (ValueError): If it is damaged, or can't be what is kept.
+    RETURNS (State): Its content.
+    RAISES (ValueError): If it is damaged, or has invalid content.
     """
     try:
         check_size(len(data), MAX_CFG_BYTES)
@@ -178,8 +178,8 @@ def _unreadable(what: str, error: Exception) -> ValueError:
 
 
 def network_in(folder: Path) -> Optional[str]:
-    """Tell the network in a component's folder from others. Its file has the checksums of the files
-    beside it.
+    """Identify the network in a component's folder. Its file has the checksums of the files next to
+    it.
 
     folder (Path): The folder.
     RETURNS (Optional[str]): The checksum of that file, if there is one.

@@ -1,6 +1,6 @@
-"""Files that are whole: damage is noticed, and a save that fails leaves what was there before.
+"""Files stay whole: damage is noticed, and a failed save leaves the earlier files as they were.
 
-A JSON file carries the checksum of what it says, and those of the files beside it.
+A JSON file has the checksum of its own content and those of the files next to it.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ def checksum(data: bytes) -> str:
 
 
 def seal(about: Mapping[str, Any]) -> bytes:
-    """RETURNS (bytes): JSON that says which format it is of, and carries its own checksum.
+    """RETURNS (bytes): JSON with its format version and its own checksum.
 
-    about (Mapping[str, Any]): What it is to say.
+    about (Mapping[str, Any]): The content.
     """
     sealed = {"format_version": FORMAT_VERSION, **about}
     return json.dumps({**sealed, "sha256": _checksum_of(sealed)}, indent=2).encode("utf8")
 
 
 def unseal(data: bytes) -> Dict[str, Any]:
-    """Read what ``seal`` made. Files that were saved before there were checksums have none.
+    """Read what ``seal`` made. Files saved before checksums existed have none.
 
     data (bytes): The JSON.
-    RETURNS (Dict[str, Any]): What it says.
-    RAISES (ValueError): If it is damaged, or of another format.
+    RETURNS (Dict[str, Any]): The content.
+    RAISES (ValueError): If it is damaged, or has another format.
     """
     sealed = json.loads(data)
     if not isinstance(sealed, dict):
@@ -57,16 +57,16 @@ def unseal(data: bytes) -> Dict[str, Any]:
 
 
 def unpack(data: bytes, parts: AbstractSet[str] = frozenset()) -> Dict[str, bytes]:
-    """Take apart what spaCy's ``to_bytes`` put together. Its own ``from_bytes`` would leave out
-    what it does not find.
+    """Split what spaCy's ``to_bytes`` put together. spaCy's own ``from_bytes`` would skip missing
+    parts.
 
     data (bytes): The bytes.
-    parts (AbstractSet[str]): What must be in them.
+    parts (AbstractSet[str]): The parts that must be there.
     RETURNS (Dict[str, bytes]): The parts by name.
     RAISES (ValueError): If they are damaged, or a part is missing. The message names it.
     """
-    # Names and bytes, nothing in them that unfolds. And srsly.msgpack_loads would leave the garbage
-    # collector off if they are damaged.
+    # There are only names and bytes, nothing that expands. srsly.msgpack_loads would leave the
+    # garbage collector off if they are damaged.
     limits = {"max_map_len": MAX_PARTS, "max_array_len": 0, "max_ext_len": 0}
     try:
         found = srsly.msgpack.unpackb(data, raw=False, object_pairs_hook=dict, **limits)
@@ -87,10 +87,10 @@ def read_at_most(path: Path, size: int) -> bytes:
     """Read a file, if it is not too large.
 
     path (Path): The file.
-    size (int): Bytes that it may have.
+    size (int): Maximum number of bytes.
     RETURNS (bytes): Its content.
-    RAISES (ValueError): If it has more, or is none, such as a pipe. Nothing of it has been read
-        then.
+    RAISES (ValueError): If it has more, or is not a regular file, such as a pipe. Nothing of it has
+        been read in that case.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         about = os.fstat(file.fileno())
@@ -100,40 +100,41 @@ def read_at_most(path: Path, size: int) -> bytes:
             os.set_blocking(file.fileno(), True)
         found = about.st_size
         check_size(found, size)
-        return file.read(found)  # as many as are asked for are reserved
+        return file.read(found)  # as many bytes as are asked for are allocated
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """A pipe that nobody writes to would be waited for without end."""
+    """Open without waiting: a pipe that nothing writes to would block forever."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_size(found: int, most: int) -> None:
-    """RAISES (ValueError): If there are more bytes than there may be."""
+    """RAISES (ValueError): If there are more bytes than allowed."""
     if found > most:
         raise ValueError(f"it has {found:,} bytes, and {most:,} are the most that it may have")
 
 
 @contextlib.contextmanager
 def replacing(folder: Path, ours: Iterable[Path] = ()) -> Iterator[Path]:
-    """Write files aside first, then put them in place, one quick renaming after the other.
+    """Write files to a temporary folder first, then rename them into place quickly.
 
-    A full disk is met before anything is replaced, and so is a folder that can't be written to:
-    each file is moved into its folder under another name first. Should the process be killed
-    between two renamings, checksums tell that the files are not of one pipeline. What an earlier
-    save left and this one does not have is first replaced by an empty file, like all else, and
-    removed once everything is in place.
+    A full disk or a folder that can't be written to shows before anything is replaced, since each
+    file is first moved into its folder under another name. If the process is killed between two
+    renames, checksums show that the files do not belong together. Files of an earlier save that
+    this one does not have are first replaced by an empty file, and removed once everything is in
+    place.
 
-    folder (Path): The folder, made if need be.
-    ours (Iterable[Path]): Files in it that go if they are not written. No other is removed.
-    YIELDS (Path): A folder in it to write to. If an exception leaves the block, or a file can't be
-        moved into its folder, ``folder`` stays as it was.
-    RAISES (OSError): If it can't be written to; if it or a folder in it is a link, which may lead
-        anywhere; or if there is a folder in the place of a file.
+    folder (Path): The folder. It is created if needed.
+    ours (Iterable[Path]): Files in it that are removed if they are not written. No others are
+        removed.
+    YIELDS (Path): A temporary folder inside it to write to. If an exception leaves the block, or a
+        file can't be moved into its folder, ``folder`` stays as it was.
+    RAISES (OSError): If it can't be written to; if it or a folder inside it is a link, which may
+        lead anywhere; or if a folder is where a file should go.
     """
     aside = folder / ASIDE
     _check_no_link(folder)
-    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
     aside.mkdir(parents=True)
     moved: Dict[Path, Path] = {}
     try:
@@ -148,7 +149,7 @@ def replacing(folder: Path, ours: Iterable[Path] = ()) -> Iterator[Path]:
         for name in stale:
             (folder / name).unlink()
         for parent in {(folder / name).parent for name in stale}:
-            with contextlib.suppress(OSError):  # there is something else in it
+            with contextlib.suppress(OSError):  # there are other files in it
                 parent.rmdir()
     finally:
         for near in moved:
@@ -157,8 +158,8 @@ def replacing(folder: Path, ours: Iterable[Path] = ()) -> Iterator[Path]:
 
 
 def _stale(folder: Path, aside: Path, ours: Iterable[Path]) -> List[Path]:
-    """RETURNS (List[Path]): Files of ours that are not written now, but were by an earlier save,
-    or are what is left of one that was killed.
+    """RETURNS (List[Path]): Files of ours that an earlier save wrote and this one does not, or that
+    a killed save left behind.
     """
     places = {name: folder / name for name in ours if not (aside / name).exists()}
     return [
@@ -169,12 +170,12 @@ def _stale(folder: Path, aside: Path, ours: Iterable[Path]) -> List[Path]:
 
 
 def _move_near(folder: Path, aside: Path, moved: Dict[Path, Path]) -> None:
-    """Move files into the folders where they belong, under another name.
+    """Move files into the folders where they belong, under other names.
 
     folder (Path): Where they belong.
     aside (Path): Where they are.
-    moved (Dict[Path, Path]): Where each is now, and where it belongs: filled in as they are moved.
-    RAISES (OSError): If one can't be.
+    moved (Dict[Path, Path]): Where each is now, and where it belongs: filled in as files are moved.
+    RAISES (OSError): If one can't be moved.
     """
     files = {path: path.relative_to(aside) for path in aside.rglob("*") if path.is_file()}
     for parent in {parent for name in files.values() for parent in name.parents}:
@@ -193,8 +194,8 @@ def _near(place: Path) -> Path:
 
 
 def _check_no_link(folder: Path) -> None:
-    """RAISES (OSError): If a folder is a link. One in a pipeline of somebody else may lead to
-    files of yours.
+    """RAISES (OSError): If a folder is a link. A link in an untrusted pipeline may lead to the
+    user's own files.
     """
     if folder.is_symlink():
         raise OSError(

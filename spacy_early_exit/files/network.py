@@ -1,4 +1,4 @@
-"""How a trained network is kept: a few plain files, no code in any of them.
+"""How a trained network is saved: a few plain files without code.
 
 network.json           format version, sizes of the encoder, number of tags, checksums of all files
 tokenizer.json         the tokenizer, in the format of the tokenizers library
@@ -26,19 +26,21 @@ NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safeten
 ORIGINAL = "original.safetensors"
 FILES = (NETWORK, TOKENIZER, WEIGHTS, ORIGINAL)
 
-# Bytes, at most. The largest tokenizer of a supported family has 250,000 wordpieces in 20 million.
+# Maximum numbers of bytes. The largest tokenizer of a supported family has 250,000 wordpieces in 20
+# million.
 MAX_TOKENIZER_BYTES = 2**28
 MAX_SETTINGS_BYTES, MAX_WORDPIECE_BYTES = 2**22, 2**8
-# What decoders and criteria learn comes on top of what network.json tells of the weights.
+# The parameters of decoders and criteria come on top of the sizes in network.json.
 MAX_LEARNED_BYTES = 2**26
-# Names and shapes of the weights: those of 100 layers take 300,000. Empty ones take nothing else.
+# Names and shapes of the weights: those of 100 layers take 300,000. Empty weights take nothing
+# else.
 MAX_HEADER_BYTES = 2**22
 
-# What a container may take, on Linux.
+# A container's memory limit, on Linux.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
-# Gives the content of a file, of so many bytes at most. It raises OSError or KeyError if there is
-# none, ValueError if it is larger.
+# Returns the content of a file, up to a number of bytes. It raises OSError or KeyError if the file
+# is missing, and ValueError if it is larger.
 Read = Callable[[str, int], bytes]
 
 
@@ -47,7 +49,7 @@ class Trained(NamedTuple):
 
     network (ExitNetwork): The network.
     tokenizer (WordpieceTokenizer): The tokenizer.
-    original (Optional[ExitNetwork]): What answers at full depth, where that is another network.
+    original (Optional[ExitNetwork]): The network that answers at full depth, if it is another one.
     """
 
     network: ExitNetwork
@@ -56,19 +58,20 @@ class Trained(NamedTuple):
 
     @property
     def networks(self) -> List[ExitNetwork]:
-        """RETURNS (List[ExitNetwork]): The network, and that of full depth if it is another."""
+        """RETURNS (List[ExitNetwork]): The network, and the one for full depth if it is another."""
         return [self.network] if self.original is None else [self.network, self.original]
 
     @property
     def full_depth(self) -> ExitNetwork:
-        """RETURNS (ExitNetwork): What answers at full depth."""
+        """RETURNS (ExitNetwork): The network that answers at full depth."""
         return self.networks[-1]
 
     def check_window_length(self, window_length: Optional[int]) -> None:
-        """Windows must be such that the encoder can take them.
+        """Check that windows fit the encoder.
 
-        window_length (Optional[int]): Wordpieces of a window; None: as many as can be.
-        RAISES (ValueError): If it can't. The message says which can.
+        window_length (Optional[int]): Maximum number of wordpieces in a window; None: as many as
+            possible.
+        RAISES (ValueError): If they don't fit. The message says what would.
         """
         most = self.network.spec.max_wordpieces
         specials = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
@@ -81,11 +84,11 @@ class Trained(NamedTuple):
 
 @usual_torch()
 def to_files(trained: Trained) -> Dict[str, bytes]:
-    """Write down a network.
+    """Serialize a network.
 
     trained (Trained): The network.
     RETURNS (Dict[str, bytes]): The content of each file.
-    RAISES (ValueError): If one would be too large to be read again. The message names it.
+    RAISES (ValueError): If a file would be too large to be read again. The message names it.
     """
     from safetensors.torch import save
 
@@ -112,13 +115,13 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
 
 @usual_torch()
 def from_files(read: Read, place: str, device: torch.device) -> Trained:
-    """Rebuild what was kept.
+    """Rebuild what was saved.
 
-    read (Read): Gives the content of a file.
+    read (Read): Returns the content of a file.
     place (str): Where the files are, for error messages.
-    device (torch.device): Where the network shall lie.
+    device (torch.device): The device of the network.
     RETURNS (Trained): Network and tokenizer.
-    RAISES (ValueError): If a file is missing, damaged, larger than it can be, or of a later
+    RAISES (ValueError): If a file is missing, damaged, larger than it can be, or has a later
         format. The message names it.
     """
     about = _part(read, place, NETWORK, MAX_NETWORK_BYTES, _read_about)
@@ -142,7 +145,7 @@ def _filled(
     try:
         with torch.device("meta"):
             network.make_room_for(_like(weights, "decoder."), _like(weights, "criterion."))
-    except KeyError as e:  # not every name can be one of a parameter
+    except KeyError as e:  # not every name is valid for a parameter
         raise ValueError(f"The file {file} in {place} is damaged: a weight is named {e}.") from e
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -162,7 +165,7 @@ def _filled(
 
 
 def _like(weights: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
-    """RETURNS (Dict[str, Tensor]): Tensors of the same shapes, of those below a prefix."""
+    """RETURNS (Dict[str, Tensor]): Empty tensors with the shapes of those below a prefix."""
     return {
         name.removeprefix(prefix): torch.empty(weight.shape)
         for name, weight in weights.items()
@@ -173,7 +176,7 @@ def _like(weights: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
 def write(trained: Trained, folder: Path) -> None:
     """Write the files.
 
-    trained (Trained): What to keep.
+    trained (Trained): What to save.
     folder (Path): The folder, made if need be.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,11 +185,11 @@ def write(trained: Trained, folder: Path) -> None:
 
 
 class _About(NamedTuple):
-    """What ``network.json`` says.
+    """The content of ``network.json``.
 
     network (ExitNetwork): The network, still without weights: it takes no memory.
-    files (Mapping[str, str]): Checksums of the other files; none, if it was saved before there
-        were any.
+    files (Mapping[str, str]): Checksums of the other files; empty if it was saved before checksums
+        existed.
     has_original (bool): Whether another network answers at full depth.
     """
 
@@ -233,7 +236,7 @@ def _read_about(data: bytes) -> _About:
     has_original = about.get("original", False)
     if type(has_original) is not bool:
         raise ValueError(f"original must be true or false, not {has_original!r}")
-    # The bytes of a file lie beside what becomes of them, one file after the other.
+    # A file's bytes and the tensors made from them are in memory together, for one file at a time.
     _check_memory(_size_of(network) * (3 if has_original else 2))
     return _About(network, about.get("files", {}), has_original)
 
@@ -257,7 +260,7 @@ def _read_weights(data: bytes) -> Dict[str, Tensor]:
 
 
 def _most_of(network: ExitNetwork) -> Dict[str, int]:
-    """RETURNS (Dict[str, int]): Bytes that files of a network may have."""
+    """RETURNS (Dict[str, int]): Maximum number of bytes of each file of a network."""
     tokenizer = MAX_SETTINGS_BYTES + MAX_WORDPIECE_BYTES * network.spec.vocab_size
     return {
         TOKENIZER: min(MAX_TOKENIZER_BYTES, tokenizer),
@@ -266,8 +269,8 @@ def _most_of(network: ExitNetwork) -> Dict[str, int]:
 
 
 def _size_of(network: ExitNetwork) -> int:
-    """RETURNS (int): Bytes that its weights take, but for what decoder and criterion learnt: it is
-    the same before that is known.
+    """RETURNS (int): Bytes that its weights take, except the parameters of decoder and criterion:
+    the result is the same before those are known.
     """
     return sum(
         tensor.numel() * 4
@@ -281,7 +284,7 @@ def _check_memory(needed: int) -> None:
         return
     there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for file in LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # elsewhere, or "max"
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
             there_is = min(there_is, int(Path(file).read_text()))
     if needed > there_is:
         raise ValueError(
