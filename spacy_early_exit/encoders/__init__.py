@@ -1,1 +1,1 @@
-"""Where pre-trained encoders come from. One file a source."""
+"""Where pre-trained encoders come from. One file for each source."""

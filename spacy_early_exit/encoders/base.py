@@ -1,4 +1,4 @@
-"""What a source of encoders is, and what it gives."""
+"""What a source of encoders is, and what it returns."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, Protocol, runtime_checkable

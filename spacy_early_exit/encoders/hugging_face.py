@@ -1,4 +1,4 @@
-"""Where the pre-trained encoder comes from."""
+"""Pre-trained encoders from Hugging Face."""
 
 import warnings
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class HFEncoder:
         """Load it through transformers, which is imported only here.
 
         RETURNS (PretrainedEncoder): The encoder.
-        RAISES (ValueError): If it is missing, incomplete, damaged, of an unsupported family,
-            or without a fast tokenizer. The message tells which.
+        RAISES (ValueError): If it is missing, incomplete, damaged, of an unsupported family, or
+            without a fast tokenizer. The message says which.
         """
         from transformers import AutoConfig, PretrainedConfig
 
@@ -101,14 +101,14 @@ class HFEncoder:
             )
 
         try:
-            # the oldest transformers would take the other file of a folder without a word.
+            # the oldest transformers would silently load the other file in a folder.
             folder = Path(self.place)
             if folder.is_dir() and not any(folder.glob("*.safetensors")):
                 model, info = self._older(load)
             else:
                 try:
                     model, info = load(safetensors=True)
-                except OSError:  # there is no such file
+                except OSError:  # no such file
                     model, info = self._older(load)
         except Exception as e:
             raise ValueError(self._problem("its weights can't be loaded", e)) from e
@@ -118,7 +118,7 @@ class HFEncoder:
         import torch
         from torch.torch_version import TorchVersion
 
-        # CVE-2025-32434: weights_only=True was not enough before.
+        # CVE-2025-32434: weights_only=True was not safe before.
         if TorchVersion(torch.__version__) < TorchVersion("2.6"):
             raise ValueError(
                 f"it has no safetensors file, and torch {torch.__version__} could run code that "
@@ -133,7 +133,7 @@ class HFEncoder:
         return found
 
     def check_folder(self) -> None:
-        """RAISES (ValueError): If the name is that of a folder, and that has no encoder."""
+        """RAISES (ValueError): If the name is a folder's and the folder has no encoder."""
         path = Path(self.place)
         if path.is_dir():
             if not (path / "config.json").is_file():
@@ -142,8 +142,8 @@ class HFEncoder:
             raise ValueError(self._problem("there is no such folder"))
 
     def _check_weights_are_there(self, spec: EncoderSpec) -> None:
-        """RAISES (ValueError): If a folder's weights can't be those of an encoder of such sizes:
-        there are too few bytes of them. Before any memory is taken for it.
+        """RAISES (ValueError): If a folder's weights have too few bytes for an encoder of these
+        sizes. This is checked before any memory is allocated.
         """
         import torch
 
@@ -173,8 +173,8 @@ class HFEncoder:
 
 
 def looks_like_folder(name: str) -> bool:
-    """RETURNS (bool): Whether a name can't be meant as a hub id: it is a path, or begins with a
-    folder that is there. What is missing in it must not be asked for on the hub.
+    """RETURNS (bool): Whether a name can't be a hub id: it is a path, or begins with an existing
+    folder. If it is missing, it must not be looked up on the hub.
     """
     is_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
     return is_path or ("/" in name and Path(name.split("/")[0]).is_dir())

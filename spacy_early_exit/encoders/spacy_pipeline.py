@@ -1,4 +1,4 @@
-"""The encoder of a spaCy pipeline that somebody has: fine-tuned, with its tokenizer."""
+"""The encoder of an existing spaCy pipeline: fine-tuned, with its tokenizer."""
 
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class PipelineEncoder:
     ``curated_transformer`` (spacy-curated-transformers).
 
     pipeline (str): What ``spacy.load`` takes: a package's name, or a folder.
-    component (str): Name of the component that lends its encoder.
+    component (str): Name of the component whose encoder is copied.
     """
 
     pipeline: str
@@ -33,7 +33,7 @@ class PipelineEncoder:
 
         RETURNS (PretrainedEncoder): The encoder.
         RAISES (ValueError): If the pipeline can't be loaded, has no such component, or its encoder
-            is of a kind that is not supported. The message tells which.
+            is of an unsupported kind. The message says which.
         """
         try:
             nlp = spacy.load(self.pipeline)
@@ -69,7 +69,7 @@ def make_pipeline_encoder(pipeline: str, component: str = "transformer") -> Enco
     """Make the source ``spacy-early-exit.PipelineEncoder.v1``. Nothing is loaded yet.
 
     pipeline (str): What ``spacy.load`` takes: a package's name, or a folder.
-    component (str): Name of the component that lends its encoder.
+    component (str): Name of the component whose encoder is copied.
     RETURNS (EncoderSource): The source.
     """
     return PipelineEncoder(pipeline, component)
@@ -80,7 +80,7 @@ def _of_spacy_transformers(nlp: Language, component: str) -> PretrainedEncoder:
     if not model.tokenizer.is_fast:
         raise ValueError("it has no fast tokenizer")
     config = model.transformer.config.to_dict()
-    # Saved by spacy-transformers, BERT's 1e-12 comes back as 0.0: its JSON has ten decimals.
+    # spacy-transformers saves BERT's 1e-12 as 0.0, since its JSON has ten decimals.
     config["layer_norm_eps"] = config.get("layer_norm_eps") or 1e-12
     spec = read_spec(config)
     weights = read_weights(spec, model.transformer.float().state_dict())
@@ -96,7 +96,7 @@ _FAMILIES = {
     f"{_PREFIX}RobertaTransformer.v1": "roberta",
     f"{_PREFIX}XlmrTransformer.v1": "xlm-roberta",
 }
-# Its settings of the same name, and those that Hugging Face calls otherwise.
+# Its settings that have the same name in Hugging Face, and those that have another.
 _SETTINGS = {
     "hidden_size": "hidden_width",
     "intermediate_size": "intermediate_width",
@@ -166,7 +166,7 @@ def _wordpiece(encoder: Any) -> str:
 
 
 def _sentencepiece(tokenizer_class: str, encoder: Any) -> str:
-    """RETURNS (str): A tokenizer of Hugging Face from the same sentencepiece model, as JSON."""
+    """RETURNS (str): Hugging Face's tokenizer made from the same sentencepiece model, as JSON."""
     import transformers
 
     model = encoder.get_ref("encoder").attrs["sentencepiece_processor"].to_protobuf()
