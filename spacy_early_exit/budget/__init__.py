@@ -1,1 +1,1 @@
-"""From a speedup that was asked for to a threshold."""
+"""From the speedup that was asked for to a threshold."""

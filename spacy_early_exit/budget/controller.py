@@ -1,12 +1,13 @@
-"""Follows what a stream of texts really costs, and moves along the calibrated curve."""
+"""Follow what a stream of texts really costs, and move along the calibrated curve."""
 
 from typing import Iterable, Iterator, List, Optional, Tuple, TypeVar
 
 from .curve import Calibration
 
-START = 2000  # words within which it shall have found its way
-# Words of a part, after which the threshold moves. A share of the stream so far: then what a part
-# misses is a small share of the whole, however long that is. Large ones are computed faster.
+START = 2000  # words by which the threshold should have settled
+# Words of a part, after which the threshold moves. It is a share of the stream so far, so that what
+# one part misses is a small share of the whole, however long the stream is. Large parts are
+# computed faster.
 MIN_WORDS, SHARE, MAX_WORDS = 150, 1 / 50, 1000
 HORIZON = 2  # parts over which a debt is paid back
 MEMORY = 0.5  # weight of the past at each update
@@ -18,14 +19,14 @@ Item = TypeVar("Item")
 class Controller:
     """Keeps the speedup over a stream at what was asked for.
 
-    Texts unlike those that were calibrated on are less certain, or more so: at the threshold of
-    "3X" they save 2X. In the order of the stream, after every 150 words at the start and every
-    1000 in the end, this compares what they cost with what the curve said, and moves along it:
-    such that the next words cost what the asked speedup allows, less what the words before them
-    have overdrawn. It does not depend on the size of batches: docs that fail count as words on
-    the way to the next update, and as nothing that was spent or could have been.
+    Texts unlike those of the calibration are less certain, or more: at the threshold of "3X" they
+    may save 2X. In the order of the stream, after every 150 words at the start and every 1000 in
+    the end, the controller compares what the texts cost with what the curve predicted. It then
+    moves along the curve, so that the next words cost what the speedup allows, minus what earlier
+    words have overspent. It does not depend on the size of batches. Docs that fail count as words
+    on the way to the next update, but not as cost.
 
-    calibration (Calibration): The curve. It is never left.
+    calibration (Calibration): The curve. The threshold always stays on it.
     speedup (float): The speedup to hold, above 1.
     """
 
@@ -37,9 +38,9 @@ class Controller:
         self._position = speedup
         self._has_given_all = False
         self._has_reported = False
-        self._tried = self._tried_at_move = 0  # words, those of docs that failed among them
-        self._chunk = (0, 0)  # spent and full since the last update
-        self._cost = self._foretold = 0.0  # of the recent past
+        self._tried = self._tried_at_move = 0  # words, including those of docs that failed
+        self._chunk = (0, 0)  # spent and full cost since the last update
+        self._cost = self._foretold = 0.0  # over the recent past
 
     @property
     def threshold(self) -> float:
@@ -52,8 +53,8 @@ class Controller:
         return self.full / self.spent if self.spent else 1.0
 
     def failure(self) -> Optional[str]:
-        """RETURNS (Optional[str]): What went wrong, said once: the texts save less than was asked
-        for, though the curve's end was tried. None if there is nothing to say.
+        """RETURNS (Optional[str]): What went wrong, returned once: the texts save less than was
+        asked for, even at the end of the curve. None if nothing is wrong.
         """
         enough = self.achieved >= self.speedup * (1 - TOLERANCE)
         if enough or self.words < START or not self._has_given_all or self._has_reported:
@@ -67,10 +68,10 @@ class Controller:
         )
 
     def chunks(self, docs: Iterable[Tuple[int, Item]]) -> Iterator[List[Item]]:
-        """Cut a batch where the threshold may change. ``account`` for the docs of a part before
-        the next one is taken.
+        """Cut a batch where the threshold may change. Call ``account`` for the docs of a part
+        before taking the next part.
 
-        docs (Iterable[Tuple[int, Item]]): Words of each doc, and the doc.
+        docs (Iterable[Tuple[int, Item]]): The number of words of each doc, and the doc.
         YIELDS (List[Item]): Docs that share a threshold.
         """
         part: List[Item] = []
@@ -85,9 +86,9 @@ class Controller:
             yield part
 
     def account(self, words: int, spent: int, full: int) -> None:
-        """Say what a doc has cost. One that failed is left out: what it cost is not known.
+        """Record what a doc has cost. Docs that failed are left out: their cost is not known.
 
-        words (int): Its words.
+        words (int): Its number of words.
         spent (int): Its cost, in MACs.
         full (int): Its cost at full depth.
         """
@@ -109,7 +110,7 @@ class Controller:
         self._has_given_all |= self._position == most
         self._cost = MEMORY * self._cost + spent
         self._foretold = MEMORY * self._foretold + full / self._position
-        dearer = self._cost / self._foretold  # than the curve says
+        dearer = self._cost / self._foretold  # than the curve predicts
         allowed = 1 / self.speedup
         ahead = self.full / self.words * self._every() * HORIZON
         overdrawn = (self.spent - allowed * self.full) / ahead

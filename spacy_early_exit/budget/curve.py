@@ -1,4 +1,4 @@
-"""The calibrated curve: which threshold saves how much, and what it was measured with."""
+"""The calibrated curve: how much each threshold saves, and what it was measured with."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ CLOSE = 0.02  # a measured speedup this little above the one asked for is as goo
 
 @dataclass(frozen=True)
 class Point:
-    """What a real run at a threshold gave.
+    """What was measured in a real run at a threshold.
 
     threshold (float): The criterion's threshold.
     speedup (float): Full-depth cost / spent cost.
-    score (Optional[float]): The task's main score, where the texts were annotated.
+    score (Optional[float]): The task's main score, if the texts were annotated.
     """
 
     threshold: float
@@ -25,11 +25,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Points of one curve, and a fingerprint of all that it depends on.
+    """Points of one curve, and a fingerprint of everything that it depends on.
 
     points (Tuple[Point, ...]): By threshold, ascending. Their speedups ascend, too.
     fingerprint (Mapping[str, str]): What was calibrated, by name.
-    words (int): How many words it was measured on.
+    words (int): The number of words that it was measured on.
     """
 
     points: Tuple[Point, ...]
@@ -42,15 +42,15 @@ class Calibration:
         return self.points[-1].speedup
 
     def threshold_for(self, speedup: float) -> float:
-        """Find the threshold of a speedup, between the measured points on a straight line.
+        """Find the threshold for a speedup, by linear interpolation between the measured points.
 
-        Points of this speedup, or hardly more, are taken as they are, the one with the best
-        score: on few texts speedups rise in jumps, and a hair less of a threshold may save less.
-        A larger threshold never saves less, so the answer rises with the speedup.
+        If points have this speedup or hardly more, the one with the best score is used as it is: on
+        few texts speedups rise in jumps, and a slightly smaller threshold may save less. A larger
+        threshold never saves less, so the answer rises with the speedup.
 
         speedup (float): The speedup.
         RETURNS (float): The threshold.
-        RAISES (ValueError): If it is out of reach. The message says what is not.
+        RAISES (ValueError): If it is out of reach. The message says what is within reach.
         """
         if speedup > self.most:
             raise ValueError(
@@ -70,7 +70,7 @@ class Calibration:
         return low.threshold + share * (high.threshold - low.threshold)
 
     def differences(self, fingerprint: Mapping[str, str]) -> List[str]:
-        """RETURNS (List[str]): The names of what is no longer as it was calibrated."""
+        """RETURNS (List[str]): The names of what has changed since the calibration."""
         names = sorted({*self.fingerprint, *fingerprint})
         return [n for n in names if self.fingerprint.get(n) != fingerprint.get(n)]
 
@@ -78,10 +78,10 @@ class Calibration:
     def current(
         cls, found: Optional["Calibration"], fingerprint: Mapping[str, str], name: str
     ) -> "Calibration":
-        """Get a component's calibration, if it is one of what is there now.
+        """Get a component's calibration, if it was measured with what the component has now.
 
         found (Optional[Calibration]): Its calibration, if it has one.
-        fingerprint (Mapping[str, str]): What is there now.
+        fingerprint (Mapping[str, str]): What the component has now.
         name (str): The component's name.
         RETURNS (Calibration): The calibration.
         RAISES (ValueError): If there is none, or something it depends on has changed since. The
@@ -116,14 +116,15 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Calibration":
-        """Read it again.
+        """Read a calibration.
 
-        data (Mapping[str, Any]): What ``to_dict`` gave, or somebody wrote.
+        data (Mapping[str, Any]): What ``to_dict`` returned. It may be untrusted.
         RETURNS (Calibration): The calibration.
-        RAISES (ValueError): If it can't be one; where parts are missing, TypeError or KeyError.
+        RAISES (ValueError): If it can't be a calibration. If parts are missing, it raises TypeError
+            or KeyError.
         """
         points = tuple(
-            # "ents_f" is what it was called before there were other tasks.
+            # It was called "ents_f" before there were other tasks.
             Point(point["threshold"], point["saving"], point.get("score", point.get("ents_f")))
             for point in data["points"]
         )
@@ -153,10 +154,10 @@ def _check(points: Sequence[Point]) -> None:
 
 
 def make_curve(points: Sequence[Point]) -> Tuple[Point, ...]:
-    """Put points in order, and leave out those that a smaller threshold outdoes.
+    """Sort points, and leave out those that are no faster than one with a smaller threshold.
 
     points (Sequence[Point]): Points in any order.
-    RETURNS (Tuple[Point, ...]): By threshold, ascending, and so are the speedups. It begins
+    RETURNS (Tuple[Point, ...]): By threshold, ascending; the speedups ascend, too. The curve begins
         with full depth.
     """
     curve: List[Point] = []

@@ -1,4 +1,4 @@
-"""What a calibration depends on, in short."""
+"""Short descriptions of what a calibration depends on."""
 
 import dataclasses
 import functools
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def fingerprint_of_weights(network: Any) -> str:
-    """RETURNS (str): A hash of all parameters of a network. 0.1 s for 23 million of them."""
+    """RETURNS (str): A hash of all parameters of a network; 23 million of them take 0.1 s."""
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in sorted(network.state_dict().items()):
         digest.update(name.encode("utf8"))
@@ -33,6 +33,6 @@ def describe(block: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    # The repr of a function has its address.
+    # The repr of a function has its memory address.
     is_function = inspect.isfunction(value) or isinstance(value, functools.partial)
     return describe(value) if is_function else repr(value)

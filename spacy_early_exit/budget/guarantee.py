@@ -1,4 +1,4 @@
-"""The fastest setting that differs from full depth no more than allowed, with a confidence.
+"""The fastest setting that differs from full depth no more than allowed, at a given confidence.
 
 Source: Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test: Calibrating Predictive
 Algorithms to Achieve Risk Control", 2021: Hoeffding–Bentkus p-values, fixed-sequence testing.
@@ -7,14 +7,15 @@ Algorithms to Achieve Risk Control", 2021: Hoeffding–Bentkus p-values, fixed-s
 import math
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
-MAX_DOCUMENTS = 100_000  # more than that need not be told exactly
+MAX_DOCUMENTS = 100_000  # larger numbers need not be exact
 
 
 class Verdict(NamedTuple):
-    """What one setting showed.
+    """The test result of one setting.
 
     mean (float): Mean over documents of the share of words that differ.
-    p_value (float): How likely so small a mean would be, were the expected share above the bound.
+    p_value (float): How likely such a small mean would be if the expected share were above the
+        bound.
     passed (bool): Whether that is unlikely enough.
     """
 
@@ -27,7 +28,7 @@ def hoeffding_bentkus(mean: float, documents: int, bound: float) -> float:
     """Test whether an expected value exceeds a bound.
 
     mean (float): Mean of independent values in [0, 1].
-    documents (int): How many.
+    documents (int): Number of documents.
     bound (float): The bound, in (0, 1).
     RETURNS (float): A p-value of "the expected value is above the bound", valid for any n.
     """
@@ -40,8 +41,9 @@ def hoeffding_bentkus(mean: float, documents: int, bound: float) -> float:
 
 
 def documents_needed(mean: float, bound: float, confidence: float) -> Optional[int]:
-    """RETURNS (Optional[int]): With how many documents a setting would pass, were their mean
-        this one; None: with no number.
+    """RETURNS (Optional[int]): The number of documents with which a setting would pass if their
+    mean were
+        this one; None: no number would do.
 
     mean (float): Mean of the shares that differ.
     bound (float): The bound.
@@ -50,7 +52,7 @@ def documents_needed(mean: float, bound: float, confidence: float) -> Optional[i
     if mean >= bound:
         return None
     divergence = _divergence(mean, bound)
-    if divergence <= 0:  # so close that it is lost in rounding
+    if divergence <= 0:  # too small to distinguish from rounding errors
         return None
     most = math.ceil(-math.log(1 - confidence) / divergence)  # what Hoeffding's bound needs
     if most > MAX_DOCUMENTS:
@@ -70,15 +72,16 @@ def accept_in_order(
 ) -> List[Verdict]:
     """Test settings one after the other until one fails; the last that passed is safe.
 
-    Each may use up the whole error probability, since none is tried after a failure. The order
-    must not depend on the documents.
+    Each test may use the whole error probability, since none follows a failure. The order must not
+    depend on the documents.
 
-    settings (int): How many there are.
-    shares (Callable[[int], Sequence[float]]): Share of words that differ, of each of some
-        independent documents, at a setting.
+    settings (int): Number of settings.
+    shares (Callable[[int], Sequence[float]]): Returns the share of words that differ at a setting,
+        for each of some independent documents.
     bound (float): What the expected share must not exceed.
-    confidence (float): Probability with which it does not, for the setting that is chosen.
-    RETURNS (List[Verdict]): Of the settings that were tried. All but perhaps the last passed.
+    confidence (float): Probability that it does not, for the chosen setting.
+    RETURNS (List[Verdict]): One for each setting that was tried. All passed, except perhaps the
+        last.
     """
     tests: List[Verdict] = []
     for setting in range(settings):
@@ -99,7 +102,7 @@ def _divergence(mean: float, bound: float) -> float:
 
 
 def _binomial_cdf(most: int, trials: int, p: float) -> float:
-    """RETURNS (float): Probability of at most so many successes."""
+    """RETURNS (float): Probability of at most ``most`` successes."""
     log_all = math.lgamma(trials + 1)
     terms = (
         math.exp(
