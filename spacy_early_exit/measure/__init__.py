@@ -1,1 +1,1 @@
-"""Runs on texts: what thresholds save, and what speedups cost."""
+"""Measurements on texts: what thresholds save, and what speedups cost."""

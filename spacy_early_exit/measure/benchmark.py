@@ -1,7 +1,7 @@
-"""Contenders beside one another: the same texts and threads, each in a process of its own.
+"""Compare contenders on the same texts and threads, each in a process of its own.
 
-Rounds alternate, so that what else the machine does hits all alike. What was measured is handed
-out after every round, so that a run which was cut off can go on.
+Rounds alternate, so that other load on the machine affects all contenders alike. Results are saved
+after every round, so that an interrupted run can continue.
 """
 
 import contextlib
@@ -28,21 +28,21 @@ from typing import (
 )
 
 Span = Tuple[int, int, str]
-Part = Tuple[int, int]  # of a text: first character, the one after the last
+Part = Tuple[int, int]  # part of a text: its first character, and the one after its last
 Result = Dict[str, Any]
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 WARM_UP = 64  # texts
 
 
 class Runner(Protocol):
-    """Something that tags texts."""
+    """A callable that tags texts."""
 
     def __call__(self, texts: Sequence[str]) -> Any:
-        """RETURNS (Any): What it found: this is what the clock measures."""
+        """RETURNS (Any): What it found. The time of this call is measured."""
 
     def spans(self, found: Any) -> List[List[Span]]:
-        """RETURNS (List[List[Span]]): The entities of each text: first character, the one after
-        the last, label.
+        """RETURNS (List[List[Span]]): The entities of each text: first character, the one after the
+        last, and label.
         """
 
 
@@ -50,10 +50,10 @@ class Runner(Protocol):
 class Contender:
     """A way to tag texts.
 
-    name (str): Its name in tables, no other's.
-    make (Callable[..., Runner]): Makes it: a function that another process can import.
-    arguments (Dict[str, Any]): What it is called with.
-    version (str): What else its results depend on: they are measured anew if it changes.
+    name (str): Its unique name in tables.
+    make (Callable[..., Runner]): Makes the runner: a function that another process can import.
+    arguments (Dict[str, Any]): The function's arguments.
+    version (str): What else its results depend on. If it changes, they are measured again.
     """
 
     name: str
@@ -80,23 +80,23 @@ def benchmark(
 
     contenders (Sequence[Contender]): The contenders.
     texts (Sequence[str]): The texts.
-    gold (Sequence[Sequence[Span]]): The entities of each.
+    gold (Sequence[Sequence[Span]]): The entities of each text.
     words (int): Words in all texts.
     threads (int): Threads of each contender.
     unknown (Optional[Sequence[Sequence[Part]]]): The parts of each text that are not annotated: an
-        entity that is found there is neither right nor wrong. None: all is annotated.
+        entity found there is neither right nor wrong. None: everything is annotated.
     rounds (int): How often each runs on all texts.
     patience (float): Seconds to wait for a contender's answer before it counts as failed.
-    known (Optional[Dict[str, Result]]): What an earlier run on the same texts found: it goes on
-        from there. Rounds that not all contenders took part in are not counted, and who failed
-        is tried again.
+    known (Optional[Dict[str, Result]]): The results of an earlier run on the same texts, which is
+        continued. Rounds that some contender did not take part in are not counted, and failed
+        contenders are tried again.
     save (Callable[[Dict[str, Result]], None]): Receives the results after every round.
-    progress (Callable): Wraps what is done one by one, such as a bar.
+    progress (Callable): Wraps what is done step by step, such as a progress bar.
     RETURNS (Dict[str, Result]): By contender: ``seconds`` of each round, ``startup`` (seconds until
         it had tagged its first texts), ``peak_mb`` (largest memory of its process), ``ents_f``,
         ``words_per_second`` (median), ``words_per_second_min``, ``words_per_second_max``; or
-        ``error``, if it failed: that stops no other.
-    RAISES (ValueError): If two contenders have one name.
+        ``error``, if it failed. A failure does not stop the others.
+    RAISES (ValueError): If two contenders have the same name.
     """
     unknown = [()] * len(gold) if unknown is None else unknown
     names = [contender.name for contender in contenders]
@@ -126,7 +126,7 @@ def benchmark(
 
 
 def _so_far(contender: Contender, known: Dict[str, Result]) -> Result:
-    """RETURNS (Result): What is known of a contender as it is now."""
+    """RETURNS (Result): The known results of a contender in its present version."""
     found = copy.deepcopy(known.get(contender.name, {}))
     if found.get("version") != contender.version or "error" in found:
         return {"version": contender.version, "seconds": []}
@@ -136,7 +136,7 @@ def _so_far(contender: Contender, known: Dict[str, Result]) -> Result:
 def summarise(result: Result, words: int) -> None:
     """Add words per second to a result.
 
-    result (Result): With the ``seconds`` of its rounds.
+    result (Result): A result with the ``seconds`` of its rounds.
     words (int): Words in all texts.
     """
     seconds = result["seconds"]
@@ -149,17 +149,17 @@ def summarise(result: Result, words: int) -> None:
 def ratio(result: Result, other: Result) -> Optional[Tuple[float, float, float]]:
     """Compare two contenders, round by round.
 
-    result (Result): The one.
-    other (Result): The other.
-    RETURNS (Optional[Tuple[float, float, float]]): How many times faster the one is: median, least
-        and most of all rounds that both have; None if there are none.
+    result (Result): The first contender's.
+    other (Result): The second contender's.
+    RETURNS (Optional[Tuple[float, float, float]]): How many times faster the first is: the median,
+        the smallest and the largest ratio over the rounds that both have; None if there are none.
     """
     ratios = [b / a for a, b in zip(result["seconds"], other["seconds"])]
     return (statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
 
 def f_score(found: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> float:
-    """RETURNS (float): F of entities, boundaries and label; spans as lists count as well."""
+    """RETURNS (float): F-score of entities by boundaries and label. Spans may also be lists."""
     pairs = [(set(map(tuple, f)), set(map(tuple, g))) for f, g in zip(found, gold)]
     right = sum(len(f & g) for f, g in pairs)
     total = sum(len(f) + len(g) for f, g in pairs)
@@ -167,7 +167,7 @@ def f_score(found: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]]) -> 
 
 
 def leave_out(found: Sequence[Sequence[Span]], parts: Sequence[Sequence[Part]]) -> List[List[Span]]:
-    """RETURNS (List[List[Span]]): The entities of each text that touch none of some parts of it."""
+    """RETURNS (List[List[Span]]): The entities of each text that touch none of its given parts."""
     return [
         [span for span in spans if all(span[1] <= a or b <= span[0] for a, b in excluded)]
         for spans, excluded in zip(found, parts)
@@ -188,7 +188,7 @@ class _Worker:
         self._patience = patience
 
     def guard(self, result: Result, step: Callable[["_Worker", Result], None]) -> None:
-        """Take a step, unless it failed before; if it fails now, note it."""
+        """Take a step, unless an earlier one failed. If this one fails, record the error."""
         if "error" in result:
             return
         try:
@@ -196,11 +196,11 @@ class _Worker:
         except EOFError:
             self._process.join(timeout=10)
             result["error"] = f"its process ended with code {self._process.exitcode}"
-        except Exception as e:  # whatever it is: the others go on
+        except Exception as e:  # whatever happens, the others go on
             result["error"] = str(e) or type(e).__name__
 
     def prepare(self, gold: Sequence[Sequence[Span]], unknown: Sequence[Sequence[Part]]) -> Result:
-        # One after the other, so that they do not slow each other's start.
+        # One after the other, so that they do not slow down each other's start.
         start = time.perf_counter()
         with _environment(dict.fromkeys(THREAD_SETTINGS, str(self._threads))):
             self._process.start()
@@ -226,14 +226,14 @@ class _Worker:
 
     def end(self) -> None:
         self._connection.close()
-        if self._process.pid is not None:  # it was started
+        if self._process.pid is not None:  # only if it was started
             self._process.join(timeout=10)
             self._process.terminate()
 
 
 @contextlib.contextmanager
 def _environment(settings: Dict[str, str]) -> Iterator[None]:
-    """Let processes that are started within see other settings."""
+    """Set environment variables for processes that are started within the block."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -247,7 +247,7 @@ def _environment(settings: Dict[str, str]) -> Iterator[None]:
 
 
 def _work(connection: Connection, contender: Contender, texts: List[str]) -> None:
-    """What a contender's process does: answer until it is hung up on."""
+    """Run in a contender's process: answer until the connection is closed."""
     runner: Optional[Runner] = None
     while True:
         try:
@@ -273,11 +273,11 @@ def _work(connection: Connection, contender: Contender, texts: List[str]) -> Non
 
 
 def _peak_mb() -> Optional[float]:
-    """RETURNS (Optional[float]): Largest memory of this process so far; None where the system
-    does not tell.
+    """RETURNS (Optional[float]): Largest memory of this process so far; None if the system does not
+    report it.
     """
     try:
-        # Linux lets a new process inherit the other figure, the most that its parent ever took.
+        # Linux also has another figure, but a new process inherits that one from its parent.
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):

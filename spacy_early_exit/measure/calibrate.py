@@ -14,10 +14,10 @@ from ..pipe.records import get_records
 from ..pipe.stream import groups
 from .docs import annotated, count_words, fresh
 
-GROUP = 1000  # texts whose windows are there at once, fewer where they are long
-ROUNDS = 4  # real runs for each speedup, at most
+GROUP = 1000  # texts whose windows are in memory at once; fewer if they are long
+ROUNDS = 4  # maximum number of real runs for each speedup
 CLOSE = 0.01  # a speedup this little above the one asked for is close enough
-GAP = 1.12  # neighbouring points save at most about so many times as much: between them is a guess
+GAP = 1.12  # largest ratio of adjacent points' speedups, about: between points the curve is a guess
 
 
 def calibrate(
@@ -28,16 +28,16 @@ def calibrate(
     with_score: bool = True,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Calibration:
-    """Measure at which thresholds a component saves what is asked for.
+    """Measure the thresholds at which a component reaches the speedups that are asked for.
 
-    One pass at full depth says about where to look; every point is then a real run. The curve
-    goes to the largest threshold, whatever is asked for, and has points in between.
+    One pass at full depth estimates where to look. Every point is then a real run. The curve always
+    extends to the largest threshold, and has points in between.
 
     ner (EarlyExitPipe): The component. Its calibration is replaced.
     examples (Sequence[Example]): Texts that were not trained on.
-    speedups (Iterable[float]): Savings to measure exactly. Ones out of reach are left out.
+    speedups (Iterable[float]): Speedups to measure exactly. Those out of reach are left out.
     with_score (bool): Whether the texts are annotated, so that they can be scored.
-    progress (Callable): Wraps the speedups while they are measured, such as a bar.
+    progress (Callable): Wraps the speedups while they are measured, such as a progress bar.
     RETURNS (Calibration): The calibration.
     RAISES (ValueError): If there are no words, or the criterion has no threshold.
     """
@@ -62,12 +62,12 @@ def calibrate(
 
 
 def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float]:
-    """Run Docs once at full depth, and say what thresholds would save.
+    """Run Docs once at full depth, and estimate what thresholds would save.
 
     ner (EarlyExitPipe): The component.
     docs (Iterable[Doc]): The Docs.
-    RETURNS (Callable[[float], float]): The speedup at a threshold. Exact where texts leave as
-        a whole, otherwise approximate.
+    RETURNS (Callable[[float], float]): The speedup at a threshold. Exact if texts exit as a whole,
+        otherwise approximate.
     """
     from ..model import predict
 
@@ -77,9 +77,9 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
 
 
 def gaps(speedups: Sequence[float]) -> List[float]:
-    """RETURNS (List[float]): Savings that part the gaps between others, in equal ratios.
+    """RETURNS (List[float]): Speedups that divide the gaps between others in equal ratios.
 
-    speedups (Sequence[float]): The others, ascending.
+    speedups (Sequence[float]): The other speedups, ascending.
     """
     found = []
     for low, high in zip(speedups, speedups[1:]):
@@ -96,7 +96,7 @@ def _approach(
     simulated: Callable[[float], float],
     rounds: int,
 ) -> List[Point]:
-    """RETURNS (List[Point]): Real runs ever closer to a speedup; the last one is closest."""
+    """RETURNS (List[Point]): Real runs that approach a speedup. The last one is closest."""
     points: List[Point] = []
     aim = speedup
     for _ in range(rounds):
@@ -118,7 +118,7 @@ def run(
     examples (Sequence[Example]): The texts.
     threshold (float): The threshold.
     with_score (bool): Whether the texts are annotated.
-    RETURNS (Point): What was saved, and the score.
+    RETURNS (Point): The speedup, and the score.
     """
     docs = annotated(ner, [eg.reference for eg in examples], threshold=threshold)
     records = [get_records(doc)[ner.name] for doc in docs]

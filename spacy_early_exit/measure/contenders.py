@@ -14,9 +14,9 @@ class SpacyRunner:
     """A spaCy pipeline.
 
     model (str): Folder or name of the pipeline.
-    batch_size (Optional[int]): Of ``nlp.pipe``; None: the pipeline's own; 0: ``nlp(text)``, one
-        by one.
-    component_cfg (Optional[Dict[str, Any]]): What components are called with.
+    batch_size (Optional[int]): Batch size of ``nlp.pipe``; None: the pipeline's own; 0:
+        ``nlp(text)``, one by one.
+    component_cfg (Optional[Dict[str, Any]]): Arguments for calls of components.
     config (Optional[Dict[str, Any]]): Changes to the config.
     """
 
@@ -49,8 +49,8 @@ def spans_of(doc: Doc) -> List[Span]:
 
 
 def unannotated_parts(doc: Doc) -> List[Part]:
-    """RETURNS (List[Part]): The words of a Doc of which it is not known whether they are entities,
-    by their characters, as spaCy's scorer leaves them out, too.
+    """RETURNS (List[Part]): The words of a Doc whose annotation is missing, by their characters.
+    spaCy's scorer leaves them out, too.
     """
     return [(token.idx, token.idx + len(token)) for token in doc if token.ent_iob == 0]
 
@@ -66,14 +66,15 @@ def contenders_of(
     """Make the contenders of a pipeline.
 
     model (str): Folder or name of the pipeline.
-    speedups (Sequence[float]): At which early-exit components run, all of them that are
-        calibrated so far; 1 is full depth.
-    batch_sizes (Sequence[int]): Of ``nlp.pipe``, for pipelines without such a component.
-    name (Optional[str]): Its name in tables; None: what ``model`` ends with.
+    speedups (Sequence[float]): The speedups at which early-exit components run, if all of them are
+        calibrated for it; 1 is full depth.
+    batch_sizes (Sequence[int]): Batch sizes of ``nlp.pipe``, for pipelines without such a
+        component.
+    name (Optional[str]): Its name in tables; None: the last part of ``model``.
     RETURNS (List[Contender]): One for each setting.
     RAISES (OSError): If there is no such pipeline.
     RAISES (ValueError): If none of the speedups is within reach, or its early-exit components find
-        no entities. The message says what is, and what they are.
+        no entities. The message says what is within reach, or what they find.
     """
     from ..pipe.component import EarlyExitPipe
 
@@ -112,7 +113,7 @@ def contenders_of(
 
 
 def _version_of(nlp: spacy.Language) -> str:
-    """RETURNS (str): Changes when the pipeline is saved anew, or is another one."""
+    """RETURNS (str): A string that changes when the pipeline is saved again or replaced."""
     files = sorted(path for path in nlp.path.rglob("*") if path.is_file()) if nlp.path else []
     about = [(str(path), path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr(about).encode("utf8", "surrogateescape")).hexdigest()[:16]

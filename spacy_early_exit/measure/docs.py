@@ -1,4 +1,4 @@
-"""Docs to run on, and running on them."""
+"""Docs to measure on, and runs on them."""
 
 from dataclasses import replace
 from typing import List, Optional, Sequence
@@ -13,10 +13,10 @@ from ..pipe.docs import copy_sentences, is_space
 
 
 def count_words(docs: Sequence[Doc]) -> int:
-    """RETURNS (int): How many words some docs have.
+    """RETURNS (int): The number of words in docs.
 
     docs (Sequence[Doc]): The docs.
-    RAISES (ValueError): If none but white space: nothing can be measured on that.
+    RAISES (ValueError): If there is only white space: nothing can be measured on that.
     """
     if not any(not is_space(token) for doc in docs for token in doc):
         raise ValueError("There is nothing to measure on: the texts have no words.")
@@ -24,12 +24,13 @@ def count_words(docs: Sequence[Doc]) -> int:
 
 
 def run_upstream(nlp: Language, ner: EarlyExitPipe, docs: List[Doc]) -> List[Doc]:
-    """Let the components before one run, if it cuts texts into spans that may be theirs.
+    """Run the components before the early-exit component, if it cuts texts into spans, which they
+    may set.
 
     nlp (Language): The pipeline.
     ner (EarlyExitPipe): Its early-exit component.
     docs (List[Doc]): The docs, changed in place.
-    RETURNS (List[Doc]): The docs, as the component is to meet them.
+    RETURNS (List[Doc]): The docs, as input to the component.
     """
     if ner.settings.get_spans is None:
         return docs
@@ -39,7 +40,7 @@ def run_upstream(nlp: Language, ner: EarlyExitPipe, docs: List[Doc]) -> List[Doc
 
 
 def set_sentences(nlp: Language, ner: EarlyExitPipe, examples: Sequence[Example]) -> None:
-    """Let annotated texts have the sentences that the component is to meet, if it cuts texts.
+    """Set the sentences of annotated texts as the component will see them, if it cuts texts.
 
     nlp (Language): The pipeline.
     ner (EarlyExitPipe): Its early-exit component.
@@ -52,8 +53,8 @@ def set_sentences(nlp: Language, ner: EarlyExitPipe, examples: Sequence[Example]
 
 
 def fresh(ner: EarlyExitPipe, doc: Doc) -> Doc:
-    """RETURNS (Doc): A Doc's text as a component is to meet it, with the Doc's sentences where it
-    cuts texts.
+    """RETURNS (Doc): A Doc's text as input to a component, with the Doc's sentences if the
+    component cuts texts.
     """
     copy = ner.unannotated(doc)
     if ner.settings.get_spans is not None:
@@ -69,15 +70,15 @@ def annotated(
     speedup: Optional[float] = None,
     store_exits: bool = False,
 ) -> List[Doc]:
-    """Let a component annotate the words of some docs, whatever else is annotated on them.
+    """Let a component annotate the words of docs, ignoring their existing annotation.
 
     ner (EarlyExitPipe): The component.
     docs (Sequence[Doc]): The docs, which stay as they are.
-    threshold (Optional[float]): At this threshold,
-    speedup (Optional[float]): or at this speedup; without either at what the component is set to.
+    threshold (Optional[float]): The threshold to run at,
+    speedup (Optional[float]): or the speedup. Without either, the component's own setting is used.
     store_exits (bool): Whether to keep the exit layer of every word.
-    RETURNS (List[Doc]): New docs, one for each: a measurement that left one out would be wrong, so
-        errors are raised here.
+    RETURNS (List[Doc]): A new doc for each. Errors are raised: a measurement that left out a doc
+        would be wrong.
     """
     kept, handler = ner.settings, ner.get_error_handler()
     ner.settings = replace(kept, store_exits=store_exits)

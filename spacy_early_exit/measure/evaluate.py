@@ -14,7 +14,7 @@ from ..pipe.records import get_records
 from .docs import annotated, count_words
 from .temperature import confidence_error
 
-FULL = {"speedup": 1.0, "threshold": 0.0}  # what is full depth
+FULL = {"speedup": 1.0, "threshold": 0.0}  # the values for full depth
 
 
 def evaluate(
@@ -34,17 +34,17 @@ def evaluate(
     examples (Sequence[Example]): Annotated texts.
     values (Sequence[float]): The speedups or thresholds.
     by (str): What they are: ``"speedup"`` or ``"threshold"``.
-    rounds (int): How often the clock runs, all values in turns; 0: not at all.
-    progress (Callable): Wraps what is done one by one, such as a bar.
+    rounds (int): Rounds of time measurement, with all values in turn; 0: none.
+    progress (Callable): Wraps what is done step by step, such as a progress bar.
     RETURNS (List[Dict[str, float]]): For each value: ``speedup`` or ``threshold``, the task's
-        scores (``ents_p``, ``ents_r`` and ``ents_f`` of entities), ``mac_speedup`` (what was
-        saved), ``mean_exit_layer``, ``agreement`` (share of words with the tag that full depth
-        gives them), ``confidence_error`` (expected calibration error of the entities'
-        confidences; 0 where none are kept), and with rounds ``words_per_second`` (median),
-        ``words_per_second_min`` and ``words_per_second_max``, of ``nlp.pipe`` on the raw texts,
-        and ``wall_speedup`` (how many times as fast as full depth, the median of the rounds).
-    RAISES (ValueError): If a speedup is not calibrated, before anything is measured; or there are
-        no words.
+        scores (``ents_p``, ``ents_r`` and ``ents_f`` of entities), ``mac_speedup`` (the speedup in
+        MACs), ``mean_exit_layer``, ``agreement`` (share of words with the tag that full depth gives
+        them), ``confidence_error`` (expected calibration error of the entities' confidences; 0 if
+        none are kept), and with rounds ``words_per_second`` (median), ``words_per_second_min`` and
+        ``words_per_second_max``, of ``nlp.pipe`` on the raw texts, and ``wall_speedup`` (how many
+        times as fast as full depth, the median of the rounds).
+    RAISES (ValueError): If a speedup is not calibrated, before anything is measured; or if there
+        are no words.
     """
     settings: List[Dict[str, Any]] = [{by: value} for value in values]
     for setting in settings:
@@ -63,7 +63,9 @@ def evaluate(
 def _scores(
     ner: EarlyExitPipe, examples: Sequence[Example], docs: Sequence[Doc], full: Sequence[Doc]
 ) -> Dict[str, float]:
-    """RETURNS (Dict[str, float]): What annotated docs are worth, beside those of full depth."""
+    """RETURNS (Dict[str, float]): The scores of annotated docs, and how they compare with full
+    depth.
+    """
     texts = [eg.reference for eg in examples]
     records = [get_records(doc)[ner.name] for doc in docs]
     layers = [layer for record in records for layer in record.layers or () if layer]
@@ -95,7 +97,8 @@ def _clock(
     """Add words per second to the rows, and how many times as fast as full depth that is."""
     words = sum(len(nlp.make_doc(text)) for text in texts)
     settings = [{by: row[by], "adaptive": False} for row in rows]
-    # In turns, so that what else the machine does hits all alike. Full depth is often asked for.
+    # In turn, so that other load on the machine affects all values alike. Full depth is often among
+    # them.
     full = next((at for at, setting in enumerate(settings) if setting[by] == FULL[by]), len(rows))
     settings += [{by: FULL[by], "adaptive": False}] * (full == len(rows))
     seconds: List[List[float]] = [[] for _ in settings]

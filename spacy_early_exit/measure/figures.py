@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG that follows the page's light or dark colours."""
+"""The figures of a report, as SVG that follow the page's light or dark colours."""
 
 import io
 import re
@@ -12,7 +12,9 @@ HATCHES = ("", "///", "...", "xx", "\\\\\\", "ooo")
 
 
 def layer_colors(layers: int) -> List[str]:
-    """RETURNS (List[str]): A colour for each layer, light to strong, that black text stands on."""
+    """RETURNS (List[str]): A background colour for each layer, from light to strong, on which black
+    text is readable.
+    """
     matplotlib = _matplotlib()
     shades = matplotlib.colormaps["YlGnBu"]
     positions = [0.05 + 0.45 * number / max(1, layers - 1) for number in range(layers)]
@@ -22,9 +24,9 @@ def layer_colors(layers: int) -> List[str]:
 def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point], score: str) -> str:
     """Draw the score against speedup.
 
-    rows (Sequence[Dict[str, float]]): What ``evaluate`` gives, full depth first.
-    points (Sequence[Point]): The calibrated curve. Drawn as far as the rows go.
-    score (str): Which score.
+    rows (Sequence[Dict[str, float]]): What ``evaluate`` returns, with full depth first.
+    points (Sequence[Point]): The calibrated curve. It is drawn as far as the rows go.
+    score (str): Name of the score.
     RETURNS (str): SVG.
     """
     figure, axes = _figure()
@@ -46,9 +48,9 @@ def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point], score: 
 
 
 def exits_by_tag(exits: Dict[str, List[int]]) -> str:
-    """Draw at which layer words leave.
+    """Draw at which layers words exit.
 
-    exits (Dict[str, List[int]]): How many words left at each layer, by label.
+    exits (Dict[str, List[int]]): How many words exited at each layer, by label.
     RETURNS (str): SVG.
     """
     figure, axes = _figure(height=1.2 + 0.32 * len(exits))
@@ -80,7 +82,7 @@ def exits_by_tag(exits: Dict[str, List[int]]) -> str:
                     bbox={"facecolor": colors[layer], "edgecolor": "none", "pad": 1.0},
                 )
             left += share
-    # A dollar sign would begin a formula.
+    # A dollar sign would start a formula.
     names = [f"{tag} ({sum(counts)})".replace("$", r"\$") for tag, counts in exits.items()]
     axes.set_yticks(range(len(exits)), names)
     axes.invert_yaxis()
@@ -90,9 +92,10 @@ def exits_by_tag(exits: Dict[str, List[int]]) -> str:
 
 
 def cost_by_length(costs: Sequence[Tuple[int, float]]) -> str:
-    """Draw what texts cost, by length.
+    """Draw the cost of texts by length.
 
-    costs (Sequence[Tuple[int, float]]): Words, and share of full depth's cost, of each text.
+    costs (Sequence[Tuple[int, float]]): For each text, its number of words and its share of the
+        full-depth cost.
     RETURNS (str): SVG.
     """
     figure, axes = _figure()
@@ -131,7 +134,7 @@ def _figure(height: float = 3.2) -> Tuple[Any, Any]:
 
 
 def _svg(figure: Any, title: str) -> str:
-    """RETURNS (str): A figure to stand in a page, as wide as there is room."""
+    """RETURNS (str): A figure for a page, as wide as the space allows."""
     data = io.StringIO()
     # Text stays text. The ids of several figures in a page must differ.
     with _matplotlib().rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):

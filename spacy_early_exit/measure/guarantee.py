@@ -1,4 +1,4 @@
-"""Find the fastest setting with a guarantee, on texts that nothing else was chosen on."""
+"""Find the fastest setting with a guarantee, on texts that were used for no other choice."""
 
 from typing import Any, Callable, Iterable, List, NamedTuple, Sequence, Tuple
 
@@ -8,18 +8,19 @@ from ..budget.guarantee import Verdict, accept_in_order, documents_needed
 from ..pipe.component import EarlyExitPipe
 from .docs import annotated
 
-STEP = 1.05  # each candidate saves so many times what the one before does
+STEP = 1.05  # ratio of successive candidates' speedups
 
 
 class Guarantee(NamedTuple):
-    """What was found.
+    """The result.
 
-    documents (int): Independent documents, those with words.
-    candidates (List[Tuple[float, float]]): Saving on the calibration's texts, and threshold, of
-        every setting that was tried, in order.
-    verdicts (List[Verdict]): Of each.
-    speedup (float): Of the fastest that passed, on the calibration's texts; 1: only full depth.
-    threshold (float): Its threshold; 0: only full depth.
+    documents (int): Number of independent documents with words.
+    candidates (List[Tuple[float, float]]): The speedup on the calibration's texts, and the
+        threshold, of every setting that was tried, in order.
+    verdicts (List[Verdict]): The verdict on each.
+    speedup (float): The speedup, on the calibration's texts, of the fastest setting that passed; 1:
+        only full depth passed.
+    threshold (float): Its threshold; 0: only full depth passed.
     """
 
     documents: int
@@ -40,15 +41,16 @@ def guarantee(
     """Find the fastest setting whose expected share of words per document that get another tag
     than at full depth is within a bound.
 
-    For documents that are drawn independently from the same source as ``texts``. These must not
-    have been trained on, and nothing may have been chosen on them: no checkpoint, no curve.
+    The guarantee holds for documents drawn independently from the same source as ``texts``. The
+    texts must not have been used for training or for any choice, such as of a checkpoint or the
+    curve.
 
     ner (EarlyExitPipe): A calibrated component. Its curve gives the candidates and their order.
     texts (Sequence[Doc]): The documents. They need no annotation.
     max_disagreement (float): The bound, in (0, 1).
-    confidence (float): Probability that the chosen setting is within it.
-    progress (Callable): Wraps the candidates while they are tried, such as a bar.
-    RETURNS (Guarantee): What was found.
+    confidence (float): Probability that the chosen setting is within the bound.
+    progress (Callable): Wraps the candidates while they are tried, such as a progress bar.
+    RETURNS (Guarantee): The result.
     RAISES (ValueError): If it is not calibrated, or no such guarantee can be given from so few
         documents. The message says how many are needed.
     """
@@ -85,10 +87,10 @@ def guarantee(
 def check_documents(documents: int, max_disagreement: float, confidence: float) -> None:
     """Check whether there is any chance of a guarantee.
 
-    documents (int): How many there are.
+    documents (int): Number of documents.
     max_disagreement (float): The bound.
     confidence (float): The confidence.
-    RAISES (ValueError): If there is none. The message says how many documents are needed.
+    RAISES (ValueError): If there is no chance. The message says how many documents are needed.
     """
     for name, value in (("max_disagreement", max_disagreement), ("confidence", confidence)):
         if not 0 < value < 1:

@@ -1,4 +1,4 @@
-"""What a training config can have done between its steps."""
+"""A callback for training configs, called between steps."""
 
 import warnings
 from pathlib import Path
@@ -28,24 +28,24 @@ def make_hold_saving(
 ) -> Callable[[Language, Dict[str, Any]], None]:
     """Make the callback ``spacy-early-exit.hold_saving.v1``, for ``training.before_update``.
 
-    While a network learns, the same threshold saves more and more. This sets the threshold
-    before each evaluation so that the speedup stays what it shall be: checkpoints are then
-    chosen at equal cost. The texts need no annotation. The threshold goes into the config, so
-    that every checkpoint is saved with its own.
+    While a network learns, the same threshold saves more and more. This callback sets the threshold
+    before each evaluation so that the speedup stays the same: checkpoints are then chosen at equal
+    cost. The texts need no annotation. The threshold goes into the config, so that every checkpoint
+    is saved with its own.
 
-    spaCy evaluates what training starts from, too. Where that was itself chosen on the same
-    texts, as the best of many, its score flatters it, and on a small corpus nothing would ever
-    beat it. So it scores nothing.
+    spaCy also evaluates the pipeline that training starts from. If that was itself chosen on the
+    same texts as the best of many, its score is too high, and on a small corpus no checkpoint would
+    ever beat it. So its score is set to 0.
 
-    With ``use_averages`` of the optimizer it would hold the speedup of weights that are not those
+    With the optimizer's ``use_averages``, it would hold the speedup of weights other than those
     that are evaluated.
 
-    path (Path): Texts to measure the speedup on, as ``.spacy``, in words as spaCy's corpus reader
-        makes them.
+    path (Path): A ``.spacy`` file with texts to measure the speedup on, tokenized as spaCy's corpus
+        reader does.
     speedup (float): The speedup to hold, full-depth cost / spent cost.
     every (int): Steps between evaluations: ``training.eval_frequency``.
     component (str): Name of the component.
-    most_words (int): About how many words to use, of whole texts from all over the file.
+    most_words (int): About how many words to use, in whole texts from all over the file.
     RETURNS (Callable): The callback.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -54,7 +54,7 @@ def make_hold_saving(
             f"hold_saving: speedup must be above 1 and every at least 1, not {speedup}, {every}."
         )
     texts: List[Doc] = []
-    scorers: List[Any] = []  # the component's, while it is out of use
+    scorers: List[Any] = []  # the component's scorer, while it is replaced
 
     def hold_saving(nlp: Language, info: Dict[str, Any]) -> None:
         if scorers and info["step"]:
@@ -93,9 +93,9 @@ def make_hold_saving(
 
 
 def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
-    """RETURNS (Optional[Callable]): A scorer whose every number is 0, but for the cost, of which
-    that would be the best. No score at all would not do: spaCy forgets the weight of one that is
-    missing once, and every later checkpoint would be as good as every other.
+    """RETURNS (Optional[Callable]): A scorer that returns 0 for every number except the cost, for
+    which 0 would be the best. Scores must not be missing: spaCy forgets the weight of a score that
+    is missing once, and all later checkpoints would then be equally good.
     """
     if scorer is None:
         return None
@@ -111,7 +111,9 @@ def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
 
 
 def _some_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
-    """RETURNS (List[Doc]): Texts from all over the file: those of one place are often of a kind."""
+    """RETURNS (List[Doc]): Texts from all over the file: texts next to each other are often
+    similar.
+    """
     texts = list(DocBin().from_disk(path).get_docs(nlp.vocab))
     if not texts:
         raise ValueError(f"hold_saving: there are no texts in {path}.")
@@ -121,7 +123,7 @@ def _some_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
 
 
 def _as_evaluated(nlp: Language, doc: Doc) -> Doc:
-    """RETURNS (Doc): A text without annotation, in the words that ``spacy train`` evaluates: the
-    annotated ones where it is not known how they were written, else those of the tokenizer.
+    """RETURNS (Doc): A text without annotation, tokenized as ``spacy train`` evaluates it: with the
+    annotated words if it is not known how they were spaced, otherwise with the tokenizer's.
     """
     return same_words(doc) if doc.has_unknown_spaces else nlp.make_doc(doc.text)

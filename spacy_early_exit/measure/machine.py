@@ -1,4 +1,4 @@
-"""What a machine is, to be said beside what was measured on it."""
+"""A description of the machine, for reports of what was measured on it."""
 
 import platform
 from datetime import date
@@ -8,7 +8,7 @@ from typing import Dict
 
 
 def machine() -> Dict[str, str]:
-    """RETURNS (Dict[str, str]): What results depend on beside pipelines and texts."""
+    """RETURNS (Dict[str, str]): What results depend on, apart from pipelines and texts."""
     names = ("spacy", "spacy-early-exit", "torch", "transformers")
     return {
         "machine": _processor(),
@@ -19,7 +19,7 @@ def machine() -> Dict[str, str]:
 
 
 def _processor() -> str:
-    """RETURNS (str): Its name, as far as the system tells."""
+    """RETURNS (str): The processor's name, as far as the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,6 +1,6 @@
-"""One page to look at: what leaving early saves, what it costs, and which words leave where.
+"""A report on one page: what early exits save, what they cost, and which words exit at which layer.
 
-The page is a single file without scripts, that asks the network for nothing.
+The page is a single file without scripts. It loads nothing from the internet.
 """
 
 import textwrap
@@ -25,29 +25,30 @@ from .docs import annotated
 from .evaluate import evaluate
 
 MAX_TAGS = 12
-SENTENCES = 5  # of the least and of the most costly ones
-MIN_WORDS = 5  # a single word says little
+SENTENCES = 5  # number of the cheapest and of the most expensive sentences
+MIN_WORDS = 5  # shorter ones say little
 MAX_CHARACTERS = 300
 
-# A word, its layer, and its caption if it has one.
+# A word, its layer, and its caption if there is one.
 WORD = '<mark class="word" style="background: {bg}">{text}<span class="layer">{label}</span></mark>'
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a page is made of.
+    """The content of a page.
 
     name (str): The pipeline.
     component (str): Its early-exit component.
     setting (str): The setting that texts were run at.
     layers (int): Layers of the encoder.
-    scores (Tuple[str, ...]): Names of the task's scores in ``rows``, the main one last.
-    rows (List[Dict[str, float]]): What ``evaluate`` gives, for each speedup.
+    scores (Tuple[str, ...]): Names of the task's scores in ``rows``, with the main one last.
+    rows (List[Dict[str, float]]): What ``evaluate`` returns, for each speedup.
     points (Sequence[Point]): The calibrated curve.
     docs (List[Doc]): The texts, annotated at the setting.
-    captions (List[List[str]]): What stands beside each of their words' layers.
-    costs (List[Tuple[int, float]]): Words, and spent / full-depth cost, of each text with words.
-    exits_by_tag (Dict[str, List[int]]): How many words left at each layer, by what they are.
+    captions (List[List[str]]): The caption next to the layer of each of their words.
+    costs (List[Tuple[int, float]]): For each text with words, its number of words and spent /
+        full-depth cost.
+    exits_by_tag (Dict[str, List[int]]): How many words exited at each layer, by tag.
     """
 
     name: str
@@ -78,14 +79,14 @@ def collect(
     ner (EarlyExitPipe): Its early-exit component.
     examples (Sequence[Example]): Annotated texts.
     speedups (Sequence[float]): Speedups to compare with full depth.
-    rounds (int): Rounds of the clock; 0: none.
-    progress (Callable): Wraps what is done one by one, such as a bar.
-    RETURNS (Report): What was found.
+    rounds (int): Rounds of time measurement; 0: none.
+    progress (Callable): Wraps what is done step by step, such as a progress bar.
+    RETURNS (Report): The content of the page.
     RAISES (ValueError): If there are no words, or a speedup is not calibrated.
     """
     if not any(len(eg.reference) for eg in examples):
         raise ValueError("There is nothing to report on: the texts have no words.")
-    speedups = sorted({1.0, *speedups})  # what figures are relative to
+    speedups = sorted({1.0, *speedups})  # figures are relative to 1.0
     rows = evaluate(nlp, ner, examples, speedups, rounds=rounds, progress=progress)
     docs = [eg.reference for eg in examples if len(eg.reference)]
     docs = annotated(ner, docs, store_exits=True)
@@ -120,7 +121,7 @@ def collect(
 def to_html(report: Report) -> str:
     """Write a page.
 
-    report (Report): What it is made of.
+    report (Report): Its content.
     RETURNS (str): HTML.
     """
     colors = figures.layer_colors(report.layers)
@@ -161,7 +162,7 @@ def _shaded(report: Report, number: int, colors: Sequence[str]) -> Markup:
     for token, layer, caption in zip(doc, layers, captions):
         if layer:
             label = f"{layer} {escape(caption)}".rstrip()
-            by_label[label.upper()] = colors[layer - 1]  # displaCy looks colours up so
+            by_label[label.upper()] = colors[layer - 1]  # displaCy looks up colours in upper case
             end = token.idx + len(token)
             words.append({"start": token.idx, "end": end, "label": label})
     found = displacy.render(

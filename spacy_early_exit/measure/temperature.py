@@ -26,15 +26,15 @@ COLDEST, HOTTEST = 0.05, 20.0
 
 @usual_torch()
 def fit_temperatures(ner: EarlyExitPipe, examples: Sequence[Example]) -> List[float]:
-    """Find what to divide each head's logits by, so that its probabilities fit best.
+    """Find the number to divide each head's logits by, so that its probabilities fit best.
 
-    Heads grow too sure of what they were trained on. A temperature above 1 takes that back; it
-    changes no head's best tag.
+    Heads become overconfident in training. A temperature above 1 corrects that and changes no
+    head's best tag.
 
     ner (EarlyExitPipe): The component.
     examples (Sequence[Example]): Annotated texts that were not trained on.
-    RETURNS (List[float]): The temperature of each layer's head, by least cross-entropy over all
-        words, at full depth.
+    RETURNS (List[float]): The temperature of each layer's head, which minimises cross-entropy over
+        all words at full depth.
     RAISES (ValueError): If no word is annotated.
     """
     logits, tags = _heads_on(ner, examples)
@@ -46,7 +46,8 @@ def fit_temperatures(ner: EarlyExitPipe, examples: Sequence[Example]) -> List[fl
     def cost(inverse: Tensor) -> Tensor:
         return word_losses(logits * inverse[:, None, None], tags).sum(1)
 
-    # The cost is convex in the inverse: the best third of an interval is in its better two.
+    # The loss is convex in the inverse, so the minimum lies in the better two thirds of an
+    # interval.
     low = torch.full((len(logits),), 1 / HOTTEST)
     high = torch.full((len(logits),), 1 / COLDEST)
     for _ in range(60):
@@ -62,7 +63,7 @@ def confidence_error(found: Sequence[Tuple[float, bool]], bins: int = 10) -> flo
 
     found (Sequence[Tuple[float, bool]]): Confidence of each predicted entity, and whether it is
         right.
-    bins (int): Confidences are put into bins of equal width.
+    bins (int): Number of bins of equal width.
     RETURNS (float): Mean over entities of the distance between the bin's mean confidence and its
         share of right ones; 0 without entities.
     """
@@ -76,8 +77,8 @@ def confidence_error(found: Sequence[Tuple[float, bool]], bins: int = 10) -> flo
 
 
 def _heads_on(ner: EarlyExitPipe, examples: Sequence[Example]) -> Tuple[Tensor, Tensor]:
-    """RETURNS (Tuple[Tensor, Tensor]): What every head says of every word at full depth, and the
-    right tags. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    """RETURNS (Tuple[Tensor, Tensor]): The logits of every head for every word at full depth, and
+    the right tags. *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
     logits, tags = [], []
     for docs in groups((eg.reference for eg in examples), 64):
@@ -88,12 +89,12 @@ def _heads_on(ner: EarlyExitPipe, examples: Sequence[Example]) -> Tuple[Tensor, 
 
 
 def heads_on(ner: EarlyExitPipe, examples: Iterable[Example]) -> Tuple[Any, Ints]:
-    """Ask every head about every word, at full depth.
+    """Get the logits of every head for every word, at full depth.
 
     ner (EarlyExitPipe): The component.
     examples (Iterable[Example]): Annotated examples.
-    RETURNS (Tuple[Any, Ints]): Their logits, numpy or cupy, and the right tags, ``MISSING``
-        where there is none. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    RETURNS (Tuple[Any, Ints]): The logits, numpy or cupy, and the right tags, ``MISSING`` where a
+        tag is not known. *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
     examples = list(examples)
     run = ner.ready(Knob(speedup=1.0))
@@ -102,12 +103,12 @@ def heads_on(ner: EarlyExitPipe, examples: Iterable[Example]) -> Tuple[Any, Ints
 
 
 def scale_heads(ner: EarlyExitPipe, temperatures: Sequence[float]) -> None:
-    """Divide what each head says by a temperature. What is uncertain changes with it, so that
-    a calibration no longer holds.
+    """Divide the logits of each head by a temperature. That changes uncertainties, so that a
+    calibration no longer holds.
 
     ner (EarlyExitPipe): The component.
-    temperatures (Sequence[float]): Of the head of each layer, all above 0.
-    RAISES (ValueError): If the decoder learns: its transitions weigh what the heads say.
+    temperatures (Sequence[float]): One for each layer's head, all above 0.
+    RAISES (ValueError): If the decoder learns: its transitions are tuned to the heads' logits.
     """
     shim = ner.model.shims[0]
     if shim.needed(ner.decoder, ner.criterion)["decoder"]:
