@@ -1,1 +1,1 @@
-"""Somebody's token classifier, taught to leave early."""
+"""An existing token classifier, taught to exit early."""

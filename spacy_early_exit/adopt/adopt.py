@@ -1,8 +1,8 @@
-"""From someone's token classifier to a pipeline that leaves early, without annotated texts.
+"""From an existing token classifier to a pipeline that exits early, without annotated texts.
 
-Full depth is the checkpoint itself. What it says of the texts takes the place of an annotation:
-the earlier heads learn it (self-distillation), then all layers learn it with words leaving
-(self-sampling), and the curve of speedups is measured by how far the answers agree with it.
+Full depth is the checkpoint itself. Its answers replace an annotation. First the earlier heads
+learn them (self-distillation). Then all layers learn them while words exit (self-sampling). The
+score of each speedup is how far the answers agree with the checkpoint's.
 """
 
 import random
@@ -33,8 +33,8 @@ from .classifier import Task, TokenClassifier, read_token_classifier
 
 MIN_TEXTS = 20
 TUNE_SHARE, MAX_TUNE = 0.1, 2000
-HELD_SPEEDUP = 2.5  # at which checkpoints of the second stage are compared
-MAX_SPEEDUP = 3.0  # that a pipeline is saved with
+HELD_SPEEDUP = 2.5  # the speedup at which checkpoints of the second stage are compared
+MAX_SPEEDUP = 3.0  # the largest that a pipeline is set to
 
 FIRST_STAGE = {
     "@misc": "spacy-early-exit.JointTraining.v1",
@@ -55,16 +55,16 @@ class Adoption:
 
     source (HFEncoder): The checkpoint.
     lang (str): The language, for spaCy's tokenizer.
-    task (Optional[Task]): What its labels are; None: as ``read_token_classifier`` finds.
-    epochs (int): Of each of the two stages.
-    keep_original (bool): Whether the checkpoint itself goes on answering at full depth. It takes
-        its own size in memory and on disk again. Without, full depth is trained, too.
-    seed (int): Everything random follows from it.
-    attribute (Attribute): What tags of words are set as: ``"tag"``, or ``"pos"`` if they are those
-        of Universal Dependencies.
+    task (Optional[Task]): What its labels are; None: as ``read_token_classifier`` determines.
+    epochs (int): Epochs of each of the two stages.
+    keep_original (bool): Whether the checkpoint itself answers at full depth. That takes the
+        checkpoint's size again, in memory and on disk. Otherwise full depth is trained, too.
+    seed (int): It determines everything random.
+    attribute (Attribute): The attribute that tags of words are set as: ``"tag"``, or ``"pos"`` if
+        they are those of Universal Dependencies.
     min_agreement (float): How far the answers must agree with the checkpoint's own, from 0 to 1, at
         the speedup that the pipeline is set to.
-    RAISES (ValueError): If there is nothing to train, or an agreement that can't be.
+    RAISES (ValueError): If there is nothing to train, or the agreement is out of bounds.
     """
 
     source: HFEncoder
@@ -93,14 +93,13 @@ def adopt(
     """Turn a token classifier into a calibrated pipeline.
 
     adoption (Adoption): What to adopt, and how.
-    texts (Sequence[str]): Such texts as it is to run on. A tenth is held out for choosing
-        checkpoints and for the calibration.
-    speedups (Sequence[float]): Savings to measure.
+    texts (Sequence[str]): Texts like those that it is to run on. A tenth is held out to choose
+        checkpoints and to calibrate.
+    speedups (Sequence[float]): Speedups to measure.
     work (Path): A folder for the stages of training.
     progress (Callable): Wraps the speedups while they are measured.
     RETURNS (Tuple[Language, Calibration]): The pipeline, at the speedup that ``fitting_speedup``
-        finds, and its calibration. Scores in it are those of the answers against the checkpoint's
-        own.
+        finds, and its calibration. Its scores compare the answers with the checkpoint's own.
     RAISES (ValueError): If the checkpoint can't be adopted, or there are too few texts.
     """
     texts = list(dict.fromkeys(text for text in texts if text.strip()))
@@ -127,11 +126,11 @@ def adopt(
 
 
 def check_attribute(adoption: Adoption, head: TokenClassifier) -> None:
-    """Find out before hours of training whether labels can be what they shall be set as.
+    """Check, before hours of training, that the labels suit the attribute.
 
     adoption (Adoption): What to adopt, and how.
     head (TokenClassifier): What the checkpoint adds to its encoder.
-    RAISES (ValueError): If not. The message tells what can be done.
+    RAISES (ValueError): If they do not. The message says what can be done.
     """
     if adoption.attribute == "tag":
         return
@@ -150,22 +149,22 @@ def check_attribute(adoption: Adoption, head: TokenClassifier) -> None:
 
 
 def agreement(found: Calibration, speedup: float) -> float:
-    """RETURNS (float): How far the answers at a speedup agree with the checkpoint's own; where it
-    was not measured itself, at the next larger speedup that was.
+    """RETURNS (float): How far the answers at a speedup agree with the checkpoint's own; if that
+    speedup was not measured, at the next larger one that was.
 
     found (Calibration): The calibration.
     speedup (float): The speedup, within reach.
     """
     threshold = found.threshold_for(speedup)
     score = next(point.score for point in found.points if point.threshold >= threshold)
-    return 1.0 if score is None else score  # None: neither has found any entity
+    return 1.0 if score is None else score  # None: neither found any entity
 
 
 def within_reach(found: Calibration, speedups: Sequence[float]) -> List[float]:
-    """RETURNS (List[float]): The speedups that a pipeline may be set to.
+    """RETURNS (List[float]): The speedups that the pipeline can be set to.
 
     found (Calibration): The calibration.
-    speedups (Sequence[float]): Those that were asked for.
+    speedups (Sequence[float]): The speedups that were asked for.
     """
     return [speedup for speedup in speedups if speedup <= min(MAX_SPEEDUP, found.most)]
 
@@ -174,9 +173,9 @@ def fitting_speedup(found: Calibration, speedups: Sequence[float], least: float)
     """Find the largest speedup at which the answers still agree with the checkpoint's own.
 
     found (Calibration): The calibration.
-    speedups (Sequence[float]): Those that were asked for.
-    least (float): How far they must agree.
-    RETURNS (float): The largest of them up to 3; 1, which is full depth, if there is none.
+    speedups (Sequence[float]): The speedups that were asked for.
+    least (float): The smallest valid agreement.
+    RETURNS (float): The largest such speedup up to 3; 1, which is full depth, if there is none.
     """
     reached = within_reach(found, speedups)
     return max((one for one in reached if agreement(found, one) >= least), default=1.0)
@@ -185,13 +184,13 @@ def fitting_speedup(found: Calibration, speedups: Sequence[float], least: float)
 def checkpoint_pipeline(
     adoption: Adoption, head: TokenClassifier
 ) -> Tuple[Language, EarlyExitPipe, ExitNetwork]:
-    """RETURNS (Tuple[Language, EarlyExitPipe, ExitNetwork]): A pipeline that at full depth is the
-    checkpoint, with earlier heads that know nothing; its component, and its network.
+    """RETURNS (Tuple[Language, EarlyExitPipe, ExitNetwork]): A pipeline that is the checkpoint at
+    full depth, with untrained earlier heads; its component; and its network.
 
     adoption (Adoption): What to adopt, and how.
     head (TokenClassifier): What the checkpoint adds to its encoder.
     """
-    fix_random_seed(adoption.seed)  # the earlier heads are drawn before any training begins
+    fix_random_seed(adoption.seed)  # the earlier heads are drawn before training begins
     nlp, pipe = blank_pipeline(adoption, head)
     nlp.initialize(lambda: [Example(nlp.make_doc(""), nlp.make_doc(""))])
     network = pipe.model.shims[0].trained.network
@@ -217,7 +216,7 @@ def blank_pipeline(adoption: Adoption, head: TokenClassifier) -> Tuple[Language,
         "revision": adoption.source.revision,
     }
     config = {
-        # Full depth is the checkpoint: wordpieces are those that it was trained on.
+        # Full depth is the checkpoint, so wordpieces must be those that it was trained on.
         "model": {"encoder": encoder, "shared_wordpieces": "keep"},
         "decoder": {"@misc": "spacy-early-exit.Greedy.v1"},
         "training": SECOND_STAGE,
@@ -235,14 +234,15 @@ def blank_pipeline(adoption: Adoption, head: TokenClassifier) -> Tuple[Language,
 def label(
     nlp: Language, pipe: EarlyExitPipe, texts: Sequence[str], work: Path, seed: int
 ) -> Tuple[int, List[Example]]:
-    """Have the checkpoint annotate the texts, and cut them in two.
+    """Have the checkpoint annotate the texts, and split them.
 
-    nlp (Language): The pipeline, at full depth the checkpoint.
+    nlp (Language): The pipeline, which is the checkpoint at full depth.
     pipe (EarlyExitPipe): Its component.
     texts (Sequence[str]): The texts.
     work (Path): Where ``train.spacy`` and ``tune.spacy`` are written.
-    seed (int): Which texts are held out follows from it.
-    RETURNS (Tuple[int, List[Example]]): How many words there are to train on; and what is held out.
+    seed (int): It determines which texts are held out.
+    RETURNS (Tuple[int, List[Example]]): The number of words to train on, and the texts that are
+        held out.
     """
     full_depth = {pipe.name: {"threshold": 0.0}}
     docs = [doc for doc in nlp.pipe(texts, component_cfg=full_depth) if len(doc)]
@@ -257,13 +257,13 @@ def label(
 def train_stages(
     adoption: Adoption, nlp: Language, pipe: EarlyExitPipe, work: Path, words: int
 ) -> Path:
-    """Train the earlier heads, then all of it.
+    """Train the earlier heads, then the whole network.
 
     adoption (Adoption): What to adopt, and how.
-    nlp (Language): The pipeline, as it is saved in ``untrained``.
+    nlp (Language): The pipeline, as saved in ``untrained``.
     pipe (EarlyExitPipe): Its component.
-    work (Path): Where texts and stages are.
-    words (int): How many there are to train on.
+    work (Path): The folder of texts and stages.
+    words (int): The number of words to train on.
     RETURNS (Path): The folder of the trained pipeline.
     """
     steps = max(1, -(-words * adoption.epochs // BATCH_WORDS))
@@ -277,7 +277,7 @@ def train_stages(
         settings = config["components"][pipe.name]
         settings["training"] = changes["training"]
         settings["model"]["freeze_full_depth"] = changes["freeze_full_depth"]
-        if stage == "first":  # it is the last step's that counts
+        if stage == "first":  # the pipeline of the last step counts
             del config["training"]["before_update"]
             config["training"]["dropout"] = 0.0
         (work / stage).mkdir()
@@ -296,15 +296,15 @@ def training_config(
     steps: int,
     every: int,
 ) -> Config:
-    """RETURNS (Config): What ``spacy train`` would take, for a stage of training.
+    """RETURNS (Config): The config of ``spacy train`` for a stage of training.
 
     nlp (Language): The pipeline.
     pipe (EarlyExitPipe): Its component.
-    start (Path): The pipeline to go on from.
-    work (Path): Where the texts are.
-    seed (int): Everything random follows from it.
+    start (Path): The pipeline to continue from.
+    work (Path): The folder of the texts.
+    seed (int): It determines everything random.
     rate (float): Learning rate of the encoder.
-    steps (int): How many.
+    steps (int): Number of steps.
     every (int): Steps between evaluations.
     """
     tune = str(work / "tune.spacy")

@@ -1,4 +1,4 @@
-"""Hugging Face's token classifiers: an encoder, one linear map, and names for what it says."""
+"""Hugging Face's token classifiers: an encoder, one linear map, and names of its outputs."""
 
 import re
 from collections import Counter
@@ -14,7 +14,7 @@ from ..runtime.torch_state import usual_dtype, usual_torch
 
 Task = Literal["ner", "tagger"]
 
-UNNAMED = "ENTITY"  # the type of entities, where there is one and it has no name
+UNNAMED = "ENTITY"  # the type of entities, if there is only one and it has no name
 ADVICE = (
     "Give them names of BIO in id2label of its config.json, or have them taken as tags of single "
     "words: --task tagger"
@@ -26,10 +26,11 @@ class TokenClassifier:
     """What a checkpoint adds to its encoder.
 
     task (Task): What its labels are: entities, or tags of single words.
-    labels (List[str]): Those of the component.
-    weight (Tensor): Of its head, a row for each of the component's tags. *Shape:*
+    labels (List[str]): The component's labels.
+    weight (Tensor): The weight of its head, with a row for each of the component's tags. *Shape:*
         ``(tags, width)``
-    bias (Tensor): Likewise. A tag that it does not know is forbidden. *Shape:* ``(tags,)``
+    bias (Tensor): The bias of its head. Tags that the checkpoint does not know are forbidden.
+        *Shape:* ``(tags,)``
     """
 
     task: Task
@@ -45,8 +46,8 @@ def read_token_classifier(source: HFEncoder, task: Optional[Task] = None) -> Tok
     source (HFEncoder): The checkpoint.
     task (Optional[Task]): What its labels are; None: entities if there is an ``O``.
     RETURNS (TokenClassifier): What it adds to its encoder.
-    RAISES (ValueError): If it is no token classifier, its head is more than one linear map, or its
-        labels have no names, or names that can't be read as the task's. The message tells which.
+    RAISES (ValueError): If it is not a token classifier, if its head is more than one linear map,
+        or if its labels have no names or can't be read as the task's. The message says which.
     """
     with usual_dtype():
         head, id2label = _load_head(source)
@@ -105,10 +106,10 @@ def _load_head(source: HFEncoder) -> Tuple[nn.Linear, Mapping[int, Any]]:
 def label_names(id2label: Mapping[int, Any], rows: int) -> List[str]:
     """Name the rows of a head.
 
-    id2label (Mapping[int, Any]): The name of each, by number.
-    rows (int): How many there are.
+    id2label (Mapping[int, Any]): The name of each row, by number.
+    rows (int): Number of rows.
     RETURNS (List[str]): The names, in order.
-    RAISES (ValueError): If rows have no names, or not different ones; or there is but one.
+    RAISES (ValueError): If rows have no names or share one, or if there is only one row.
     """
     if sorted(id2label) != list(range(rows)):
         raise ValueError(
@@ -136,7 +137,7 @@ def label_names(id2label: Mapping[int, Any], rows: int) -> List[str]:
 
 
 def check_no_scheme(names: List[str]) -> None:
-    """Find out whether labels without an ``O`` are meant as entities all the same.
+    """Check that labels without an ``O`` are not meant as entities.
 
     names (List[str]): The labels.
     RAISES (ValueError): If one looks like a tag of a scheme for spans, such as ``B_PER``.
@@ -153,9 +154,9 @@ def bio_rows(names: List[str]) -> Tuple[List[str], List[Optional[int]]]:
     """Find the rows of BIO tags among the labels of a checkpoint.
 
     names (List[str]): Its labels: BIO; or ``O`` and bare names, which count as ``I-X``; or ``O``,
-        ``B`` and ``I``, of entities that have but one type, which is called ``ENTITY`` here.
-    RETURNS (Tuple[List[str], List[Optional[int]]]): Labels of entities; and for ``O`` and each
-        label's ``B-X`` and ``I-X`` the row, None where there is none.
+        ``B`` and ``I``, for entities of a single type, which is called ``ENTITY`` here.
+    RETURNS (Tuple[List[str], List[Optional[int]]]): Labels of entities; and the rows of ``O`` and
+        of each label's ``B-X`` and ``I-X``, None where there is no row.
     RAISES (ValueError): If they are none of these.
     """
     rows: Dict[str, Any] = {name: number for number, name in enumerate(names)}
@@ -188,9 +189,9 @@ def bio_rows(names: List[str]) -> Tuple[List[str], List[Optional[int]]]:
 
 def _of_a_scheme(names: List[str]) -> List[str]:
     """RETURNS (List[str]): The labels that look like tags of spans, such as ``B-PER``, ``b-per``,
-    ``PER-B``, ``S_PER`` or ``o``; single letters only if they all are of such a scheme.
+    ``PER-B``, ``S_PER`` or ``o``; single letters only if all labels belong to such a scheme.
     """
-    letter = "[BIOESLUM]"  # of BIO, BIOES, BILUO and BMES
+    letter = "[BIOESLUM]"  # from BIO, BIOES, BILUO and BMES
     if all(re.fullmatch(letter, name, re.IGNORECASE) for name in names):
         return names
     pattern = rf"o|{letter}[-_].*|.+[-_]{letter}"
