@@ -1,7 +1,7 @@
-"""Leave where mean-field inference is certain: neighbours are heard before a word is judged.
+"""Exit when mean-field inference is certain: neighbours are heard before a word is judged.
 
 Source of the inference: EMNLP 2020, "AIN: Fast and Accurate Sequence Labeling with Approximate
-Inference Network", which decodes with it. As an exit criterion it is ours.
+Inference Network", which decodes with it. Its use as an exit criterion is ours.
 """
 
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from .mean_field import Links
 
 @dataclass
 class Beliefs:
-    """What the words of a batch believe. Written over after every layer.
+    """What the words of a batch believe. It is overwritten after every layer.
 
-    neighbourhoods (Neighbourhoods): Who is next to whom.
-    by_word (Optional[Tensor]): A distribution for each word; of one that left, its last. None:
-        nothing is believed so far. *Shape:* ``(words, tags)``
+    neighbourhoods (Neighbourhoods): The words' neighbours.
+    by_word (Optional[Tensor]): A distribution for each word; for words that have exited, their
+        last. None: nothing is believed so far. *Shape:* ``(words, tags)``
     """
 
     neighbourhoods: Neighbourhoods
@@ -33,12 +33,13 @@ class Beliefs:
 
 @dataclass(frozen=True)
 class BeliefExit(CriterionBase):
-    """A word leaves when its belief and those of its neighbours are below the threshold.
+    """A word exits when the uncertainties of its belief and of its neighbours' are below the
+    threshold.
 
-    iterations (int): How often words side by side tell one another what they believe. Those that
-        left go on telling what they believed last.
-    window (int): How many words to each side are neighbours.
-    order (int): How far apart words may be that tell one another.
+    iterations (int): How often adjacent words tell each other what they believe. Words that have
+        exited keep telling what they believed last.
+    window (int): How many words on each side are neighbours.
+    order (int): How far apart words that tell each other may be.
     """
 
     iterations: int
@@ -47,12 +48,12 @@ class BeliefExit(CriterionBase):
 
     @property
     def needs_learned(self) -> Tuple[str, ...]:
-        """RETURNS (Tuple[str, ...]): What it uses of what the decoder learns."""
+        """RETURNS (Tuple[str, ...]): The learnt parameters of the decoder that it needs."""
         apart = range(1, self.order + 1)
         return tuple(f"{of}_{j}" for j in apart for of in ("transitions", "start", "end"))
 
     def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
-        """RETURNS (int): Of a word that hears as many to each side as can be."""
+        """RETURNS (int): The cost of a word that hears as many words on each side as possible."""
         return 2 * self.order * self.iterations * tags * tags
 
     def with_window(self, window: int) -> "BeliefExit":
@@ -60,11 +61,11 @@ class BeliefExit(CriterionBase):
         return replace(self, window=window)
 
     def start(self, batch: Batch) -> Beliefs:
-        """RETURNS (Beliefs): Nothing is believed so far."""
+        """RETURNS (Beliefs): A state without beliefs."""
         return Beliefs(Neighbourhoods.of(batch, self.window))
 
     def leave(self, step: Step, state: Beliefs) -> Tensor:
-        """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
+        """RETURNS (Tensor): Which of ``step.words`` may exit. *Shape:* ``(words,)``, bool"""
         if state.by_word is None:
             state.by_word = step.logits.new_zeros(step.batch.words, step.logits.shape[1])
         links = Links.of(step.batch.window_of_word, step.learned, self.order)
@@ -77,13 +78,13 @@ class BeliefExit(CriterionBase):
 
 
 def make_belief_exit(iterations: int = 3, window: int = 0, order: int = 1) -> Criterion:
-    """Make the criterion ``spacy-early-exit.BeliefExit.v1``. It needs a pipeline that was trained
-    with ``AINDecoder.v1``, whose transitions it uses.
+    """Make the criterion ``spacy-early-exit.BeliefExit.v1``. It needs a pipeline trained with
+    ``AINDecoder.v1``, whose transitions it uses.
 
-    iterations (int): How often words tell one another what they believe; 0: never, as
+    iterations (int): How often words tell each other what they believe; 0: never, as in
         ``TokenExit.v1``.
-    window (int): How many words to each side must be certain, too, or have left.
-    order (int): 1: words side by side tell one another; 2: those two apart, too, which needs a
+    window (int): How many words on each side must be certain, too, or have exited.
+    order (int): 1: adjacent words tell each other; 2: words two apart do, too, which needs a
         decoder of that order.
     RETURNS (Criterion): The criterion.
     RAISES (ValueError): If an argument makes no sense.

@@ -1,7 +1,7 @@
 """AIN: mean-field inference in a conditional random field, unrolled for some iterations.
 
-Words tell those beside them what they believe, all at once, a few times over: no step has to wait
-for the word before. Source: EMNLP 2020, "AIN: Fast and Accurate Sequence Labeling with Approximate
+Words tell adjacent words what they believe, all at once and several times: no step has to wait for
+the word before. Source: EMNLP 2020, "AIN: Fast and Accurate Sequence Labeling with Approximate
 Inference Network".
 """
 
@@ -21,11 +21,11 @@ from ..tags import MISSING
 
 @dataclass(frozen=True)
 class Links:
-    """Who tells whom, among words that follow one another.
+    """Which words tell which, within texts.
 
-    transitions (List[Tuple[Tensor, Tensor]]): From words 1, 2, ... before a word; and whether those
-        are of its text. *Shapes:* ``(tags, tags)``, ``(words - distance, 1)``
-    ends (Tensor): What the ends of a text tell the words beside them. *Shape:* ``(words, tags)``
+    transitions (List[Tuple[Tensor, Tensor]]): Scores from words 1, 2, ... before a word; and
+        whether those belong to its text. *Shapes:* ``(tags, tags)``, ``(words - distance, 1)``
+    ends (Tensor): What the ends of a text tell the words next to them. *Shape:* ``(words, tags)``
     """
 
     transitions: List[Tuple[Tensor, Tensor]]
@@ -33,13 +33,13 @@ class Links:
 
     @classmethod
     def of(cls, texts: Tensor, learned: Learned, order: int) -> "Links":
-        """Find out who is beside whom.
+        """Find out which words tell which.
 
-        texts (Tensor): The text of each word: those of one follow one another.
-            *Shape:* ``(words,)``
+        texts (Tensor): The text of each word. The words of a text are adjacent. *Shape:*
+            ``(words,)``
         learned (Learned): ``transitions_j`` between words that are j apart; ``start_j`` and
             ``end_j`` of the j-th word from either end of a text; for j from 1 on.
-        order (int): How far apart words may be that tell one another.
+        order (int): How far apart words that tell each other may be.
         RETURNS (Links): The links.
         """
         lengths = torch.unique_consecutive(texts, return_counts=True)[1]
@@ -60,7 +60,7 @@ class Links:
         """Sum what words hear.
 
         beliefs (Tensor): A distribution for each word. *Shape:* ``(words, tags)``
-        RETURNS (Tensor): *Shape:* ``(words, tags)``
+        RETURNS (Tensor): The sums. *Shape:* ``(words, tags)``
         """
         heard = self.ends.clone()
         for apart, (transitions, beside) in enumerate(self.transitions, start=1):
@@ -70,11 +70,11 @@ class Links:
 
 
 def mean_field(logits: Tensor, links: Links, iterations: int) -> Tensor:
-    """Let words tell one another what they believe.
+    """Let words tell each other what they believe.
 
-    logits (Tensor): What each word thinks by itself. *Shape:* ``(words, tags)``
-    links (Links): Who tells whom.
-    iterations (int): How many times; 0: the logits as they are.
+    logits (Tensor): The logits of each word by itself. *Shape:* ``(words, tags)``
+    links (Links): Which words tell which.
+    iterations (int): How often; 0: never, and the logits are returned as they are.
     RETURNS (Tensor): Beliefs, as logits. *Shape:* ``(words, tags)``
     """
     beliefs = logits
@@ -87,8 +87,8 @@ def mean_field(logits: Tensor, links: Links, iterations: int) -> Tensor:
 class AINDecoder:
     """Each word's best tag after some iterations of mean-field inference, as a valid sequence.
 
-    iterations (int): How many.
-    order (int): How far apart words may be that tell one another.
+    iterations (int): Number of iterations.
+    order (int): How far apart words that tell each other may be.
     scheme (str): Which tags may follow which: see ``tags``.
     """
 
@@ -115,8 +115,8 @@ class AINDecoder:
         """Decode texts.
 
         logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
-        learned (Learned): What it has learnt.
-        RETURNS (List[Ints]): The tags of each. *Shape:* ``(words,)``
+        learned (Learned): Its learnt parameters.
+        RETURNS (List[Ints]): The tags of each text. *Shape:* ``(words,)``
         """
         lengths = [len(text) for text in logits]
         if not sum(lengths):
@@ -131,11 +131,11 @@ class AINDecoder:
         """Compute the cross-entropy of the beliefs, through all iterations.
 
         logits (Tensor): The exit logits. *Shape:* ``(words, tags)``
-        tags (Tensor): The right tag of each word, ``MISSING`` where it is not known.
-            *Shape:* ``(words,)``
+        tags (Tensor): The right tag of each word, ``MISSING`` if it is not known. *Shape:*
+            ``(words,)``
         texts (Tensor): The text of each word. *Shape:* ``(words,)``
-        learned (Learned): What it has learnt, with gradients.
-        RETURNS (Tensor): Summed over words. *Shape:* ``()``
+        learned (Learned): Its learnt parameters, with gradients.
+        RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``
         """
         beliefs = mean_field(logits, Links.of(texts, learned, self.order), self.iterations)
         return F.cross_entropy(beliefs, tags, ignore_index=MISSING, reduction="sum")
@@ -145,8 +145,8 @@ def make_ain_decoder(iterations: int = 3, order: int = 1) -> Decoder:
     """Make the decoder ``spacy-early-exit.AINDecoder.v1``. It has to be trained: its transitions
     are part of the pipeline's weights.
 
-    iterations (int): How often words tell one another what they believe; 0: never.
-    order (int): 1: words side by side do; 2: those two apart, too.
+    iterations (int): How often words tell each other what they believe; 0: never.
+    order (int): 1: adjacent words tell each other; 2: words two apart do, too.
     RETURNS (Decoder): The decoder.
     RAISES (ValueError): If an argument makes no sense.
     """

@@ -1,8 +1,8 @@
-"""TR-BERT: small selectors decide after some layers which words go on.
+"""TR-BERT: small selectors decide after certain layers which words go on.
 
-Source: NAACL 2021, "TR-BERT: Dynamic Token Reduction for Accelerating BERT Inference". There a
-sequence is as long as the longest of its batch keeps it; here every word is decided on by itself.
-How selectors are trained: ``reduction_training.py``.
+Source: NAACL 2021, "TR-BERT: Dynamic Token Reduction for Accelerating BERT Inference". There,
+sequences keep as many words as the longest in their batch; here, every word is decided on by
+itself. ``reduction_training.py`` trains the selectors.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ STARTING_LOG_ODDS = 2.0  # of going on, before training: 88 %
 
 @dataclass(frozen=True)
 class TokenReduction(CriterionBase):
-    """A word leaves where the probability that it goes on is below the threshold.
+    """A word exits if the probability that it goes on is below the threshold.
 
-    layers (Tuple[int, ...]): After which layers selectors decide.
+    layers (Tuple[int, ...]): The layers after which selectors decide.
     """
 
     layers: Tuple[int, ...]
@@ -51,14 +51,14 @@ class TokenReduction(CriterionBase):
         return found
 
     def macs(self, layer: int, spec: EncoderSpec, tags: int) -> int:
-        """RETURNS (int): Of a word, after a layer."""
+        """RETURNS (int): The cost of judging a word after a layer."""
         return INNER * (spec.hidden_size + 1) if layer in self.layers else 0
 
     def log_odds(self, step: Step) -> Tensor:
-        """Ask the selector of a layer that has one.
+        """Apply the selector of a layer that has one.
 
-        step (Step): What is seen.
-        RETURNS (Tensor): Of going on. *Shape:* ``(words,)``
+        step (Step): What the selector sees.
+        RETURNS (Tensor): The log-odds of going on. *Shape:* ``(words,)``
         """
         weights = [
             step.learned[f"selector_{step.layer}_{part}"]
@@ -68,7 +68,7 @@ class TokenReduction(CriterionBase):
         return F.linear(inner, weights[2], weights[3]).squeeze(1)
 
     def leave(self, step: Step, state: None) -> Tensor:
-        """RETURNS (Tensor): Which of ``step.words`` may leave. *Shape:* ``(words,)``, bool"""
+        """RETURNS (Tensor): Which of ``step.words`` may exit. *Shape:* ``(words,)``, bool"""
         if step.layer not in self.layers:
             return torch.zeros_like(step.words, dtype=torch.bool)
         return self.log_odds(step).sigmoid() < step.threshold
@@ -76,10 +76,10 @@ class TokenReduction(CriterionBase):
 
 def make_token_reduction(layers: Sequence[int] = (1, 3)) -> Criterion:
     """Make the criterion ``spacy-early-exit.TokenReduction.v1``: TR-BERT. Its selectors are part of
-    the pipeline's weights, and have to be trained: ``ReductionTraining.v1``.
+    the pipeline's weights and have to be trained with ``ReductionTraining.v1``.
 
-    layers (Sequence[int]): After which layers they decide, counted from 1. As published, it would
-        be after the first and after half of them.
+    layers (Sequence[int]): The layers after which selectors decide, counted from 1. In the
+        publication, these are the first layer and half of all layers.
     RETURNS (Criterion): The criterion.
     RAISES (ValueError): If an argument makes no sense.
     """

@@ -1,7 +1,7 @@
-"""How token reduction runs: selectors are asked, and heads are run only where words leave.
+"""How token reduction runs: selectors decide, and heads only run for words that exit.
 
-While training, every window is tried several times, with words leaving on their own in each try.
-Until the first selector all tries are one.
+While training, every window is tried several times, and words exit independently in each try. Up to
+the first selector, all tries share one computation.
 """
 
 from dataclasses import replace
@@ -53,7 +53,7 @@ def simulate_late_heads(
     criterion: Criterion,
     threshold: float,
 ) -> Tuple[Tensor, Cost]:
-    """Let words leave by their states at full depth: see ``network.simulate.simulate_exits``."""
+    """Let words exit by their states at full depth: see ``network.simulate.simulate_exits``."""
     running, state = Running.all_of(batch), criterion.start(batch)
     trace: List[Visit] = []
     exit_layer = torch.zeros_like(batch.piece_of_word)
@@ -81,7 +81,7 @@ def _selected(
     state: object,
     threshold: float,
 ) -> Running:
-    """RETURNS (Running): Who goes on after a layer: nobody after the last one."""
+    """RETURNS (Running): What goes on after a layer: nothing after the last one."""
     words, batch = running.words, running.batch
     if number == network.spec.layers:
         return running.without(torch.ones_like(words, dtype=torch.bool))
@@ -92,10 +92,10 @@ def _selected(
 
 
 def repeated(batch: Batch, copies: int) -> Batch:
-    """RETURNS (Batch): All windows several times over: the whole batch, and again.
+    """RETURNS (Batch): All windows several times: the whole batch, repeated.
 
     batch (Batch): The batch.
-    copies (int): How often.
+    copies (int): The number of repetitions.
     """
     device = batch.ids.device
 
@@ -103,7 +103,7 @@ def repeated(batch: Batch, copies: int) -> Batch:
         shift = step * torch.arange(copies, device=device)
         return (values + shift[:, None]).flatten()
 
-    # The units of special tokens stand after those of all words.
+    # The units of special tokens follow those of all words.
     special = batch.unit_of_piece >= batch.units
     units = torch.where(
         special.repeat(copies),
@@ -132,16 +132,18 @@ def run_tries(
     branch_after: int,
     dropout: float,
 ) -> Tuple[Tensor, Tensor]:
-    """Run all heads on several tries of every window: as ``network.loop.run_all_heads_halting``
-    would on the repeated batch, with what all tries share computed once.
+    """Run all heads on several tries of every window: as
+    ``network.all_heads.run_all_heads_halting`` would on the repeated batch, but what all tries
+    share is computed once.
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    halting (Halting): Who leaves.
+    halting (Halting): Decides which words exit.
     copies (int): How often every window is tried.
-    branch_after (int): The layer until which the tries are one, and nobody leaves before it.
-    dropout (float): Dropout rate. What ``halting`` sees is without the heads' own dropout.
-    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word left, of all
+    branch_after (int): The layer up to which the tries share one computation. No word exits before
+        it.
+    dropout (float): Dropout rate. The logits that ``halting`` sees have no dropout of the heads.
+    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word exited, for all
         words of the repeated batch. *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)

@@ -1,10 +1,10 @@
 """How the selectors of token reduction are trained: by policy gradient.
 
-Every window is tried several times, its words going on by chance, as likely as the selectors say.
-What went better than the mean of the window's tries is made more likely. Source: NAACL 2021,
-"TR-BERT: Dynamic Token Reduction for Accelerating BERT Inference". Other than there, gradients
-reach what words that left had computed, and the words of the imitated choice are those that matter
-to what the network says, not to the annotation.
+Every window is tried several times. Its words go on by chance, with the selectors' probabilities.
+Tries that went better than the mean of the window's tries are made more likely. Source: NAACL 2021,
+"TR-BERT: Dynamic Token Reduction for Accelerating BERT Inference". There are two differences.
+Gradients reach the states of words that have exited. And the imitated choice takes the words that
+matter most to the network's own tags, not to the annotation.
 """
 
 import math
@@ -27,13 +27,13 @@ from .reduction_loop import repeated, run_tries
 
 
 class Decisions(NamedTuple):
-    """Who went on in the tries of a batch.
+    """Which words went on in the tries of a batch.
 
-    log_odds (Tensor): Of going on. *Shape:* ``(selectors, words)``
-    goes_on (Tensor): Who did. *Shape:* ``(selectors, words)``, bool
-    asked (Tensor): Who was there to be asked. *Shape:* ``(selectors, words)``, bool
+    log_odds (Tensor): The log-odds of going on. *Shape:* ``(selectors, words)``
+    goes_on (Tensor): Which words went on. *Shape:* ``(selectors, words)``, bool
+    asked (Tensor): Which words the selector judged. *Shape:* ``(selectors, words)``, bool
     window (Tensor): The window of each word: every try has its own. *Shape:* ``(words,)``
-    original (Tensor): Of each window the number that all its tries share. *Shape:* ``(windows,)``
+    original (Tensor): For each window, the number that all its tries share. *Shape:* ``(windows,)``
     """
 
     log_odds: Tensor
@@ -45,15 +45,15 @@ class Decisions(NamedTuple):
 
 @dataclass
 class Tries:
-    """Draws who goes on, and writes down how likely that was, with gradients that reach the states
-    it was judged by.
+    """Draws which words go on, and records how likely that was, with gradients that reach the
+    states it was judged by.
 
     criterion (TokenReduction): The selectors.
     network (ExitNetwork): The network they belong to.
-    batch (Batch): All tries of all windows: those of the first try are in front.
+    batch (Batch): All tries of all windows, with the first try of every window first.
     saliency (Optional[Tensor]): How much it matters that a word goes on, by selector, for the words
-        of one try. If given, in the first try as many words go on as the selectors say, the most
-        salient ones. *Shape:* ``(selectors, words)``
+        of one try. If given, the first try keeps as many words as the selectors expect, but the
+        most salient ones. *Shape:* ``(selectors, words)``
     """
 
     criterion: TokenReduction
@@ -69,7 +69,7 @@ class Tries:
         self.asked = torch.zeros(shape, dtype=torch.bool, device=device)
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): Which of the words leave. *Shape:* ``(words,)``, bool"""
+        """RETURNS (Tensor): Which of the words exit. *Shape:* ``(words,)``, bool"""
         if layer not in self.criterion.layers:
             return torch.zeros_like(words, dtype=torch.bool)
         number = self.criterion.layers.index(layer)
@@ -86,7 +86,7 @@ class Tries:
         goes_on = torch.rand(self.batch.units, device=chance.device)[unit] < chance
         if self.saliency is not None:
             self._imitate(self.saliency[number], words, chance, goes_on)
-        # Words that share a wordpiece go on together: what happens is what is written down.
+        # Words that share a wordpiece go on together: what really happens is recorded.
         of_unit = torch.zeros(self.batch.units, dtype=torch.bool, device=chance.device)
         of_unit[unit[goes_on]] = True
         goes_on = of_unit[unit]
@@ -111,12 +111,13 @@ class ReductionTraining:
     """Train the selectors of ``TokenReduction``; with ``joint``, everything else as well.
 
     samples (int): How often each window is tried.
-    cost_weight (float): What a share of words that go on costs, beside the loss of their tags.
-    guided_steps (int): For so many batches (of ``batch_wordpieces`` at most) at the start, one of
-        the tries imitates: those words go on that matter most to what the network says. Not with
+    cost_weight (float): The cost of a share of words that go on, in addition to the loss of their
+        tags.
+    guided_steps (int): For this many batches (of at most ``batch_wordpieces``) at the start, one of
+        the tries imitates: the words that matter most to the network's own tags go on. Not with
         ``joint``.
-    joint (bool): Whether encoder and heads learn, too: from what the deepest head said before this
-        stage, at the layers where words left.
+    joint (bool): Whether encoder and heads learn, too. They learn from the deepest head as it was
+        before this stage, at the layers where words exited.
     """
 
     samples: int
@@ -134,7 +135,7 @@ class ReductionTraining:
 
     @property
     def trains_decoder(self) -> bool:
-        """RETURNS (bool): Whether what the decoder learns is learnt."""
+        """RETURNS (bool): Whether the decoder's parameters are trained."""
         return self.joint
 
     @property
@@ -150,7 +151,7 @@ class ReductionTraining:
         criterion: Criterion,
         teacher: Optional[ExitNetwork],
     ) -> Answers:
-        """RETURNS (Answers): What the heads say of all tries, with gradients where they learn.
+        """RETURNS (Answers): The logits of the heads in all tries, with gradients if they learn.
 
         RAISES (ValueError): If the criterion has no selectors.
         """
@@ -183,7 +184,7 @@ class ReductionTraining:
         return Answers(logits, exit_layer, taught, [decisions])
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
-        """RETURNS (Tensor): The loss, summed over words, a mean over tries. *Shape:* ``()``"""
+        """RETURNS (Tensor): The loss, summed over words and averaged over tries. *Shape:* ``()``"""
         if not answers.own:  # no words
             return answers.logits.sum()
         words = torch.arange(len(tags), device=tags.device)
@@ -207,21 +208,22 @@ def policy_loss(
     decisions: Decisions,
     cost_weight: float,
 ) -> Tensor:
-    """Make what went better than the mean of a window's tries more likely, the rest less.
+    """Make tries that went better than the mean of a window's tries more likely, and the others
+    less.
 
-    losses (Tensor): Of each word in each try. *Shape:* ``(words,)``
-    known (Tensor): Whether its tag is known: others have no loss. *Shape:* ``(words,)``, bool
-    decisions (Decisions): Who went on.
-    cost_weight (float): What a share of words that go on costs.
-    RETURNS (Tensor): Summed over windows, each as heavy as it has words with a tag.
-        *Shape:* ``()``
+    losses (Tensor): The loss of each word in each try. *Shape:* ``(words,)``
+    known (Tensor): Whether its tag is known. Other words have no loss. *Shape:* ``(words,)``, bool
+    decisions (Decisions): Which words went on.
+    cost_weight (float): The cost of a share of words that go on.
+    RETURNS (Tensor): The loss, summed over windows, each weighted by its number of words with a
+        tag. *Shape:* ``()``
     """
     window, original = decisions.window, decisions.original
 
     def by_window(values: Tensor) -> Tensor:
         return values.new_zeros(len(original)).index_add(0, window, values)
 
-    # What has no tag neither loses by leaving nor costs by going on: it teaches nothing.
+    # A word without a tag has no loss if it exits and no cost if it goes on, so it teaches nothing.
     sizes = by_window(known.float())
     loss = by_window(losses) / sizes.clamp(min=1.0)
     share = by_window(decisions.goes_on.float().mean(0) * known) / sizes.clamp(min=1.0)
@@ -239,15 +241,15 @@ def policy_loss(
 
 
 def saliency(network: ExitNetwork, batch: Batch, layers: Tuple[int, ...]) -> Tensor:
-    """Estimate how much it changes the loss that a word stops after a layer.
+    """Estimate how much the loss changes if a word stops after a layer.
 
-    To first order: the gradient of the loss by the state after a deeper layer, times what became
-    of the state until there. The right tags are those that the network itself would choose.
+    To first order, this is the gradient of the loss with respect to the state after a deeper layer,
+    times the change of the state up to there. The network's own tags count as the right ones.
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    layers (Tuple[int, ...]): After which layers words may stop.
-    RETURNS (Tensor): *Shape:* ``(layers, words)``
+    layers (Tuple[int, ...]): The layers after which words may stop.
+    RETURNS (Tensor): The estimates. *Shape:* ``(layers, words)``
     """
     spec, running = network.spec, Running.all_of(batch)
     reference = max(min(math.ceil(0.75 * spec.layers), spec.layers - 1), layers[-1] + 1)
@@ -279,10 +281,10 @@ def make_reduction_training(
     """Make the stage ``spacy-early-exit.ReductionTraining.v1``.
 
     samples (int): How often each window is tried, at least 2.
-    cost_weight (float): What a share of words that go on costs, on the scale of a word's loss.
-    guided_steps (int): For so many batches at the start, one of the tries imitates. Not with
-        ``joint``, which goes on from selectors that have learnt.
-    joint (bool): false: the selectors alone learn. true: everything does.
+    cost_weight (float): The cost of a share of words that go on, on the scale of a word's loss.
+    guided_steps (int): For this many batches at the start, one of the tries imitates. Not with
+        ``joint``, which continues from trained selectors.
+    joint (bool): false: only the selectors learn. true: everything does.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """
