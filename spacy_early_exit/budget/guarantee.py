@@ -42,8 +42,7 @@ def hoeffding_bentkus(mean: float, documents: int, bound: float) -> float:
 
 def documents_needed(mean: float, bound: float, confidence: float) -> Optional[int]:
     """RETURNS (Optional[int]): The number of documents with which a setting would pass if their
-    mean were
-        this one; None: no number would do.
+    mean were this one; None: no number would do.
 
     mean (float): Mean of the shares that differ.
     bound (float): The bound.
