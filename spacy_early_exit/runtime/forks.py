@@ -9,12 +9,12 @@ import torch
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 _forked = False
-_survivor: Optional[int] = None  # the thread that came along, by its number
+_survivor: Optional[int] = None  # id of the thread that the fork inherited
 _decided = False
 
 
 def _before_fork() -> None:
-    # The tokenizers library prints a warning in every child unless this was decided before.
+    # The tokenizers library prints a warning in every child unless this has been set before.
     global _decided
     _decided = _PARALLELISM not in os.environ
     if _decided:
@@ -30,10 +30,10 @@ def _after_fork_in_child() -> None:
     global _forked, _survivor
     _forked, _survivor = True, threading.get_ident()
     if _decided:
-        os.environ[_PARALLELISM] = "false"  # its threads did not come along
+        os.environ[_PARALLELISM] = "false"  # the fork did not inherit its threads
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(
         before=_before_fork,
         after_in_parent=_after_fork_in_parent,
@@ -44,9 +44,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 def ready_for_torch() -> None:
     """Limit torch to one thread in a forked process, once, before it runs there.
 
-    A child that inherits an OpenMP pool whose threads did not come along hangs at its first
-    parallel region. The pool is that of the thread that forked, which must be limited itself if
-    another one comes first. In spawned processes nothing is changed.
+    A child that inherits an OpenMP pool without its threads hangs at its first parallel region. The
+    pool belongs to the thread that forked, so that thread must be limited, even if another one
+    calls this first. Nothing changes in spawned processes.
     """
     global _forked, _survivor
     is_survivor = _survivor == threading.get_ident()
@@ -57,8 +57,8 @@ def ready_for_torch() -> None:
 
 
 class Lock:
-    """A lock that is free in a forked process: who held it did not come along. Who holds it may
-    take it once more. To be kept for as long as the process lasts.
+    """A lock that is free in a forked process, which does not inherit the thread that held it. It
+    is reentrant. A lock must be kept for as long as the process lasts.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Keeping the memory of a process flat, where the C library is glibc."""
+"""Keep the memory of a process flat, if the C library is glibc."""
 
 import ctypes
 import functools
@@ -7,21 +7,20 @@ import sys
 import time
 from typing import Any, Optional
 
-# Trimming takes 20 ms, and what was handed back must be fetched again: 10 to 20 % of a training
-# step if done after each (benchmarks/notes/engine.md).
+# Trimming takes 20 ms, and memory that was handed back must be fetched again. After every training
+# step, that would be 10 to 20 % of the time (benchmarks/notes/engine.md).
 GROWTH = 2**30
 
-# Of the time of a process that predicts, so little goes into it.
+# The share of a predicting process's time that goes into it.
 SHARE = 1e-3
 MIN_PAUSE = 30.0  # seconds
 
 
 def release_freed_memory() -> None:
-    """While training, hand freed memory back to the system when it has grown much.
+    """While training, hand freed memory back to the system when much of it has piled up.
 
-    glibc before 2.38 does not reuse aligned blocks well, which are what torch asks for: a
-    training process grew by 45 MB a step of 600 words, to 14 GB after 500 steps (glibc 2.36,
-    2026-11-22).
+    glibc before 2.38 does not reuse aligned blocks well, and torch asks for those: a training
+    process grew by 45 MB a step of 600 words, to 14 GB after 500 steps (glibc 2.36, 2026-11-22).
     """
     global _after_last
     libc = _glibc()
@@ -34,12 +33,12 @@ def release_freed_memory() -> None:
         _after_last = _resident()
 
 
-_after_last = 0  # bytes in memory after the last trimming
+_after_last = 0  # bytes in memory after the last trim
 
 
 def release_freed_memory_now_and_then() -> None:
-    """While predicting, hand freed memory back to the system from time to time: seldom, so that
-    what a batch frees is there for the next. Who asks then waits some 20 ms more.
+    """While predicting, hand freed memory back to the system from time to time. This is rare, so
+    that the next batch can use what a batch frees. The call that does it takes about 20 ms longer.
 
     Texts of all lengths leave gaps that no later text fits: after 10,000 of them a process with
     MiniLM had 852 MB, 109 of which it did not need (glibc 2.36, 2026-11-27).
@@ -48,7 +47,7 @@ def release_freed_memory_now_and_then() -> None:
     begun = time.monotonic()
     if begun < _not_before:
         return
-    first, _not_before = not _not_before, begun + MIN_PAUSE  # at once: other threads pass by
+    first, _not_before = not _not_before, begun + MIN_PAUSE  # in one step: other threads skip it
     libc = None if first else _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -56,7 +55,7 @@ def release_freed_memory_now_and_then() -> None:
         _not_before = begun + max(MIN_PAUSE, took / SHARE)
 
 
-_not_before = 0.0  # when it may be next
+_not_before = 0.0  # the earliest time of the next trim
 
 
 def _resident() -> int:

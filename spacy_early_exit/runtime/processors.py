@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Iterator, Optional
 
-# Where a control group keeps its limit on processor time, in its version 2 and version 1.
+# Where control groups keep their limit on processor time, in version 2 and version 1.
 QUOTA_V2, QUOTA_V1 = "cpu.max", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 def processors() -> int:
-    """RETURNS (int): Processors that this process may use: those it is bound to, or as many as the
-    quota of its container is worth, rounded up, if that is less.
+    """RETURNS (int): The number of processors that this process may use: those it is bound to, or,
+    if that is less, the quota of its container, rounded up.
     """
     if hasattr(os, "sched_getaffinity"):  # Linux
         bound = len(os.sched_getaffinity(0))
@@ -27,17 +27,17 @@ def quota(root: Path) -> Optional[float]:
     """Read the limit on processor time that Linux's control groups set, as ``docker --cpus`` and
     Kubernetes' limits do. It is read once.
 
-    root (Path): Where ``proc`` and ``sys`` are.
-    RETURNS (Optional[float]): In processors, the smallest of the group's own and of those around
-        it; None if there is none.
+    root (Path): The folder of ``proc`` and ``sys``.
+    RETURNS (Optional[float]): The smallest limit of the group and of those around it, in
+        processors; None if there is none.
     """
     limits = [_limit_in(folder) for folder in _groups(root)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """YIELDS (Path): Folders of the control groups that this process is in, from its own up. In a
-    container the path that it is told is often that of the host: then there is only the last.
+    """YIELDS (Path): Folders of the control groups that this process is in, from its own upwards.
+    In a container, the path that it sees is often the host's: then only the last folder exists.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf8").splitlines()
@@ -71,8 +71,9 @@ def _limit_in(group: Path) -> Optional[float]:
 
 
 def idle_processors() -> Optional[int]:
-    """RETURNS (Optional[int]): Processors of this machine on which nothing runs at this moment,
-    below 0 if there are fewer than threads that could; None where the system does not tell.
+    """RETURNS (Optional[int]): The number of this machine's processors on which nothing runs at
+    this moment, below 0 if more threads could run than there are processors; None if the system
+    does not report it.
     """
     load = _load()
     if load is None:
@@ -86,8 +87,8 @@ def idle_processors() -> Optional[int]:
 
 @functools.lru_cache(maxsize=1)
 def _load() -> Optional[int]:
-    """RETURNS (Optional[int]): An open file that says how many threads run: to open it anew each
-    time would take 30 times as long as to read it.
+    """RETURNS (Optional[int]): An open file that says how many threads run. Opening it every time
+    would take 30 times as long as reading it.
     """
     try:
         return os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,9 +1,9 @@
-"""Batches beside one another on a CPU: a thread for each, not all threads for every product.
+"""Batches in parallel on a CPU: one thread for each batch, not all threads for every product.
 
-Threads that share a product wait for each other at its end, some hundred times a batch. With two
-threads, one batch each was 1.06 to 1.3 times as fast (benchmarks/notes/engine.md). Where other
-processes want the processors, too, each such wait lasts until they let go of one, so that sharing
-takes many times as long as one thread alone: products are shared only on a machine that is idle.
+Threads that share a product wait for each other at its end, a few hundred times in every batch.
+With two threads, one batch each was 1.06 to 1.3 times as fast (benchmarks/notes/engine.md). If
+other processes compete for the processors, each wait lasts until they release one, and sharing
+takes many times as long as one thread alone. So products are only shared on an idle machine.
 """
 
 import contextlib
@@ -22,31 +22,31 @@ from .torch_threads import at_most, begin_with
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Helpers also need Python's lock, so more than a few would wait for it: beyond, each has several
-# of torch's threads. Only 2 have been measured.
+# Helpers also need Python's lock, and more than a few would wait for it. Beyond this number, each
+# helper has several of torch's threads. Only 2 have been measured.
 MAX_THREADS = 4
-# Multiply-accumulates of a layer that are worth a thread more. Where it is not known whether a
-# processor is idle, only what takes long for certain is shared.
+# Multiply-accumulates of a layer that are worth another thread. If it is not known whether a
+# processor is idle, only work that certainly takes long is shared.
 MIN_MACS, MIN_MACS_UNSEEN = 4_000_000, 500_000_000
-# Seconds for which OpenMP's threads go on to look for work after a product: then they keep their
-# processors busy, and are ours. Libgomp's do so for 7 ms.
+# Seconds for which OpenMP's threads keep looking for work after a product: they keep their
+# processors busy, but they are ours. Those of libgomp do so for 7 ms.
 SPINNING = 0.005
 _own = threading.local()
 
 
 def thread_count(asked: Optional[int]) -> int:
-    """RETURNS (int): How many threads to compute with.
+    """RETURNS (int): The number of threads to compute with.
 
-    asked (Optional[int]): As many; None: as torch may use here, but not more than there are
-        processors for this process.
+    asked (Optional[int]): The number asked for; None: as many as torch may use here, but no more
+        than the processors available to this process.
     """
     return asked or min(torch.get_num_threads(), processors())
 
 
 def batches_at_once(threads: int) -> int:
-    """RETURNS (int): How many batches run beside one another.
+    """RETURNS (int): How many batches run in parallel.
 
-    threads (int): How many threads there are.
+    threads (int): Number of threads.
     """
     return min(threads, MAX_THREADS)
 
@@ -57,19 +57,19 @@ def run_side_by_side(
     threads: int,
     macs: Callable[[Item], int],
 ) -> List[Result]:
-    """Call a function on every item, several at once if there are several.
+    """Call a function on every item, on several at once if there are several threads.
 
-    Each thread that calls this has helpers of its own, as it has OpenMP threads of its own. What
-    interrupts it while it waits for them, such as Ctrl-C, goes on as soon as none of them is at
-    work any more: each ends the item that it has begun.
+    Each thread that calls this has its own helpers, as it has its own OpenMP threads. If it is
+    interrupted while it waits for them, for example by Ctrl-C, each helper finishes the item that
+    it has begun, and then the interruption is raised.
 
-    function (Callable): The function. What torch keeps for each thread, such as inference mode,
-        it must set itself.
+    function (Callable): The function. It must itself set what torch keeps for each thread, such as
+        inference mode.
     items (Sequence): Its arguments.
     threads (int): How many threads may work.
-    macs (Callable): Says how many multiply-accumulates one layer needs for an item.
-    RETURNS (List): What it returned, in order.
-    RAISES (Exception): What it raised, for the first item that failed.
+    macs (Callable): Returns how many multiply-accumulates one layer needs for an item.
+    RETURNS (List): What the function returned, in order.
+    RAISES (Exception): What the function raised for the first item that failed.
     """
     shares = _shares(items, threads, macs)
     job = Job(function, items)
@@ -101,7 +101,9 @@ class Job(Generic[Item, Result]):
         self.stopped = stop_asked()
 
     def work(self) -> None:
-        """Take items and do them, until there are none, one has failed, or nobody waits."""
+        """Take items and do them until there are none left, one has failed, or nothing waits for
+        them.
+        """
         while (number := self._take()) is not None:
             try:
                 self.results[number] = self.function(self.items[number])
@@ -122,13 +124,13 @@ class Job(Generic[Item, Result]):
             return number
 
     def give_up(self) -> None:
-        """Let nobody begin another item, and wait for those that are at work."""
+        """Stop threads from beginning another item, and wait for the items in progress."""
         self.given_up.set()
         with self.taking:
             self.taking.wait_for(lambda: not self.at_work)
 
     def outcome(self) -> List[Result]:
-        """RETURNS (List): What came of the items, in order.
+        """RETURNS (List): The results of the items, in order.
 
         RAISES (BaseException): What the first item that failed raised.
         """
@@ -140,54 +142,54 @@ class Job(Generic[Item, Result]):
 
 
 def _shares(items: Sequence[Item], threads: int, macs: Callable[[Item], int]) -> List[int]:
-    """RETURNS (List[int]): How many of torch's threads each helper has."""
+    """RETURNS (List[int]): How many of torch's threads each helper gets."""
     helpers = batches_at_once(threads) if len(items) > 1 else 1
     total = helpers
     if threads > helpers and items:
         idle = idle_processors()
         least = MIN_MACS_UNSEEN if idle is None else MIN_MACS
         total = _rounded(helpers * min(map(macs, items)) // least, helpers, threads)
-        if idle is not None and idle + _spinning() < total - 1:  # one is ours
+        if idle is not None and idle + _spinning() < total - 1:  # one of them is ours
             total = helpers
     return [total // helpers + (i < total % helpers) for i in range(helpers)]
 
 
 def _spinning() -> int:
-    """RETURNS (int): How many threads of the last product may still spin for this one."""
+    """RETURNS (int): How many threads of the last product may still be spinning."""
     ended, threads = getattr(_own, "shared", (0.0, 1))
     return threads - 1 if time.monotonic() < ended + SPINNING else 0
 
 
 def _rounded(worth: int, least: int, most: int) -> int:
-    """RETURNS (int): All threads, or a power of 2, so that there are few sets of helpers."""
+    """RETURNS (int): Either all threads or a power of 2, so that there are few sets of helpers."""
     return most if worth >= most else max(least, 1 << worth.bit_length() >> 1)
 
 
 def _have_done(job: Job[Item, Result], shares: List[int]) -> None:
     """Have helpers do a job, and wait for all of them.
 
-    job (Job): The job. What they leave undone, this thread does.
+    job (Job): The job. This thread does what they leave undone.
     shares (List[int]): How many of torch's threads each has.
     """
     futures: List[Future[None]] = []
     try:
-        # RuntimeError: no more threads can be started, or the interpreter ends.
+        # RuntimeError: no more threads can be started, or the interpreter is shutting down.
         with contextlib.suppress(RuntimeError):
             pool = _helpers(tuple(shares))
             for _ in shares:
                 futures.append(pool.submit(job.work))
         wait(futures)
         job.work()
-    except BaseException:  # such as KeyboardInterrupt, even before a helper is known here
+    except BaseException:  # for example KeyboardInterrupt, even before a helper is known here
         job.give_up()
         raise
 
 
 def _helpers(shares: Tuple[int, ...]) -> ThreadPoolExecutor:
-    """RETURNS (ThreadPoolExecutor): Helpers of this thread: they end when it does, or before the
-    interpreter.
+    """RETURNS (ThreadPoolExecutor): The helpers of this thread. They end when it ends, or before
+    the interpreter does.
     """
-    if getattr(_own, "process", None) != os.getpid():  # threads do not come along into a fork
+    if getattr(_own, "process", None) != os.getpid():  # a fork does not inherit threads
         _own.process, _own.pools = os.getpid(), {}
     pools: Dict[Tuple[int, ...], ThreadPoolExecutor] = _own.pools
     if shares not in pools:

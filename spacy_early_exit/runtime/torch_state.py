@@ -1,8 +1,9 @@
-"""The state of torch in which a network is made, loaded, trained and run, whatever the caller's.
+"""The state of torch in which a network is made, loaded, trained and run, whatever the caller has
+set.
 
 A process or a thread can tell torch which dtype and device new tensors have, to record no
-gradients, or to compute in bfloat16. That is meant for the caller's own networks. Here weights are
-fp32, and all that is set in ``usual_torch`` is set for the calling thread alone.
+gradients, or to compute in bfloat16. Such settings are meant for the caller's own networks. Here,
+weights are fp32, and everything that ``usual_torch`` sets applies to the calling thread alone.
 """
 
 import contextlib
@@ -13,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from .forks import Lock
 
-# What is made in the default dtype, and what is so if it is made of Python's floats.
+# Functions that make tensors in the default dtype, and those that do if called with Python's
+# floats.
 FLOATS = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.linspace})
 MAYBE_FLOATS = frozenset({torch.tensor, torch.full, torch.arange})
 _LOADING = Lock()
@@ -42,8 +44,8 @@ class _InFp32(TorchFunctionMode):
 
 @contextlib.contextmanager
 def usual_torch() -> Iterator[None]:
-    """Have torch as it is when nobody has set anything: new tensors are fp32 and on the CPU,
-    gradients are recorded, products are computed in the dtype of their factors. For this thread.
+    """Give this thread torch's own defaults: new tensors are fp32 and on the CPU, gradients are
+    recorded, and products are computed in the dtype of their factors.
     """
     cuda: Any = torch.cuda  # it has no types
     with contextlib.ExitStack() as stack:
@@ -61,10 +63,11 @@ def usual_torch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def usual_dtype() -> Iterator[None]:
-    """Have fp32 as the default dtype of the whole process for a while, as transformers does itself
-    when it is told a dtype. Only where other packages load weights: they round them to it.
+    """Make fp32 the default dtype of the whole process for a while, as transformers does itself
+    when given a dtype. It is only used while other packages load weights, since they round weights
+    to the default dtype.
     """
-    with _LOADING:  # or two threads could each bring back what the other has set
+    with _LOADING:  # otherwise two threads could each restore what the other has set
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:

@@ -1,7 +1,7 @@
-"""How many of torch's threads a thread uses for a product.
+"""How many of torch's threads one thread uses for a product.
 
-torch keeps a number for each thread. ``torch.set_num_threads`` sets that of the calling thread, and
-what threads get that meet torch later. Here it is set for one thread alone.
+torch keeps a number for each thread. ``torch.set_num_threads`` sets that of the calling thread, as
+well as the number for threads that first use torch later. Here it is set for one thread alone.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ _setting = Lock()
 
 
 def begin_with(threads: int) -> None:
-    """Set how many a new thread uses, which has not met torch before.
+    """Set how many threads a new thread uses, before it first uses torch.
 
-    threads (int): How many.
+    threads (int): Number of threads.
     """
-    with _setting:  # the next one must see what was there before
-        usual = torch.get_num_threads()  # the first call in a thread sets what new threads get
+    with _setting:  # the next thread must see the earlier number
+        usual = torch.get_num_threads()  # a thread's first call sets the number for new threads
         _set_and_wait(threads, usual)
 
 
 def as_many_as_here(work: Callable[[], Result]) -> Callable[[], Result]:
-    """RETURNS (Callable): The work, to be done in another thread with as many as this one uses now.
-    That thread keeps the number; all others, and new ones, have what they had.
+    """RETURNS (Callable): The work, to be done in another thread with as many threads as this one
+    uses now. That thread keeps the number. Nothing changes for all others and for new ones.
 
     work (Callable): The work.
     """
@@ -47,9 +47,9 @@ def as_many_as_here(work: Callable[[], Result]) -> Callable[[], Result]:
 
 @contextlib.contextmanager
 def at_most(threads: int) -> Iterator[None]:
-    """Let this thread use fewer for a while.
+    """Let this thread use fewer threads for a while.
 
-    threads (int): How many.
+    threads (int): Number of threads.
     """
     before = torch.get_num_threads()
     if threads == before:
@@ -63,13 +63,13 @@ def at_most(threads: int) -> Iterator[None]:
 
 
 def _of_new_threads() -> int:
-    """RETURNS (int): How many a thread gets that meets torch now."""
+    """RETURNS (int): How many threads a thread gets that first uses torch now."""
     found: List[int] = []
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     try:
         thread.start()
         thread.join()
-    except RuntimeError:  # no more threads can be started, or the interpreter ends
+    except RuntimeError:  # no more threads can be started, or the interpreter is shutting down
         found.append(torch.get_num_threads())
     return found[0]
 
@@ -81,10 +81,11 @@ def _set_and_wait(threads: int, others: int) -> None:
 
 
 def _set_own(threads: int, others: int) -> Optional["Future[None]"]:
-    """Set how many this thread uses, and at once, by a thread that is used for nothing else, what
-    others get. Whatever thread first meets torch in between keeps the number of this one.
+    """Set how many threads this thread uses, and at once restore the number for others, in a thread
+    that is used for nothing else. A thread that first uses torch in between keeps this thread's
+    number.
 
-    RETURNS (Optional[Future]): That which sets it again; None if no thread can be started for it.
+    RETURNS (Optional[Future]): The task that restores it; None if no thread can be started for it.
     """
     global _keeper
     torch.set_num_threads(threads)
