@@ -1,4 +1,4 @@
-"""Attention on ragged batches: padded only within groups of sequences of like length."""
+"""Attention on ragged batches: padded only within groups of sequences of similar length."""
 
 from typing import Iterator, List, Optional, Protocol, Sequence, Tuple
 
@@ -9,8 +9,8 @@ from torch import Tensor
 # A group may hold at most this many cells of its score matrix per needed cell. Measured
 # with trained exits on tweets: see benchmarks/notes/engine.md.
 MAX_PADDING = 1.5
-# Sequences of at least this many wordpieces are attended to one by one: then a call costs
-# little beside the work in it, and nothing is padded.
+# Sequences of at least this many wordpieces are attended to one by one: then a call costs little
+# compared with its work, and nothing is padded.
 ALONE = 192
 
 
@@ -18,8 +18,9 @@ class Bias(Protocol):
     """What is added to the scores of a group of sequences: see ``groups``."""
 
     def __call__(self, group: int, query: Tensor, key: Tensor) -> Tensor:
-        """RETURNS (Tensor): What is added, minus infinity where nobody shall attend; or, as bool,
-        who may. *Shape:* ``(group, heads or 1, longest queries or 1, longest context)``
+        """RETURNS (Tensor): What is added, with minus infinity for pairs that must not attend; or,
+        as bool, which pairs may. *Shape:*
+        ``(group, heads or 1, longest queries or 1, longest context)``
 
         group (int): The number of the group.
         query (Tensor): *Shape:* ``(group, heads, longest queries, width / heads)``
@@ -47,8 +48,8 @@ def attend(
     context_lengths (Sequence[int]): Wordpieces of each sequence, each at least 1.
     heads (int): Number of attention heads.
     dropout (float): Dropout rate of the attention weights.
-    bias (Optional[Bias]): What is added to the scores; it masks padding itself.
-    scale (Optional[float]): What products are multiplied by; None: 1 / sqrt(width / heads).
+    bias (Optional[Bias]): What is added to the scores; the bias masks padding itself.
+    scale (Optional[float]): Factor of the products; None: 1 / sqrt(width / heads).
     RETURNS (Tensor): *Shape:* ``(queries, width)``
     """
     parts = []
@@ -98,10 +99,10 @@ def groups(
 
 
 def padding(lengths: Sequence[int], device: torch.device) -> Tuple[Tensor, Tensor]:
-    """Where the rows of ragged sequences stand in a padded rectangle.
+    """Find the places of ragged sequences' rows in a padded rectangle.
 
     lengths (Sequence[int]): Rows of each sequence.
-    device (torch.device): Where the answer shall lie.
+    device (torch.device): The device of the answer.
     RETURNS (Tuple[Tensor, Tensor]): Row of each cell (a padding cell repeats its sequence's
         first row), and whether the cell is a row. *Shapes:* ``(sequences, longest)``
     """
@@ -113,11 +114,11 @@ def padding(lengths: Sequence[int], device: torch.device) -> Tuple[Tensor, Tenso
 
 
 def cells(lengths: Sequence[int], device: torch.device) -> Optional[Tuple[Tensor, Tensor]]:
-    """RETURNS (Optional[Tuple[Tensor, Tensor]]): See ``padding``; None where there is nothing to
-    pad, and the rectangle is the rows, in their order.
+    """RETURNS (Optional[Tuple[Tensor, Tensor]]): See ``padding``; None if there is nothing to pad,
+    so that the rectangle is the rows in their order.
 
     lengths (Sequence[int]): Rows of each sequence.
-    device (torch.device): Where the answer shall lie.
+    device (torch.device): The device of the answer.
     """
     return None if min(lengths) == max(lengths) else padding(lengths, device)
 

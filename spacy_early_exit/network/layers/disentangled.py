@@ -1,4 +1,4 @@
-"""Layers whose scores are those of contents and of relative positions apart: DeBERTa's.
+"""Layers that score contents and relative positions separately: DeBERTa's.
 
 A query asks with its content for a wordpiece's content and for its relative position, and the
 relative position of the query asks for the wordpiece's content. Relative positions are rows of one
@@ -18,14 +18,14 @@ from .attention import Bias
 from .layer import Layer, activation_function, drop_out
 from .relative import distances_of
 
-KINDS = 3  # of scores that are added: their variances are, too
+KINDS = 3  # kinds of scores are added, and so are their variances
 
 
 @dataclass(frozen=True)
 class RelativePositions:
-    """Where queries and context stand to one another.
+    """The positions of queries and context relative to each other.
 
-    states (Tensor): The rows of the table that are met. *Shape:* ``(met, width)``
+    states (Tensor): The rows of the table that occur. *Shape:* ``(met, width)``
     of_group (Sequence[Tuple[Tensor, Tensor]]): For each group of ``attention.groups``, the row of
         each pair, and whether there is such a wordpiece. *Shapes:*
         ``(group, longest queries, longest context)``, ``(group, 1, longest context)``
@@ -39,10 +39,10 @@ class RelativePositions:
 class PlaceBias:
     """What positions add to scores: a ``Bias``.
 
-    places (RelativePositions): Who stands where.
+    places (RelativePositions): The relative positions.
     query (Tensor): What relative positions ask for. *Shape:* ``(met, heads, width / heads)``
     key (Tensor): What they answer with. *Shape:* ``(met, heads, width / heads)``
-    scale (float): What products are multiplied by.
+    scale (float): Factor of the products.
     """
 
     places: RelativePositions
@@ -73,9 +73,9 @@ class PlaceTable(nn.Module):
         self.norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
 
     def forward(self, running: Running) -> RelativePositions:
-        """RETURNS (RelativePositions): Who stands where.
+        """RETURNS (RelativePositions): The relative positions.
 
-        running (Running): Who is computed.
+        running (Running): What is still computed.
         """
         device = running.offsets.device
         farthest = int(running.lengths.max()) - 1
@@ -92,24 +92,24 @@ class PlaceTable(nn.Module):
 class Convolution(nn.Conv1d):
     """A convolution over the wordpieces of each window, with zeros beyond its ends.
 
-    width (int): Of the states.
-    seen (int): How many wordpieces it sees, an odd number.
+    width (int): Width of the states.
+    seen (int): How many wordpieces it sees. An odd number.
     """
 
     def __init__(self, width: int, seen: int):
         super().__init__(width, width, seen)
 
     def forward(self, states: Tensor, running: Running) -> Tensor:  # type: ignore[override]
-        """RETURNS (Tensor): *Shape:* ``(context, width)``
+        """RETURNS (Tensor): The convolved states. *Shape:* ``(context, width)``
 
         states (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
-        running (Running): Which window each is of. Nobody has left.
+        running (Running): Which window each belongs to. No word has exited yet.
         """
         side = self.kernel_size[0] // 2
         window = running.batch.window_of_piece
         found = F.linear(states, self.weight[:, :, side], self.bias)
         for step in range(1, side + 1):
-            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # has a next one
+            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # having a next one
             ahead, back = self.weight[:, :, side + step], self.weight[:, :, side - step]
             one, other = states.index_select(0, first), states.index_select(0, first + step)
             found = found.index_add(0, first, F.linear(other, ahead))
@@ -120,11 +120,11 @@ class Convolution(nn.Conv1d):
 class DisentangledLayer(Layer):
     """One layer of DeBERTa.
 
-    Behind the first there may be a convolution of what it read, added to what it made of that.
-    There all wordpieces still run.
+    The first layer's input may also go through a convolution, which is added to the layer's output.
+    At that point all wordpieces are still computed.
 
     spec (EncoderSpec): The sizes.
-    number (int): Of the layer, counted from 1.
+    number (int): Number of the layer, counted from 1.
     """
 
     def __init__(self, spec: EncoderSpec, number: int = 1):
@@ -141,10 +141,10 @@ class DisentangledLayer(Layer):
         """Compute the next states of some wordpieces: see ``Layer``.
 
         context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
-        running (Running): Which of them are queries, and of which sequence each is.
-        shared (RelativePositions): What ``PlaceTable`` gives.
-        dropout (float): Dropout rate, of attention weights too.
-        RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
+        running (Running): Which of them are queries, and which sequence each belongs to.
+        shared (RelativePositions): What ``PlaceTable`` returns.
+        dropout (float): Dropout rate, including that of attention weights.
+        RETURNS (Tensor): The input of ``output_norm``, which returns the queries' next states.
             *Shape:* ``(queries, width)``
         """
         sums = super().forward(context, running, shared, dropout)
@@ -175,17 +175,18 @@ class DisentangledLayer(Layer):
 
 
 def place_of(spec: EncoderSpec, distance: Tensor) -> Tensor:
-    """Find the row of distances in the table: exact while small, then ever coarser.
+    """Find the row of distances in the table: exact if small, then increasingly coarse.
 
     spec (EncoderSpec): The sizes.
-    distance (Tensor): Position of a query without that of what it attends to. *Shape:* any
+    distance (Tensor): Position of a query minus that of what it attends to. *Shape:* any
     RETURNS (Tensor): *Shape:* that of ``distance``
     """
     span = spec.place_span
     if spec.place_farthest:
         half = span // 2
         away = distance.abs().clamp_min(half).float()
-        # The logarithm in fp32, as Hugging Face takes it: another could cross a whole number.
+        # The logarithm is in fp32, as in Hugging Face: another precision could cross a whole
+        # number.
         octaves = torch.log(away / half) / torch.log(torch.tensor((spec.place_farthest - 1) / half))
         coarse = (half + torch.ceil(octaves * (half - 1))).long()
         distance = torch.where(distance.abs() <= half, distance, distance.sign() * coarse)
@@ -193,7 +194,7 @@ def place_of(spec: EncoderSpec, distance: Tensor) -> Tensor:
 
 
 def places_within(spec: EncoderSpec, lengths: Tensor) -> Tensor:
-    """Find the rows of the table that sequences meet.
+    """Find the rows of the table that occur in sequences.
 
     spec (EncoderSpec): The sizes.
     lengths (Tensor): Wordpieces of each sequence. *Shape:* any
@@ -204,7 +205,7 @@ def places_within(spec: EncoderSpec, lengths: Tensor) -> Tensor:
 
 
 def place_counts(spec: EncoderSpec, lengths: Tensor) -> Tensor:
-    """RETURNS (Tensor): How many rows sequences meet. *Shape:* that of ``lengths``
+    """RETURNS (Tensor): How many rows occur in sequences. *Shape:* that of ``lengths``
 
     spec (EncoderSpec): The sizes.
     lengths (Tensor): Wordpieces of each sequence. *Shape:* any

@@ -1,7 +1,7 @@
-"""A post-norm transformer layer, on ragged batches: BERT's, and of all who left it as it is.
+"""A post-norm transformer layer, on ragged batches: that of BERT and of all encoders that kept it.
 
-A layer takes *queries*, the wordpieces that are still being computed, and a *context*, all
-wordpieces that they may attend to.
+A layer takes *queries*, which are the wordpieces still being computed, and a *context*, which is
+all wordpieces that they may attend to.
 """
 
 from typing import Any, Callable, Optional, Tuple
@@ -14,18 +14,18 @@ from ..batch import Running
 from ..families import EncoderSpec
 from .attention import Bias, attend
 
-# Rows of feed-forward that are computed at once when predicting on a CPU: their wide states, 1.5 MB
-# for MiniLM, stay in its cache. Measured: see benchmarks/notes/engine.md.
+# Rows of the feed-forward layer that are computed at once when predicting on a CPU: their wide
+# states, 1.5 MB for MiniLM, then stay in its cache. Measured: see benchmarks/notes/engine.md.
 ROWS = 256
 
 
 class QKV(nn.Linear):
     """Queries, keys and values in one matrix.
 
-    One product gives all of them where every wordpiece is a query, another one keys with values
-    where only some are.
+    If every wordpiece is a query, one product computes all three. Otherwise one product computes
+    the queries and another one the keys and values.
 
-    width (int): Of the states, and of each of the three.
+    width (int): Width of the states, and of each of the three.
     bias (bool): Whether it has a bias.
     """
 
@@ -61,7 +61,7 @@ class Layer(nn.Module):
     """One post-norm transformer layer, as in BERT and its relatives.
 
     spec (EncoderSpec): The sizes.
-    number (int): Of the layer, counted from 1.
+    number (int): Number of the layer, counted from 1.
     """
 
     def __init__(self, spec: EncoderSpec, number: int = 1):
@@ -82,10 +82,10 @@ class Layer(nn.Module):
         """Compute the next states of some wordpieces, before the layer's last normalisation.
 
         context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
-        running (Running): Which of them are queries, and of which sequence each is.
-        shared (Any): What the encoder gives all its layers: what is added to scores, or nothing.
-        dropout (float): Dropout rate, of attention weights too.
-        RETURNS (Tensor): What ``output_norm`` makes the queries' next states of.
+        running (Running): Which of them are queries, and which sequence each belongs to.
+        shared (Any): What the encoder gives to all its layers: what is added to scores, or nothing.
+        dropout (float): Dropout rate, including that of attention weights.
+        RETURNS (Tensor): The input of ``output_norm``, which returns the queries' next states.
             *Shape:* ``(queries, width)``
         """
         rows = running.queries
@@ -120,8 +120,8 @@ class Layer(nn.Module):
         return torch.cat([self._feed_forward(*part, dropout) for part in parts])
 
     def _feed_forward(self, mixed: Tensor, states: Tensor, dropout: float) -> Tensor:
-        """RETURNS (Tensor): What is left to do once attention has mixed values. Each row by itself.
-        *Shape:* ``(queries, width)``
+        """RETURNS (Tensor): The rest of the layer, after attention has mixed values. Each row is
+        computed by itself. *Shape:* ``(queries, width)``
         """
         mixed = drop_out(self.attention_output(mixed), dropout)
         states = self.attention_norm(mixed + states)
@@ -132,10 +132,11 @@ class Layer(nn.Module):
 
 
 def drop_out(states: Tensor, rate: float) -> Tensor:
-    """RETURNS (Tensor): The states, some of them set to 0. *Shape:* as ``states``
+    """RETURNS (Tensor): The states, with some set to 0. *Shape:* as ``states``
 
     states (Tensor): *Shape:* any
-    rate (float): How many; 0: none, and no call that would cost a text by itself its time.
+    rate (float): The share that is set to 0; 0: none, and no torch call, which would slow down
+        single texts.
     """
     return F.dropout(states, rate) if rate > 0 else states
 

@@ -1,4 +1,4 @@
-"""Who attends to whom where layers attend nearby only."""
+"""Which wordpieces attend to which in layers that only attend nearby."""
 
 from dataclasses import dataclass
 from typing import List, Optional, Tuple
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..batch import Running
 from .relative import FixedBias, distances
 
-# Windows longer than so many times a query's reach are cut into blocks of queries, each with its
+# Windows longer than this many times a query's reach are cut into blocks of queries, each with its
 # own context. Measured: see benchmarks/notes/engine.md.
 LONG = 4
 
@@ -20,9 +20,9 @@ class Neighbourhood:
 
     query_lengths (List[int]): Queries of each sequence.
     context_lengths (List[int]): Wordpieces of each sequence.
-    rows (Optional[Tensor]): Rows of the context that these are, which sequences share; None: the
-        context as it is. *Shape:* ``(sum of context_lengths,)``
-    mask (Optional[FixedBias]): Which of them is near enough; None: all.
+    rows (Optional[Tensor]): The rows of the context that these are. Sequences may share rows. None:
+        the context as it is. *Shape:* ``(sum of context_lengths,)``
+    mask (Optional[FixedBias]): Which of them are near enough; None: all.
     """
 
     query_lengths: List[int]
@@ -38,9 +38,9 @@ class Neighbourhood:
 
 
 def neighbourhood(running: Running, reach: int) -> Neighbourhood:
-    """Find out who is near enough.
+    """Find out which wordpieces are near enough.
 
-    running (Running): Who is computed.
+    running (Running): What is still computed.
     reach (int): How far a query attends to either side.
     RETURNS (Neighbourhood): The neighbourhood.
     """
@@ -67,7 +67,7 @@ def _in_blocks(running: Running, reach: int) -> Neighbourhood:
     ends = counts.cumsum(0)
     first = torch.searchsorted(context, queries[ends - counts] - reach)
     lengths = torch.searchsorted(context, queries[ends - 1] + reach, right=True) - first
-    # Each block's rows count up from its first.
+    # The rows of a block are consecutive, starting from its first.
     start = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     rows = torch.arange(len(start), device=start.device) - start + first.repeat_interleave(lengths)
     return Neighbourhood(counts.tolist(), lengths.tolist(), rows)
@@ -76,7 +76,7 @@ def _in_blocks(running: Running, reach: int) -> Neighbourhood:
 def near_pairs(running: Running, reach: int) -> Tensor:
     """Count the pairs of a query and a wordpiece that is near enough.
 
-    running (Running): Who is computed.
+    running (Running): What is still computed.
     reach (int): How far a query attends to either side.
     RETURNS (Tensor): Pairs of each running window. *Shape:* ``(running windows,)``
     """
@@ -88,7 +88,7 @@ def near_pairs(running: Running, reach: int) -> Tensor:
 
 
 def near_pairs_of_all(lengths: Tensor, reach: int) -> Tensor:
-    """RETURNS (Tensor): The same where nobody has left. *Shape:* ``(windows,)``
+    """RETURNS (Tensor): The same if no word has exited. *Shape:* ``(windows,)``
 
     lengths (Tensor): Wordpieces of each window. *Shape:* ``(windows,)``
     reach (int): How far a query attends to either side.
@@ -98,9 +98,9 @@ def near_pairs_of_all(lengths: Tensor, reach: int) -> Tensor:
 
 
 def _far_apart(running: Running, reach: int) -> Tuple[Tensor, Tensor, int]:
-    """RETURNS (Tuple[Tensor, Tensor, int]): Positions of queries and context as if windows stood
-    one after the other, so far apart that none reaches the next; and how far. *Shapes:*
-    ``(queries,)``, ``(context,)``
+    """RETURNS (Tuple[Tensor, Tensor, int]): Positions of queries and context as if the windows
+    followed one another, too far apart to reach each other; and the distance between them.
+    *Shapes:* ``(queries,)``, ``(context,)``
     """
     apart = int(running.lengths.max()) + reach
     device = running.windows.device

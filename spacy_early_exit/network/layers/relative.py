@@ -1,5 +1,5 @@
-"""Where queries and context stand to one another, for the attention that asks for it; and a bias by
-distance, MPNet's.
+"""The positions of queries and context relative to each other, for the kinds of attention that need
+them; and MPNet's bias by distance.
 """
 
 import math
@@ -17,7 +17,7 @@ from .attention import groups, padding
 
 @dataclass(frozen=True)
 class FixedBias:
-    """What is added to scores whatever queries and keys are: a ``Bias``.
+    """What is added to scores, regardless of queries and keys: a ``Bias``.
 
     of_group (Sequence[Tensor]): *Shapes:* ``(group, heads or 1, longest queries, longest context)``
     """
@@ -35,15 +35,15 @@ def distances(
     query_lengths: Sequence[int],
     context_lengths: Sequence[int],
 ) -> List[Tuple[Tensor, Tensor]]:
-    """Say how far after each wordpiece of its context each query stands.
+    """Compute the distance of each query from each wordpiece of its context.
 
     of_queries (Tensor): Positions of the queries. *Shape:* ``(queries,)``
     of_context (Tensor): Positions of the context. *Shape:* ``(context,)``
     query_lengths (Sequence[int]): Queries of each sequence.
     context_lengths (Sequence[int]): Wordpieces of each sequence.
     RETURNS (List[Tuple[Tensor, Tensor]]): For each group of ``attention.groups``, the position of
-        the query without that of the other, and whether there is such another.
-        *Shapes:* ``(group, longest queries, longest context)``, ``(group, 1, longest context)``
+        the query minus that of the wordpiece, and whether there is such a wordpiece. *Shapes:*
+        ``(group, longest queries, longest context)``, ``(group, 1, longest context)``
     """
     found = []
     q_start = k_start = 0
@@ -77,12 +77,12 @@ class DistanceBias(nn.Module):
     def forward(self, running: Running) -> FixedBias:
         """RETURNS (FixedBias): The bias.
 
-        running (Running): Who is computed.
+        running (Running): What is still computed.
         """
         by_distance = self.by_distance()
         found = []
         for distance, valid in distances_of(running):
-            # The gradient of plain indexing adds up in the order in which threads come by.
+            # The gradient of plain indexing is summed in an order that depends on threads.
             bias = F.embedding(distance + self.longest - 1, by_distance)
             bias = bias.permute(0, 3, 1, 2).contiguous()  # (group, heads, queries, context)
             found.append(bias.masked_fill(~valid[:, None], float("-inf")))
@@ -98,11 +98,11 @@ class DistanceBias(nn.Module):
 
 
 def bucket_of(distance: Tensor, buckets: int, farthest: int = 128) -> Tensor:
-    """Sort distances into buckets as T5 and MPNet do: exact while small, then ever coarser.
+    """Sort distances into buckets as T5 and MPNet do: exact if small, then increasingly coarse.
 
-    distance (Tensor): Position of a query without that of what it attends to. *Shape:* any
-    buckets (int): How many there are, half of them for what stands after the query.
-    farthest (int): From here on all distances share a bucket.
+    distance (Tensor): Position of a query minus that of what it attends to. *Shape:* any
+    buckets (int): Number of buckets, half of them for what follows the query.
+    farthest (int): From this distance on, all share a bucket.
     RETURNS (Tensor): *Shape:* that of ``distance``
     """
     half = buckets // 2

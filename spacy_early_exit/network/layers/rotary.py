@@ -1,7 +1,8 @@
-"""Layers that turn queries and keys by their positions, and attend near or far: ModernBERT's.
+"""Layers that rotate queries and keys by their positions, and attend nearby or everywhere:
+ModernBERT's.
 
-They normalise what they read, not what they write: a state is a sum that grows from layer to
-layer, and the exit heads read it through the encoder's last normalisation.
+They normalise their input, not their output. A state is a sum that grows from layer to layer, and
+the exit heads read it through the encoder's last normalisation.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .neighbourhood import Neighbourhood, neighbourhood
 
 @dataclass(frozen=True)
 class Rotation:
-    """Angles of the context's positions.
+    """The rotation angles of the context's positions.
 
     cos (Tensor): *Shape:* ``(context, 1, width / heads / 2)``
     sin (Tensor): *Shape:* ``(context, 1, width / heads / 2)``
@@ -34,7 +35,7 @@ class Rotation:
 
         offsets (Tensor): The positions. *Shape:* ``(context,)``
         width (int): Width of a head.
-        theta (float): The slowest pair of columns turns by about 1 / theta a position.
+        theta (float): The slowest pair of columns is rotated by about 1 / theta per position.
         """
         powers = torch.arange(0, width, 2, device=offsets.device).float() / width
         angles = offsets[:, None].float() * (1.0 / theta**powers)  # (context, width / 2)
@@ -47,7 +48,8 @@ class Rotation:
         return Rotation(self.cos.index_select(0, rows), self.sin.index_select(0, rows))
 
     def __call__(self, states: Tensor) -> Tensor:
-        """Turn each head's pairs of columns: one of the first half with one of the second.
+        """Rotate each head's pairs of columns: each pair has one of the first half and one of the
+        second.
 
         states (Tensor): *Shape:* ``(context, width)``
         RETURNS (Tensor): *Shape:* ``(context, width)``
@@ -63,11 +65,11 @@ class Rotation:
 
 @dataclass(frozen=True)
 class PositionScope:
-    """What layers of one kind need of the positions.
+    """What layers of one kind need to know of positions.
 
     of_queries (Rotation): The queries' angles.
     of_context (Rotation): The context's angles.
-    near (Optional[Neighbourhood]): Who attends to whom; None: everybody to everybody.
+    near (Optional[Neighbourhood]): Which wordpieces attend to which; None: all to all.
     """
 
     of_queries: Rotation
@@ -76,7 +78,7 @@ class PositionScope:
 
 
 class Rotary(nn.Module):
-    """Works out angles and neighbourhoods. It has no weights.
+    """Computes angles and neighbourhoods. It has no weights.
 
     spec (EncoderSpec): The sizes.
     """
@@ -91,7 +93,7 @@ class Rotary(nn.Module):
         """RETURNS (Tuple[PositionScope, PositionScope]): For layers that attend everywhere, and for
         those that attend nearby.
 
-        running (Running): Who is computed.
+        running (Running): What is still computed.
         """
         near: Neighbourhood = running.cached(neighbourhood, self.reach)
         everywhere, nearby = (
@@ -104,10 +106,10 @@ class Rotary(nn.Module):
 
 
 class RotaryLayer(Layer):
-    """One layer of ModernBERT: normalised on the way in, with a gated feed-forward.
+    """One layer of ModernBERT: it normalises its input and has a gated feed-forward layer.
 
     spec (EncoderSpec): The sizes.
-    number (int): Of the layer, counted from 1.
+    number (int): Number of the layer, counted from 1.
     """
 
     def __init__(self, spec: EncoderSpec, number: int = 1):
@@ -117,7 +119,7 @@ class RotaryLayer(Layer):
         def norm() -> nn.Module:
             return nn.LayerNorm(width, eps=spec.layer_norm_eps, bias=spec.norm_bias)
 
-        # The embeddings come normalised.
+        # The embeddings are already normalised.
         self.attention_norm = norm() if number > 1 else nn.Identity()
         self.qkv = QKV(width, bias=spec.attention_bias)
         self.attention_output = nn.Linear(width, width, bias=spec.attention_bias)
@@ -135,9 +137,9 @@ class RotaryLayer(Layer):
         """Compute the next states of some wordpieces: see ``Layer``.
 
         context (Tensor): States of all wordpieces. *Shape:* ``(context, width)``
-        running (Running): Which of them are queries, and of which sequence each is.
-        shared (Tuple[PositionScope, PositionScope]): What ``Rotary`` gives.
-        dropout (float): Dropout rate, of attention weights too.
+        running (Running): Which of them are queries, and which sequence each belongs to.
+        shared (Tuple[PositionScope, PositionScope]): What ``Rotary`` returns.
+        dropout (float): Dropout rate, including that of attention weights.
         RETURNS (Tensor): The queries' next states. *Shape:* ``(queries, width)``
         """
         scope: PositionScope = shared[self.is_local]
