@@ -1,4 +1,4 @@
-"""A checkpoint of Hugging Face's: its config as sizes, its parameters under our names."""
+"""A checkpoint of Hugging Face: its config as sizes, and its parameters under our names."""
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -22,8 +22,8 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
 
     config (Mapping[str, Any]): The config as a dict, as in ``config.json``.
     RETURNS (EncoderSpec): The sizes.
-    RAISES (ValueError): If the family, or an option of it, is not supported, or a size is none.
-        The message says which would be.
+    RAISES (ValueError): If the family, or an option of it, is not supported, or a size is invalid.
+        The message says what is supported.
     """
     model_type = str(config.get("model_type"))
     if model_type not in FAMILIES:
@@ -133,7 +133,7 @@ def read_weights(
 
     spec (EncoderSpec): The sizes of the encoder.
     checkpoint (Mapping[str, Tensor]): Parameters by name.
-    layout (Optional[Family]): What they are called; None: as Hugging Face does.
+    layout (Optional[Family]): The naming of the parameters; None: Hugging Face's.
     RETURNS (Dict[str, Tensor]): Parameters by the names of ``encoder.Encoder``.
     RAISES (ValueError): If a parameter is missing; the message names it.
     """

@@ -1,4 +1,4 @@
-"""The sizes of an encoder, and which there can be."""
+"""The sizes of an encoder, and their bounds."""
 
 from dataclasses import dataclass, fields
 
@@ -6,7 +6,7 @@ from .tables import FAMILIES, Family
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 
-# Far above any encoder that there is: what is larger is a mistake, or meant to exhaust memory.
+# Far above any existing encoder: anything larger is a mistake, or is meant to exhaust memory.
 _LARGEST = {"layers": 512, "hidden_size": 2**16, "embedding_size": 2**16, "vocab_size": 2**24}
 
 _LARGEST_OTHER = 2**20
@@ -27,7 +27,7 @@ class EncoderSpec:
 
     family (str): The ``model_type`` of the Hugging Face config.
     hidden_size (int): Width of the hidden states.
-    embedding_size (int): Width of the embeddings; projected where it is not ``hidden_size``.
+    embedding_size (int): Width of the embeddings; projected if it is not ``hidden_size``.
     intermediate_size (int): Width of the feed-forward layer.
     layers (int): Number of layers.
     attention_heads (int): Attention heads of a layer.
@@ -38,21 +38,22 @@ class EncoderSpec:
     first_position (int): Position of a sequence's first wordpiece (RoBERTa starts after its
         padding index).
     token_types (int): Rows of the token type embedding, 0 if there is none.
-    layer_groups (int): How many sets of weights the layers share, each in a row of layers that
-        follow one another; 0: every layer has its own.
+    layer_groups (int): How many sets of weights the layers share, each set for consecutive layers;
+        0: every layer has its own.
     attention_bias (bool): Whether the linear maps around attention have a bias.
     intermediate_bias (bool): Whether those of the feed-forward layer have one.
     norm_bias (bool): Whether layer norms have one.
     distance_buckets (int): Rows of the table of biases by distance, 0 if there is none.
     place_span (int): Half the rows of the table of relative positions, 0 if there is none.
-    place_farthest (int): The distance from which on all share a row; 0: none do.
+    place_farthest (int): The distance from which on all distances share a row; 0: none do.
     convolution (int): How many wordpieces the convolution after the first layer sees, 0 if there
         is none.
     convolution_activation (str): Name of its activation.
-    rope_theta (float): Where queries and keys are turned, the base of the wave lengths.
+    rope_theta (float): The base of the wavelengths, if queries and keys are rotated.
     local_rope_theta (float): The same, in layers that attend nearby.
-    local_reach (int): How far to either side those attend.
-    global_every (int): Of so many layers the first attends everywhere, the others nearby.
+    local_reach (int): How far those layers attend to either side.
+    global_every (int): In each group of this many layers, the first attends everywhere, the others
+        nearby.
     """
 
     family: str
@@ -67,7 +68,7 @@ class EncoderSpec:
     positions: int
     first_position: int
     token_types: int
-    layer_groups: int = 0  # from here on: what pipelines that were saved before do not have
+    layer_groups: int = 0  # from here on: fields that older saved pipelines do not have
     attention_bias: bool = True
     intermediate_bias: bool = True
     norm_bias: bool = True
@@ -83,7 +84,7 @@ class EncoderSpec:
 
     @property
     def table(self) -> Family:
-        """RETURNS (Family): The row of its family."""
+        """RETURNS (Family): The table row of its family."""
         return FAMILIES[self.family]
 
     @property
@@ -102,7 +103,7 @@ class EncoderSpec:
 
     @property
     def local_layers(self) -> int:
-        """RETURNS (int): How many layers do."""
+        """RETURNS (int): How many layers attend nearby only."""
         return sum(self.is_local(number) for number in range(1, self.layers + 1))
 
     @property
@@ -114,9 +115,9 @@ class EncoderSpec:
 def check_sizes(spec: EncoderSpec, tags: int = 1) -> None:
     """Refuse sizes that no encoder has, before anything is built from them.
 
-    spec (EncoderSpec): The sizes, as somebody wrote them down.
+    spec (EncoderSpec): The sizes, which may be untrusted.
     tags (int): Number of tags.
-    RAISES (ValueError): If one is no number, or out of bounds. The message names it.
+    RAISES (ValueError): If one is not a number, or out of bounds. The message names it.
     """
     for name, value, known in (
         ("family", spec.family, tuple(FAMILIES)),

@@ -1,6 +1,6 @@
 """The families, as tables of parameter names.
 
-Checkpoints pin their parameter names, forward signatures change from release to release: so
+Checkpoints pin their parameter names, while forward signatures change from release to release. So
 an encoder is read by name, and its arithmetic is ours (``encoder.py``). A new family of a known
 shape is a new row here.
 """
@@ -8,12 +8,12 @@ shape is a new row here.
 from dataclasses import dataclass, field
 from typing import Any, Dict, Literal, Mapping, Tuple
 
-# What our modules call a module of the checkpoint. Several names are concatenated along the
-# rows: queries, keys and values are one matrix here.
+# From our names of modules to the checkpoint's. Several names are concatenated along the rows:
+# queries, keys and values are one matrix here.
 Names = Mapping[str, Tuple[str, ...]]
 
 # How layers know of positions: from the embeddings alone; by what is added to the scores; by
-# turning queries and keys; by scores of relative positions.
+# rotating queries and keys; or by scores of relative positions.
 Attention = Literal["absolute", "biased", "rotary", "disentangled"]
 
 
@@ -24,15 +24,17 @@ class Family:
     embeddings (Names): Our embedding modules -> theirs.
     layer (Names): Our modules of a layer -> theirs, below ``layer_prefix``.
     layer_prefix (str): Prefix of layer ``{i}``, counted from 0.
-    config (Mapping[str, str]): Where the config's field has not the name that BERT gives it.
+    config (Mapping[str, str]): The names of config fields that BERT names differently.
     first_position (str): ``"zero"`` or ``"after_padding"``.
     whole (Names): Our modules that all layers share -> theirs.
-    convolution (Names): Our modules of the convolution -> theirs, where there is one.
-    absent (Tuple[str, ...]): Our modules that have no weights, though others of their kind have.
+    convolution (Names): Our modules of the convolution -> theirs, if there is one.
+    absent (Tuple[str, ...]): Our modules that have no weights here, though they do in other
+        families.
     attention (Attention): How layers know of positions.
-    gated (bool): Whether the feed-forward layer multiplies half of its wide states by the others.
-    always_projects (bool): Whether embeddings are projected even where they are as wide as the
-        hidden states.
+    gated (bool): Whether the feed-forward layer multiplies half of its wide states by the other
+        half.
+    always_projects (bool): Whether embeddings are projected even if they are as wide as the hidden
+        states.
     required (Mapping[str, Tuple]): Options of the config -> the values that are supported.
     """
 
@@ -158,7 +160,7 @@ _MPNET = Family(
     first_position="after_padding",
     whole={"shared.table": ("encoder.relative_attention_bias",)},
     attention="biased",
-    # Hugging Face's forward takes these two for granted.
+    # Hugging Face's forward assumes these two.
     required={"pad_token_id": (1,), "relative_attention_num_buckets": (32,)},
 )
 
@@ -177,7 +179,7 @@ _DEBERTA = Family(
         "layers.0.output_norm": ("encoder.conv.LayerNorm",),
     },
     attention="disentangled",
-    # What DeBERTa-v2 and v3 were published with.
+    # These are the options of the published DeBERTa-v2 and v3.
     required={
         "relative_attention": (True,),
         "share_att_key": (True,),
