@@ -1,1 +1,1 @@
-"""Faster products of matrices, for predicting alone."""
+"""Faster matrix products, only for predicting."""

@@ -1,7 +1,7 @@
 """The network in int8, for faster prediction on CPUs.
 
-Weights have a scale for each output, states one for each row, found as they come, so that a
-product does not depend on the batch. Everything else stays in fp32: embeddings, normalisations,
+Weights have a scale for each output. States have a scale for each row, computed on the fly, so that
+a product does not depend on the batch. Everything else stays in fp32: embeddings, normalisations,
 attention, exit heads.
 """
 
@@ -15,14 +15,14 @@ from ..exit_network import ExitNetwork
 from .packed import padded, with_linears
 
 Precision = Literal["fp32", "int8"]
-ZERO = 128  # what stands for 0.0 in unsigned bytes
+ZERO = 128  # the unsigned byte that stands for 0.0
 
 
 class Bytes(NamedTuple):
     """Rows as bytes.
 
     values (Tensor): uint8, ``ZERO`` for 0.0. *Shape:* ``(rows, width)``
-    scales (Tensor): What a step is worth in each row. *Shape:* ``(rows, 1)``
+    scales (Tensor): The value of one step in each row. *Shape:* ``(rows, 1)``
     """
 
     values: Tensor
@@ -30,20 +30,20 @@ class Bytes(NamedTuple):
 
 
 def quantize_rows(rows: Tensor) -> Bytes:
-    """RETURNS (Bytes): Rows, each with a scale that its largest value needs.
+    """RETURNS (Bytes): Rows, each with the scale for its largest value.
 
     rows (Tensor): *Shape:* ``(rows, width)``
     """
     largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
     scales = largest.clamp_min_(1e-20).div_(127.0)
-    # Conversion cuts the fraction off; with the half it rounds. Straight to uint8 it is half as
+    # Conversion truncates; adding a half makes it round. Converting straight to uint8 is half as
     # fast as by way of int16 (torch 2.13).
     shifted = (rows * scales.reciprocal()).add_(ZERO + 0.5)
     return Bytes(shifted.to(torch.int16).to(torch.uint8), scales)
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose product is one of bytes.
+    """A linear layer whose product is computed in bytes.
 
     weight (Tensor): fp32. *Shape:* ``(outputs, inputs)``
     bias (Optional[Tensor]): *Shape:* ``(outputs,)``
@@ -67,7 +67,7 @@ class Int8Linear(nn.Module):
         return self.of(self.prepared(states))[: len(states)]
 
     def prepared(self, states: Tensor) -> Bytes:
-        """RETURNS (Bytes): The states as bytes, and maybe more rows."""
+        """RETURNS (Bytes): The states as bytes, possibly with more rows."""
         return quantize_rows(padded(states))
 
     def of(self, rows: Bytes) -> Tensor:
@@ -77,11 +77,11 @@ class Int8Linear(nn.Module):
 
 
 def quantized(network: ExitNetwork) -> ExitNetwork:
-    """Make a network that predicts in int8. What stays in fp32 it shares with the other.
+    """Make a network that predicts in int8. It shares what stays in fp32 with the original.
 
     network (ExitNetwork): The network, on a CPU.
     RETURNS (ExitNetwork): The network to predict with; it can be neither trained nor saved.
-    RAISES (ValueError): If it lies on a GPU, or torch has no such products on this machine.
+    RAISES (ValueError): If it is on a GPU, or torch has no such products on this machine.
     """
     if network.device.type != "cpu":
         raise ValueError(
@@ -104,8 +104,8 @@ def _product(values: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) -> T
 def largest_weight() -> int:
     """Find out which weights this machine multiplies exactly.
 
-    Processors without VNNI add pairs of products in 16 bits, which weights of 8 bits overflow:
-    there they have 7.
+    Processors without VNNI add pairs of products in 16 bits, which weights of 8 bits would
+    overflow. There, weights have 7 bits.
 
     RETURNS (int): 127 or 63.
     RAISES (ValueError): If torch has no such products on this machine.

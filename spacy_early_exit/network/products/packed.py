@@ -1,7 +1,7 @@
-"""The network with its weights laid out beforehand, for faster prediction on CPUs.
+"""The network with its weights packed in advance, for faster prediction on CPUs.
 
 torch computes fp32 products with MKL, which leaves half of an AMD processor unused. oneDNN does
-not, if weights are in an order of its own; they take memory a second time. Measured: see
+not, if weights are in its own order. They take memory a second time. Measured: see
 benchmarks/notes/engine.md.
 """
 
@@ -19,18 +19,18 @@ from ...runtime.torch_state import usual_torch
 from ..exit_network import ExitNetwork
 from ..layers.layer import QKV, ROWS, Layer
 
-# oneDNN compiles a product anew for every number of rows that it has not met, which takes longer
-# than a small product. So numbers above this are multiples of it; up to it each is met soon.
+# oneDNN compiles a product for every new number of rows, which takes longer than a small product.
+# So numbers of rows above this are multiples of it; smaller ones soon have all occurred.
 MULTIPLE = 32
 VENDORS = ("AuthenticAMD", "HygonGenuine")
 Rows = TypeVar("Rows")
 
 
 class Linear(Protocol[Rows]):
-    """A linear layer that is only predicted with."""
+    """A linear layer that is only used for prediction."""
 
     def prepared(self, states: Tensor) -> Rows:
-        """RETURNS (Rows): Rows as ``of`` takes them, and maybe more."""
+        """RETURNS (Rows): Rows as ``of`` takes them, possibly more."""
 
     def of(self, rows: Rows) -> Tensor:
         """RETURNS (Tensor): *Shape:* ``(rows, outputs)``"""
@@ -45,7 +45,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Optional[Tensor] = None):
         super().__init__()
-        # In the order that is best for this many rows at once; others work with it, too.
+        # In the order that is best for this many rows at once; other numbers work with it, too.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
         self.bias = None if bias is None else bias.detach()
 
@@ -57,7 +57,7 @@ class PackedLinear(nn.Module):
         return self.of(self.prepared(states))[: len(states)]
 
     def prepared(self, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): The states, and maybe more rows. *Shape:* ``(rows, inputs)``"""
+        """RETURNS (Tensor): The states, possibly with more rows. *Shape:* ``(rows, inputs)``"""
         return padded(states)
 
     def of(self, rows: Tensor) -> Tensor:
@@ -69,7 +69,9 @@ class PackedLinear(nn.Module):
 
 
 def padded(rows: Tensor) -> Tensor:
-    """RETURNS (Tensor): The rows; more than ``MULTIPLE`` are filled up to a multiple of it."""
+    """RETURNS (Tensor): The rows. If there are more than ``MULTIPLE``, they are padded to a
+    multiple of it.
+    """
     missing = -len(rows) % MULTIPLE if len(rows) > MULTIPLE else 0
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
@@ -78,7 +80,7 @@ class SplitQKV(nn.Module):
     """Queries by themselves, keys and values in one product.
 
     qkv (QKV): The layer as it is trained.
-    linear (Callable): Makes a layer to predict with, of a weight and a bias.
+    linear (Callable): Makes a layer to predict with, from a weight and a bias.
     """
 
     def __init__(self, qkv: QKV, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]):
@@ -96,7 +98,7 @@ class SplitQKV(nn.Module):
         return query.of(rows)[:count], key, value
 
     def key(self, states: Tensor) -> Tensor:
-        """RETURNS (Tensor): Keys; values are computed, too. *Shape:* ``(rows, width)``"""
+        """RETURNS (Tensor): Keys. Values are computed, too. *Shape:* ``(rows, width)``"""
         return self.key_value(states)[0]
 
     def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
@@ -106,7 +108,8 @@ class SplitQKV(nn.Module):
 
 
 def packed(network: ExitNetwork) -> ExitNetwork:
-    """Make a network that predicts with packed weights. Embeddings and heads it shares.
+    """Make a network that predicts with packed weights. It shares embeddings and heads with the
+    original.
 
     network (ExitNetwork): The network, on a CPU.
     RETURNS (ExitNetwork): The network to predict with; it can be neither trained nor saved.
@@ -117,10 +120,10 @@ def packed(network: ExitNetwork) -> ExitNetwork:
 def with_linears(
     network: ExitNetwork, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]
 ) -> ExitNetwork:
-    """RETURNS (ExitNetwork): A network that shares all but the linear maps of its layers.
+    """RETURNS (ExitNetwork): A network that shares everything except the linear maps of its layers.
 
     network (ExitNetwork): The network, on a CPU.
-    linear (Callable): Makes a layer to predict with, of a weight and a bias.
+    linear (Callable): Makes a layer to predict with, from a weight and a bias.
     """
     shared = {id(parameter): parameter for parameter in network.parameters()}
     copied = copy.deepcopy(network, shared)
@@ -135,7 +138,7 @@ def with_linears(
 
 def is_worth_packing(network: ExitNetwork) -> bool:
     """RETURNS (bool): Whether products are faster with packed weights: fp32 on a processor that MKL
-    is slow on. Where torch is told to do without oneDNN, it is.
+    is slow on. False if torch is told not to use oneDNN.
 
     network (ExitNetwork): The network.
     """
@@ -152,13 +155,13 @@ def _is_faster_here() -> bool:
         return False
     try:
         vendor = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:  # Windows says it here
+    except OSError:  # Windows reports it here
         vendor = platform.processor()
     if not any(name in vendor for name in VENDORS):
         return False
     try:
         with usual_torch(), torch.inference_mode():
             PackedLinear(torch.zeros(16, 16))(torch.zeros(2, 16))
-    except (AttributeError, RuntimeError):  # a torch without
+    except (AttributeError, RuntimeError):  # a torch without it
         return False
     return True
