@@ -1,4 +1,6 @@
-"""The commands ``python -m spacy early-exit ...``. Loaded on every call of spaCy's command line."""
+"""The commands ``python -m spacy early-exit ...``. It is loaded on every call of spaCy's command
+line.
+"""
 
 from .adopt import adopt_cli
 from .app import early_exit

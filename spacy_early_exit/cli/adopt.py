@@ -95,12 +95,12 @@ def adopt_cli(
 def warn_of_less(
     found: "Calibration", asked: Sequence[float], speedup: float, least: float
 ) -> None:
-    """Say so where larger speedups within reach do not agree well enough with the checkpoint.
+    """Warn if larger speedups within reach do not agree well enough with the checkpoint.
 
     found (Calibration): The calibration.
     asked (Sequence[float]): The speedups that were asked for, ascending.
-    speedup (float): The one that was chosen.
-    least (float): How far answers must agree.
+    speedup (float): The speedup that was chosen.
+    least (float): The smallest valid agreement.
     """
     from ..adopt.adopt import agreement, within_reach
 

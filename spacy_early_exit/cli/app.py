@@ -69,7 +69,7 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
 
 
 def progress(steps: Iterable[Any]) -> Iterable[Any]:
-    """RETURNS (Iterable[Any]): The steps, with a bar while they are done."""
+    """RETURNS (Iterable[Any]): The steps, with a progress bar while they are done."""
     from tqdm import tqdm
 
     bar: Iterable[Any] = tqdm(steps, leave=False)
@@ -77,7 +77,7 @@ def progress(steps: Iterable[Any]) -> Iterable[Any]:
 
 
 def read_annotated(nlp: Language, path: Path) -> List[Doc]:
-    """Read annotated texts, and say what of their annotation can't be used.
+    """Read annotated texts, and report which annotation can't be used.
 
     nlp (Language): The pipeline.
     path (Path): A ``.spacy`` file, or a ``.jsonl`` file with entities.
@@ -98,7 +98,7 @@ def read_corpus(nlp: Language, pipe: EarlyExitPipe, path: Path) -> List[Example]
     path (Path): A ``.spacy`` file, or for entities a ``.jsonl`` file.
     RETURNS (List[Example]): The texts, not yet predicted, with their annotation.
     RAISES (CorpusError): If they can't be read.
-    RAISES (Refused): If they can't have such annotation as the component learns.
+    RAISES (Refused): If they can't have the kind of annotation that the component learns.
     """
     if path.suffix == ".jsonl" and pipe.scheme != "bio":
         raise Refused(
@@ -109,10 +109,11 @@ def read_corpus(nlp: Language, pipe: EarlyExitPipe, path: Path) -> List[Example]
 
 
 def read_texts(nlp: Language, path: Path) -> List[Example]:
-    """Read texts whatever their annotation.
+    """Read texts, regardless of annotation.
 
     nlp (Language): The pipeline, for its tokenizer.
-    path (Path): A ``.spacy`` file; a ``.jsonl`` file, a ``{"text": ...}`` a line; or a text a line.
+    path (Path): A ``.spacy`` file; a ``.jsonl`` file with one ``{"text": ...}`` per line; or a file
+        with one text per line.
     RETURNS (List[Example]): The texts.
     RAISES (CorpusError): If they can't be read.
     """
@@ -120,10 +121,10 @@ def read_texts(nlp: Language, path: Path) -> List[Example]:
 
 
 def check_output(path: Path, folder: bool) -> None:
-    """Find out before hours of work that the results can't be written.
+    """Check, before hours of work, that the results can be written.
 
     path (Path): Where they are to go.
-    folder (bool): Whether that is to be a folder, or a file.
+    folder (bool): Whether they go to a folder rather than a file.
     RAISES (Refused): If they can't.
     """
     if os.path.exists(path) and os.path.isdir(path) != folder:
@@ -143,7 +144,7 @@ def asked_or_reachable(ner: EarlyExitPipe, speedups: Optional[str]) -> List[floa
     """RETURNS (List[float]): The speedups that were asked for, or usual ones within reach.
 
     ner (EarlyExitPipe): The component.
-    speedups (Optional[str]): A comma-separated list; None: not said.
+    speedups (Optional[str]): A comma-separated list; None: not given.
     """
     asked = read_speedups(DEFAULT if speedups is None else speedups)
     if speedups is None and ner.calibration is not None:

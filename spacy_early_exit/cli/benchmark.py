@@ -108,8 +108,8 @@ def find_contenders(
     """RETURNS (List[Contender]): The contenders of some pipelines.
 
     pipelines (Sequence[Tuple[Optional[str], str]]): Name in tables, or None, and folder of each.
-    speedups (List[float]): At which early-exit components run.
-    sizes (List[int]): Batch sizes of the others.
+    speedups (List[float]): The speedups at which early-exit components run.
+    sizes (List[int]): Batch sizes of the other pipelines.
     RAISES (Refused): If one can't be measured.
     """
     from ..measure.contenders import contenders_of
@@ -163,9 +163,9 @@ def read_sizes(batch_sizes: str) -> List[int]:
 
 
 def named(given: str) -> Tuple[Optional[str], str]:
-    """Take apart what --beside is given.
+    """Split an argument of --beside.
 
-    given (str): NAME=FOLDER, or FOLDER. Folders may have a = in them, names may not, nor be paths.
+    given (str): NAME=FOLDER, or FOLDER. Folders may contain =. Names may not, and may not be paths.
     RETURNS (Tuple[Optional[str], str]): The name, if there is one, and the folder.
     """
     name, equals, folder = given.partition("=")
@@ -177,7 +177,7 @@ def named(given: str) -> Tuple[Optional[str], str]:
 def _save(
     output: Optional[Path], about: Dict[str, Any], results: Dict[str, Dict[str, Any]]
 ) -> None:
-    """Write what is known so far, if it is wanted. Whenever that is cut off, the file is whole."""
+    """Write the results so far, if asked for. The file stays whole even if that is interrupted."""
     if output is None:
         return
     with writing(output):
@@ -188,7 +188,7 @@ def _save(
 
 
 def _known(output: Optional[Path], about: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
-    """RETURNS (Dict): What an earlier run left off with, if it was one like this."""
+    """RETURNS (Dict): The results of an earlier run, if it had the same arguments."""
     if output is None or not output.is_file():
         return {}
     try:

@@ -110,7 +110,7 @@ def show_curve(found: "Calibration", score: str) -> None:
     """Print a calibration.
 
     found (Calibration): The calibration.
-    score (str): Which score its points have.
+    score (str): Name of its points' score.
     """
     rows = [
         [
@@ -162,11 +162,11 @@ def show_guarantee(found: "Guarantee", bound: float, confidence: float) -> None:
 
 
 def disjoint(tuned: Sequence[Example], fresh: Sequence[Doc]) -> List[Example]:
-    """Leave texts out of the calibration that the guarantee is tested on.
+    """Remove from the calibration the texts that the guarantee is tested on.
 
     tuned (Sequence[Example]): The texts of the calibration.
-    fresh (Sequence[Doc]): Those of the guarantee, which nothing may be chosen on.
-    RETURNS (List[Example]): The former without the latter, whatever their white space.
+    fresh (Sequence[Doc]): The texts of the guarantee, which must not be used for any choice.
+    RETURNS (List[Example]): The former without the latter, ignoring white space.
     """
     seen = {"".join(doc.text.split()) for doc in fresh}
     kept = [eg for eg in tuned if "".join(eg.reference.text.split()) not in seen]

@@ -71,11 +71,11 @@ def init_config_cli(
 
 
 def rate_of(encoder: str, asked: Optional[float]) -> float:
-    """RETURNS (float): The learning rate that was asked for, or what suits the encoder.
+    """RETURNS (float): The learning rate that was asked for, or the one that suits the encoder.
 
     encoder (str): Hub id or folder.
-    asked (Optional[float]): What was asked for; None: nothing was.
-    RAISES (Refused): If it can be none, or the encoder can't be one.
+    asked (Optional[float]): The learning rate that was asked for; None: none was.
+    RAISES (Refused): If the learning rate or the encoder is invalid.
     """
     from ..model.shim import MAX_LEARN_RATE
     from ..recipe import learn_rate_for

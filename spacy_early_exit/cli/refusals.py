@@ -1,4 +1,4 @@
-"""What a user can mend is said in a line; what we have to mend stays a traceback."""
+"""Errors that users can fix are reported in one line. Those that we have to fix stay tracebacks."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ PACKAGE = __name__.partition(".")[0]
 
 
 class Refused(Exception):
-    """What a command was given will not do.
+    """A command refuses its arguments.
 
     title (str): What is wrong.
     text (str): Why, or what would be right.
@@ -27,10 +27,10 @@ class Refused(Exception):
 
 
 class Commands(TyperGroup):
-    """A group of commands that end with a message where they refuse something."""
+    """A group of commands that end with a message if they refuse something."""
 
     def invoke(self, ctx: Any) -> Any:
-        """RETURNS (Any): What the command returns, unless it ends here."""
+        """RETURNS (Any): What the command returns, unless it refuses."""
         try:
             return super().invoke(ctx)
         except Refused as e:
@@ -43,12 +43,12 @@ class Commands(TyperGroup):
 def refusing(
     *kinds: Type[Exception], title: str = "", others_errors: bool = False
 ) -> Iterator[None]:
-    """Take errors for what is wrong with what a command was given.
+    """Treat errors as faults in a command's arguments.
 
-    *kinds (Type[Exception]): Those that are raised with a message for the user.
-    title (str): What can't be done because of them. Without, their message says it.
-    others_errors (bool): Whether any error counts that arises in the code of others, which meets
-        damaged files with all kinds. It is still ours if that code was calling ours.
+    *kinds (Type[Exception]): The kinds of errors whose messages are meant for the user.
+    title (str): What can't be done because of them. If it is not given, their message says so.
+    others_errors (bool): Whether any error counts that arises in other packages, which raise all
+        kinds on damaged files. An error is still ours if that code was calling ours.
     """
     try:
         yield
@@ -62,24 +62,24 @@ def refusing(
 
 @contextmanager
 def writing(path: Path, *kinds: Type[Exception]) -> Iterator[None]:
-    """Say what is wrong if results can't be written.
+    """Report what is wrong if results can't be written.
 
     path (Path): Where they go.
-    *kinds (Type[Exception]): What else than OSError may say why.
+    *kinds (Type[Exception]): Errors that may say why, in addition to OSError.
     """
     with refusing(OSError, *kinds, title=f"{path} can't be written."):
         yield
 
 
 def _message(error: Exception) -> str:
-    """RETURNS (str): What an error says, without the block of a config that it repeats."""
+    """RETURNS (str): What an error says, without the config block that it repeats."""
     if isinstance(error, ConfigValidationError):
         return str(ConfigValidationError.from_error(error, show_config=False))
     return str(error)
 
 
 def of_others(traceback: Optional[TracebackType]) -> bool:
-    """RETURNS (bool): Whether an error comes from code of others that did not call ours."""
+    """RETURNS (bool): Whether an error comes from other packages' code that did not call ours."""
     ours = []
     while traceback is not None:
         module = traceback.tb_frame.f_globals.get("__name__", "")
@@ -89,5 +89,5 @@ def of_others(traceback: Optional[TracebackType]) -> bool:
 
 
 def in_a_line(text: str) -> str:
-    """RETURNS (str): A message of several lines, such as some of spaCy's, in one."""
+    """RETURNS (str): A message of several lines, such as some of spaCy's, on one line."""
     return " ".join(text.split())
