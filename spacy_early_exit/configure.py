@@ -1,4 +1,4 @@
-"""Threshold or speedup for good."""
+"""Set threshold or speedup permanently."""
 
 from typing import Optional
 
@@ -15,12 +15,12 @@ def configure(
     speedup: Optional[float] = None,
     name: str = "early_exit_ner",
 ) -> None:
-    """Set threshold or speedup for good: ``nlp.to_disk`` keeps it, in config.cfg.
+    """Set threshold or speedup permanently: ``nlp.to_disk`` saves it in config.cfg.
 
     nlp (Language): The pipeline, changed in place.
-    threshold (Optional[float]): The criterion's threshold, in [0, 1]; 0: never leave.
-    speedup (Optional[float]): Speedup to aim at, full-depth cost / spent cost. With a threshold in
-        its place there is nothing to hold, and ``adaptive`` becomes false.
+    threshold (Optional[float]): The criterion's threshold, in [0, 1]; 0: no word exits.
+    speedup (Optional[float]): Speedup to aim at, full-depth cost / spent cost. With a threshold
+        there is no speedup to hold, so ``adaptive`` becomes false.
     name (str): Name of the component.
     RAISES (ValueError): If not exactly one of the two is given, or it makes no sense.
     """

@@ -1,13 +1,14 @@
-"""Texts from files, annotated or not: ``.spacy``, JSON lines, or a text a line.
+"""Texts from files, annotated or not: ``.spacy``, JSON lines, or one text per line.
 
-JSON lines are what annotation tools export: an object a line with a ``text``, and entities by the
-characters that they reach from and to, in one of these ways::
+JSON lines are what annotation tools export: one object per line, with a ``text`` and with entities
+by their first character and the one after their last, in one of these forms::
 
     {"text": "Ann lives in Oslo.", "spans": [{"start": 0, "end": 3, "label": "PER"}]}
     {"text": "Ann lives in Oslo.", "entities": [[0, 3, "PER"]]}
     {"text": "Ann lives in Oslo.", "label": [[0, 3, "PER"]]}
 
-as of Prodigy, spaCy 2 and doccano (``labels`` and ``start_offset``, ``end_offset`` are known, too).
+These are the forms of Prodigy, spaCy 2 and doccano. ``labels``, ``start_offset`` and ``end_offset``
+are known, too.
 """
 
 import os
@@ -24,9 +25,9 @@ from .tags import fault_in
 
 LISTS = ("spans", "entities", "label", "labels")
 NOT_ACCEPTED = ("reject", "ignore")  # Prodigy's answers
-MAX_SHOWN = 80  # characters of what is wrong
+MAX_SHOWN = 80  # maximum number of characters shown of faulty text
 
-# What is counted, and what it does: one of them, and several.
+# What is counted and its verb, in the singular and in the plural.
 REMARKS = {
     "refused": (
         "text",
@@ -53,14 +54,14 @@ PLURALS = {"text": "texts", "entity": "entities"}
 
 
 class CorpusError(ValueError):
-    """A file can't be read as what it shall be. The message says which, where and why."""
+    """A file can't be read as what it should be. The message says which file, where and why."""
 
 
 class Entity(NamedTuple):
     """An entity by its characters.
 
-    start (int): The first.
-    end (int): The one after the last.
+    start (int): The first character.
+    end (int): The one after its last character.
     label (str): Its label.
     """
 
@@ -72,10 +73,10 @@ class Entity(NamedTuple):
 class Record(NamedTuple):
     """An annotated text of a file of JSON lines.
 
-    number (int): Its line, from 1.
+    number (int): The number of its line, from 1.
     line (str): That line.
     text (str): The text.
-    entities (Optional[List[Entity]]): Its entities; None: it is not annotated.
+    entities (Optional[List[Entity]]): Its entities; None: the text is not annotated.
     """
 
     number: int
@@ -87,9 +88,9 @@ class Record(NamedTuple):
 class Corpus(NamedTuple):
     """Annotated texts.
 
-    docs (List[Doc]): The texts. Words whose annotation is not known have none.
-    remarks (List[str]): What could not be used, a sentence for each kind: how many of how many, and
-        one of them.
+    docs (List[Doc]): The texts. Words whose annotation is unknown have none.
+    remarks (List[str]): What could not be used, one sentence for each kind: how many of how many,
+        and an example.
     """
 
     docs: List[Doc]
@@ -110,9 +111,10 @@ def read_annotated(path: Path, nlp: Language) -> Corpus:
 
 
 def read_texts(path: Path, nlp: Language) -> List[Doc]:
-    """Read texts, whatever is annotated.
+    """Read texts, regardless of annotation.
 
-    path (Path): A ``.spacy`` file; a ``.jsonl`` file, a ``{"text": ...}`` a line; or a text a line.
+    path (Path): A ``.spacy`` file; a ``.jsonl`` file with one ``{"text": ...}`` per line; or a file
+        with one text per line.
     nlp (Language): The pipeline, for its tokenizer.
     RETURNS (List[Doc]): The texts. Only those of ``.spacy`` have their annotation.
     RAISES (CorpusError): If they can't be read.
@@ -137,7 +139,7 @@ def read_docs(path: Path, vocab: Vocab) -> List[Doc]:
     _check_is_file(path)
     try:
         return list(DocBin().from_disk(path).get_docs(vocab))
-    except Exception as e:  # all of it is spaCy's and srsly's code, which raises many kinds
+    except Exception as e:  # this is all spaCy's and srsly's code, which raises many kinds
         raise CorpusError(
             f"{path} can't be read as a .spacy file: {type(e).__name__}: {_shown(str(e))}"
         ) from e
@@ -147,12 +149,13 @@ def read_lines(path: Path) -> List[Tuple[int, str]]:
     """Read the lines of a text file.
 
     path (Path): The file, in UTF-8.
-    RETURNS (List[Tuple[int, str]]): Number, from 1, and content of each that is not blank.
+    RETURNS (List[Tuple[int, str]]): The number, from 1, and the content of each line that is not
+        blank.
     RAISES (CorpusError): If it can't be read.
     """
     _check_is_file(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except OSError as e:
         raise CorpusError(f"{path} can't be read: {e.strerror or e}.") from e
     except UnicodeDecodeError as e:
@@ -166,10 +169,10 @@ def read_lines(path: Path) -> List[Tuple[int, str]]:
 def read_entities(path: Path, nlp: Language) -> Corpus:
     """Read texts with entities from JSON lines.
 
-    Entities go to the words that they begin and end with exactly, as ``Doc.char_span`` finds. Those
-    that begin or end within a word are left out, and so are those that overlap a longer one. Their
-    words have no annotation then, as with spaCy's ``offsets_to_biluo_tags``: nothing is learnt from
-    them, nor are they scored.
+    Entities must begin and end exactly with words, as in ``Doc.char_span``. Those that begin or end
+    within a word are left out, and so are those that overlap a longer one. Their words have no
+    annotation then, as with spaCy's ``offsets_to_biluo_tags``: they are neither learnt from nor
+    scored.
 
     path (Path): The file.
     nlp (Language): The pipeline, for its tokenizer.
@@ -199,11 +202,11 @@ def read_entities(path: Path, nlp: Language) -> Corpus:
 
 
 def read_records(path: Path) -> Tuple[List[Record], List[str]]:
-    """Read what JSON lines say of texts and entities.
+    """Read texts and entities from JSON lines.
 
     path (Path): The file.
-    RETURNS (Tuple[List[Record], List[str]]): The texts without those that somebody has rejected or
-        ignored, and a remark on these.
+    RETURNS (Tuple[List[Record], List[str]]): The texts, except those that were rejected or ignored,
+        and a remark on these.
     RAISES (CorpusError): If they can't be read.
     """
     records, refused = [], []
@@ -221,9 +224,9 @@ def set_entities(doc: Doc, entities: Sequence[Entity]) -> Tuple[List[Entity], Li
 
     doc (Doc): The text, changed in place.
     entities (Sequence[Entity]): Its entities.
-    RETURNS (Tuple[List[Entity], List[Entity]]): Those that can't be annotated, whose words are left
-        without annotation: those that do not align with its words, and those that overlap a longer
-        one, or an earlier one that is as long.
+    RETURNS (Tuple[List[Entity], List[Entity]]): The entities that can't be annotated: those that do
+        not align with words, and those that overlap a longer entity, or an earlier one of the same
+        length. Their words are left without annotation.
     """
     spans = {entity: doc.char_span(*entity) for entity in dict.fromkeys(entities)}
     kept = filter_spans([span for span in spans.values() if span is not None])
@@ -241,11 +244,12 @@ def set_entities(doc: Doc, entities: Sequence[Entity]) -> Tuple[List[Entity], Li
 
 
 def check_label(label: str, place: str) -> None:
-    """Find out whether something can be the name of what is to be learnt.
+    """Check that a label can be learnt.
 
     label (str): The label.
-    place (str): Where it is from, for the message.
-    RAISES (CorpusError): If spaCy would take it for something else, or it looks like another one.
+    place (str): Where it occurs, for the message.
+    RAISES (CorpusError): If spaCy would mistake it for something else, or it looks the same as
+        another label.
     """
     problem = fault_in(label) if label else "it is empty. Give it a name."
     if problem:
@@ -254,8 +258,8 @@ def check_label(label: str, place: str) -> None:
 
 
 def _read_objects(path: Path) -> Iterator[Tuple[int, str, Dict[str, Any]]]:
-    """YIELDS (Tuple[int, str, Dict[str, Any]]): Number and content of each line, and what it says;
-    the text among that is one.
+    """YIELDS (Tuple[int, str, Dict[str, Any]]): The number and content of each line, and its
+    object. The object's text is a string.
     """
     for number, line in read_lines(path):
         place = _place(path, number)
@@ -283,12 +287,12 @@ def _entities_of(about: Dict[str, Any], place: str) -> Optional[List[Entity]]:
         raise CorpusError(f"{place}: entities are listed under {both}. Keep one of the lists.")
     if filled:
         return [_entity_in(item, len(about["text"]), place) for item in lists[filled[0]]]
-    # Prodigy lists nothing where somebody has accepted that there is nothing.
+    # Prodigy lists nothing if the annotator accepted that there is nothing.
     return [] if lists or about.get("answer") == "accept" else None
 
 
 def _entity_in(item: Any, length: int, place: str) -> Entity:
-    """RETURNS (Entity): What an item of a list says, of a text of some length."""
+    """RETURNS (Entity): The entity that a list's item describes, in a text of a given length."""
     found = item
     if isinstance(item, dict):
         start, end = (item.get(key, item.get(f"{key}_offset")) for key in ("start", "end"))
@@ -311,13 +315,13 @@ def _entity_in(item: Any, length: int, place: str) -> Entity:
 def _make_doc(nlp: Language, text: str, place: str) -> Doc:
     try:
         doc: Doc = nlp.make_doc(text)
-    except ValueError as e:  # it is too long for spaCy
+    except ValueError as e:  # the text is too long for spaCy
         raise CorpusError(f"{place}: {e}") from e
     return doc
 
 
 def _check_is_file(path: Path) -> None:
-    # Not path.is_dir(), which fails on names that are too long.
+    # Not path.is_dir(), which fails if names are too long.
     if os.path.isdir(path):
         raise CorpusError(f"{path} is a folder, not a file.")
     if not os.path.isfile(path):
@@ -325,7 +329,9 @@ def _check_is_file(path: Path) -> None:
 
 
 def _check_characters(text: str, what: str, place: str) -> None:
-    """RAISES (CorpusError): If there is half of a character, which JSON can say and UTF-8 can't."""
+    """RAISES (CorpusError): If there is half of a character, which JSON can express and UTF-8
+    can't.
+    """
     try:
         text.encode("utf8")
     except UnicodeEncodeError as e:
@@ -336,11 +342,11 @@ def _check_characters(text: str, what: str, place: str) -> None:
 
 
 def _remark(kind: str, found: Sequence[Tuple[int, str]], total: int) -> List[str]:
-    """RETURNS (List[str]): A sentence on what is of a kind, if anything is.
+    """RETURNS (List[str]): A sentence on what was found of a kind, if anything was.
 
     kind (str): The kind.
-    found (Sequence[Tuple[int, str]]): The line of each, and what is meant in it.
-    total (int): How many there are, of this kind or not.
+    found (Sequence[Tuple[int, str]]): For each, its line and the text concerned.
+    total (int): How many there are in total, of this kind or not.
     """
     if not found:
         return []

@@ -1,6 +1,6 @@
-"""A training config that suits transformers: how ``init-config`` writes it.
+"""A training config that suits transformers, as ``init-config`` writes it.
 
-The same as configs/joint.cfg, where each setting has a comment.
+It is the same as configs/joint.cfg, in which each setting has a comment.
 """
 
 import json
@@ -19,10 +19,10 @@ from .pipe.component import EarlyExitPipe
 from .tasks.ner import DEFAULT_CONFIG
 
 DEFAULT_ENCODER: str = DEFAULT_CONFIG["model"]["encoder"]["name"]
-# Of encoders narrower than this, and of others. Measured: MiniLM, of width 384.
+# For encoders narrower than this, and for others. Measured with MiniLM, of width 384.
 SMALL, RATE_SMALL, RATE = 512, 2e-4, 5e-5
 BATCH_WORDS = 600
-STEPS = 1000  # for want of a corpus to count
+STEPS = 1000  # if there is no corpus to count
 
 RECIPE = f"""
 [paths]
@@ -84,7 +84,7 @@ def training_config(lang: str, kind: str, encoder: str, learn_rate: float) -> Co
     lang (str): The language, for spaCy's tokenizer.
     kind (str): The component, by its factory.
     encoder (str): Hub id or folder of the pre-trained encoder.
-    learn_rate (float): The largest, of the encoder.
+    learn_rate (float): The largest learning rate of the encoder.
     RETURNS (Config): The config.
     """
     config = Config().from_str(RECIPE, interpolate=False)
@@ -100,8 +100,9 @@ def training_config(lang: str, kind: str, encoder: str, learn_rate: float) -> Co
 
 
 def score_weights(nlp: Language, pipe: EarlyExitPipe) -> Dict[str, Optional[float]]:
-    """RETURNS (Dict[str, Optional[float]]): What chooses checkpoints: a component's main score
-    alone. Others with a weight are of what it does not set: they would count as 0.
+    """RETURNS (Dict[str, Optional[float]]): The weights that choose checkpoints: only the
+    component's main score has one. Other weighted scores are of attributes that it does not set,
+    and would count as 0.
 
     nlp (Language): The pipeline.
     pipe (EarlyExitPipe): The component.
@@ -112,7 +113,7 @@ def score_weights(nlp: Language, pipe: EarlyExitPipe) -> Dict[str, Optional[floa
 
 
 def count_words(docs: Iterable[Doc], kind: str) -> int:
-    """RETURNS (int): Words of a corpus; characters where these are what is tagged.
+    """RETURNS (int): The number of words in a corpus; of characters, if these are tagged.
 
     docs (Iterable[Doc]): The corpus.
     kind (str): The component, by its factory.
@@ -123,13 +124,13 @@ def count_words(docs: Iterable[Doc], kind: str) -> int:
 
 
 def set_steps(config: Config, words: int, epochs: int, evaluate_every: float = 0.5) -> int:
-    """Fit the steps of a config to a corpus: all of them, those of warming up, a tenth, and those
-    between evaluations.
+    """Fit the steps of a config to a corpus: the total, the warm-up (a tenth) and those between
+    evaluations.
 
     config (Config): The config, changed in place.
-    words (int): Words of the corpus.
-    epochs (int): How often it is to be seen.
-    evaluate_every (float): In epochs.
+    words (int): Number of words in the corpus.
+    epochs (int): Number of passes over the corpus.
+    evaluate_every (float): Epochs between evaluations.
     RETURNS (int): Steps to an epoch.
     """
     training: Dict[str, Any] = config["training"]
@@ -142,12 +143,12 @@ def set_steps(config: Config, words: int, epochs: int, evaluate_every: float = 0
 
 
 def learn_rate_for(encoder: str) -> float:
-    """RETURNS (float): The learning rate for an encoder: that of one of base size where its size
-    can't be seen.
+    """RETURNS (float): The learning rate for an encoder. If its size can't be found out, it is that
+    for base size.
 
     encoder (str): Hub id or folder.
-    RAISES (ValueError): If there is no such folder, or its config.json can't be read, or is of no
-        supported family.
+    RAISES (ValueError): If there is no such folder, or its config.json can't be read, or its family
+        is not supported.
     """
     if encoder == DEFAULT_ENCODER:
         return RATE_SMALL

@@ -1,8 +1,9 @@
-"""What spaCy's registries are told when the package is imported: what its entry points name.
+"""What spaCy's registries are told when the package is imported, which is what its entry points
+name.
 
-Entry points are metadata of an installed package. Where there are none, as in applications frozen
-by PyInstaller, importing the package has to do. Functions are imported when they are first asked
-for: most of them need torch.
+Entry points are metadata of an installed package. If there are none, as in applications frozen by
+PyInstaller, importing the package must suffice. Functions are imported when they are first used,
+since most of them need torch.
 """
 
 import importlib
@@ -12,7 +13,7 @@ import catalogue
 from spacy import registry
 
 PREFIX = "spacy-early-exit."
-# By registry and name, where each is: as in setup.cfg, which names the same.
+# The place of each function, by registry and name. setup.cfg names the same.
 PLACES: Dict[str, Dict[str, str]] = {
     "architectures": {
         "EarlyExitTagger.v1": "model.model:build_tagger_model_v1",
@@ -48,7 +49,7 @@ PLACES: Dict[str, Dict[str, str]] = {
 
 
 class Deferred:
-    """A function of this package that is imported when it is called or looked at.
+    """A function of this package that is imported when it is called or inspected.
 
     place (str): Its module in the package, and its name there.
     """
@@ -59,25 +60,25 @@ class Deferred:
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
-        """RETURNS (Callable): The function. Its signature is read by following this."""
+        """RETURNS (Callable): The function. Tools follow this attribute to read its signature."""
         module = importlib.import_module(self.__module__)
         function: Callable[..., Any] = getattr(module, self.__name__)
         return function
 
     @property
     def __annotations__(self) -> Dict[str, Any]:  # type: ignore[override]
-        """RETURNS (Dict[str, Any]): Its types, for whoever does not follow ``__wrapped__``."""
+        """RETURNS (Dict[str, Any]): Its types, for tools that do not follow ``__wrapped__``."""
         return self.__wrapped__.__annotations__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """RETURNS (Any): What it returns."""
+        """RETURNS (Any): What the function returns."""
         return self.__wrapped__(*args, **kwargs)
 
 
 def register() -> None:
-    """Register all but the factories, which register themselves. Entry points come first where
-    they are there. The commands, which spaCy reaches by its entry point alone, are imported where
-    that is missing.
+    """Register everything except the factories, which register themselves. Entry points take
+    precedence if they exist. spaCy reaches the commands only by their entry point, so they are
+    imported if that is missing.
     """
     for kind, places in PLACES.items():
         for name, place in places.items():

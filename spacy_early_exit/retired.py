@@ -1,7 +1,7 @@
-"""Settings that are gone. Saved pipelines, configs and calibrations still name them.
+"""Settings that have been removed. Saved pipelines, configs and calibrations still name them.
 
-With the value that is now the only behaviour they are read as ever; with any other they are
-refused. They stay in the signatures that spaCy reads, since it takes no key that is not there.
+If they have the value that is now the only behaviour, they are read as before; any other value is
+refused. They stay in the signatures that spaCy reads, since it refuses keys that are not in them.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, TypeVar, cast
 
 Make = TypeVar("Make", bound=Callable[..., Any])
 
-# By block, the settings that are gone, each with the one value that is left.
+# The removed settings of each block, each with its only remaining value.
 RETIRED: Dict[str, Dict[str, Any]] = {
     "EarlyExitTagger": {"kept_state": "post_norm"},
     "JointTraining": {"layer_weights": "linear"},
@@ -23,7 +23,7 @@ RETIRED: Dict[str, Dict[str, Any]] = {
 
 
 def reads_retired(block: str) -> Callable[[Make], Make]:
-    """Let a registered function take the settings that its block had.
+    """Let a registered function take the removed settings of its block.
 
     block (str): The name of the block, without version.
     RETURNS (Callable): The decorator. The function itself never sees them.
@@ -49,12 +49,12 @@ def reads_retired(block: str) -> Callable[[Make], Make]:
 
 
 def check_retired(block: str, name: str, given: Any) -> None:
-    """Refuse a setting that is gone, unless it says what happens anyway.
+    """Refuse a removed setting, unless its value is what happens anyway.
 
     block (str): The name of the block.
     name (str): The setting.
     given (Any): Its value.
-    RAISES (ValueError): If the value is not the one that is left.
+    RAISES (ValueError): If the value is not the remaining one.
     """
     left = RETIRED[block][name]
     if given != left:
@@ -67,10 +67,10 @@ def check_retired(block: str, name: str, given: Any) -> None:
 
 
 def without_retired(description: str) -> str:
-    """Take settings that are gone out of what a saved calibration says of a block.
+    """Remove retired settings from a saved calibration's description of a block.
 
-    description (str): What ``fingerprint.describe`` said of the block.
-    RETURNS (str): What it says now.
+    description (str): What ``fingerprint.describe`` returned for the block.
+    RETURNS (str): What it returns now.
     """
     block, opening, settings = description.partition("(")
     for name, left in RETIRED.get(block, {}).items():

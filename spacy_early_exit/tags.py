@@ -1,4 +1,4 @@
-"""What tags there are, as numbers, and which may follow which: a scheme for each kind of task.
+"""The tags of each kind of task, as numbers, and which of them may follow which.
 
 - ``"bio"``: spans with labels. 0 is ``O``, label ``k`` begins with ``1 + 2k`` and goes on with
   ``2 + 2k``, after its own beginning alone.
@@ -26,7 +26,7 @@ class Grammar:
     """Which sequences of tags are valid.
 
     begins (Bools): Whether a text may begin with a tag. *Shape:* ``(tags,)``
-    follows (Bools): Whether ``[a, b]`` may follow one another. *Shape:* ``(tags, tags)``
+    follows (Bools): ``[a, b]``: whether ``b`` may follow ``a``. *Shape:* ``(tags, tags)``
     ends (Bools): Whether a text may end with a tag. *Shape:* ``(tags,)``
     """
 
@@ -69,7 +69,7 @@ def tag_count(scheme: str, labels: int) -> int:
 
 
 def fault_in(label: str) -> str:
-    """Look for what would get a label lost on the way through data files, or taken for another one.
+    """Look for what would make a label get lost in data files, or be mistaken for another one.
 
     label (str): The label.
     RETURNS (str): What is wrong with it, and what to do; empty if nothing is.
@@ -91,10 +91,10 @@ def encode(
 ) -> Tuple[List[int], Set[str]]:
     """Turn spaCy's BILUO tags into numbers.
 
-    biluo (Sequence[Optional[str]]): One a word; None and ``-`` are missing.
+    biluo (Sequence[Optional[str]]): One for each word; None and ``-`` are missing.
     label_ids (Mapping[str, int]): Number of each label.
-    RETURNS (Tuple[List[int], Set[str]]): The tags, missing where the label is unknown, and
-        the unknown labels.
+    RETURNS (Tuple[List[int], Set[str]]): The tags, missing if the label is unknown, and the unknown
+        labels.
     """
     tags, unknown = [], set()
     for tag in biluo:
@@ -119,18 +119,18 @@ def is_inside(tags: Ints) -> Bools:
 
 
 def as_seen(scheme: str, tags: Ints, seen: Bools) -> Ints:
-    """Let entities, or words of characters, reach from the first to the last of theirs that is
-    seen. What has no wordpiece, such as white space or an accent that combines, is not: the tags
-    of the rest alone would be no valid sequence.
+    """Trim entities, or words made of characters, to their first and last seen part. Tokens without
+    wordpieces, such as white space or combining accents, are not seen, and the tags of the rest
+    alone might not be a valid sequence.
 
-    scheme (str): What the tags are.
-    tags (Ints): *Shape:* ``(words,)``
+    scheme (str): The scheme of the tags.
+    tags (Ints): The tags. *Shape:* ``(words,)``
     seen (Bools): Which words are seen. *Shape:* ``(words,)``
-    RETURNS (Ints): The tags, those of words that are not seen as they were. *Shape:* ``(words,)``
+    RETURNS (Ints): The tags. Those of words that are not seen do not change. *Shape:* ``(words,)``
     """
     if scheme == "free":
         return tags
-    # What goes on with an entity, or with a word.
+    # Tags that continue an entity or a word.
     inside = is_inside(tags) if scheme == "bio" else (tags == 1) | (tags == 2)
     tags = tags.copy()
     done = 0
@@ -155,11 +155,11 @@ def as_seen(scheme: str, tags: Ints, seen: Bools) -> Ints:
 
 
 def extent(inside: Bools, word: int) -> Tuple[int, int]:
-    """Find the entity, or the word of characters, that one is in.
+    """Find the entity, or the word made of characters, that a token is in.
 
-    inside (Bools): Which ones go on with what the one before is in.
-    word (int): The one.
-    RETURNS (Tuple[int, int]): Its first, and the one after its last.
+    inside (Bools): Which tokens continue what the token before is in.
+    word (int): The token.
+    RETURNS (Tuple[int, int]): The first token of it, and the one after its last.
     """
     start, end = word, word + 1
     while start and inside[start]:
@@ -170,9 +170,9 @@ def extent(inside: Bools, word: int) -> Tuple[int, int]:
 
 
 def entities(tags: Ints) -> Iterator[Tuple[int, int, int]]:
-    """Read entities off a valid tag sequence.
+    """Read entities from a valid tag sequence.
 
-    tags (Ints): *Shape:* ``(words,)``
+    tags (Ints): The tags. *Shape:* ``(words,)``
     YIELDS (Tuple[int, int, int]): First word, the word after the last, label.
     """
     inside = np.append(is_inside(tags), False)
