@@ -93,13 +93,13 @@ def with_entities(vocab: Vocab, words: list[str], tags: list[str]) -> Doc:
 def tagged(
     vocab: Vocab, texts: list[tuple[list[str], list[str]]], corpus: Path, attribute: str
 ) -> list[Doc]:
-    """Make sentences with tags, and with parts of speech where all tags are some.
+    """Make sentences with tags, and with parts of speech if all tags are parts of speech.
 
     vocab (Vocab): The vocabulary.
     texts (list[tuple[list[str], list[str]]]): Words and tags of the sentences.
-    corpus (Path): Where they are from, for the message.
-    attribute (str): What is to be learnt: if it is `pos`, every tag must be a part of speech. One
-        file without would be a corpus that nothing is learnt from, or scored on.
+    corpus (Path): Where they are from, for error messages.
+    attribute (str): What is to be learnt. If it is `pos`, every tag must be a part of speech:
+        otherwise nothing could be learnt from the file or scored on it.
     RETURNS (list[Doc]): The sentences.
     """
     texts = [(words, ["" if tag == NO_TAG else tag for tag in tags]) for words, tags in texts]
@@ -124,17 +124,17 @@ def tagged(
 def segmented(
     vocab: Vocab, characters: list[str], tags: list[str], corpus: Path, number: int
 ) -> Doc:
-    """Make a sentence with the words that its characters make, without spaces.
+    """Make a sentence from characters, with the words that they form, without spaces.
 
     vocab (Vocab): The vocabulary.
     characters (list[str]): The characters.
-    tags (list[str]): B, M, E or S of each.
-    corpus (Path): Where they are from, for the message.
-    number (int): Which sentence of it this is, for the message.
+    tags (list[str]): B, M, E or S for each character.
+    corpus (Path): Where they are from, for error messages.
+    number (int): The number of the sentence, for error messages.
     RETURNS (Doc): The sentence.
     """
     words: list[str] = []
-    whole = True  # the last word, so far
+    whole = True  # whether the last word so far is complete
     for place, (character, tag) in enumerate(zip(characters, tags, strict=True)):
         if whole != (tag in "BS"):
             behind = "at the beginning" if place == 0 else f"behind {tags[place - 1]}"

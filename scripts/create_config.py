@@ -13,7 +13,8 @@ from spacy_early_exit.recipe import count_words, set_steps
 
 NER = "early_exit_ner"
 TASKS = ("ner", "tagger", "segmenter")
-# The weights that the factories have would leave the tagger half a score for what it does not set.
+# The factories' own weights would give the tagger half its score for an attribute that it does not
+# set.
 SCORES = {
     "tag": {"tag_acc": 1.0, "pos_acc": None, "exit_cost": 0.0},
     "pos": {"tag_acc": None, "pos_acc": 1.0, "exit_cost": 0.0},
@@ -53,11 +54,12 @@ def adapt(config: Config, component: str, scores: dict[str, float | None]) -> No
     """Turn a config for entities into one for another task.
 
     config (Config): The config, changed in place.
-    component (str): The factory, which is the component's name, too.
-    scores (dict[str, float | None]): What the best checkpoint is best in. None: not given.
+    component (str): The factory, which is also the component's name.
+    scores (dict[str, float | None]): The weights of scores that choose the best checkpoint. None:
+        not given.
     """
     settings = config["components"].pop(NER)
-    settings.pop("across_lines", None)  # of entities alone
+    settings.pop("across_lines", None)  # only for entities
     settings["factory"] = component
     settings["decoder"] = {"@misc": "spacy-early-exit.Viterbi.v1"}
     config["components"][component] = settings

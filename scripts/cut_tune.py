@@ -27,7 +27,7 @@ TAGS = {
 
 
 def suffix_of(corpus: Path) -> str:
-    """RETURNS (str): What the names of a corpus' files end with."""
+    """RETURNS (str): The file name extension of a corpus."""
     found = {
         path.suffix for path in corpus.glob("*") if path.stem in ("train", "dev") and path.is_file()
     }
@@ -35,7 +35,7 @@ def suffix_of(corpus: Path) -> str:
 
 
 def missing_from(corpus: Path) -> list[str]:
-    """RETURNS (list[str]): The files that a corpus has not, and should have."""
+    """RETURNS (list[str]): The files that a corpus lacks."""
     names = [f"{part}{suffix_of(corpus)}" for part in ("train", "dev")]
     return [name for name in names if not (corpus / name).is_file()]
 
@@ -53,8 +53,8 @@ def read_json_lines(path: Path, task: str) -> list[str]:
     """Read a corpus file of JSON lines.
 
     path (Path): Texts with entities by characters.
-    task (str): What they are for.
-    RETURNS (list[str]): The lines, without those of texts that were rejected or ignored.
+    task (str): The task that they are for.
+    RETURNS (list[str]): The lines, except those of rejected or ignored texts.
     """
     check_task(path, task)
     try:
@@ -69,7 +69,7 @@ def read_json_lines(path: Path, task: str) -> list[str]:
 
 
 def check_task(path: Path, task: str) -> None:
-    """End if JSON lines can't be what a task learns from.
+    """Exit if a task can't learn from JSON lines.
 
     path (Path): The file.
     task (str): The task.
@@ -84,7 +84,7 @@ def check_task(path: Path, task: str) -> None:
 def read_sentences(path: Path, task: str = "ner") -> list[str]:
     """Read a corpus file of tagged words.
 
-    path (Path): A line `token<TAB>tag` a word, a blank line between sentences.
+    path (Path): One line `token<TAB>tag` per word, with a blank line between sentences.
     task (str): What the tags are for: `ner`, `tagger` or `segmenter`.
     RETURNS (list[str]): The sentences, each with its lines.
     """
@@ -106,11 +106,11 @@ def read_sentences(path: Path, task: str = "ner") -> list[str]:
 
 
 def check_line(line: str, task: str, place: str) -> None:
-    """End if a line is not what it shall be.
+    """Exit if a line is not what it should be.
 
     line (str): The line.
     task (str): What its tag is for.
-    place (str): Where it is, for the message.
+    place (str): Where it is, for error messages.
     """
     if len(line.split("\t")) != 2:
         raise SystemExit(f"{place}: not `token<TAB>tag`, but {line!r}")
@@ -131,7 +131,7 @@ def words_of(sentence: str) -> str:
 
 
 def words_in_json(line: str) -> str:
-    """RETURNS (str): The text of a line of JSON, whatever its white space."""
+    """RETURNS (str): The text of a line of JSON, with normalised white space."""
     return " ".join(json.loads(line)["text"].split())
 
 
@@ -145,10 +145,10 @@ def cut(
     """Cut a part from the training sentences.
 
     train (list[str]): Training sentences.
-    dev (list[str]): Sentences that the part must not have.
-    share (float): How much to cut.
+    dev (list[str]): Sentences that the part must not contain.
+    share (float): The share to cut.
     seed (int): Seed of the draw.
-    words_of (Callable[[str], str]): What makes two of them the same.
+    words_of (Callable[[str], str]): Returns the text by which two sentences count as the same.
     RETURNS (tuple[list[str], list[str]]): What remains, and the part.
     """
     occurrences = Counter(map(words_of, train))
@@ -201,7 +201,7 @@ def main() -> None:
 
 
 def write_part(path: Path, texts: list[str]) -> None:
-    """Write a part of the corpus, in place of one of the other kind that may be there.
+    """Write a part of the corpus, replacing a file of the other kind if there is one.
 
     path (Path): The file, .tsv or .jsonl.
     texts (list[str]): Its texts.

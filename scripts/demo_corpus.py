@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 PATTERNS = Path(__file__).with_name("demo_patterns.txt")
 PARTS = {"train": 0.7, "tune": 0.1, "dev": 0.2}
-FILLS = {"train": 24, "tune": 20, "dev": 16}  # of each pattern, at most: repeats are dropped
+FILLS = {"train": 24, "tune": 20, "dev": 16}  # maximum for each pattern: repeats are dropped
 LOCALES = "en_US en_GB en_IN de_DE fr_FR es_ES it_IT nl_NL pl_PL pt_BR".split()
 SLOT = re.compile(r"\{(\w+)(\*?)\}")
 LABELS = {
@@ -51,14 +51,14 @@ DATES = ("%d %B %Y", "%B %d, %Y", "%Y-%m-%d", "%d/%m/%Y", "%d %B", "%B %d", "%d 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern and what kind of text it is of."""
+    """A pattern and the kind of text it belongs to."""
 
     kind: str
     text: str
 
     @property
     def masked(self) -> frozenset[str]:
-        """RETURNS (frozenset[str]): Its tokens, every slot the same."""
+        """RETURNS (frozenset[str]): Its tokens, with all slots alike."""
         return frozenset(re.findall(r"\w+|[^\w\s]", SLOT.sub("SLOT", self.text.lower())))
 
 
@@ -74,7 +74,7 @@ def read_patterns(path: Path = PATTERNS) -> list[Pattern]:
 
 
 def shares(items: list, draw: random.Random) -> dict[str, list]:
-    """RETURNS (dict[str, list]): The items by part, none in two of them."""
+    """RETURNS (dict[str, list]): The items by part. None is in two parts."""
     items = draw.sample(items, len(items))
     cut, bounds = 0.0, [0]
     for share in PARTS.values():
@@ -198,7 +198,7 @@ def make_corpus(seed: int) -> dict[str, list[str]]:
                 text, entities = filler.written(pattern)
                 doc = nlp.make_doc(text)
                 spans = [doc.char_span(*entity) for entity in entities]
-                # Where a token would be half in an entity, there is nothing to learn.
+                # If a token were only partly in an entity, there would be nothing to learn.
                 if text in seen or None in spans:
                     continue
                 seen.add(text)
@@ -218,7 +218,7 @@ def make_corpus(seed: int) -> dict[str, list[str]]:
 def write_corpus(folder: Path, seed: int) -> None:
     """Write train.tsv, tune.tsv and dev.tsv.
 
-    folder (Path): Where to.
+    folder (Path): The folder.
     seed (int): Another seed makes another corpus.
     """
     corpus = make_corpus(seed)

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: files outside of docs/ that its pages link to become part of the site."""
+"""A hook of mkdocs: files outside docs/ that its pages link to become part of the site."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
-# Where they are in the checkout, and where on the site.
+# Their paths in the checkout and on the site.
 OUTSIDE = {
     "SECURITY.md": "SECURITY.md",
     "benchmarks/results/beside-others.svg": "beside-others.svg",
@@ -23,7 +23,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """RETURNS (str): A page whose links to files of the checkout are links on the site."""
-    if page.file.src_uri in OUTSIDE.values():  # it lies one folder higher than on the site
+    if page.file.src_uri in OUTSIDE.values():  # one folder higher than on the site
         return re.sub(r"\]\(docs/", "](", markdown)
     up = "../" * page.file.src_uri.count("/")
     for place, name in OUTSIDE.items():

