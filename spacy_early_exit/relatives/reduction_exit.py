@@ -78,8 +78,8 @@ def make_token_reduction(layers: Sequence[int] = (1, 3)) -> Criterion:
     """Make the criterion ``spacy-early-exit.TokenReduction.v1``: TR-BERT. Its selectors are part of
     the pipeline's weights and have to be trained with ``ReductionTraining.v1``.
 
-    layers (Sequence[int]): The layers after which selectors decide, counted from 1. In the
-        publication, these are the first layer and half of all layers.
+    layers (Sequence[int]): The layers after which selectors decide, counted from 1. As published,
+        these would be the first layer and the one halfway up.
     RETURNS (Criterion): The criterion.
     RAISES (ValueError): If an argument makes no sense.
     """

@@ -17,7 +17,7 @@ MIN_PAUSE = 30.0  # seconds
 
 
 def release_freed_memory() -> None:
-    """While training, hand freed memory back to the system when much of it has piled up.
+    """While training, hand freed memory back to the system when the process has grown much.
 
     glibc before 2.38 does not reuse aligned blocks well, and torch asks for those: a training
     process grew by 45 MB a step of 600 words, to 14 GB after 500 steps (glibc 2.36, 2026-11-22).
