@@ -22,6 +22,7 @@ import spacy_early_exit
 from benchmarks.common import results
 from scripts import write_reference
 from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.network.families import FAMILIES
 from spacy_early_exit.registering import PLACES
 from spacy_early_exit.tasks.ner import DEFAULT_CONFIG
 from tests.makers.commands import run
@@ -110,6 +111,8 @@ def write_token_classifier(encoder, folder):
 def test_a_page_does_what_it_says(page, whole, checkout, monkeypatch, tmp_path):
     """Block after block, as somebody would who reads on; quickly, without what takes long."""
     monkeypatch.chdir(checkout)
+    # A page adds a family: not for the tests after this one.
+    monkeypatch.setitem(FAMILIES, "data2vec-text", FAMILIES["roberta"])
     names = {"__name__": "__main__", "texts": TEXTS, "path": tmp_path / "pipeline"}
     for kind, body in BLOCK.findall(page.read_text(encoding="utf8")):
         if kind == "python":

@@ -42,7 +42,9 @@ if importlib.util.find_spec("curated_transformers"):
 
 
 @pytest.mark.takes(seconds=15)
-@pytest.mark.parametrize("stage", ["JointTraining", "SelfSampling"])
+@pytest.mark.parametrize(
+    "stage", ["JointTraining", pytest.param("SelfSampling", marks=pytest.mark.slow)]
+)
 def test_importing_predicting_and_training_warn_of_nothing(stage, encoders, tmp_path):
     training = {"@misc": f"spacy-early-exit.{stage}.v1"}
     train_small(encoders["bert"], steps=1, training=training).to_disk(tmp_path)

@@ -33,6 +33,7 @@ def calibrated(nlp):
     return nlp
 
 
+@pytest.mark.takes(seconds=12)
 @pytest.mark.parametrize(
     "calls, torch_threads",
     [(400, 1), pytest.param(10_000, 2, marks=pytest.mark.slow)],

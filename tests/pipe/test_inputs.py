@@ -141,6 +141,7 @@ def test_a_shorter_window_works(encoders):
     assert all(doc._.early_exit[NAME].layers)
 
 
+@pytest.mark.takes(seconds=10)  # it waits for names that no network resolves
 def test_add_pipe_touches_no_network_and_initialize_names_the_encoder(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     nlp = spacy.blank("en")

@@ -14,6 +14,7 @@ from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.report import collect, to_html
 from spacy_early_exit.pipe.records import (
     EXTENSIONS,
+    KEY,
     get_confidence,
     get_exit_layer,
     get_records,
@@ -243,7 +244,7 @@ class TestSetting:
     def test_a_doc_cleaner_removes_the_records(self, nlp):
         nlp.add_pipe("doc_cleaner", config={"attrs": {"_.early_exit": None}})
         doc = nlp(TEXTS[0])
-        assert doc.ents and doc._.early_exit == {} and not doc.user_data
+        assert doc.ents and doc._.early_exit == {} and KEY not in doc.user_data
         assert doc.ents[0]._.confidence is None and doc[0]._.exit_layer is None
         nlp.remove_pipe("doc_cleaner")
         assert nlp.get_pipe(NAME)(doc)._.early_exit[NAME].layers
