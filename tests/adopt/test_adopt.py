@@ -415,7 +415,7 @@ def test_without_the_original_full_depth_is_trained_too(checkpoint, adopted, tmp
     assert not (tmp_path / "pipeline" / NAME / "model" / "original.safetensors").exists()
 
 
-@pytest.mark.takes(seconds=15)
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_pipeline(checkpoint, tmp_path):
     weights = []
     for name in ("one", "other"):

@@ -311,7 +311,11 @@ class TestCalibrating:
         end = run(calibrated.get_pipe(NAME), examples_of(calibrated), 1.0, with_score=False)
         assert found.most == end.speedup
 
-    @pytest.mark.parametrize("asked", [[1.5, 2.0], [3.0], []], ids=str)
+    @pytest.mark.parametrize(
+        "asked",
+        [[1.5, 2.0], *(pytest.param(asked, marks=pytest.mark.slow) for asked in ([3.0], []))],
+        ids=str,
+    )
     @pytest.mark.takes(seconds=12)
     def test_speedups_that_were_not_asked_for_then_can_be_later(self, nlp, asked):
         found = calibrate(nlp.get_pipe(NAME), many(nlp), asked)

@@ -73,7 +73,7 @@ def test_rounds_alternate_and_each_has_a_process(tmp_path, monkeypatch):
     assert slow["startup"] > 0.3 and slow["peak_mb"] > 10
 
 
-@pytest.mark.takes(seconds=12)
+@pytest.mark.slow
 def test_its_memory_is_not_that_of_whoever_started_it(tmp_path):
     """Linux lets a process inherit the most memory that its parent ever took."""
     own = run([fake("one", tmp_path / "log.txt")], rounds=1)["one"]["peak_mb"]
