@@ -299,7 +299,7 @@ class TestSettings:
 
     @pytest.mark.slow
     def test_our_own_needs_no_spacy_transformers(self):
-        script = hiding("spacy_transformers") + (
+        script = hiding(*OTHERS) + (
             "import spacy, sys\n"
             "nlp = spacy.blank('en')\n"
             f"nlp.add_pipe('{NAME}', config={{'get_spans': {OURS}}})\n"
