@@ -20,7 +20,7 @@ from spacy_early_exit.text.spans import line_spans, paragraph_spans, sent_spans,
 from spacy_early_exit.text.windows import windows_of
 from tests.makers.commands import run
 from tests.makers.pipelines import answers, blank, train_small
-from tests.makers.project import OLD_CONFECTION, hiding
+from tests.makers.project import OLD_CONFECTION, OTHERS, hiding
 from tests.makers.texts import SENTENCES, TEXTS, examples_of
 
 NAME = "early_exit_ner"
