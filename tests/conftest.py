@@ -1,7 +1,7 @@
 """Fixtures. Small encoders and tokenizers are made here; the real encoder is in assets/.
 
 Tests are where what they test is in the package, and beside one another what is of several rooms.
-What they are made of is in makers/. A quick test takes at most five seconds: see clock.py.
+What they are made of is in makers/. A quick test should take at most five seconds: see clock.py.
 """
 
 import multiprocessing

@@ -119,6 +119,7 @@ def client(nlp, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("requests", [300, pytest.param(2_500, marks=pytest.mark.slow)])
+@pytest.mark.takes(seconds=10)
 def test_a_web_server_answers_32_requests_at_a_time_and_keeps_no_memory(
     requests, client, nlp, capsys
 ):
