@@ -46,6 +46,8 @@ class Settings:
         window or stay until its last word has exited. Other words attend to them either way.
     quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: predict in fp32. Training
         and saved weights are always fp32.
+    strict (bool): Whether a speedup that loses more of the score than the calibration's
+        ``--min-f-kept`` allows is refused. Otherwise it is warned of.
     """
 
     adaptive: bool = False
@@ -58,6 +60,7 @@ class Settings:
     kv: Literal["copy", "drop"] = "copy"
     halt_special: bool = True
     quantize: Optional[Literal["int8"]] = None
+    strict: bool = False
 
     def check(self, name: str) -> None:
         """RAISES (ValueError): If a setting makes no sense. The message says what would be valid.

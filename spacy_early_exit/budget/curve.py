@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ..retired import without_retired
 
 CLOSE = 0.02  # a measured speedup this little above the one asked for is as good
+DOUBT = 1.645  # standard errors: of 100 shares, 95 are at most this much above what was measured
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,14 @@ class Point:
     threshold (float): The criterion's threshold.
     speedup (float): Full-depth cost / spent cost.
     score (Optional[float]): The task's main score, if the texts were annotated.
+    error (Optional[float]): The standard error of the share that this score is of full depth's, if
+        it is known.
     """
 
     threshold: float
     speedup: float
     score: Optional[float] = None
+    error: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,59 @@ class Calibration:
     points (Tuple[Point, ...]): By threshold, ascending. Their speedups ascend, too.
     fingerprint (Mapping[str, str]): What was calibrated, by name.
     words (int): The number of words that it was measured on.
+    min_kept (Optional[float]): The share of full depth's score that is to be kept; None: any.
     """
 
     points: Tuple[Point, ...]
     fingerprint: Mapping[str, str]
     words: int
+    min_kept: Optional[float] = None
 
     @property
     def most(self) -> float:
         """RETURNS (float): The largest speedup within reach."""
         return self.points[-1].speedup
+
+    def kept(self, point: Point) -> Optional[float]:
+        """RETURNS (Optional[float]): The share of full depth's score that a point keeps; None if
+        the texts were not annotated, or full depth scores nothing.
+        """
+        full = self.points[0].score
+        return point.score / full if full and point.score is not None else None
+
+    def loses(self, point: Point) -> bool:
+        """RETURNS (bool): Whether a point keeps less than ``min_kept`` of full depth's score, beyond
+        doubt: the texts are a sample, and others may score up to ``DOUBT`` standard errors better.
+        """
+        kept = self.kept(point)
+        if self.min_kept is None or kept is None:
+            return False
+        return kept + DOUBT * (point.error or 0.0) < self.min_kept
+
+    @property
+    def keeps_up_to(self) -> float:
+        """RETURNS (float): The largest speedup that may keep ``min_kept`` of full depth's score."""
+        return max(point.speedup for point in self.points if not self.loses(point))
+
+    def check_kept(self, speedup: float, name: str) -> str:
+        """Check whether a speedup loses more of the score than ``min_kept`` allows.
+
+        speedup (float): The speedup asked for.
+        name (str): The component's name.
+        RETURNS (str): What it loses, and what to ask for instead; empty if it doesn't, or if that
+            is not known.
+        """
+        if self.min_kept is None or speedup <= self.keeps_up_to * (1 + CLOSE):
+            return ""
+        worse = next(p for p in self.points if self.loses(p) and p.speedup * (1 + CLOSE) >= speedup)
+        kept = self.kept(worse)
+        return (
+            f"speedup = {speedup:g} loses more than {1 - self.min_kept:.1%} of the score: on the "
+            f"texts that '{name}' was calibrated on, it keeps {kept:.1%} at {worse.speedup:.2f}X. "
+            f"The largest speedup that may keep {self.min_kept:.1%} is {self.keeps_up_to:.2f}. Ask "
+            f"for that, or train on more texts; or calibrate it with a smaller --min-f-kept if this "
+            f"will do."
+        )
 
     def threshold_for(self, speedup: float) -> float:
         """Find the threshold for a speedup, by linear interpolation between the measured points.
@@ -107,11 +154,12 @@ class Calibration:
         """RETURNS (Dict[str, Any]): Plain data, for JSON."""
         return {
             "points": [
-                {"threshold": p.threshold, "saving": p.speedup, "score": p.score}
+                {"threshold": p.threshold, "saving": p.speedup, "score": p.score, "error": p.error}
                 for p in self.points
             ],
             "fingerprint": dict(self.fingerprint),
             "words": self.words,
+            "min_kept": self.min_kept,
         }
 
     @classmethod
@@ -125,7 +173,12 @@ class Calibration:
         """
         points = tuple(
             # It was called "ents_f" before there were other tasks.
-            Point(point["threshold"], point["saving"], point.get("score", point.get("ents_f")))
+            Point(
+                point["threshold"],
+                point["saving"],
+                point.get("score", point.get("ents_f")),
+                point.get("error"),
+            )
             for point in data["points"]
         )
         _check(points)
@@ -135,13 +188,21 @@ class Calibration:
         fingerprint = {name: without_retired(text) for name, text in fingerprint.items()}
         if type(words) is not int or words < 0:
             raise ValueError(f"the words of a calibration must be a whole number, not {words!r}")
-        return cls(points, fingerprint, words)
+        min_kept = data.get("min_kept")
+        if not (min_kept is None or type(min_kept) in (int, float) and 0 <= min_kept <= 1):
+            raise ValueError(f"the min_kept of a calibration must be from 0 to 1, not {min_kept!r}")
+        return cls(points, fingerprint, words, min_kept)
 
 
 def _check(points: Sequence[Point]) -> None:
-    numbers = [(p.threshold, p.speedup, 0.0 if p.score is None else p.score) for p in points]
+    numbers = [
+        (p.threshold, p.speedup, *(0.0 if x is None else x for x in (p.score, p.error)))
+        for p in points
+    ]
     if not all(type(x) in (int, float) and abs(x) < math.inf for row in numbers for x in row):
         raise ValueError("thresholds, speedups and scores of a calibration must be numbers")
+    if any(p.error is not None and p.error < 0 for p in points):
+        raise ValueError("the errors of a calibration must be 0 or more")
     if len({p.score is None for p in points}) > 1:
         raise ValueError("either all points of a calibration have a score, or none has")
     thresholds, speedups = [p.threshold for p in points], [p.speedup for p in points]

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
 
@@ -47,7 +48,8 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
 
     model (str): Folder or name of the pipeline.
     component (Optional[str]): Name of its early-exit component; None: the only one.
-    RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component.
+    RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component. It refuses no speedup: what one
+        loses is what the commands are to find out.
     RAISES (Refused): If it can't be loaded, or has no such component.
     """
     nlp = load_pipeline(model)
@@ -65,6 +67,7 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
         if component is None:
             wrong = f"{model} has not one early-exit component, but {len(mine)}."
         raise Refused(wrong, f"It has: {', '.join(mine)}. Choose one with --component.")
+    pipe.settings = replace(pipe.settings, strict=False)
     return nlp, pipe
 
 

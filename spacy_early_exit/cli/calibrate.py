@@ -1,7 +1,7 @@
 """``spacy early-exit calibrate``: which threshold reaches which speedup."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 import typer
 from spacy.tokens import Doc
@@ -9,13 +9,14 @@ from spacy.training import Example
 from wasabi import msg
 from wasabi.tables import table
 
+from ..budget.curve import DOUBT
 from ..budget.guarantee import documents_needed
 from ..configure import configure
 from .app import check_output, early_exit, load, progress, read_corpus, read_speedups, read_texts
 from .refusals import Refused, refusing, writing
 
 if TYPE_CHECKING:
-    from ..budget.curve import Calibration
+    from ..budget.curve import Calibration, Point
     from ..measure.guarantee import Guarantee
 
 NEXT_TO_NOTHING = 0.1
@@ -33,6 +34,11 @@ def calibrate_cli(
     speedups: str = typer.Option("1.5,2,3,4", "--speedups", "-s", help="Speedups to measure"),
     unlabelled: bool = typer.Option(
         False, "--unlabelled", "-u", help="The texts are not annotated: measure speedups only"
+    ),
+    min_f_kept: float = typer.Option(
+        0.985,
+        "--min-f-kept",
+        help="Warn of speedups that keep less than this share of the score at full depth. See above",
     ),
     temperature: bool = typer.Option(
         False,
@@ -55,7 +61,9 @@ def calibrate_cli(
 ) -> None:
     """Measure which threshold reaches which speedup, and save both with the pipeline.
 
-    Afterwards you can set speedup in the config, as a property or for a call.
+    Afterwards you can set speedup in the config, as a property or for a call. The pipeline warns, or
+    with strict = true refuses, if it is asked for a speedup that keeps less of the score at full
+    depth than --min-f-kept, beyond what can be the chance of these texts.
 
     With --max-disagreement 0.02, the saved threshold is the largest one at which at most 2 % of a
     document's words are expected to get another tag than at full depth, with the given confidence.
@@ -68,6 +76,8 @@ def calibrate_cli(
 
     asked = read_speedups(speedups)
     check_output(output, folder=True)
+    if not 0 <= min_f_kept <= 1:
+        raise Refused(f"--min-f-kept is a share, from 0 to 1, not {min_f_kept:g}.")
     if (max_disagreement is None) != (held_out is None):
         raise Refused("--max-disagreement and --held-out go together.")
     nlp, ner = load(model, component)
@@ -88,7 +98,14 @@ def calibrate_cli(
             temperatures = fit_temperatures(ner, examples)
             scale_heads(ner, temperatures)
             msg.info(f"Temperatures, by layer: {', '.join(f'{t:.2f}' for t in temperatures)}")
-        found = calibrate(ner, examples, asked, with_score=not unlabelled, progress=progress)
+        found = calibrate(
+            ner,
+            examples,
+            asked,
+            with_score=not unlabelled,
+            min_kept=None if unlabelled else min_f_kept or None,
+            progress=progress,
+        )
         if temperature and ner.threshold:
             configure(nlp, threshold=found.threshold_for(min(saved, found.most)), name=ner.name)
             msg.info(f"To save {saved:.2f}X as before, threshold is now {ner.threshold:.4f}.")
@@ -113,17 +130,44 @@ def show_curve(found: "Calibration", score: str) -> None:
     score (str): Name of its points' score.
     """
     rows = [
-        [
-            f"{point.speedup:.2f}",
-            f"{point.threshold:.4f}",
-            "-" if point.score is None else f"{100 * point.score:.2f}",
-        ]
+        (f"{point.speedup:.2f}", f"{point.threshold:.4f}", *show_score(found, point))
         for point in found.points
     ]
-    print(table(rows, header=["speedup", "threshold", score.upper()], aligns=["r", "r", "r"]))
+    header = ["speedup", "threshold", score.upper(), "kept", ""]
+    print(table(rows, header=header, aligns=["r", "r", "r", "r", "l"]))
     full = found.points[0].score
     if full is not None and full < NEXT_TO_NOTHING:
         msg.warn("Its score is next to nothing: it needs more training data, or more epochs.")
+    elif found.min_kept is not None:
+        show_kept(found)
+
+
+def show_score(found: "Calibration", point: "Point") -> Tuple[str, str, str]:
+    """RETURNS (Tuple[str, str, str]): The score of a point, the share of full depth's that it is,
+    and what is wrong with that.
+
+    found (Calibration): The calibration.
+    point (Point): The point.
+    """
+    kept = found.kept(point)
+    if point.score is None or kept is None:
+        return "-" if point.score is None else f"{100 * point.score:.2f}", "-", ""
+    doubt = f" ± {100 * DOUBT * point.error:.1f}" if point.error else ""
+    return f"{100 * point.score:.2f}", f"{kept:.1%}{doubt}", "loses" if found.loses(point) else ""
+
+
+def show_kept(found: "Calibration") -> None:
+    """Say up to which speedup the score is kept, and how well that is known.
+
+    found (Calibration): A calibration with ``min_kept``.
+    """
+    shown, most = f"{found.min_kept:.1%} of the score at full depth", found.keeps_up_to
+    worst = max(DOUBT * (point.error or 0.0) for point in found.points if not found.loses(point))
+    how_sure = f"On these texts, shares are known to within {100 * worst:.1f} points or better."
+    if most < found.most:
+        msg.warn(f"Speedups above {most:.2f} keep less than {shown}.", how_sure)
+    else:
+        msg.info(f"No speedup keeps less than {shown}, as far as can be told. {how_sure}")
 
 
 def show_guarantee(found: "Guarantee", bound: float, confidence: float) -> None:

@@ -1,7 +1,8 @@
 """Measure the curve from thresholds to speedups on texts."""
 
 import math
-from typing import Any, Callable, Iterable, List, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Iterable, List, Optional, Sequence
 
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -17,6 +18,9 @@ from .docs import annotated, count_words, fresh
 GROUP = 1000  # texts whose windows are in memory at once; fewer if they are long
 ROUNDS = 4  # maximum number of real runs for each speedup
 CLOSE = 0.01  # a speedup this little above the one asked for is close enough
+PARTS = (
+    20  # of the texts: each is left out once, which tells how much the score depends on the draw
+)
 GAP = 1.12  # largest ratio of adjacent points' speedups, about: between points the curve is a guess
 
 
@@ -26,6 +30,7 @@ def calibrate(
     speedups: Iterable[float],
     *,
     with_score: bool = True,
+    min_kept: Optional[float] = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Calibration:
     """Measure the thresholds at which a component reaches the speedups that are asked for.
@@ -37,6 +42,8 @@ def calibrate(
     examples (Sequence[Example]): Texts that were not trained on.
     speedups (Iterable[float]): Speedups to measure exactly. Those out of reach are left out.
     with_score (bool): Whether the texts are annotated, so that they can be scored.
+    min_kept (Optional[float]): The share of full depth's score that is to be kept. Speedups that
+        lose more are warned of.
     progress (Callable): Wraps the speedups while they are measured, such as a progress bar.
     RETURNS (Calibration): The calibration.
     RAISES (ValueError): If there are no words, or the criterion has no threshold.
@@ -49,14 +56,17 @@ def calibrate(
             f"could be calibrated."
         )
     simulated = simulate(ner, (fresh(ner, doc) for doc in docs))
-    full, end = (run(ner, examples, threshold, with_score) for threshold in (0.0, 1.0))
-    points = [Point(0.0, 1.0, full.score), end]
+    parts = PARTS if with_score else 0
+    full, end = (run_in_parts(ner, examples, threshold, parts) for threshold in (0.0, 1.0))
+    runs = [full, end]
     asked = sorted({float(s) for s in speedups if s > 1})
-    between = gaps([1.0, *(s for s in asked if s < end.speedup), end.speedup])
+    between = gaps([1.0, *(s for s in asked if s < end.point.speedup), end.point.speedup])
     for speedup in progress([*asked, *between]):
         rounds = ROUNDS if speedup in asked else 1
-        points.extend(_approach(ner, examples, speedup, with_score, simulated, rounds))
-    calibration = Calibration(make_curve(points), ner.fingerprint(), words)
+        runs.extend(_approach(ner, examples, speedup, parts, simulated, rounds))
+    points = [Point(0.0, 1.0, full.point.score)]
+    points += [replace(found.point, error=found.error(full)) for found in runs[1:]]
+    calibration = Calibration(make_curve(points), ner.fingerprint(), words, min_kept)
     ner.calibration = calibration
     return calibration
 
@@ -92,21 +102,73 @@ def _approach(
     ner: EarlyExitPipe,
     examples: Sequence[Example],
     speedup: float,
-    with_score: bool,
+    parts: int,
     simulated: Callable[[float], float],
     rounds: int,
-) -> List[Point]:
-    """RETURNS (List[Point]): Real runs that approach a speedup. The last one is closest."""
-    points: List[Point] = []
+) -> List["Run"]:
+    """RETURNS (List[Run]): Real runs that approach a speedup. The last one is closest."""
+    runs: List[Run] = []
     aim = speedup
     for _ in range(rounds):
         threshold = threshold_for(aim, simulated, steps=14)
-        points.append(run(ner, examples, threshold, with_score))
-        found = points[-1].speedup
+        runs.append(run_in_parts(ner, examples, threshold, parts))
+        found = runs[-1].point.speedup
         if speedup <= found <= speedup * (1 + CLOSE) or (threshold >= 1.0 and found < speedup):
             break
         aim *= speedup * (1 + CLOSE / 2) / found
-    return points
+    return runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run at a threshold.
+
+    point (Point): The speedup, and the score.
+    without (Sequence[float]): The scores without one part of the texts each. Empty if the texts
+        were not scored, or are too few.
+    """
+
+    point: Point
+    without: Sequence[float]
+
+    def error(self, full: "Run") -> Optional[float]:
+        """Estimate how much the share of full depth's score would differ on other texts.
+
+        Source: the delete-a-group jackknife.
+
+        full (Run): The run at full depth.
+        RETURNS (Optional[float]): The standard error; None if it can't be known.
+        """
+        if not self.without or not all(full.without):
+            return None
+        shares = [score / of for score, of in zip(self.without, full.without)]
+        mean, count = sum(shares) / len(shares), len(shares)
+        return math.sqrt((count - 1) / count * sum((share - mean) ** 2 for share in shares))
+
+
+def run_in_parts(
+    ner: EarlyExitPipe, examples: Sequence[Example], threshold: float, parts: int
+) -> Run:
+    """Run a component at a threshold.
+
+    ner (EarlyExitPipe): The component.
+    examples (Sequence[Example]): The texts.
+    threshold (float): The threshold.
+    parts (int): In how many parts to divide the texts, to leave each out once. 0: don't score.
+    RETURNS (Run): The run.
+    """
+    docs = annotated(ner, [eg.reference for eg in examples], threshold=threshold)
+    records = [get_records(doc)[ner.name] for doc in docs]
+    speedup = speedup_of((r.spent, r.full) for r in records)
+    if not parts:
+        return Run(Point(threshold, speedup), ())
+    scored = [Example(doc, eg.reference) for doc, eg in zip(docs, examples)]
+    parts = min(parts, len(scored))
+    without = [
+        ner.score([eg for i, eg in enumerate(scored) if i % parts != part])[ner.main_score] or 0.0
+        for part in range(parts if parts > 1 else 0)
+    ]
+    return Run(Point(threshold, speedup, ner.score(scored)[ner.main_score]), without)
 
 
 def run(
@@ -120,10 +182,4 @@ def run(
     with_score (bool): Whether the texts are annotated.
     RETURNS (Point): The speedup, and the score.
     """
-    docs = annotated(ner, [eg.reference for eg in examples], threshold=threshold)
-    records = [get_records(doc)[ner.name] for doc in docs]
-    score = None
-    if with_score:
-        scored = [Example(doc, eg.reference) for doc, eg in zip(docs, examples)]
-        score = ner.score(scored)[ner.main_score]
-    return Point(threshold, speedup_of((r.spent, r.full) for r in records), score)
+    return run_in_parts(ner, examples, threshold, int(with_score)).point

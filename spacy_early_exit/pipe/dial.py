@@ -3,6 +3,7 @@ config, in this order. The calibration turns a speedup into a threshold.
 """
 
 import multiprocessing
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
@@ -128,6 +129,7 @@ class Dial:
     cfg: Dict[str, Any]  # the config's threshold and speedup
     calibration: Optional[Calibration] = None
     _property = Knob()
+    _warned_of = ""  # the last warning about what a speedup loses
     _kept_controller: Optional[Controller] = None
     _shim: Any
 
@@ -201,9 +203,23 @@ class Dial:
         check_knob(self.name, knob, self.criterion)
         threshold = knob.threshold or 0.0
         if knob.speedup is not None and knob.speedup > 1:
-            threshold = self.calibrated().threshold_for(knob.speedup)
+            calibration = self.calibrated()
+            threshold = calibration.threshold_for(knob.speedup)
+            self._heed(calibration.check_kept(knob.speedup, self.name))
         criterion = self.criterion if threshold else None
         return self.settings.to_run(criterion, threshold, self._shim.shared_wordpieces)
+
+    def _heed(self, loss: str) -> None:
+        """Warn, once, of what a speedup loses, or refuse it.
+
+        loss (str): What it loses; empty if that is nothing to speak of.
+        RAISES (ValueError): If it loses too much and ``strict`` is set.
+        """
+        if loss and self.settings.strict:
+            raise ValueError(f"{loss} Without strict = true, it would only be warned of.")
+        if loss and loss != self._warned_of:
+            self._warned_of = loss
+            warnings.warn(loss, stacklevel=2)
 
     def _follows(self, knob: Knob, adaptive: Optional[bool]) -> bool:
         """RETURNS (bool): Whether a speedup is in force and is to be held."""

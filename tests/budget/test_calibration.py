@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+import statistics
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -15,7 +17,7 @@ from spacy_early_exit.budget.search import speedup_of, threshold_for
 from spacy_early_exit.criteria import SentenceExit, TokenExit
 from spacy_early_exit.criteria.base import CriterionBase
 from spacy_early_exit.decoders import Greedy
-from spacy_early_exit.measure.calibrate import calibrate, run, simulate
+from spacy_early_exit.measure.calibrate import Run, calibrate, run, run_in_parts, simulate
 from spacy_early_exit.network.all_heads import run_all_heads
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.criterion import OwnLoop
@@ -398,6 +400,97 @@ class TestWhenItNoLongerHolds:
             nlp("Ann")
         calibrate(nlp.get_pipe(NAME), many(nlp), [1.5])
         assert speedup_at(nlp) == pytest.approx(1.5, rel=0.03)
+
+
+LOSING = (
+    Point(0.0, 1.0, 0.8),
+    Point(0.1, 2.0, 0.792, 0.001),  # keeps 99 %
+    Point(0.2, 3.0, 0.78, 0.01),  # keeps 97.5 %, or 99.1 % if these texts are unlucky
+    Point(0.3, 4.0, 0.72, 0.01),  # keeps 90 %
+)
+
+
+class TestWhatASpeedupLoses:
+    @pytest.mark.parametrize("min_kept, most", [(None, 4), (0.9, 4), (0.985, 3), (0.995, 1)])
+    def test_it_is_lost_when_no_doubt_is_left(self, min_kept, most):
+        found = Calibration(LOSING, {}, 10, min_kept)
+        assert found.keeps_up_to == most
+        assert [found.loses(point) for point in LOSING] == [p.speedup > most for p in LOSING]
+        assert Calibration.from_dict(found.to_dict()) == found
+
+    def test_without_annotation_nothing_is_lost(self):
+        points = tuple(dataclasses.replace(p, score=None, error=None) for p in LOSING)
+        found = Calibration(points, {}, 10, 0.985)
+        assert found.keeps_up_to == 4 and found.check_kept(4, NAME) == ""
+        nothing = Calibration((Point(0.0, 1.0, 0.0), Point(0.1, 2.0, 0.0)), {}, 10, 0.985)
+        assert nothing.keeps_up_to == 2  # of nothing, nothing can be lost
+
+    @pytest.mark.parametrize("wrong", [-0.1, 1.5, "1", True])
+    def test_a_share_is_from_0_to_1(self, wrong):
+        data = {**Calibration(LOSING, {}, 10).to_dict(), "min_kept": wrong}
+        with pytest.raises(ValueError, match="min_kept of a calibration must be from 0 to 1"):
+            Calibration.from_dict(data)
+        data = Calibration((CURVE[0], Point(0.1, 2.0, 0.9, -0.1)), {}, 10).to_dict()
+        with pytest.raises(ValueError, match="errors of a calibration must be 0 or more"):
+            Calibration.from_dict(data)
+
+    def test_the_error_is_that_of_a_mean(self):
+        """Of texts of one word each, the share is a mean, whose error is known."""
+        draw = random.Random(0)
+        right = [draw.random() < 0.8 for _ in range(20)]
+        without = [(sum(right) - one) / 19 for one in right]
+        full = Run(Point(0.0, 1.0, 1.0), [1.0] * 20)
+        expected = statistics.stdev(right) / 20**0.5
+        assert Run(Point(0.1, 2.0, 0.8), without).error(full) == pytest.approx(expected)
+        assert Run(Point(0.1, 2.0), ()).error(full) is None
+        assert Run(Point(0.1, 2.0, 0.8), without).error(Run(LOSING[0], [0.0] * 20)) is None
+
+    def test_parts_are_what_is_scored_without_them(self, nlp):
+        ner = nlp.get_pipe(NAME)
+        examples = examples_of(nlp)
+        assert len(examples) >= 3
+        found = run_in_parts(ner, examples, 0.9, parts=3)
+        for part, score in enumerate(found.without):
+            rest = [eg for i, eg in enumerate(examples) if i % 3 != part]
+            assert run(ner, rest, 0.9, with_score=True).score == pytest.approx(score)
+        assert run(ner, examples, 0.9, with_score=True) == found.point
+        assert run_in_parts(ner, examples[:1], 0.9, parts=20).without == []
+
+    @pytest.fixture
+    def losing(self, calibrated):
+        """Its speedups keep the score up to 1.5, and lose it from 2 on."""
+        ner = calibrated.get_pipe(NAME)
+        points = [
+            dataclasses.replace(p, score=0.8 if p.speedup < 1.9 else 0.6, error=0.01)
+            for p in ner.calibration.points
+        ]
+        ner.calibration = dataclasses.replace(ner.calibration, points=tuple(points), min_kept=0.985)
+        return calibrated
+
+    def test_it_is_warned_of_once(self, losing):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for speedup in (1.0, 1.2, 1.5):
+                speedup_at(losing, speedup=speedup)
+            speedup_at(losing, threshold=0.9)
+        with pytest.warns(UserWarning) as found:
+            for _ in range(3):
+                assert speedup_at(losing, speedup=2.0) == pytest.approx(2.0, rel=0.03)
+        (one,) = found
+        for said in ("speedup = 2 loses more than 1.5%", "keeps 75.0%", "may keep 98.5% is 1."):
+            assert said in str(one.message)
+
+    def test_where_it_is_strict_it_is_refused(self, losing, tmp_path):
+        losing.to_disk(tmp_path)
+        strict = {"components": {NAME: {"strict": True}}}
+        loaded = spacy.load(tmp_path, config=strict)
+        with pytest.raises(ValueError, match="speedup = 2 loses.*strict"):
+            speedup_at(loaded, speedup=2.0)
+        assert speedup_at(loaded, speedup=1.5) == pytest.approx(1.5, rel=0.03)
+        loaded.to_disk(tmp_path / "again")
+        again = spacy.load(tmp_path / "again")
+        with pytest.raises(ValueError, match="speedup = 2 loses"):
+            again.get_pipe(NAME).speedup = 2.0
 
 
 def test_a_sourced_component_brings_its_calibration(calibrated, tmp_path):

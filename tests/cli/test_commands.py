@@ -61,6 +61,20 @@ def test_calibrate_saves_a_pipeline_with_its_curve(calibrated):
     assert ner.calibration.most >= 2
 
 
+def test_calibrate_says_what_speedups_lose(work):
+    arguments = [work / "model", work / "tune.spacy", "-o", work / "kept", "-s", "1.5,2"]
+    output = early_exit("calibrate", *arguments, "--min-f-kept", "1")
+    assert "KEPT" in output.upper() and "100.0%" in output
+    found = spacy.load(work / "kept").get_pipe(NAME).calibration
+    assert found.min_kept == 1.0 and any(point.error is not None for point in found.points)
+    early_exit("calibrate", *arguments, "--min-f-kept", "0")
+    assert spacy.load(work / "kept").get_pipe(NAME).calibration.min_kept is None
+    early_exit("calibrate", *arguments)
+    assert spacy.load(work / "kept").get_pipe(NAME).calibration.min_kept == 0.985
+    output = early_exit("calibrate", *arguments, "--min-f-kept", "98.5", ok=False)
+    assert "from 0 to 1, not 98.5" in output
+
+
 def test_calibrate_takes_plain_texts(work):
     output = work / "plain"
     early_exit(
