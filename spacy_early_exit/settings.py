@@ -81,6 +81,8 @@ class Settings:
 
     def fingerprint(self) -> Dict[str, str]:
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
+        # A new setting is described only if it has not its default, as in NERSettings: what was
+        # calibrated before there was one has to stay valid.
         spans = "" if self.get_spans is None else f", of {describe(self.get_spans)}"
         special = "leave with the first word of their window"
         return {

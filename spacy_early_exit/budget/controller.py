@@ -1,4 +1,6 @@
-"""Follow what a stream of texts really costs, and move along the calibrated curve."""
+"""What ``adaptive`` runs: follow what a stream of texts really costs, and move along the calibrated
+curve. ``pipe/dial.py`` makes the controller, ``pipe/stream.py`` asks it.
+"""
 
 from typing import Iterable, Iterator, List, Optional, Tuple, TypeVar
 

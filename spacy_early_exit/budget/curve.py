@@ -55,8 +55,8 @@ class Calibration:
         return point.score / full if full and point.score is not None else None
 
     def loses(self, point: Point) -> bool:
-        """RETURNS (bool): Whether a point keeps less than ``min_kept`` of full depth's score, beyond
-        doubt: the texts are a sample, and others may score up to ``DOUBT`` standard errors better.
+        """RETURNS (bool): Whether a point keeps less of full depth's score than ``min_kept`` beyond
+        doubt: the texts are a sample. On others, up to ``DOUBT`` standard errors more may be kept.
         """
         kept = self.kept(point)
         if self.min_kept is None or kept is None:
@@ -84,8 +84,7 @@ class Calibration:
             f"speedup = {speedup:g} loses more than {1 - self.min_kept:.1%} of the score: on the "
             f"texts that '{name}' was calibrated on, it keeps {kept:.1%} at {worse.speedup:.2f}X. "
             f"The largest speedup that may keep {self.min_kept:.1%} is {self.keeps_up_to:.2f}. Ask "
-            f"for that, or train on more texts; or calibrate it with a smaller --min-f-kept if this "
-            f"will do."
+            f"for that, train on more texts, or calibrate it with a smaller --min-f-kept."
         )
 
     def threshold_for(self, speedup: float) -> float:
@@ -189,7 +188,7 @@ class Calibration:
         if type(words) is not int or words < 0:
             raise ValueError(f"the words of a calibration must be a whole number, not {words!r}")
         min_kept = data.get("min_kept")
-        if not (min_kept is None or type(min_kept) in (int, float) and 0 <= min_kept <= 1):
+        if not (min_kept is None or (type(min_kept) in (int, float) and 0 <= min_kept <= 1)):
             raise ValueError(f"the min_kept of a calibration must be from 0 to 1, not {min_kept!r}")
         return cls(points, fingerprint, words, min_kept)
 

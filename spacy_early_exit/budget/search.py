@@ -18,7 +18,9 @@ def speedup_of(records: Iterable["tuple[int, int]"]) -> float:
     return full / spent if spent else 1.0
 
 
-def threshold_for(speedup: float, speedup_at: Callable[[float], float], steps: int = 10) -> float:
+def search_threshold(
+    speedup: float, speedup_at: Callable[[float], float], steps: int = 10
+) -> float:
     """Find the smallest threshold that saves enough, by bisection on its logarithm: very confident
     heads need thresholds of a thousandth.
 

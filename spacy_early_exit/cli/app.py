@@ -48,8 +48,8 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
 
     model (str): Folder or name of the pipeline.
     component (Optional[str]): Name of its early-exit component; None: the only one.
-    RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component. It refuses no speedup: what one
-        loses is what the commands are to find out.
+    RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component. It refuses no speedup:
+        what one loses is what the commands find out.
     RAISES (Refused): If it can't be loaded, or has no such component.
     """
     nlp = load_pipeline(model)

@@ -38,7 +38,7 @@ def calibrate_cli(
     min_f_kept: float = typer.Option(
         0.985,
         "--min-f-kept",
-        help="Warn of speedups that keep less than this share of the score at full depth. See above",
+        help="Warn of speedups that keep less than this share of full depth's score. See above",
     ),
     temperature: bool = typer.Option(
         False,
@@ -61,9 +61,9 @@ def calibrate_cli(
 ) -> None:
     """Measure which threshold reaches which speedup, and save both with the pipeline.
 
-    Afterwards you can set speedup in the config, as a property or for a call. The pipeline warns, or
-    with strict = true refuses, if it is asked for a speedup that keeps less of the score at full
-    depth than --min-f-kept, beyond what can be the chance of these texts.
+    Afterwards you can set speedup in the config, as a property or for a call. The pipeline warns
+    (or, with strict = true, refuses) if it is asked for a speedup that keeps less of full depth's
+    score than --min-f-kept. Differences that may be due to the choice of texts do not count.
 
     With --max-disagreement 0.02, the saved threshold is the largest one at which at most 2 % of a
     document's words are expected to get another tag than at full depth, with the given confidence.

@@ -1,4 +1,6 @@
-"""Exit criteria: which words may exit after a layer. One file for each criterion."""
+"""Exit criteria: which words may exit after a layer. A file for each paper, and
+``neighbours``, which several use.
+"""
 
 from .entropy import SentenceExit, TokenExit, make_sentence_exit, make_token_exit
 from .patience import PatienceExit, make_patience_exit

@@ -1,6 +1,8 @@
 """Files stay whole: damage is noticed, and a failed save leaves the earlier files as they were.
 
-A JSON file has the checksum of its own content and those of the files next to it.
+A JSON file has the checksum of its own content and those of the files next to it. They are checked
+by ``unseal`` (its own), in ``network.py`` (tokenizer and weights) and in ``component.py`` (whether
+the component's state is of the same save).
 """
 
 import contextlib

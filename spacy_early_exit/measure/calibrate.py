@@ -8,7 +8,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..budget.curve import Calibration, Point, make_curve
-from ..budget.search import speedup_of, threshold_for
+from ..budget.search import search_threshold, speedup_of
 from ..pipe.component import EarlyExitPipe
 from ..pipe.dial import Knob
 from ..pipe.records import get_records
@@ -110,7 +110,7 @@ def _approach(
     runs: List[Run] = []
     aim = speedup
     for _ in range(rounds):
-        threshold = threshold_for(aim, simulated, steps=14)
+        threshold = search_threshold(aim, simulated, steps=14)
         runs.append(run_in_parts(ner, examples, threshold, parts))
         found = runs[-1].point.speedup
         if speedup <= found <= speedup * (1 + CLOSE) or (threshold >= 1.0 and found < speedup):

@@ -1,4 +1,6 @@
-"""A callback for training configs, called between steps."""
+"""``hold_saving.v1``, a callback for training configs: before each evaluation, set the threshold
+that reaches the speedup.
+"""
 
 import warnings
 from pathlib import Path
@@ -8,7 +10,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
-from ..budget.search import speedup_of, threshold_for
+from ..budget.search import search_threshold, speedup_of
 from ..configure import configure
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import same_words
@@ -80,7 +82,7 @@ def make_hold_saving(
             exits = [prediction.exits for prediction in ner.predict(docs)]
             return speedup_of((seen.spent, seen.full) for seen in exits)
 
-        threshold = threshold_for(speedup, speedup_at)
+        threshold = search_threshold(speedup, speedup_at)
         if speedup_at(threshold) < speedup:
             warnings.warn(
                 f"hold_saving: no threshold of '{component}' saves {speedup:g}X at step "

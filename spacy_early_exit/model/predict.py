@@ -74,7 +74,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
         threads = thread_count(settings.threads)
         at_once, least = batches_at_once(threads), MIN_WORDPIECES
         cut = list(batches(windows, settings.batch_wordpieces, at_once, least))
-        done = run_side_by_side(run, cut, threads, functools.partial(_layer_macs, network.spec))
+        done = run_side_by_side(run, cut, threads, functools.partial(_rough_work, network.spec))
     else:
         cut = list(batches(windows, settings.batch_wordpieces))
         done = [run(batch) for batch in cut]
@@ -85,7 +85,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
     return [_join_windows(doc_parts, network.tags) for doc_parts in parts]
 
 
-def _layer_macs(spec: EncoderSpec, batch: Sequence[Window]) -> int:
+def _rough_work(spec: EncoderSpec, batch: Sequence[Window]) -> int:
     """RETURNS (int): About how many multiply-accumulates a whole layer takes."""
     weights = spec.hidden_size * (4 * spec.hidden_size + 2 * spec.intermediate_size)
     return weights * sum(len(window.ids) for window in batch)

@@ -1,7 +1,9 @@
 """The layer loop: run a layer, ask which words may exit, go on with the rest.
 
 Words that exit keep their last state, and the others still attend to it (halt-and-copy). A window
-whose last word has exited is removed from the context, too.
+whose last word has exited is removed from the context, too. The criterion says which words may exit
+(``criteria/entropy.py`` has the default), ``batch.Running`` keeps those that share a wordpiece
+together.
 
 Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 """

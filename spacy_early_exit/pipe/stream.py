@@ -1,4 +1,6 @@
-"""A stream of Docs is annotated in groups, with bad texts on their own, and can hold a speedup."""
+"""A stream of Docs is annotated in groups, with bad texts on their own. With ``adaptive``, it holds
+a speedup.
+"""
 
 import warnings
 from dataclasses import replace

@@ -13,7 +13,7 @@ from spacy.util import load_config_from_str, load_model_from_config
 
 import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, make_curve
-from spacy_early_exit.budget.search import speedup_of, threshold_for
+from spacy_early_exit.budget.search import search_threshold, speedup_of
 from spacy_early_exit.criteria import SentenceExit, TokenExit
 from spacy_early_exit.criteria.base import CriterionBase
 from spacy_early_exit.decoders import Greedy
@@ -138,11 +138,11 @@ class TestTheCurve:
 
 
 def test_the_search_finds_the_smallest_threshold_that_saves_enough():
-    assert threshold_for(2.0, lambda t: 1 + 4 * t, steps=12) == pytest.approx(0.25, abs=1e-3)
-    assert threshold_for(9.0, lambda t: 1 + 4 * t) == 1.0
-    assert threshold_for(5.0, lambda t: 1 + 4 * t) == 1.0
+    assert search_threshold(2.0, lambda t: 1 + 4 * t, steps=12) == pytest.approx(0.25, abs=1e-3)
+    assert search_threshold(9.0, lambda t: 1 + 4 * t) == 1.0
+    assert search_threshold(5.0, lambda t: 1 + 4 * t) == 1.0
     asked = []
-    found = threshold_for(1.5, lambda t: asked.append(t) or 1 + 1.7 * t)
+    found = search_threshold(1.5, lambda t: asked.append(t) or 1 + 1.7 * t)
     assert 1 <= found / (0.5 / 1.7) < 1.014 and len(asked) == 10
     assert speedup_of([(1, 2), (3, 10)]) == 3.0 and speedup_of([]) == 1.0
 
