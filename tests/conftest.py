@@ -57,9 +57,20 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """The folder of the real pre-trained encoder."""
-    if not (MINILM / "model.safetensors").is_file():
-        pytest.skip(f"no pre-trained encoder in {MINILM}: run scripts/fetch_encoder.py")
-    return str(MINILM)
+    return real(MINILM)
+
+
+@pytest.fixture(scope="session")
+def mpnet() -> str:
+    """The folder of a real one of base size: 12 layers of 768."""
+    return real(MINILM.with_name("all-mpnet-base-v2"))
+
+
+def real(folder: Path) -> str:
+    """RETURNS (str): The folder of a real encoder. Without it, the test is skipped."""
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip(f"no pre-trained encoder there: run scripts/fetch_encoder.py {folder}")
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

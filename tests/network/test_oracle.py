@@ -64,14 +64,21 @@ def test_full_depth_gives_hugging_faces_own_states(family, networks, encoders, e
 FEW = [*TEXTS, " ".join(TEXTS * 3)]
 
 
+REAL = ["minilm", pytest.param("mpnet", marks=pytest.mark.slow)]
+
+
 @pytest.mark.parametrize(
     "texts", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=["few", "long"]
 )
 @pytest.mark.parametrize("prepare", PREPARE)
-def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(prepare, texts, minilm, en):
-    trained = network_of(minilm)
+@pytest.mark.parametrize("real", REAL)
+def test_full_depth_gives_hugging_faces_own_states_on_the_real_encoder(
+    real, prepare, texts, request, en
+):
+    folder = request.getfixturevalue(real)
+    trained = network_of(folder)
     trained = trained._replace(network=PREPARE[prepare](trained.network))
-    assert_states_equal_hf(trained, minilm, en, texts or texts_of_all_lengths() + TEXTS)
+    assert_states_equal_hf(trained, folder, en, texts or texts_of_all_lengths() + TEXTS)
 
 
 def assert_states_equal_hf(trained, folder, nlp, texts):
@@ -188,8 +195,11 @@ def exits_of(network, windows, criterion, threshold, **how):
         lambda criterion, threshold, long: not long,
     ),
 )
-def test_fast_loop_equals_reference_on_the_real_encoder(criterion, threshold, long, minilm, en):
-    trained = network_of(minilm, spread=0.3)
+@pytest.mark.parametrize("real", REAL)
+def test_fast_loop_equals_reference_on_the_real_encoder(
+    real, criterion, threshold, long, request, en
+):
+    trained = network_of(request.getfixturevalue(real), spread=0.3)
     texts = FEW
     if long:  # more than 512 wordpieces
         texts = [" ".join(TEXTS * 9), *texts_of_all_lengths(count=12)]
