@@ -9,7 +9,7 @@ from spacy.tokens import DocBin
 from spacy.util import load_config
 from thinc.api import Config
 
-from spacy_early_exit.recipe import count_words, set_steps
+from spacy_early_exit.recipe import MAX_EPOCHS, count_words, set_steps
 
 NER = "early_exit_ner"
 TASKS = ("ner", "tagger", "segmenter")
@@ -29,6 +29,10 @@ def main() -> None:
     parser.add_argument("train", type=Path, help="the training corpus, .spacy")
     parser.add_argument("output", type=Path, help="where to write the config")
     parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument(
+        "--min-steps", type=int, default=0, help="with fewer steps than this, there are more epochs"
+    )
+    parser.add_argument("--max-epochs", type=int, default=MAX_EPOCHS, help="but no more than this")
     parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
     parser.add_argument("--lang", default="en")
     parser.add_argument("--task", choices=TASKS, default="ner")
@@ -42,12 +46,14 @@ def main() -> None:
         config["components"]["early_exit_tagger"]["attribute"] = args.attribute
     elif args.task == "segmenter":
         adapt(config, "early_exit_segmenter", SCORES["segmenter"])
-    steps_an_epoch = set_steps(config, words, args.epochs, args.evaluate_every)
+    length = (args.epochs, args.evaluate_every, args.min_steps, args.max_epochs)
+    epochs = set_steps(config, words, *length)
     config["nlp"]["lang"] = args.lang
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)
     fill_config(args.output, args.output, silent=True)
-    print(f"{words} words, {args.epochs} epochs of {steps_an_epoch} steps -> {args.output}")
+    steps = config["training"]["max_steps"] // epochs
+    print(f"{words} words, {epochs} epochs of {steps} steps -> {args.output}")
 
 
 def adapt(config: Config, component: str, scores: dict[str, float | None]) -> None:

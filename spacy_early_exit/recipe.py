@@ -23,6 +23,8 @@ DEFAULT_ENCODER: str = DEFAULT_CONFIG["model"]["encoder"]["name"]
 SMALL, RATE_SMALL, RATE = 512, 2e-4, 5e-5
 BATCH_WORDS = 600
 STEPS = 1000  # if there is no corpus to count
+EPOCHS, MIN_STEPS, MAX_EPOCHS = 4, 400, 40  # of each stage
+EVALUATIONS = 10  # at most
 
 RECIPE = f"""
 [paths]
@@ -123,23 +125,36 @@ def count_words(docs: Iterable[Doc], kind: str) -> int:
     return sum(len(doc) for doc in docs)
 
 
-def set_steps(config: Config, words: int, epochs: int, evaluate_every: float = 0.5) -> int:
+def set_steps(
+    config: Config,
+    words: int,
+    epochs: int,
+    evaluate_every: float = 0.5,
+    min_steps: int = 0,
+    max_epochs: int = MAX_EPOCHS,
+) -> int:
     """Fit the steps of a config to a corpus: the total, the warm-up (a tenth) and those between
-    evaluations.
+    evaluations. Small corpora are passed over more often, since an encoder takes some hundred steps
+    to learn a task, whatever the corpus.
 
     config (Config): The config, changed in place.
     words (int): Number of words in the corpus.
     epochs (int): Number of passes over the corpus.
-    evaluate_every (float): Epochs between evaluations.
-    RETURNS (int): Steps to an epoch.
+    evaluate_every (float): Epochs between evaluations. There are at most ``EVALUATIONS``, and as
+        many as the epochs have if these are few.
+    min_steps (int): With fewer steps than this, there are more epochs.
+    max_epochs (int): But no more than this.
+    RETURNS (int): Number of passes over the corpus.
     """
     training: Dict[str, Any] = config["training"]
     to_an_epoch: int = math.ceil(words / training["batcher"]["size"])
+    epochs = max(epochs, min(math.ceil(min_steps / to_an_epoch), max_epochs))
     steps = epochs * to_an_epoch
     training["max_steps"] = steps
-    training["eval_frequency"] = max(1, int(evaluate_every * to_an_epoch))
+    every = max(evaluate_every * to_an_epoch, steps / EVALUATIONS)
+    training["eval_frequency"] = max(1, int(every))
     training["optimizer"]["learn_rate"].update(warmup_steps=max(1, steps // 10), total_steps=steps)
-    return to_an_epoch
+    return epochs
 
 
 def learn_rate_for(encoder: str) -> float:

@@ -38,13 +38,16 @@ def main() -> None:
         join(args.corpus, args.output, low, high)
 
 
-def prepare(corpus: Path, output: Path, most: int, task: str, lang: str) -> None:
+def prepare(
+    corpus: Path, output: Path, most: int, task: str, lang: str, attribute: str = "tag"
+) -> None:
     """Cut tune from a corpus, and convert all parts to spaCy's format."""
     how = ["--task", task]
     run("scripts/cut_tune.py", corpus, output, "--most", most, *how)
     for part in ("train", "tune", "dev"):
         file = output / f"{part}.tsv"
-        run("scripts/convert.py", file, output / f"{part}.spacy", "--lang", lang, *how)
+        to_spacy = ["scripts/convert.py", file, output / f"{part}.spacy", "--lang", lang]
+        run(*to_spacy, *how, "--attribute", attribute)
 
 
 def join(corpus: Path, output: Path, low: int, high: int) -> None:

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--lang", default="en")
     parser.add_argument("--characters", action="store_true", help="make the encoder")
     parser.add_argument("--epochs", type=int, default=4, help="of either stage")
+    parser.add_argument("--min-steps", type=int, default=0, help="with fewer, more epochs")
     parser.add_argument("--rate", help="learning rate, if not the config's")
     parser.add_argument("--speedups", default="1.5,2,2.5,3,4")
     parser.add_argument("--seed", default="0")
@@ -68,7 +69,7 @@ def train(args: argparse.Namespace, stage: str, every: float, start: list[object
     """RETURNS (Path): The best checkpoint of a stage."""
     config, output = args.work / f"{stage}.cfg", args.work / stage
     how = ["--task", args.task, "--attribute", args.attribute, "--lang", args.lang]
-    length = ["--epochs", args.epochs, "--evaluate-every", every]
+    length = ["--epochs", args.epochs, "--evaluate-every", every, "--min-steps", args.min_steps]
     template = f"configs/{stage}.cfg"
     run("scripts/create_config.py", template, args.corpus / "train.spacy", config, *length, *how)
     options = ["--paths.train", args.corpus / "train.spacy", "--system.seed", args.seed]

@@ -28,7 +28,9 @@ def init_config_cli(
     train: Optional[Path] = typer.Option(
         None, "--train", "-t", help=f"{ANNOTATED}. The number of steps then suits their length"
     ),
-    epochs: int = typer.Option(4, "--epochs", "-n", min=1, help="Epochs over --train"),
+    epochs: Optional[int] = typer.Option(
+        None, "--epochs", "-n", min=1, help="Epochs over --train. By default more if it is small"
+    ),
     learn_rate: Optional[float] = typer.Option(
         None,
         "--learn-rate",
@@ -41,7 +43,16 @@ def init_config_cli(
 
     spaCy's own `init config` writes a learning rate at which transformers forget what they know.
     """
-    from ..recipe import DEFAULT_ENCODER, RATE, RATE_SMALL, count_words, set_steps, training_config
+    from ..recipe import (
+        DEFAULT_ENCODER,
+        EPOCHS,
+        MIN_STEPS,
+        RATE,
+        RATE_SMALL,
+        count_words,
+        set_steps,
+        training_config,
+    )
 
     check_output(output, folder=False)
     if output.exists() and not force:
@@ -54,7 +65,8 @@ def init_config_cli(
         config = training_config(lang, pipeline, name, rate)
     if train is not None:
         words = count_words(texts_of(train, config, pipeline), pipeline)
-        steps = set_steps(config, words, epochs)
+        epochs = set_steps(config, words, epochs or EPOCHS, min_steps=0 if epochs else MIN_STEPS)
+        steps = config["training"]["max_steps"] // epochs
         msg.info(f"{words:,} words, {epochs} epochs of {steps} steps")
     ready = train is not None and train.suffix == ".spacy"
     if ready:

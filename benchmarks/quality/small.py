@@ -1,0 +1,165 @@
+"""The project's workflow on small corpora, drawn from larger ones.
+
+``WORK/CORPUS-SIZE-SAMPLE`` gets a corpus: so many sentences of the training part of
+``DATA/CORPUS``, and its dev part. With ``--held-out``, other sentences of the training part take
+the place of dev, so that recipes can be compared without it. Each way of training is run on it:
+
+rule: both stages as `project run train` has them, whose length follows the corpus.
+fixed: the same with four epochs each, whatever the corpus.
+single: one head at full depth, with as many epochs as both stages of `rule` have.
+
+Shares are of full depth's score, at speedups that were really reached on dev. What is finished is
+not repeated.
+"""
+
+import argparse
+import itertools
+import math
+import random
+import statistics
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from spacy.util import load_config
+from wasabi import table
+
+from benchmarks.common import results as kept
+from benchmarks.common.corpora import prepare
+from benchmarks.common.curves import value_at
+from benchmarks.common.train import run
+from spacy_early_exit.recipe import EPOCHS, MIN_STEPS
+
+TASKS = {"ud_en_ewt_pos": ("tagger", "pos", "en"), "uner_zh_gsdsimp": ("ner", "tag", "zh")}
+SPEEDUPS = (2, 3, 4)
+ASKED = "1.5,2,2.5,3,3.5,4,4.5"  # those reached on dev are a little more or less
+HELD_OUT = 1500  # sentences
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder with folders of train.tsv and dev.tsv")
+    parser.add_argument("encoder", type=Path, help="folder in Hugging Face's format")
+    parser.add_argument("work", type=Path, help="folder for corpora and pipelines")
+    parser.add_argument("output", type=Path, help="the results, as JSON")
+    parser.add_argument("--corpora", default="wnut17,snips,uner_en_ewt,ud_en_ewt_pos")
+    parser.add_argument("--sizes", default="300,1000,3000")
+    parser.add_argument("--samples", default="0,1,2")
+    parser.add_argument("--ways", default="rule,fixed,single")
+    parser.add_argument("--held-out", action="store_true", help="leave dev alone")
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
+    parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
+    args = parser.parse_args()
+    results = kept.read(args.output, {})
+    lock = threading.Lock()
+
+    def job(corpus: str, size: str, sample: str) -> None:
+        folder = args.work / f"{corpus}-{size}-{sample}"
+        draw(args, folder, corpus, int(size), int(sample))
+        for way in args.ways.split(","):
+            key = f"{corpus}, {size} sentences, sample {sample}, {way}"
+            if key not in results:
+                found = measure(args, folder, corpus, way)
+                with lock:
+                    results[key] = found
+                    kept.write(args.output, results)
+            print(f"{key}: {results[key]}", flush=True)
+
+    choices = (args.corpora.split(","), args.sizes.split(","), args.samples.split(","))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda choice: job(*choice), itertools.product(*choices)))
+    show(results)
+
+
+def draw(args: argparse.Namespace, folder: Path, corpus: str, size: int, sample: int) -> None:
+    """Draw sentences, cut tune from them, and convert all parts."""
+    if (folder / "dev.spacy").exists():
+        return
+    parts = {part: sentences(args.data / corpus / f"{part}.tsv") for part in ("train", "dev")}
+    order = random.Random(sample).sample(parts["train"], len(parts["train"]))
+    drawn, rest = order[:size], order[size:]
+    if args.held_out:
+        seen = {words_of(sentence) for sentence in drawn}
+        parts["dev"] = [one for one in rest if words_of(one) not in seen][:HELD_OUT]
+    raw = folder / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for part, texts in (("train", drawn), ("dev", parts["dev"])):
+        (raw / f"{part}.tsv").write_text("\n\n".join(texts) + "\n", encoding="utf8")
+    task, attribute, lang = TASKS.get(corpus, ("ner", "tag", "en"))
+    prepare(raw, folder, 0, task, lang, attribute)
+
+
+def sentences(path: Path) -> list[str]:
+    """RETURNS (list[str]): The sentences of a corpus, each with its lines."""
+    text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    return [block for block in text.strip("\n").split("\n\n") if block.strip()]
+
+
+def words_of(sentence: str) -> list[str]:
+    """RETURNS (list[str]): The words of a sentence."""
+    return [line.split("\t")[0] for line in sentence.split("\n")]
+
+
+def measure(args: argparse.Namespace, folder: Path, corpus: str, way: str) -> dict[str, float]:
+    """RETURNS (dict[str, float]): The score at full depth and at each speedup."""
+    task, attribute, lang = TASKS.get(corpus, ("ner", "tag", "en"))
+    mixed = ["--mixed-precision"] if args.mixed_precision else []
+    if way == "single":
+        if task != "ner":
+            return {}
+        words = sum(len(words_of(one)) for one in sentences(folder / "train.tsv"))
+        epochs = sum(epochs_of(folder / "rule" / f"{stage}.cfg", words) for stage in STAGES)
+        script = ["-m", "benchmarks.quality.baselines", folder, args.encoder, folder / way]
+        options = ["--ways", "uncut", "--seeds", 0, "--rates", "2e-4", "--epochs", epochs]
+        run(*script, folder / f"{way}.json", *options, *mixed, "--jobs", 1)
+        (scores,) = kept.read(folder / f"{way}.json").values()
+        return {"1": scores["dev"]}
+    least = MIN_STEPS if way == "rule" else 0
+    script = ["-m", "benchmarks.quality.tasks", folder, args.encoder, folder / way]
+    options = ["--task", task, "--attribute", attribute, "--lang", lang, "--speedups", ASKED]
+    options += ["--epochs", EPOCHS, "--min-steps", least, *mixed]
+    run(*script, folder / f"{way}.json", *options)
+    rows = kept.read(folder / f"{way}.json")
+    score = next(name for name in ("ents_f", "tag_acc", "pos_acc") if name in rows[0])
+    found = {str(s): value_at(rows, s, score) for s in SPEEDUPS}
+    return {"1": rows[0][score], **{s: value for s, value in found.items() if value is not None}}
+
+
+STAGES = ("joint", "self_sampling")
+
+
+def epochs_of(config: Path, words: int) -> int:
+    """RETURNS (int): The epochs that a stage's config has for a corpus of so many words."""
+    training = load_config(config, interpolate=False)["training"]
+    to_an_epoch = math.ceil(words / training["batcher"]["size"])
+    return round(training["max_steps"] / to_an_epoch)
+
+
+def show(results: dict[str, dict[str, float]]) -> None:
+    """Print means over samples, with their spread."""
+    cells: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for key, found in results.items():
+        corpus, size, _, way = key.split(", ")
+        if found:
+            cells.setdefault((corpus, size, way), []).append(found)
+    rows = []
+    for (corpus, size, way), some in cells.items():
+        shares = [[one.get(str(s), 0.0) / one["1"] for one in some] for s in SPEEDUPS]
+        full = mean_and_spread([one["1"] for one in some])
+        kept_shares = [mean_and_spread(s) if any(s) else "-" for s in shares]
+        rows.append((corpus, size, way, full, *kept_shares))
+    header = ("corpus", "size", "way", "full depth", *(f"kept at {s}X" for s in SPEEDUPS))
+    print(table(rows, header=header, aligns=["l", "r", "l", "r", "r", "r", "r"]))
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """RETURNS (str): In percent."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
