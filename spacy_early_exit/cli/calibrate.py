@@ -40,6 +40,11 @@ def calibrate_cli(
         "--min-f-kept",
         help="Warn of speedups that keep less than this share of full depth's score. See above",
     ),
+    texts: Optional[Path] = typer.Option(
+        None,
+        "--texts",
+        help="More texts to measure speedups on: .spacy, .jsonl, or one text per line",
+    ),
     temperature: bool = typer.Option(
         False,
         "--temperature",
@@ -83,13 +88,14 @@ def calibrate_cli(
     nlp, ner = load(model, component)
     held = [] if held_out is None else read_texts(nlp, held_out)
     examples = read_texts(nlp, data) if unlabelled else read_corpus(nlp, ner, data)
+    more = [] if texts is None else read_texts(nlp, texts)
     fresh = [eg.reference for eg in held]
 
     with refusing(ValueError):
-        set_sentences(nlp, ner, [*held, *examples])
+        set_sentences(nlp, ner, [*held, *examples, *more])
         if max_disagreement is not None:
             check_documents(sum(len(doc) > 0 for doc in fresh), max_disagreement, confidence)
-            examples = disjoint(examples, fresh)
+            examples, more = disjoint(examples, fresh), disjoint(more, fresh)
         if temperature:
             if unlabelled:
                 raise ValueError("--temperature needs annotated texts.")
@@ -102,6 +108,7 @@ def calibrate_cli(
             ner,
             examples,
             asked,
+            texts=[eg.reference for eg in more],
             with_score=not unlabelled,
             min_kept=None if unlabelled else min_f_kept or None,
             progress=progress,

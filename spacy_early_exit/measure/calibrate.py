@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Callable, Iterable, List, Optional, Sequence
 
 from spacy.tokens import Doc
@@ -29,6 +30,7 @@ def calibrate(
     examples: Sequence[Example],
     speedups: Iterable[float],
     *,
+    texts: Sequence[Doc] = (),
     with_score: bool = True,
     min_kept: Optional[float] = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
@@ -41,14 +43,15 @@ def calibrate(
     ner (EarlyExitPipe): The component. Its calibration is replaced.
     examples (Sequence[Example]): Texts that were not trained on.
     speedups (Iterable[float]): Speedups to measure exactly. Those out of reach are left out.
-    with_score (bool): Whether the texts are annotated, so that they can be scored.
+    texts (Sequence[Doc]): More texts to measure speedups on, regardless of annotation.
+    with_score (bool): Whether the examples are annotated, so that they can be scored.
     min_kept (Optional[float]): The share of full depth's score that is to be kept. Speedups that
         lose more are warned of.
     progress (Callable): Wraps the speedups while they are measured, such as a progress bar.
     RETURNS (Calibration): The calibration.
     RAISES (ValueError): If there are no words, or the criterion has no threshold.
     """
-    docs = [eg.reference for eg in examples]
+    docs = [*(eg.reference for eg in examples), *texts]
     words = count_words(docs)
     if not ner.criterion.has_threshold:
         raise ValueError(
@@ -57,13 +60,14 @@ def calibrate(
         )
     simulated = simulate(ner, (fresh(ner, doc) for doc in docs))
     parts = PARTS if with_score else 0
-    full, end = (run_in_parts(ner, examples, threshold, parts) for threshold in (0.0, 1.0))
+    measured = partial(run_in_parts, ner, examples, parts=parts, texts=texts)
+    full, end = (measured(threshold) for threshold in (0.0, 1.0))
     runs = [full, end]
     asked = sorted({float(s) for s in speedups if s > 1})
     between = gaps([1.0, *(s for s in asked if s < end.point.speedup), end.point.speedup])
     for speedup in progress([*asked, *between]):
         rounds = ROUNDS if speedup in asked else 1
-        runs.extend(_approach(ner, examples, speedup, parts, simulated, rounds))
+        runs.extend(_approach(measured, speedup, simulated, rounds))
     points = [Point(0.0, 1.0, full.point.score)]
     points += [replace(found.point, error=found.error(full)) for found in runs[1:]]
     calibration = Calibration(make_curve(points), ner.fingerprint(), words, min_kept)
@@ -99,10 +103,8 @@ def gaps(speedups: Sequence[float]) -> List[float]:
 
 
 def _approach(
-    ner: EarlyExitPipe,
-    examples: Sequence[Example],
+    measured: Callable[[float], "Run"],
     speedup: float,
-    parts: int,
     simulated: Callable[[float], float],
     rounds: int,
 ) -> List["Run"]:
@@ -111,7 +113,7 @@ def _approach(
     aim = speedup
     for _ in range(rounds):
         threshold = search_threshold(aim, simulated, steps=14)
-        runs.append(run_in_parts(ner, examples, threshold, parts))
+        runs.append(measured(threshold))
         found = runs[-1].point.speedup
         if speedup <= found <= speedup * (1 + CLOSE) or (threshold >= 1.0 and found < speedup):
             break
@@ -147,7 +149,11 @@ class Run:
 
 
 def run_in_parts(
-    ner: EarlyExitPipe, examples: Sequence[Example], threshold: float, parts: int
+    ner: EarlyExitPipe,
+    examples: Sequence[Example],
+    threshold: float,
+    parts: int,
+    texts: Sequence[Doc] = (),
 ) -> Run:
     """Run a component at a threshold.
 
@@ -155,9 +161,11 @@ def run_in_parts(
     examples (Sequence[Example]): The texts.
     threshold (float): The threshold.
     parts (int): In how many parts to divide the texts, to leave each out once. 0: don't score.
+    texts (Sequence[Doc]): More texts, which are not scored.
     RETURNS (Run): The run.
     """
-    docs = annotated(ner, [eg.reference for eg in examples], threshold=threshold)
+    references = [*(eg.reference for eg in examples), *texts]
+    docs = annotated(ner, references, threshold=threshold)
     records = [get_records(doc)[ner.name] for doc in docs]
     speedup = speedup_of((r.spent, r.full) for r in records)
     if not parts:

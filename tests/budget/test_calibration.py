@@ -305,6 +305,20 @@ class TestCalibrating:
         assert all(point.score is None for point in found.points)
         assert speedup_at(nlp, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 
+    def test_speedups_may_be_measured_on_more_texts_than_are_scored(self, nlp):
+        ner, annotated = nlp.get_pipe(NAME), examples_of(nlp)
+        more = [nlp.make_doc(text) for text in MANY]
+        found = calibrate(ner, annotated, [1.5], texts=more)
+        everything = [*TEXTS, *MANY]
+        assert found.words == sum(len(nlp.make_doc(text)) for text in everything)
+        for point in found.points:
+            cfg = {NAME: {"threshold": point.threshold}}
+            docs = nlp.pipe(everything, component_cfg=cfg)
+            records = [doc._.early_exit[NAME] for doc in docs]
+            assert speedup_of((r.spent, r.full) for r in records) == pytest.approx(point.speedup)
+            scores = nlp.evaluate(examples_of(nlp), component_cfg=cfg)
+            assert scores["ents_f"] == pytest.approx(point.score)
+
     def test_what_is_out_of_reach_is_said(self, calibrated):
         found = calibrate(calibrated.get_pipe(NAME), examples_of(calibrated), [1.5, 50])
         assert found.most < 50

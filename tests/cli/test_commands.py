@@ -75,6 +75,15 @@ def test_calibrate_says_what_speedups_lose(work):
     assert "from 0 to 1, not 98.5" in output
 
 
+def test_calibrate_measures_speedups_on_more_texts(work):
+    arguments = [work / "model", work / "tune.spacy", "-o", work / "more", "-s", "1.5"]
+    early_exit("calibrate", *arguments)
+    alone = spacy.load(work / "more").get_pipe(NAME).calibration
+    early_exit("calibrate", *arguments, "--texts", work / "texts.txt")
+    both = spacy.load(work / "more").get_pipe(NAME).calibration
+    assert both.words == 2 * alone.words and both.points[0].score == alone.points[0].score
+
+
 def test_calibrate_takes_plain_texts(work):
     output = work / "plain"
     early_exit(
