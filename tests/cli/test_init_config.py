@@ -48,6 +48,24 @@ def test_it_is_that_of_the_project_without_a_second_stage():
     }
 
 
+@pytest.mark.parametrize(
+    "words, epochs, steps, every",
+    [
+        (60_000, 4, 400, 50),  # large enough
+        (12_000, 20, 400, 40),  # five times as often
+        (6_100, 37, 407, 40),  # whole epochs
+        (1_000, 40, 80, 8),  # as often as is allowed
+    ],
+)
+def test_small_corpora_are_passed_over_more_often(words, epochs, steps, every):
+    config = training_config("en", NAME, DEFAULT_ENCODER, 2e-4)
+    assert set_steps(config, words, epochs=4, min_steps=400, max_epochs=40) == epochs
+    training = config["training"]
+    assert training["max_steps"] == steps and training["eval_frequency"] == every
+    assert training["optimizer"]["learn_rate"]["warmup_steps"] == steps // 10
+    assert set_steps(config, words, epochs=4) == 4 and set_steps(config, words, epochs=50) == 50
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_missing_in_it(kind, encoders, tmp_path):
     early_exit("init-config", tmp_path / "a.cfg", "-p", kind, "-l", "zh", "-e", encoders["bert"])
