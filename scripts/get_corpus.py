@@ -1,4 +1,4 @@
-"""See to it that there is a corpus: one's own, the synthetic demo, or WNUT-17 from the internet."""
+"""Make sure that there is a corpus: your own, the synthetic demo, or WNUT-17."""
 
 import argparse
 from pathlib import Path
@@ -9,8 +9,8 @@ from cut_tune import missing_from
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="one's own; or made: */demo; fetched: */wnut17")
-    parser.add_argument("--seed", type=int, default=0, help="of the demo")
+    parser.add_argument("folder", type=Path, help="*/demo is made and */wnut17 fetched if missing")
+    parser.add_argument("--seed", type=int, default=0, help="of the demo corpus")
     args = parser.parse_args()
     missing = missing_from(args.folder)
     if not missing:
@@ -24,7 +24,9 @@ def main() -> None:
 
         download_wnut17.fetch(args.folder)
     else:
-        raise SystemExit(f"{args.folder} has no {' and no '.join(missing)}. Set --vars.corpus.")
+        raise SystemExit(
+            f"{args.folder} has no {' and no '.join(missing)}. Set --vars.corpus to another folder."
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""See whether pip finds all that the package needs for other Pythons, as wheels.
+"""Check whether pip finds wheels of all dependencies for other versions of Python.
 
-Nothing is downloaded but metadata, nothing installed, nothing run: that it resolves is no proof
-that it works. pip judges conditions such as ``python_version < "3.11"`` by the Python that runs
+Only metadata is downloaded. Nothing is installed or run, so success does not prove that the package
+works there. pip evaluates conditions such as ``python_version < "3.11"`` for the Python that runs
 it.
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
         else:
             print(f"Python {version}:", *(f"{name} {found[name]}" for name in SHOWN))
     if failed:
-        raise SystemExit(f"Nothing that fits was found for Python {', '.join(failed)}.")
+        raise SystemExit(f"pip found no fitting releases for Python {', '.join(failed)}.")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def configure(
     """
     pipe = nlp.get_pipe(name)
     if not isinstance(pipe, EarlyExitPipe):
-        raise ValueError(f"'{name}' is no early-exit component, but a {type(pipe).__name__}.")
+        raise ValueError(f"'{name}' is not an early-exit component, but a {type(pipe).__name__}.")
     warn_if_shared(pipe, nlp)
     pipe.configure(threshold=threshold, speedup=speedup)
     config = nlp.get_pipe_config(name)  # the live object

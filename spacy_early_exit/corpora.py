@@ -31,8 +31,8 @@ MAX_SHOWN = 80  # maximum number of characters shown of faulty text
 REMARKS = {
     "refused": (
         "text",
-        'is left out, its answer being "reject" or "ignore"',
-        'are left out, their answer being "reject" or "ignore"',
+        'has the answer "reject" or "ignore" and is left out',
+        'have the answer "reject" or "ignore" and are left out',
     ),
     "unlisted": (
         "text",
@@ -266,10 +266,10 @@ def _read_objects(path: Path) -> Iterator[Tuple[int, str, Dict[str, Any]]]:
         try:
             about = srsly.json_loads(line)
         except ValueError as e:
-            raise CorpusError(f"{place}: no valid JSON ({e}): {_shown(line)!r}") from e
+            raise CorpusError(f"{place}: not valid JSON ({e}): {_shown(line)!r}") from e
         text = about.get("text") if isinstance(about, dict) else None
         if not isinstance(text, str):
-            raise CorpusError(f'{place}: not {{"text": "..."}}, but {_shown(line)!r}')
+            raise CorpusError(f'{place}: expected {{"text": "..."}}, found {_shown(line)!r}')
         _check_characters(text, "text", place)
         yield number, line, about
 
@@ -281,7 +281,7 @@ def _entities_of(about: Dict[str, Any], place: str) -> Optional[List[Entity]]:
     filled = [key for key, value in lists.items() if value]
     if given and not lists:
         key, value = next(iter(given.items()))
-        raise CorpusError(f'{place}: "{key}" is no list of entities, but {_shown(repr(value))}')
+        raise CorpusError(f'{place}: "{key}" must be a list of entities, not {_shown(repr(value))}')
     if len(filled) > 1:
         both = " and ".join(f'"{key}"' for key in filled)
         raise CorpusError(f"{place}: entities are listed under {both}. Keep one of the lists.")
@@ -299,14 +299,14 @@ def _entity_in(item: Any, length: int, place: str) -> Entity:
         found = [start, end, item.get("label")]
     if not isinstance(found, list) or [type(part) for part in found] != [int, int, str]:
         raise CorpusError(
-            f'{place}: an entity is [start, end, "label"] or {{"start": ..., "end": ..., '
+            f'{place}: an entity must be [start, end, "label"] or {{"start": ..., "end": ..., '
             f'"label": "..."}}, not {_shown(repr(item))}'
         )
     entity = Entity(*found)
     if not 0 <= entity.start < entity.end <= length:
         raise CorpusError(
             f"{place}: an entity can't reach from character {entity.start} to {entity.end} in a "
-            f"text of {length}."
+            f"text of {length} characters."
         )
     check_label(entity.label, place)
     return entity

@@ -177,5 +177,5 @@ def learn_rate_for(encoder: str) -> float:
     except ValueError as e:
         raise ValueError(f"{described} is not valid JSON: {e}") from e
     if not isinstance(config, dict):
-        raise ValueError(f"{described} is no JSON object.")
+        raise ValueError(f"{described} is not a JSON object.")
     return RATE_SMALL if read_spec(config).hidden_size < SMALL else RATE

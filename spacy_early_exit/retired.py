@@ -59,10 +59,10 @@ def check_retired(block: str, name: str, given: Any) -> None:
     left = RETIRED[block][name]
     if given != left:
         raise ValueError(
-            f"{block}: {name} must be {left!r}, not {given!r}: the setting was removed, and "
-            f"{left!r} is all that is left of it. Remove {name} from the block of {block} in the "
-            f"config. A pipeline that was trained or calibrated with another value has to be "
-            f"trained or calibrated again."
+            f"{block}: {name} must be {left!r}, not {given!r}. The setting was removed, and only "
+            f"{left!r} remains. Remove {name} from the block of {block} in the config. A pipeline "
+            f"that was trained or calibrated with another value has to be trained or calibrated "
+            f"again."
         )
 
 

@@ -164,8 +164,8 @@ def check_name(name: str) -> None:
     """
     if Path(name).name != name or name in ("", "..") or "\\" in name:
         raise ValueError(
-            f"The name of a component is that of its folder in a saved pipeline, so it can't "
-            f"be a path, as {name!r} is. Take letters, digits and '_'."
+            f"A component's name is also the name of its folder in a saved pipeline, so it can't "
+            f"be a path, as {name!r} is. Use letters, digits and '_'."
         )
 
 
@@ -187,8 +187,9 @@ def check_blocks(name: str, **blocks: Any) -> None:
             asked = [member for member in dir(protocol) if not member.startswith("_")]
             missing = [member for member in asked if not hasattr(given, member)]
             raise ValueError(
-                f"The {block} of '{name}' must be a {protocol.__name__} of {protocol.__module__}: "
-                f"a {type(given).__name__} lacks {', '.join(missing) or '__call__'}."
+                f"The {block} of '{name}' must follow {protocol.__name__} in "
+                f"{protocol.__module__}: {type(given).__name__} lacks "
+                f"{', '.join(missing) or '__call__'}."
             )
 
 
@@ -233,7 +234,9 @@ def check_least(name: str, setting: str, given: Any, least: int) -> None:
     RAISES (ValueError): If the value is smaller, or not a whole number.
     """
     if type(given) is not int or given < least:
-        raise ValueError(f"{setting} of '{name}' must be {least} or more, not {given}.")
+        raise ValueError(
+            f"{setting} of '{name}' must be a whole number, {least} or more, not {given}."
+        )
 
 
 def check_known(name: str, given: Iterable[str], known: Sequence[str]) -> None:

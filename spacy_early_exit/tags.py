@@ -75,13 +75,13 @@ def fault_in(label: str) -> str:
     RETURNS (str): What is wrong with it, and what to do; empty if nothing is.
     """
     if label != label.strip():
-        return "it has white space at an end. Take that off, in the data as well."
+        return "it begins or ends with white space. Remove that, in the data as well."
     if len(label.splitlines()) > 1:
-        return "it has a line break in it. Put '_' in its place, in the data as well."
+        return "it contains a line break. Replace that with '_', in the data as well."
     if label == "-":
         return (
-            "that is spaCy's sign for a missing annotation. Give the label a name, in the data as "
-            "well; or, if it means that there is none, leave those words unannotated."
+            "it is spaCy's sign for a missing annotation. Rename the label, in the data as well. "
+            "If it means that there is no annotation, leave those words unannotated."
         )
     return ""
 

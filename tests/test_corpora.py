@@ -124,7 +124,7 @@ def test_what_nobody_accepted_is_left_out_and_counted(write, en):
     lines.append({"text": "Bob", "label": [["nonsense"]], "answer": "ignore"})
     docs, (remark,) = read_entities(write(*lines), en)
     assert len(docs) == 1
-    assert remark.startswith('3 of 4 texts are left out, their answer being "reject" or "ignore"')
+    assert remark.startswith('3 of 4 texts have the answer "reject" or "ignore" and are left out')
     assert remark.endswith(f"such as {ANN!r} in line 1.")
 
 
@@ -171,23 +171,29 @@ def test_missing_words_are_neither_learnt_nor_scored(write, nlp):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("[1, 2]", 'line 2: not {"text": "..."}, but \'[1, 2]\''),
-        ("text", "line 2: no valid JSON ("),
-        ("[" * 5000, "line 2: no valid JSON"),
-        ('{"text": "a", "label": [[NaN, 1, "A"]]}', "line 2: no valid JSON"),
+        ("[1, 2]", 'line 2: expected {"text": "..."}, found \'[1, 2]\''),
+        ("text", "line 2: not valid JSON ("),
+        ("[" * 5000, "line 2: not valid JSON"),
+        ('{"text": "a", "label": [[NaN, 1, "A"]]}', "line 2: not valid JSON"),
         ('{"text": "a", "label": [[0, %s, "A"]]}' % ("9" * 30), "JSON (Value is too big!): '{"),
-        ('{"text": 3, "spans": []}', "line 2: not {"),
-        ({"txt": "Ann"}, "line 2: not {"),
+        ('{"text": 3, "spans": []}', "line 2: expected {"),
+        ({"txt": "Ann"}, "line 2: expected {"),
         (r'{"text": "\ud800 abc", "spans": []}', r"line 2: character 0 of the text is a lone surr"),
         (r'{"text": "a", "label": [[0, 1, "\udc00"]]}', "character 0 of the label is a lone surr"),
-        ({"text": "a", "label": "POSITIVE"}, 'line 2: "label" is no list of entities, but \'POS'),
-        ({"text": "a", "spans": {"start": 0}}, 'line 2: "spans" is no list of entities'),
-        ({"text": "a", "spans": ["PER"]}, "line 2: an entity is [start, end,"),
-        ({"text": "a", "spans": [{"start": 0, "end": 1}]}, "line 2: an entity is [start, end,"),
-        ({"text": "a", "label": [[0, 1]]}, "line 2: an entity is [start, end,"),
-        ({"text": "a", "label": [[0, 1.0, "X"]]}, "line 2: an entity is [start, end,"),
-        ({"text": "a", "label": [[False, True, "X"]]}, "line 2: an entity is [start, end,"),
-        ({"text": "a", "label": [["0", "1", "X"]]}, "line 2: an entity is [start, end,"),
+        (
+            {"text": "a", "label": "POSITIVE"},
+            'line 2: "label" must be a list of entities, not \'POS',
+        ),
+        ({"text": "a", "spans": {"start": 0}}, 'line 2: "spans" must be a list of entities'),
+        ({"text": "a", "spans": ["PER"]}, "line 2: an entity must be [start, end,"),
+        (
+            {"text": "a", "spans": [{"start": 0, "end": 1}]},
+            "line 2: an entity must be [start, end,",
+        ),
+        ({"text": "a", "label": [[0, 1]]}, "line 2: an entity must be [start, end,"),
+        ({"text": "a", "label": [[0, 1.0, "X"]]}, "line 2: an entity must be [start, end,"),
+        ({"text": "a", "label": [[False, True, "X"]]}, "line 2: an entity must be [start, end,"),
+        ({"text": "a", "label": [["0", "1", "X"]]}, "line 2: an entity must be [start, end,"),
         ({"text": "a", "label": [[0, 2, "X"]]}, "can't reach from character 0 to 2 in a text of 1"),
         ({"text": "a", "label": [[-1, 1, "X"]]}, "can't reach from character -1 to 1"),
         ({"text": "a", "label": [[1, 1, "X"]]}, "can't reach from character 1 to 1"),
@@ -198,9 +204,9 @@ def test_missing_words_are_neither_learnt_nor_scored(write, nlp):
         ({"text": "a", "label": [[0, 1, "PER "]]}, "line 2: the label 'PER ' can't be used: it"),
         ({"text": "a", "label": [[0, 1, " PER"]]}, "line 2: the label ' PER' can't be used: it"),
         ({"text": "a", "label": [[0, 1, "P\nR"]]}, r"line 2: the label 'P\nR' can't be used: it"),
-        ({"text": "a", "label": [[0, 1, "P\u2028R"]]}, "has a line break"),
-        ({"text": "a", "label": [[0, 1, "PER\n"]]}, "white space at an end"),
-        ({"text": "a", "label": [[0, 1, "-"]]}, "line 2: the label '-' can't be used: that is"),
+        ({"text": "a", "label": [[0, 1, "P\u2028R"]]}, "contains a line break"),
+        ({"text": "a", "label": [[0, 1, "PER\n"]]}, "begins or ends with white space"),
+        ({"text": "a", "label": [[0, 1, "-"]]}, "line 2: the label '-' can't be used: it is"),
         ({"text": "a", "label": [[0, 1, ""]]}, "line 2: the label '' can't be used: it is empty"),
     ],
 )
@@ -265,7 +271,7 @@ def test_records_are_lines_as_they_stand(write):
         (3, ANN, [Entity(*span) for span in SPANS]),
         (4, "Bob", None),
     ]
-    assert json.loads(records[0].line) == about and "1 of 3 texts is left out" in remark
+    assert json.loads(records[0].line) == about and "1 of 3 texts has the answer" in remark
 
 
 def test_texts_are_read_whatever_is_annotated(write, en, tmp_path):

@@ -44,7 +44,7 @@ def test_a_corpus_that_cannot_be_cut_or_read_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="line 1"):
         cut_tune.read_sentences(tmp_path / "train.tsv")
     (tmp_path / "train.tsv").write_text("a\tO\nb\tU-PER\n")
-    with pytest.raises(SystemExit, match="line 2: not O, B-LABEL or I-LABEL"):
+    with pytest.raises(SystemExit, match="line 2: expected O, B-LABEL or I-LABEL"):
         cut_tune.read_sentences(tmp_path / "train.tsv")
     (tmp_path / "train.tsv").write_text("\n\n")
     with pytest.raises(SystemExit, match="no sentences"):
@@ -57,12 +57,16 @@ def test_a_corpus_that_cannot_be_cut_or_read_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "line, task, message",
     [
-        ("b\tB--", "ner", "line 2: the label '-' can't be used: that is"),
-        ("b\t-", "tagger", "line 2: the label '-' can't be used: that is"),
-        ("b\tB-PER ", "ner", "line 2: not O, B-LABEL or I-LABEL in 'b\\tB-PER '"),
-        ("b\tB-P\u2028R", "ner", "line 2: not O, B-LABEL or I-LABEL in"),
-        ("b\tNN ", "tagger", "line 2: not a tag in 'b\\tNN '"),
-        ("b\tN\x0bN", "tagger", "line 2: not a tag in"),
+        ("b\tB--", "ner", "line 2: the label '-' can't be used: it is"),
+        ("b\t-", "tagger", "line 2: the label '-' can't be used: it is"),
+        (
+            "b\tB-PER ",
+            "ner",
+            "line 2: expected O, B-LABEL or I-LABEL after the tab, found 'b\\tB-PER '",
+        ),
+        ("b\tB-P\u2028R", "ner", "line 2: expected O, B-LABEL or I-LABEL after the tab"),
+        ("b\tNN ", "tagger", "line 2: expected a tag after the tab, found 'b\\tNN '"),
+        ("b\tN\x0bN", "tagger", "line 2: expected a tag after the tab"),
     ],
 )
 def test_labels_that_would_be_taken_for_something_else_are_refused(line, task, message, tmp_path):
@@ -191,7 +195,7 @@ def test_a_project_takes_json_lines(convert, config, folder, tmp_path):
     for part in ("train", "tune", "dev"):  # of an earlier corpus
         cut_tune.write_part(tmp_path / folder / f"{part}.tsv", ["a\tO"])
     said = run_project(convert, tmp_path, corpus)
-    assert "train.jsonl: 1 of 41 texts is left out" in said and "tune: 4 texts" in said
+    assert "train.jsonl: 1 of 41 texts has the answer" in said and "tune: 4 texts" in said
     assert "dev.jsonl: 1 of 15 entities does not align with word boundaries" in said
     assert "overlaps another and is left out: 'New' in line 1." in said
     assert sorted(path.name for path in (tmp_path / folder).glob("*.*")) == sorted(
@@ -239,10 +243,10 @@ def test_json_lines_can_be_trained_on(tmp_path, encoders):
     "line, message",
     [
         ('{"text": "a", "label": [[0, 1, "PER "]]}', "line 2: the label 'PER ' can't be used: it"),
-        ('{"text": "a", "label": [[0, 1, "-"]]}', "line 2: the label '-' can't be used: that is"),
+        ('{"text": "a", "label": [[0, 1, "-"]]}', "line 2: the label '-' can't be used: it is"),
         ('{"text": "a", "label": [[0, 1, "P\\nR"]]}', r"line 2: the label 'P\nR' can't be used"),
         ('{"text": "\\ud800 abc", "label": []}', "line 2: character 0 of the text is a lone"),
-        ("[]", "line 2: not {"),
+        ("[]", "line 2: expected {"),
     ],
 )
 def test_json_lines_that_cannot_be_learnt_are_refused(line, message, tmp_path):
@@ -279,18 +283,18 @@ def test_pos_takes_parts_of_speech_alone(tmp_path):
     (_, doc) = convert(tmp_path, text, "--task", "tagger")
     assert [token.tag_ for token in doc] == ["VERB", "PRP"] and not doc.has_annotation("POS")
     said = convert(tmp_path, text, "--task", "tagger", "--attribute", "pos", ok=False)
-    assert "made.tsv, sentence 2: 'PRP', the tag of 'him', is no part of speech" in said
+    assert "made.tsv, sentence 2: the tag 'PRP' of 'him' is neither a part of speech" in said
 
 
 @pytest.mark.parametrize(
     "tags, message",
     [
-        ("SE", "E of 'd' can't be behind S, in 'cd', SE"),
-        ("MS", "M of 'c' can't be at the beginning, in 'cd', MS"),
-        ("BB", "B of 'd' can't be behind B, in 'cd', BB"),
-        ("BMS", "S of 'e' can't be behind M, in 'cde', BMS"),
-        ("SB", "the last word has no E, in 'cd', SB"),
-        ("BEBM", "the last word has no E, in 'cdef', BEBM"),
+        ("SE", "E of 'd' can't follow S in 'cd', tagged SE"),
+        ("MS", "M of 'c' can't come first in 'cd', tagged MS"),
+        ("BB", "B of 'd' can't follow B in 'cd', tagged BB"),
+        ("BMS", "S of 'e' can't follow M in 'cde', tagged BMS"),
+        ("SB", "the last word has no E in 'cd', tagged SB"),
+        ("BEBM", "the last word has no E in 'cdef', tagged BEBM"),
     ],
 )
 def test_words_that_do_not_begin_and_end_are_refused(tags, message, tmp_path):

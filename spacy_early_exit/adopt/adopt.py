@@ -105,8 +105,8 @@ def adopt(
     texts = list(dict.fromkeys(text for text in texts if text.strip()))
     if len(texts) < MIN_TEXTS:
         raise ValueError(
-            f"{len(texts)} different texts are too few to learn from: it takes {MIN_TEXTS} at "
-            f"least, and some thousand to do well."
+            f"{len(texts)} different texts are too few to learn from: at least {MIN_TEXTS} are "
+            f"needed, and a few thousand for good results."
         )
     head = read_token_classifier(adoption.source, adoption.task)
     check_attribute(adoption, head)
@@ -136,15 +136,15 @@ def check_attribute(adoption: Adoption, head: TokenClassifier) -> None:
         return
     if head.task != "tagger":
         raise ValueError(
-            f"The labels of {adoption.source.name!r} are entities, which are not set as "
-            f"{adoption.attribute}. Leave --attribute out; or have them taken as tags of single "
-            f"words: --task tagger."
+            f"The labels of {adoption.source.name!r} are for entities, which can't be set as "
+            f"{adoption.attribute}. Leave out --attribute, or use --task tagger to treat them as "
+            f"tags of single words."
         )
     others = [name for name in head.labels if name not in UPOS]
     if others:
         raise ValueError(
-            f"Labels of {adoption.source.name!r} are no parts of speech of Universal Dependencies, "
-            f"so that they can't be set as pos: {', '.join(others)}. --attribute tag takes any."
+            f"Some labels of {adoption.source.name!r} are not parts of speech of Universal "
+            f"Dependencies, so they can't be set as pos: {', '.join(others)}. Use --attribute tag."
         )
 
 

@@ -16,8 +16,8 @@ Task = Literal["ner", "tagger"]
 
 UNNAMED = "ENTITY"  # the type of entities, if there is only one and it has no name
 ADVICE = (
-    "Give them names of BIO in id2label of its config.json, or have them taken as tags of single "
-    "words: --task tagger"
+    "Rename them to BIO tags in id2label of its config.json, or use --task tagger to treat them as "
+    "tags of single words"
 )
 
 
@@ -90,7 +90,7 @@ def _load_head(source: HFEncoder) -> Tuple[nn.Linear, Mapping[int, Any]]:
     except Exception as e:
         raise ValueError(_problem(source, f"it can't be loaded ({type(e).__name__}: {e})")) from e
     if any(name.startswith("classifier.") for name in info["missing_keys"]):
-        raise ValueError(_problem(source, "it has an encoder, but no head of a token classifier"))
+        raise ValueError(_problem(source, "it has an encoder, but no token classification head"))
     others = [
         name
         for name, child in model.named_children()
@@ -98,7 +98,7 @@ def _load_head(source: HFEncoder) -> Tuple[nn.Linear, Mapping[int, Any]]:
     ]
     head = getattr(model, "classifier", None)
     if others or not isinstance(head, nn.Linear):
-        wrong = f"its head is more than one linear map ({', '.join([*others, 'classifier'])})"
+        wrong = f"its head is not a single linear layer ({', '.join([*others, 'classifier'])})"
         raise ValueError(_problem(source, wrong))
     return head, model.config.id2label
 
@@ -113,23 +113,23 @@ def label_names(id2label: Mapping[int, Any], rows: int) -> List[str]:
     """
     if sorted(id2label) != list(range(rows)):
         raise ValueError(
-            f"id2label in its config.json must number its labels from 0 to {rows - 1}, as the rows "
-            f"of its head are, but has {', '.join(map(str, sorted(id2label)))}"
+            f"id2label in its config.json must number the labels from 0 to {rows - 1}, like the "
+            f"rows of its head, but has {', '.join(map(str, sorted(id2label)))}"
         )
     names = [id2label[number] for number in range(rows)]
     odd = [name for name in names if not isinstance(name, str) or name.strip() != name or not name]
     if odd:
         raise ValueError(
-            f"its labels must be names, without white space around them, and {odd[0]!r} is none: "
-            f"set id2label in its config.json"
+            f"its labels must be names without white space around them, not {odd[0]!r}: correct "
+            f"id2label in its config.json"
         )
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         raise ValueError("its labels have no names: set id2label in its config.json")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(
-            f"several of its labels have the same name, so that one can't be told from the other: "
-            f"{', '.join(twice)}. Set id2label in its config.json"
+            f"several of its labels share a name: {', '.join(twice)}. Correct id2label in its "
+            f"config.json"
         )
     if rows == 1:
         raise ValueError(f"{names[0]!r} is its only label, so there is nothing to learn")
@@ -145,8 +145,8 @@ def check_no_scheme(names: List[str]) -> None:
     odd = _of_a_scheme(names)
     if odd:
         raise ValueError(
-            f"its labels have no 'O' for words outside entities, but {odd[0]!r} looks like one of "
-            f"a scheme for entities. {ADVICE}"
+            f"its labels have no 'O' for words outside entities, but {odd[0]!r} looks like a tag "
+            f"of an entity. {ADVICE}"
         )
 
 
@@ -172,7 +172,7 @@ def bio_rows(names: List[str]) -> Tuple[List[str], List[Optional[int]]]:
         rows = {"O": rows["O"], **{f"{name}-{UNNAMED}": rows[name] for name in inside}}
     elif like_tags and others:
         odd = next((name for name in others if name in like_tags), others[0])
-        beside = f"does not go with {', '.join(prefixed[:2])}" if prefixed else "is neither"
+        beside = f"does not fit {', '.join(prefixed[:2])}" if prefixed else "is neither"
         raise ValueError(
             f"its labels must be 'O', 'B-X' and 'I-X', or 'O' and bare names: '{odd}' {beside}. "
             f"{ADVICE}"
@@ -182,7 +182,7 @@ def bio_rows(names: List[str]) -> Tuple[List[str], List[Optional[int]]]:
     labels = sorted({name[2:] for name in rows if name != "O"})
     nameless = [name for name in rows if name in ("B-", "I-")]
     if nameless:
-        raise ValueError(f"{nameless[0]!r} among its labels names no entity. {ADVICE}")
+        raise ValueError(f"its label {nameless[0]!r} names no kind of entity. {ADVICE}")
     tags = ["O", *(f"{prefix}-{label}" for label in labels for prefix in "BI")]
     return labels, [rows.get(tag) for tag in tags]
 

@@ -64,8 +64,8 @@ class Controller:
         self._has_reported = True
         return (
             f"could not hold speedup = {self.speedup:g}: over {self.words} words it saved "
-            f"{self.achieved:.2f}X, though it went as far as its calibration, to "
-            f"{self._calibration.most:.2f}X. Calibrate it on texts like these, or for larger "
+            f"{self.achieved:.2f}X, even with the largest threshold of its calibration "
+            f"({self._calibration.most:.2f}X). Calibrate it on texts like these, or for larger "
             f"speedups."
         )
 

@@ -100,10 +100,10 @@ class Calibration:
         """
         if speedup > self.most:
             raise ValueError(
-                f"speedup = {speedup:g} is out of reach: on the texts it was calibrated on, this "
-                f"pipeline saves at most {self.most:.2f}. Ask for less; or calibrate it on texts "
-                f"like yours, which may save more: python -m spacy early-exit calibrate MODEL "
-                f"TUNE.spacy --output DIR."
+                f"speedup = {speedup:g} is out of reach: this pipeline saves at most "
+                f"{self.most:.2f}X on the texts it was calibrated on. Ask for less, or calibrate "
+                f"it on texts like yours, where it may save more: python -m spacy early-exit "
+                f"calibrate MODEL TUNE.spacy --output DIR."
             )
         if speedup <= self.points[0].speedup:
             return self.points[0].threshold
@@ -144,7 +144,7 @@ class Calibration:
         changed = found.differences(fingerprint)
         if changed:
             raise ValueError(
-                f"'{name}' was calibrated with other {' and '.join(changed)}, so a speedup "
+                f"'{name}' was calibrated with different {' and '.join(changed)}, so a speedup "
                 f"can't be turned into a threshold any more. {how}"
             )
         return found
@@ -203,7 +203,7 @@ def _check(points: Sequence[Point]) -> None:
     if any(p.error is not None and p.error < 0 for p in points):
         raise ValueError("the errors of a calibration must be 0 or more")
     if len({p.score is None for p in points}) > 1:
-        raise ValueError("either all points of a calibration have a score, or none has")
+        raise ValueError("either all points of a calibration must have a score, or none")
     thresholds, speedups = [p.threshold for p in points], [p.speedup for p in points]
     if not points or thresholds[0] < 0 or thresholds[-1] > 1 or speedups[0] <= 0:
         raise ValueError(

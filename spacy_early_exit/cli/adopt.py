@@ -108,7 +108,7 @@ def warn_of_less(
     if larger:
         rest = "It is set to full depth, which saves nothing. " if speedup == 1 else ""
         msg.warn(
-            f"At speedup = {larger[0]:g} the answers agree with the checkpoint's by "
-            f"{agreement(found, larger[0]):.3f}, less than --min-agreement {least:g}.",
-            f"{rest}More texts and more --epochs let them agree more.",
+            f"At speedup = {larger[0]:g}, agreement with the checkpoint is "
+            f"{agreement(found, larger[0]):.3f}, below --min-agreement {least:g}.",
+            f"{rest}More texts and more --epochs raise the agreement.",
         )

@@ -38,7 +38,7 @@ def load_pipeline(model: str) -> Language:
     RETURNS (Language): The pipeline.
     RAISES (Refused): If it can't be loaded.
     """
-    title = f"There is no pipeline {model!r} that can be loaded."
+    title = f"Can't load the pipeline {model!r}."
     with refusing(OSError, ValueError, ImportError, title=title, others_errors=True):
         return load_model(model)
 
@@ -63,9 +63,9 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
         component = next(iter(mine))
     pipe = mine.get(component or "")
     if pipe is None:
-        wrong = f"'{component}' is no early-exit component of {model}."
+        wrong = f"'{component}' is not an early-exit component of {model}."
         if component is None:
-            wrong = f"{model} has not one early-exit component, but {len(mine)}."
+            wrong = f"{model} has {len(mine)} early-exit components."
         raise Refused(wrong, f"It has: {', '.join(mine)}. Choose one with --component.")
     pipe.settings = replace(pipe.settings, strict=False)
     return nlp, pipe
@@ -105,8 +105,8 @@ def read_corpus(nlp: Language, pipe: EarlyExitPipe, path: Path) -> List[Example]
     """
     if path.suffix == ".jsonl" and pipe.scheme != "bio":
         raise Refused(
-            f"{path} has entities, and '{pipe.name}' finds none: it is of {pipe.kind}.",
-            "What it learns from is annotated in .spacy files.",
+            f"{path} has entities, but '{pipe.name}' finds none: it is of {pipe.kind}.",
+            "Annotate texts for it in a .spacy file.",
         )
     return [Example(same_words(doc), doc) for doc in read_annotated(nlp, path)]
 
@@ -132,7 +132,7 @@ def check_output(path: Path, folder: bool) -> None:
     """
     if os.path.exists(path) and os.path.isdir(path) != folder:
         kinds = ("folder", "file") if folder else ("file", "folder")
-        raise Refused(f"--output must be a {kinds[0]}, and {path} is a {kinds[1]}.")
+        raise Refused(f"--output must be a {kinds[0]}, but {path} is a {kinds[1]}.")
     near = next(one for one in (path, *path.absolute().parents) if os.path.exists(one))
     if near != path and not near.is_dir():
         raise Refused(f"--output can't be {path}: {near} is a file.")

@@ -158,7 +158,7 @@ def read_sizes(batch_sizes: str) -> List[int]:
     except ValueError:
         sizes = [0]
     if min(sizes) < 1:
-        raise Refused(f"--batch-sizes must be numbers, such as 32,128, not {batch_sizes!r}.")
+        raise Refused(f"--batch-sizes must be whole numbers, such as 32,128, not {batch_sizes!r}.")
     return sizes
 
 
@@ -198,12 +198,10 @@ def _known(output: Optional[Path], about: Dict[str, Any]) -> Dict[str, Dict[str,
         other = [name for name in about if name != "date" and before.get(name) != about[name]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         lists = [None]
-    how = "Give another --output, or remove it."
+    how = "Choose another --output, or remove the file."
     if not all(isinstance(seconds, list) for seconds in lists):
-        raise Refused(f"{output} holds something else, and no results of this command.", how)
+        raise Refused(f"{output} exists, but does not hold results of this command.", how)
     if other:
-        raise Refused(
-            f"{output} holds something else: it is of another {' and '.join(other)}.", how
-        )
+        raise Refused(f"{output} is of another run: {' and '.join(other)} changed.", how)
     known: Dict[str, Dict[str, Any]] = results
     return known

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..budget.curve import Calibration, Point
     from ..measure.guarantee import Guarantee
 
-NEXT_TO_NOTHING = 0.1
+CLOSE_TO_ZERO = 0.1
 
 
 @early_exit.command("calibrate")
@@ -115,7 +115,7 @@ def calibrate_cli(
         )
         if temperature and ner.threshold:
             configure(nlp, threshold=found.threshold_for(min(saved, found.most)), name=ner.name)
-            msg.info(f"To save {saved:.2f}X as before, threshold is now {ner.threshold:.4f}.")
+            msg.info(f"The threshold is now {ner.threshold:.4f}, to save {saved:.2f}X as before.")
         verdict = None
         if max_disagreement is not None:
             verdict = guarantee(ner, fresh, max_disagreement, confidence, progress=progress)
@@ -143,8 +143,8 @@ def show_curve(found: "Calibration", score: str) -> None:
     header = ["speedup", "threshold", score.upper(), "kept", ""]
     print(table(rows, header=header, aligns=["r", "r", "r", "r", "l"]))
     full = found.points[0].score
-    if full is not None and full < NEXT_TO_NOTHING:
-        msg.warn("Its score is next to nothing: it needs more training data, or more epochs.")
+    if full is not None and full < CLOSE_TO_ZERO:
+        msg.warn("The score at full depth is close to 0: train on more texts, or for more epochs.")
     elif found.min_kept is not None:
         show_kept(found)
 
@@ -196,18 +196,20 @@ def show_guarantee(found: "Guarantee", bound: float, confidence: float) -> None:
     ]
     header = ["speedup", "threshold", "other tag", "p", ""]
     print(table(rows, header=header, aligns=["r", "r", "r", "r", "l"]))
-    claim = (
-        f"of a document from where these {found.documents} are from, at most {100 * bound:g} % of "
-        f"the words are expected to get another tag than at full depth, with confidence "
-        f"{confidence:g}."
-    )
+    claim = f"at most {100 * bound:g} % of a document's words are expected to get another tag"
     if found.threshold:
-        msg.good(f"At threshold {found.threshold:.4f} ({found.speedup:.2f}X): {claim}")
+        msg.good(
+            f"At threshold {found.threshold:.4f} ({found.speedup:.2f}X), {claim} than at full "
+            f"depth.",
+            f"This holds with confidence {confidence:g} for documents from the same source as "
+            f"these {found.documents}.",
+        )
         return
     needed = documents_needed(found.verdicts[0].mean, bound, confidence)
-    more = "More would not help" if needed is None else f"At this rate, {needed} would do"
+    more = "More would not help" if needed is None else f"At this rate, {needed} would be enough"
     msg.warn(
-        f"{found.documents} documents show for no setting but full depth that {claim}",
+        f"These {found.documents} documents do not show, with confidence {confidence:g}, that "
+        f"{claim} at any setting below full depth.",
         f"{more} for {found.candidates[0][0]:.2f}X. The pipeline is saved with threshold = 0.",
     )
 
@@ -223,7 +225,7 @@ def disjoint(tuned: Sequence[Example], fresh: Sequence[Doc]) -> List[Example]:
     kept = [eg for eg in tuned if "".join(eg.reference.text.split()) not in seen]
     if len(kept) < len(tuned):
         msg.warn(
-            f"{len(tuned) - len(kept)} texts are also held out: they are not calibrated on. Was "
-            f"the pipeline trained, or its checkpoint chosen on them? Then the guarantee is void."
+            f"{len(tuned) - len(kept)} texts are also in --held-out, and are not calibrated on. If "
+            f"the pipeline was trained or its checkpoint chosen on them, the guarantee is void."
         )
     return kept

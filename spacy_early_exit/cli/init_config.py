@@ -56,12 +56,12 @@ def init_config_cli(
 
     check_output(output, folder=False)
     if output.exists() and not force:
-        raise Refused(f"{output} is already there.", "Replace it with --force.")
+        raise Refused(f"{output} already exists.", "Replace it with --force.")
     if pipeline not in KINDS:
         raise Refused(f"--pipeline must be one of {', '.join(KINDS)}, not {pipeline!r}.")
     name = DEFAULT_ENCODER if encoder is None else encoder
     rate = rate_of(name, learn_rate)
-    with refusing(ValueError, ImportError, title="There can be no such config."):
+    with refusing(ValueError, ImportError, title="Can't make such a config."):
         config = training_config(lang, pipeline, name, rate)
     if train is not None:
         words = count_words(texts_of(train, config, pipeline), pipeline)
@@ -72,7 +72,7 @@ def init_config_cli(
     if ready:
         config["paths"]["train"] = str(train)
     elif train is not None:
-        msg.warn(f"spaCy trains from .spacy files: convert {train} to one.")
+        msg.warn(f"spaCy trains on .spacy files: convert {train} to one.")
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         config.to_disk(output)

@@ -43,8 +43,8 @@ class HFEncoder:
             written, _ = PretrainedConfig.get_config_dict(self.place, revision=self.revision)
             if "auto_map" in written:
                 raise ValueError(
-                    "it has an auto_map: the encoder is computed by code that comes with it. Such "
-                    "code is never run here, there is no trust_remote_code"
+                    "its auto_map means that code which comes with the encoder computes it. Such "
+                    "code is never run: there is no trust_remote_code"
                 )
             config = AutoConfig.from_pretrained(
                 self.place, revision=self.revision, trust_remote_code=False
@@ -63,8 +63,8 @@ class HFEncoder:
         if missing:
             raise ValueError(
                 self._problem(
-                    f"its weights lack {len(missing)} parameters, such as '{missing[0]}': "
-                    f"incomplete, or the weights of another model"
+                    f"its weights lack {len(missing)} parameters, such as '{missing[0]}': they are "
+                    f"incomplete, or of another model"
                 )
             )
         return PretrainedEncoder(spec, read_weights(spec, state), tokenizer)
@@ -121,8 +121,8 @@ class HFEncoder:
         # CVE-2025-32434: weights_only=True was not safe before.
         if TorchVersion(torch.__version__) < TorchVersion("2.6"):
             raise ValueError(
-                f"it has no safetensors file, and torch {torch.__version__} could run code that "
-                f"hides in its older PyTorch file. Install torch 2.6 or later"
+                f"it has no safetensors file, and torch {torch.__version__} could run code hidden "
+                f"in its older PyTorch file. Install torch 2.6 or later"
             )
         found = load(False)
         warnings.warn(
@@ -158,7 +158,7 @@ class HFEncoder:
         if wanted > found:
             raise ValueError(
                 self._problem(
-                    f"its config.json describes {wanted:,} parameters, and its weights have but "
+                    f"its config.json describes {wanted:,} parameters, but its weights have only "
                     f"{found:,} bytes"
                 )
             )
@@ -167,8 +167,8 @@ class HFEncoder:
         because = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
         return (
             f"Can't load the encoder {self.name!r}: {what}{because}. "
-            f"The name in [components.NAME.model.encoder], NAME being the component's, must be a "
-            f"hub id, or a folder with config.json, tokenizer.json and model.safetensors."
+            f"In [components.NAME.model.encoder], name must be a hub id, or a folder with "
+            f"config.json, tokenizer.json and model.safetensors."
         )
 
 

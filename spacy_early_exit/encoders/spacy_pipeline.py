@@ -41,11 +41,13 @@ class PipelineEncoder:
             raise ValueError(self._problem("the pipeline can't be loaded", e)) from e
         if self.component not in nlp.component_names:
             there = ", ".join(nlp.component_names)
-            raise ValueError(self._problem(f"the pipeline has no such component, but {there}"))
+            raise ValueError(self._problem(f"the pipeline has only the components {there}"))
         factory = nlp.get_pipe_meta(self.component).factory
         if factory not in _LENDERS:
             raise ValueError(
-                self._problem(f"a '{factory}' lends no encoder, but {' and '.join(_LENDERS)} do")
+                self._problem(
+                    f"a '{factory}' has no encoder to copy, unlike {' and '.join(_LENDERS)}"
+                )
             )
         try:
             lent = _LENDERS[factory](nlp, self.component)
@@ -57,11 +59,10 @@ class PipelineEncoder:
     def _problem(self, what: str, cause: Optional[Exception] = None) -> str:
         because = f" ({type(cause).__name__}: {cause})" if cause is not None else ""
         return (
-            f"Can't lend the encoder of the component '{self.component}' of {self.pipeline!r}: "
-            f"{what}{because}. [components.NAME.model.encoder], NAME being that of the early-exit "
-            f"component, needs a pipeline that spacy.load takes, whose package, spacy-transformers "
-            f"or spacy-curated-transformers, is installed; and the name of its transformer "
-            f"component."
+            f"Can't copy the encoder of the component '{self.component}' of {self.pipeline!r}: "
+            f"{what}{because}. In [components.NAME.model.encoder], pipeline must be a pipeline "
+            f"that spacy.load takes, and component its transformer component. The package of that "
+            f"component, spacy-transformers or spacy-curated-transformers, must be installed."
         )
 
 
@@ -118,8 +119,8 @@ _SETTINGS = {
 
 def _of_curated_transformers(nlp: Language, component: str) -> PretrainedEncoder:
     settings = nlp.get_pipe_config(component)["model"]
-    family = _pick(_FAMILIES, settings, "an encoder")
-    make_tokenizer = _pick(_TOKENIZERS, settings["piece_encoder"], "a piece encoder")
+    family = _pick(_FAMILIES, settings, "its encoder")
+    make_tokenizer = _pick(_TOKENIZERS, settings["piece_encoder"], "its piece encoder")
     model: Any = nlp.get_pipe(component).model
     config = {theirs: settings[name] for theirs, name in _SETTINGS.items()}
     spec = read_spec({"model_type": family, **config})
@@ -132,7 +133,7 @@ def _of_curated_transformers(nlp: Language, component: str) -> PretrainedEncoder
 def _pick(known: Dict[str, Any], block: Dict[str, Any], what: str) -> Any:
     name = block["@architectures"]
     if name not in known:
-        raise ValueError(f"'{name}' is {what} that is not known here, but {', '.join(known)} are")
+        raise ValueError(f"{what} must be one of {', '.join(known)}, not '{name}'")
     return known[name]
 
 
@@ -176,7 +177,7 @@ def _sentencepiece(tokenizer_class: str, encoder: Any) -> str:
         try:
             made = getattr(transformers, tokenizer_class)(vocab_file=str(file))
         except ImportError as e:
-            raise ValueError(f"its pieces are read with sentencepiece and protobuf: {e}") from e
+            raise ValueError(f"reading its pieces needs sentencepiece and protobuf: {e}") from e
     return _serialized(made.backend_tokenizer)
 
 

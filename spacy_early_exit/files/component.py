@@ -83,8 +83,8 @@ def read_folder(
     trained = read_network(folder / "model") if kept.has_weights else None
     if kept.network not in (None, network_in(folder)):
         raise ValueError(
-            f"The files cfg and {NETWORK} in {folder} are not of one pipeline: was the "
-            f"process ended while it saved the pipeline? Load another checkpoint."
+            f"The files cfg and {NETWORK} in {folder} do not belong to the same pipeline. The "
+            f"process may have been killed while it saved the pipeline. Load another checkpoint."
         )
     return state, trained
 
@@ -115,7 +115,7 @@ def read_parts(
         return parts, state, present
     kept = state or State()
     if kept.model not in (None, checksum(parts["model"])):
-        raise ValueError("model in the bytes is damaged: it does not fit its checksum in cfg.")
+        raise ValueError("model in the bytes is damaged: it does not match its checksum in cfg.")
     return parts, state, read_network(parts["model"]) if kept.has_weights else None
 
 
@@ -168,7 +168,9 @@ def _checked(about: Dict[str, Any], check_labels: CheckLabels) -> State:
 
 def _check_count(labels: Sequence[str]) -> None:
     if len(labels) > MAX_LABELS:
-        raise ValueError(f"there are {len(labels):,} labels, and {MAX_LABELS:,} are the most")
+        raise ValueError(
+            f"there are {len(labels):,} labels, and at most {MAX_LABELS:,} are allowed"
+        )
 
 
 def _unreadable(what: str, error: Exception) -> ValueError:

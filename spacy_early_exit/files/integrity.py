@@ -45,16 +45,16 @@ def unseal(data: bytes) -> Dict[str, Any]:
     """
     sealed = json.loads(data)
     if not isinstance(sealed, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("it is not a JSON object")
     version = sealed.get("format_version", FORMAT_VERSION)
     if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
-            f"its format version is {version!r}, this spacy-early-exit reads {FORMAT_VERSION}: "
-            f"was it saved by a later one?"
+            f"its format version is {version!r}, but this spacy-early-exit reads {FORMAT_VERSION}: "
+            f"a later release may have saved it"
         )
     expected = sealed.pop("sha256", None)
     if expected not in (None, _checksum_of(sealed)):
-        raise ValueError("what it says does not fit its checksum, 'sha256'")
+        raise ValueError("its content does not match its checksum, 'sha256'")
     return sealed
 
 
@@ -73,14 +73,14 @@ def unpack(data: bytes, parts: AbstractSet[str] = frozenset()) -> Dict[str, byte
     try:
         found = srsly.msgpack.unpackb(data, raw=False, object_pairs_hook=dict, **limits)
         if not isinstance(found, dict) or not all(type(part) is bytes for part in found.values()):
-            raise ValueError("they hold no parts")
+            raise ValueError("they hold no named parts")
     except Exception as e:  # the library raises many kinds
         raise ValueError(f"The bytes can't be read: they are damaged ({e}).") from e
     missing = sorted(part for part in parts if part not in found)
     if missing:
         raise ValueError(
-            f"The bytes have no {' and no '.join(missing)}: they are damaged, or it was left "
-            f"out, as by to_bytes(exclude=...). Then give the same exclude."
+            f"The bytes have no {' and no '.join(missing)}. They are damaged, or to_bytes was "
+            f"called with exclude: then give from_bytes the same exclude."
         )
     return cast(Dict[str, bytes], found)
 
@@ -97,7 +97,7 @@ def read_at_most(path: Path, size: int) -> bytes:
     with open(path, "rb", opener=_open_at_once) as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is no plain file")
+            raise ValueError("it is not a regular file")
         if hasattr(os, "O_NONBLOCK"):
             os.set_blocking(file.fileno(), True)
         found = about.st_size
@@ -113,7 +113,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def check_size(found: int, most: int) -> None:
     """RAISES (ValueError): If there are more bytes than allowed."""
     if found > most:
-        raise ValueError(f"it has {found:,} bytes, and {most:,} are the most that it may have")
+        raise ValueError(f"it has {found:,} bytes, and at most {most:,} are allowed")
 
 
 @contextlib.contextmanager
@@ -186,7 +186,7 @@ def _move_near(folder: Path, aside: Path, moved: Dict[Path, Path]) -> None:
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
-            raise IsADirectoryError(f"{place} is a folder, and should be a file of ours.")
+            raise IsADirectoryError(f"{place} is a folder, but must be replaced by a file.")
         path.replace(_near(place))
         moved[_near(place)] = place
 
@@ -201,8 +201,8 @@ def _check_no_link(folder: Path) -> None:
     """
     if folder.is_symlink():
         raise OSError(
-            f"Nothing is saved through links, since they may lead anywhere: {folder} is one, to "
-            f"{folder.resolve()}. Save to another folder, or remove the link."
+            f"{folder} is a link to {folder.resolve()}. Nothing is saved through links, since they "
+            f"may lead anywhere. Save to another folder, or remove the link."
         )
 
 

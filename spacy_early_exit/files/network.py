@@ -146,7 +146,7 @@ def _filled(
         with torch.device("meta"):
             network.make_room_for(_like(weights, "decoder."), _like(weights, "criterion."))
     except KeyError as e:  # not every name is valid for a parameter
-        raise ValueError(f"The file {file} in {place} is damaged: a weight is named {e}.") from e
+        raise ValueError(f"The file {file} in {place} is damaged: a name is invalid ({e}).") from e
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in wanted:
@@ -155,8 +155,8 @@ def _filled(
     if wanted != found:
         wrong = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
         raise ValueError(
-            f"The file {file} in {place} does not fit {NETWORK} beside it: '{wrong}' has "
-            f"shape {found.get(wrong)}, and should have {wanted.get(wrong)}."
+            f"The file {file} in {place} does not match {NETWORK}: '{wrong}' has shape "
+            f"{found.get(wrong)} instead of {wanted.get(wrong)}."
         )
     network.load_state_dict(weights, assign=True)
     for parameter in network.parameters():
@@ -214,7 +214,9 @@ def _part(
         raise _unreadable(name, place, e) from e
     try:
         if saved and saved.get(name) != checksum(data):
-            raise ValueError(f"it is not what was saved: its checksum is not the one in {NETWORK}")
+            raise ValueError(
+                f"it is not what was saved: its checksum differs from that in {NETWORK}"
+            )
         return parse(data)
     except Exception as e:
         raise _unreadable(name, place, e) from e
@@ -251,11 +253,11 @@ def _read_weights(data: bytes) -> Dict[str, Tensor]:
     try:
         check_size(int.from_bytes(data[:8], "little"), MAX_HEADER_BYTES)
     except ValueError as e:
-        raise ValueError(f"of its list of weights: {e}") from e
+        raise ValueError(f"its list of weights is too long: {e}") from e
     weights: Dict[str, Tensor] = load(data)
     for name, tensor in weights.items():
         if tensor.dtype != torch.float32:
-            raise ValueError(f"'{name}' is of {tensor.dtype}, and should be of torch.float32")
+            raise ValueError(f"'{name}' has dtype {tensor.dtype} instead of torch.float32")
     return weights
 
 
@@ -288,6 +290,6 @@ def _check_memory(needed: int) -> None:
             there_is = min(there_is, int(Path(file).read_text()))
     if needed > there_is:
         raise ValueError(
-            f"to read the network that it describes takes {needed:,} bytes, and this machine or "
-            f"its container has {there_is:,}"
+            f"reading the network that it describes takes {needed:,} bytes of memory, but this "
+            f"machine or its container has {there_is:,}"
         )

@@ -95,15 +95,15 @@ def contenders_of(
     if all(pipe.kind != "early_exit_ner" for pipe in mine.values()):
         kinds = " and ".join(f"'{part}', of {pipe.kind}" for part, pipe in mine.items())
         raise ValueError(
-            f"the benchmark scores entities, and its early-exit component is {kinds}. It takes "
-            f"pipelines with an early_exit_ner; spacy early-exit evaluate measures others."
+            f"The benchmark scores entities, so it needs a pipeline with an early_exit_ner, not "
+            f"with {kinds}. Use spacy early-exit evaluate instead."
         )
     reachable = min(
         1.0 if pipe.calibration is None else pipe.calibration.most for pipe in mine.values()
     )
     within = [speedup for speedup in speedups if speedup <= reachable]
     if not within:
-        raise ValueError(f"{name} is calibrated for speedups up to {reachable:.2f}, no further.")
+        raise ValueError(f"{name} is only calibrated for speedups up to {reachable:.2f}.")
     contenders = []
     for speedup in within:
         cfg = {part: {"speedup": speedup, "adaptive": False} for part in mine}

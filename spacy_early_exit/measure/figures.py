@@ -88,7 +88,7 @@ def exits_by_tag(exits: Dict[str, List[int]]) -> str:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of words, %; the number is the layer")
-    return _svg(figure, "At which layer words leave, by tag")
+    return _svg(figure, "At which layer words exit, by tag")
 
 
 def cost_by_length(costs: Sequence[Tuple[int, float]]) -> str:

@@ -64,8 +64,8 @@ def guarantee(
     del candidates[0]
     if not candidates:
         raise ValueError(
-            "The calibration has no point but full depth, which needs no guarantee: calibrate for "
-            "larger speedups."
+            "The calibration has only full depth, which needs no guarantee. Calibrate the pipeline "
+            "for larger speedups."
         )
     full = _tags(ner, docs, 0.0)
 
@@ -98,8 +98,8 @@ def check_documents(documents: int, max_disagreement: float, confidence: float) 
     least = documents_needed(0.0, max_disagreement, confidence) or 1
     if documents < least:
         raise ValueError(
-            f"{documents} documents are too few: even if none of them differed, a disagreement of "
-            f"at most {max_disagreement:g} with confidence {confidence:g} takes {least}."
+            f"{documents} documents are too few: even if no tag changed, a disagreement of at most "
+            f"{max_disagreement:g} with confidence {confidence:g} takes {least}."
         )
 
 

@@ -53,7 +53,7 @@ def make_hold_saving(
     """
     if not 1.0 < speedup < float("inf") or every < 1:
         raise ValueError(
-            f"hold_saving: speedup must be above 1 and every at least 1, not {speedup}, {every}."
+            f"hold_saving: speedup must be above 1 and every at least 1, not {speedup} and {every}."
         )
     texts: List[Doc] = []
     scorers: List[Any] = []  # the component's scorer, while it is replaced
@@ -69,7 +69,7 @@ def make_hold_saving(
         ner = nlp.get_pipe(component)
         if not isinstance(ner, EarlyExitPipe):
             raise ValueError(
-                f"hold_saving: '{component}' is no early-exit component, but a "
+                f"hold_saving: '{component}' is not an early-exit component, but a "
                 f"{type(ner).__name__}."
             )
         if info["step"] == 0:
@@ -86,7 +86,7 @@ def make_hold_saving(
         if speedup_at(threshold) < speedup:
             warnings.warn(
                 f"hold_saving: no threshold of '{component}' saves {speedup:g}X at step "
-                f"{info['step']}, the most is {speedup_at(threshold):.2f}X.",
+                f"{info['step']}. The most that one saves is {speedup_at(threshold):.2f}X.",
                 stacklevel=2,
             )
         configure(nlp, threshold=threshold, name=component)

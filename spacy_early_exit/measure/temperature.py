@@ -113,8 +113,8 @@ def scale_heads(ner: EarlyExitPipe, temperatures: Sequence[float]) -> None:
     shim = ner.model.shims[0]
     if shim.needed(ner.decoder, ner.criterion)["decoder"]:
         raise ValueError(
-            f"The heads of '{ner.name}' can't be divided by temperatures: its decoder "
-            f"{type(ner.decoder).__name__} has learnt transitions to go with what they say, "
-            f"and other tags would come out. Temperatures are for BIOViterbi.v1."
+            f"Temperatures would change the tags of '{ner.name}': its decoder "
+            f"{type(ner.decoder).__name__} learnt transitions that fit the heads as they are. "
+            f"Temperatures are for BIOViterbi.v1."
         )
     shim.scale_heads(temperatures)

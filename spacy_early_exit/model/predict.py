@@ -93,14 +93,14 @@ def _rough_work(spec: EncoderSpec, batch: Sequence[Window]) -> int:
 
 def _not_finite(network: ExitNetwork, batch: Batch) -> str:
     """RETURNS (str): Where a NaN or an infinity first occurs in a batch, as an error message."""
-    where = "where words leave early"
+    where = "where words exit early"
     for number, of_words in enumerate(run_all_layers(network, batch), start=1):
         if not network.logits(number, of_words).isfinite().all():
             where = f"from layer {number} on"
             break
     return (
-        f"The network gives NaN or infinity for a text, {where}: no tags come of that. Its "
-        f"weights are extreme, or were changed in place. Load the pipeline anew; or train again, "
+        f"The network gives NaN or infinity for a text, {where}, so it can't be tagged. Its "
+        f"weights are extreme, or were changed in place. Load the pipeline again, or train again "
         f"with a smaller learn_rate."
     )
 

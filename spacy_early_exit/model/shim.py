@@ -81,8 +81,8 @@ class TaggerShim(Shim):
         """RETURNS (Trained): Network and tokenizer."""
         if self._model is None:
             raise ValueError(
-                "The early-exit tagger has no weights yet. Train it: nlp.initialize(...) fetches "
-                "the pre-trained encoder; or load a trained pipeline with spacy.load(...)."
+                "The early-exit tagger has no weights yet. Train it (nlp.initialize(...) fetches "
+                "the pre-trained encoder), or load a trained pipeline with spacy.load(...)."
             )
         return self._model
 
@@ -166,9 +166,9 @@ class TaggerShim(Shim):
             if missing:
                 raise ValueError(
                     f"The {kind} {type(blocks[kind]).__name__} of '{name}' needs "
-                    f"{', '.join(missing)}, and the weights have no such thing: they were trained "
-                    f"with another criterion or decoder. Train with what it needs, from this "
-                    f"pipeline on if you like: [initialize.components.{name}] start_from."
+                    f"{', '.join(missing)}, which its weights lack: they were trained with another "
+                    f"criterion or decoder. Train it with this one. To start from this pipeline, "
+                    f"set start_from in [initialize.components.{name}]."
                 )
 
     @usual_torch()
@@ -276,8 +276,8 @@ class TaggerShim(Shim):
         warnings.warn(
             f"The encoder is trained with a learning rate of {rate:g}. Above {MAX_LEARN_RATE:g} "
             f"transformers forget what they know, and scores jump up and down. Set "
-            f"optimizer.learn_rate to 2e-4 for a small encoder, 2e-5 to 5e-5 for one of base size; "
-            f"or have a config written that suits it: python -m spacy early-exit init-config.",
+            f"optimizer.learn_rate to 2e-4 for a small encoder, 2e-5 to 5e-5 for one of base size. "
+            f"Or let a command write a suitable config: python -m spacy early-exit init-config.",
             stacklevel=2,
         )
 

@@ -138,8 +138,8 @@ def check_finite(network: ExitNetwork) -> None:
         if not parameter.detach().sum().isfinite() and not parameter.isfinite().all():
             raise ValueError(
                 f"The network's weights are damaged, or its training diverged: '{name}'"
-                f"{_layer_of(name)} holds NaN or infinity. Load a pipeline that was saved before; "
-                f"or train again, with a smaller learn_rate."
+                f"{_layer_of(name)} holds NaN or infinity. Load an earlier checkpoint, or train "
+                f"again with a smaller learn_rate."
             )
 
 

@@ -172,8 +172,8 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         if self._follows(knob, adaptive):
             raise ValueError(
                 f"'{self.name}' is adaptive: it holds a speedup over a stream of texts. Use "
-                f"nlp.pipe(texts); or for single texts give adaptive = False, and the calibrated "
-                f"threshold of the speedup is used."
+                f"nlp.pipe(texts). For single texts, give adaptive = False: then the speedup's "
+                f"calibrated threshold is used."
             )
         return next(annotate(self, [doc], run), doc)
 
@@ -337,8 +337,8 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         RETURNS (Dict[str, float]): The same losses.
         """
         warnings.warn(
-            f"'{self.name}' can't rehearse: nlp.rehearse leaves it as it is. To keep what it knows "
-            f"while it learns, let the pipeline annotate texts before the training, and mix these "
+            f"'{self.name}' can't rehearse: nlp.rehearse does not change it. To keep what it knows "
+            f"while it learns, let the pipeline annotate texts before the training and mix them "
             f"into the examples of nlp.update.",
             stacklevel=2,
         )
@@ -379,8 +379,8 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         """
         if not self._shim.is_trained:
             raise ValueError(
-                f"'{self.name}' has no weights yet. Train it: nlp.initialize(...) fetches the "
-                f"pre-trained encoder; or load a trained pipeline with spacy.load(...)."
+                f"'{self.name}' has no weights yet. Train it (nlp.initialize(...) fetches the "
+                f"pre-trained encoder), or load a trained pipeline with spacy.load(...)."
             )
         warn_if_shared(self)
         run = self._run_settings(self._knob(call))

@@ -50,8 +50,7 @@ def make_knob(threshold: Any, speedup: Any, place: str) -> Knob:
         threshold = _number(threshold, "threshold", place)
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(
-                f"threshold in {place} must be between 0 (never leave early) and 1, "
-                f"not {threshold}."
+                f"threshold in {place} must be between 0 (full depth) and 1, not {threshold}."
             )
     if speedup is not None:
         speedup = _number(speedup, "speedup", place)
@@ -61,9 +60,9 @@ def make_knob(threshold: Any, speedup: Any, place: str) -> Knob:
             )
     if threshold is not None and speedup is not None:
         raise ValueError(
-            f"threshold and speedup are both set in {place}, but each would decide how early "
-            f"words leave. Set one of them and make the other null. To replace one that a saved "
-            f"pipeline has, give both: the new one, and null (None) for the old. (spacy "
+            f"threshold and speedup are both set in {place}, but only one can decide how early "
+            f"words exit. Set one of them and make the other null. To replace the one that a saved "
+            f"pipeline has, give both: the new one, and null (None) for the old one. (spacy "
             f"find-threshold sets a threshold: it needs a pipeline without a speedup.)"
         )
     return Knob(threshold, speedup)
@@ -100,7 +99,7 @@ def check_knob(name: str, knob: Knob, criterion: "Criterion", adaptive: bool = F
         )
     if adaptive and knob.speedup is None:
         raise ValueError(
-            f"adaptive of '{name}' holds a speedup, and none is set. Set speedup, such as "
+            f"adaptive of '{name}' needs a speedup to hold, but none is set. Set speedup, such as "
             f"3.0, in the same place."
         )
 
@@ -226,8 +225,8 @@ class Dial:
         speedup = self._knob(knob).speedup
         if adaptive and speedup is None:
             raise ValueError(
-                f"adaptive in this call holds a speedup, but a threshold is in force in "
-                f"'{self.name}'. Give a speedup, too."
+                f"adaptive in this call needs a speedup to hold, but '{self.name}' is at a "
+                f"threshold. Give a speedup, too."
             )
         wanted = self.settings.adaptive if adaptive is None else adaptive
         return bool(wanted) and speedup is not None and speedup > 1

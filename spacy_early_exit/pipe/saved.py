@@ -119,7 +119,7 @@ class Saved:
         if trained.network.tags != tag_count(self.scheme, labels):
             raise ValueError(
                 f"'{self.name}' was saved with {labels} labels in its cfg file, but its weights "
-                f"have {trained.network.tags} tags: the files are not of one pipeline."
+                f"have {trained.network.tags} tags: the files do not belong to the same pipeline."
             )
         # The config's knob is not checked: an outdated calibration must not keep it from loading.
         trained.check_window_length(self.settings.window_length)

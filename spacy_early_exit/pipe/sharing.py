@@ -43,9 +43,9 @@ def warn_if_shared(pipe: TrainablePipe, nlp: Optional[Language] = None) -> None:
     _said_of.add(pipe)
     where, name = found
     warnings.warn(
-        f"The component '{pipe.name}' is shared: {where} it, as '{name}'. spaCy does not copy what "
-        f"it sources. So what is set or trained in one of the two places is so in the other, "
-        f"whatever its config says, and the records of both are those of '{pipe.name}'. For a "
+        f"The component '{pipe.name}' is shared: {where} it, as '{name}'. spaCy does not copy "
+        f"sourced components. What is set or trained in one place also applies in the other, "
+        f"whatever its config says, and both keep their records under '{pipe.name}'. For a "
         f"component of its own, source it from a pipeline that nothing else uses: "
         f"add_pipe('{name}', name='{pipe.name}', source=spacy.load(FOLDER)).",
         stacklevel=3,

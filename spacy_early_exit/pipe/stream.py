@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .task import Prediction
 
 MAX_WORDS = 50_000  # to collect from a stream; more would not be faster
-CHANGED = ValueError("The Doc has other words than when it was predicted.")
+CHANGED = ValueError("The words of the Doc have changed since it was predicted.")
 
 
 def annotate_stream(

@@ -92,8 +92,8 @@ def check_labels_to_learn(name: str, labels: Iterable[str]) -> None:
     if not list(labels):
         raise ValueError(
             f"'{name}' has no labels to learn: there are none in the training examples. "
-            f"Are they annotated? Else give labels in [initialize.components.{name}], "
-            f"or call add_label before initialize."
+            f"Annotate them, give labels in [initialize.components.{name}], or call add_label "
+            f"before initialize."
         )
 
 
@@ -106,8 +106,8 @@ def check_stage(name: str, stage: "Stage", from_scratch: bool) -> None:
     """
     if from_scratch and stage.trains_criterion:
         raise ValueError(
-            f"{type(stage).__name__} teaches '{name}' who may leave, not "
-            f"which tags are right. Give it a pipeline that knows: start_from in "
+            f"{type(stage).__name__} teaches '{name}' which words may exit, not which tags are "
+            f"right. Start from a trained pipeline: set start_from in "
             f"[initialize.components.{name}], as in configs/reduction.cfg."
         )
 
@@ -124,7 +124,8 @@ def check_criterion_is_taught(
     """
     if learns and not stage.trains_criterion:
         raise ValueError(
-            f"The criterion {type(criterion).__name__} of '{name}' learns who may "
-            f"leave, and {type(stage).__name__} does not teach it that. Train with "
-            f"ReductionTraining.v1 (configs/reduction.cfg), or start_from a pipeline that was."
+            f"The criterion {type(criterion).__name__} of '{name}' must learn which words may "
+            f"exit, and {type(stage).__name__} does not teach that. Train with "
+            f"ReductionTraining.v1 (configs/reduction.cfg), or set start_from to a pipeline "
+            f"trained with it."
         )

@@ -101,7 +101,7 @@ class Task:
         for label in labels:
             self.check_label(label)
         if len(set(labels)) < len(labels):
-            raise ValueError("a label is there twice")
+            raise ValueError("a label occurs twice")
 
     def check_new_labels(self, labels: Sequence[str]) -> None:
         """RAISES (ValueError): If one can't be a label. Labels that the component already has may

@@ -38,9 +38,9 @@ class TokenReduction(CriterionBase):
         """
         if self.layers[-1] >= spec.layers:
             raise ValueError(
-                f"TokenReduction: selectors decide who goes on to the next layer, so layers must "
-                f"be at most {spec.layers - 1} for this encoder of {spec.layers}, not "
-                f"{self.layers[-1]}."
+                f"TokenReduction: selectors decide which words continue to the next layer, so "
+                f"layers must be at most {spec.layers - 1} for this encoder of {spec.layers} "
+                f"layers, not {self.layers[-1]}."
             )
         found = {}
         for layer in self.layers:
@@ -85,5 +85,5 @@ def make_token_reduction(layers: Sequence[int] = (1, 3)) -> Criterion:
     """
     chosen = tuple(int(layer) for layer in layers)
     if not chosen or chosen[0] < 1 or list(chosen) != sorted(set(chosen)):
-        raise ValueError(f"TokenReduction: layers must rise from 1 or later, not {list(layers)}.")
+        raise ValueError(f"TokenReduction: layers must ascend, from 1 or more, not {list(layers)}.")
     return TokenReduction(chosen)

@@ -82,10 +82,10 @@ class EarlyExitNER(EarlyExitPipe):
         if self.settings.across_lines or not _forget_across_lines(example.predicted, tags):
             return tags, unknown
         warnings.warn(
-            f"'{self.name}' finds no entity that reaches across a line break, and some are "
-            f"annotated so: their words count as not annotated. Set across_lines = true in "
-            f"[components.{self.name}] if lines break within entities, as in wrapped text; "
-            f"otherwise correct the annotation.",
+            f"Some annotated entities reach across a line break, and '{self.name}' finds no such "
+            f"entities: their words count as not annotated. If lines break within entities, as in "
+            f"wrapped text, set across_lines = true in [components.{self.name}]. Otherwise correct "
+            f"the annotation.",
             stacklevel=2,
         )
         return tags, unknown

@@ -85,10 +85,10 @@ class EarlyExitSegmenter(EarlyExitPipe):
         longer = [token for token in tokens if len(token) > 1 and not token.isspace()]
         if longer:
             raise ValueError(
-                f"'{self.name}' makes words of characters, but {len(longer)} of {len(tokens)} "
-                f"tokens of the examples have several, such as {longer[0]!r}. The tokenizer must "
-                f'make a token of each character, as that of spacy.blank("zh") does; and annotated '
-                f"texts must say where there are spaces: Doc(vocab, words=..., spaces=...)."
+                f"'{self.name}' joins characters into words, but {len(longer)} of {len(tokens)} "
+                f"tokens in the examples have several characters, such as {longer[0]!r}. The "
+                f'tokenizer must make each character a token, as that of spacy.blank("zh") does. '
+                f"Annotated texts must say where spaces are: Doc(vocab, words=..., spaces=...)."
             )
         super().initialize(get_examples, nlp=nlp, labels=BMES, start_from=start_from)
 

@@ -73,7 +73,7 @@ class EarlyExitTagger(EarlyExitPipe):
         if self.settings.attribute == "pos" and label not in UPOS:
             raise ValueError(
                 f"'{self.name}' sets pos, which can't be {label!r}: it must be one of "
-                f"{', '.join(sorted(filter(None, UPOS)))}. For other labels there is "
+                f"{', '.join(sorted(filter(None, UPOS)))}. For other labels, set "
                 f'attribute = "tag".'
             )
 

@@ -85,8 +85,8 @@ def fit(pieces: Wordpieces, capacity: int) -> Wordpieces:
     tagged = np.isin(units, units[pieces.piece_of_word])
     warnings.warn(
         f"A word has more wordpieces than the {capacity} that a window holds. It is tagged "
-        f"from its first {capacity}; the others are left out. All other words are tagged as "
-        f"ever. Python shows this warning once.",
+        f"from its first {capacity}, and the others are ignored. All other words are tagged as "
+        f"usual. Python shows this warning once.",
         stacklevel=2,
     )
     kept = np.cumsum(tagged) - 1  # new row of each wordpiece

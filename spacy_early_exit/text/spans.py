@@ -37,7 +37,7 @@ def sent_spans(docs: List[Doc]) -> List[List[Span]]:
             raise ValueError(
                 f"sent_spans cuts at sentence boundaries, and this text has none: "
                 f"{doc.text[:50]!r}. Put a sentencizer, senter or parser before the early-exit "
-                f"component; and when training, in [training] annotating_components as well."
+                f"component. For training, name it in [training] annotating_components, too."
             )
     return [list(doc.sents) for doc in docs]
 

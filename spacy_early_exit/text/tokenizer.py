@@ -91,8 +91,8 @@ class WordpieceTokenizer:
         last = max([*ids, *self.prefix.tolist(), *self.suffix.tolist()], default=0)
         if last >= vocab_size:
             raise ValueError(
-                f"The tokenizer (tokenizer.json) has wordpieces up to number {last}, and the "
-                f"encoder knows {vocab_size}, from 0 on: they are not of one model."
+                f"The tokenizer (tokenizer.json) has wordpieces up to number {last}, but the "
+                f"encoder knows only 0 to {vocab_size - 1}: they do not belong to the same model."
             )
 
     def to_str(self) -> str:

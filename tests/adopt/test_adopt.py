@@ -235,8 +235,8 @@ class TestTagger:
     def test_without_enough_agreement_it_stays_at_full_depth_and_says_so(self, tagging):
         _, pipeline, printed = tagging
         assert spacy.load(pipeline).get_pipe("early_exit_tagger").speedup == 1.0
-        assert "At speedup = 1.3 the answers agree with the checkpoint's by 0." in printed
-        assert "less than --min-agreement 1." in printed and "saves nothing" in printed
+        assert "At speedup = 1.3, agreement with the checkpoint is 0." in printed
+        assert "below --min-agreement 1." in printed and "saves nothing" in printed
 
     def test_it_is_scored_by_what_it_sets(self, tagging):
         nlp = spacy.load(tagging[1])
@@ -254,11 +254,11 @@ class TestAttribute:
 
     def test_pos_takes_parts_of_speech_alone(self):
         self.check("tagger", PARTS)
-        with pytest.raises(ValueError, match="'some/model' are no parts .* pos: NN, VBD. --attrib"):
+        with pytest.raises(ValueError, match="'some/model' are not .* pos: NN, VBD. Use --attrib"):
             self.check("tagger", ["NOUN", "NN", "VBD"])
 
     def test_entities_are_no_parts_of_speech(self):
-        with pytest.raises(ValueError, match="'some/model' are entities"):
+        with pytest.raises(ValueError, match="'some/model' are for entities"):
             self.check("ner", ["NOUN"])
 
     def test_tags_may_be_anything(self):
@@ -293,8 +293,8 @@ class TestAgreement:
     @pytest.mark.parametrize(
         "asked, chosen, message",
         [
-            ([1.5, 2.0, 2.5], 2.0, "At speedup = 2.5 the answers agree .* 0.900, .* 0.95"),
-            ([2.5], 1.0, "At speedup = 2.5 .* full depth, which saves nothing"),
+            ([1.5, 2.0, 2.5], 2.0, "At speedup = 2.5, agreement .* 0.900, below .* 0.95"),
+            ([2.5], 1.0, "At speedup = 2.5, .* full depth, which saves nothing"),
             ([1.5, 2.0, 9.0], 2.0, None),
         ],
     )
@@ -450,13 +450,13 @@ class TestRefused:
 
     def test_labels_of_another_scheme(self, changed):
         source = changed(["O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC"])
-        with pytest.raises(ValueError, match="'E-PER' does not go with B-PER, I-PER"):
+        with pytest.raises(ValueError, match="'E-PER' does not fit B-PER, I-PER"):
             read_token_classifier(source)
 
     @pytest.mark.parametrize("task", ["ner", "tagger"])
     def test_labels_that_can_not_be_told_apart(self, changed, task, tmp_path):
         source = changed(["O", "A", "B", "A", "B", "C", "D"])
-        with pytest.raises(ValueError, match="told from the other: A, B. Set id2label"):
+        with pytest.raises(ValueError, match="share a name: A, B. Correct id2label"):
             read_token_classifier(source, task)
 
     def test_the_command_says_so(self, changed, tmp_path):
@@ -467,7 +467,7 @@ class TestRefused:
             *("--output", tmp_path / "pipeline", "--task", "tagger"),
             ok=False,
         )
-        assert "told from the other: A." in " ".join(printed.split())
+        assert "share a name: A." in " ".join(printed.split())
         assert "Traceback" not in printed
 
     def test_labels_that_are_not_those_of_the_rows(self, changed):
@@ -487,7 +487,7 @@ class TestRefused:
     )
     def test_entities_without_an_outside_do_not_become_tags_unasked(self, changed, labels, odd):
         source = changed(labels)
-        with pytest.raises(ValueError, match=f"no 'O' .* '{odd}' looks .* words: --task tagger"):
+        with pytest.raises(ValueError, match=f"no 'O' .* '{odd}' looks .* or use --task tagger"):
             read_token_classifier(source)
         assert read_token_classifier(source, "tagger").labels == labels
 
@@ -498,7 +498,7 @@ class TestRefused:
         assert read_token_classifier(source).task == "tagger"
 
     def test_an_encoder_without_a_head(self, encoders):
-        with pytest.raises(ValueError, match="no head of a token classifier"):
+        with pytest.raises(ValueError, match="no token classification head"):
             read_token_classifier(HFEncoder(encoders["bert"]))
 
     def test_a_head_of_several_maps(self, encoders, tmp_path):
@@ -506,7 +506,7 @@ class TestRefused:
 
         config = AutoConfig.from_pretrained(encoders["modernbert"], id2label={0: "O", 1: "I-X"})
         AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="more than one linear map .head, classifier"):
+        with pytest.raises(ValueError, match="not a single linear layer .head, classifier"):
             read_token_classifier(HFEncoder(str(tmp_path)))
 
     def test_too_few_texts(self, checkpoint, tmp_path):
@@ -541,12 +541,12 @@ class TestLabels:
             (["O", "B_PER", "I_PER"], "'B_PER' is neither. .*--task tagger"),
             (["O", "PER-B", "PER-I"], "'PER-B' is neither. .*--task tagger"),
             (["O", "b-per", "i-per"], "'b-per' is neither. .*--task tagger"),
-            (["O", "B-PER", "i-per"], "'i-per' does not go with B-PER"),
-            (["O", "B-PER", "I-PER", "PAD"], "'PAD' does not go with B-PER, I-PER"),
+            (["O", "B-PER", "i-per"], "'i-per' does not fit B-PER"),
+            (["O", "B-PER", "I-PER", "PAD"], "'PAD' does not fit B-PER, I-PER"),
             (["O", "B", "I", "E", "S"], "'B' is neither"),
             (["O", "o", "PER"], "'o' is neither"),
-            (["O", "B-", "I-"], "'B-' among its labels names no entity"),
-            (["O", "B-PER", "I-"], "'I-' among its labels names no entity"),
+            (["O", "B-", "I-"], "its label 'B-' names no kind of entity"),
+            (["O", "B-PER", "I-"], "its label 'I-' names no kind of entity"),
             (["o", "B-PER", "I-PER"], "no 'O' .*: o, B-PER, I-PER. .*--task tagger"),
         ],
     )
@@ -557,9 +557,9 @@ class TestLabels:
     @pytest.mark.parametrize(
         "names, rows, message",
         [
-            ({0: "O", 1: ""}, 2, "without white space around them, and ''"),
-            ({0: "O", 1: "PER "}, 2, "without white space around them, and 'PER '"),
-            ({0: "O", 1: 7}, 2, "must be names, .* and 7"),
+            ({0: "O", 1: ""}, 2, "without white space around them, not ''"),
+            ({0: "O", 1: "PER "}, 2, "without white space around them, not 'PER '"),
+            ({0: "O", 1: 7}, 2, "must be names .* not 7"),
             ({0: "O"}, 1, "'O' is its only label"),
             ({0: "O", 2: "PER"}, 2, "from 0 to 1, .* but has 0, 2"),
         ],

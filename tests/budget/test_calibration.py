@@ -86,7 +86,11 @@ class TestTheCurve:
     @pytest.mark.parametrize(
         "points, words, message",
         [
-            ([(0.0, 1.0, 0.8), (0.1, 2.0, None)], 10, "all points of a calibration have a score"),
+            (
+                [(0.0, 1.0, 0.8), (0.1, 2.0, None)],
+                10,
+                "all points of a calibration must have a score",
+            ),
             ([(0.0, 1.0, 0.8), (0.1, 2.0, float("nan"))], 10, "must be numbers"),
             ([(0.0, 1.0, None), (0.3, 2.0, None), (0.2, 3.0, None)], 10, "must ascend"),
             ([(0.0, 1.0, None), (0.1, 2.0, None), (0.2, 2.0, None)], 10, "must ascend"),
@@ -350,7 +354,7 @@ class TestCalibrating:
 class TestWhenItNoLongerHolds:
     def refused(self, nlp, what):
         with pytest.raises(
-            ValueError, match=f"calibrated with other.*{what}.*early-exit calibrate"
+            ValueError, match=f"calibrated with different.*{what}.*early-exit calibrate"
         ):
             speedup_at(nlp, speedup=1.5)
         assert speedup_at(nlp, threshold=0.2) > 0.5  # a threshold needs no calibration
@@ -516,7 +520,7 @@ def test_a_sourced_component_brings_its_calibration(calibrated, tmp_path):
     loaded = spacy.load(tmp_path / "other")
     assert speedup_at(loaded, speedup=1.5) == expected == speedup_at(other, speedup=1.5)
     other.update(examples_of(other), sgd=other.resume_training())
-    with pytest.raises(ValueError, match="calibrated with other weights"):
+    with pytest.raises(ValueError, match="calibrated with different weights"):
         speedup_at(other, speedup=1.5)
     assert speedup_at(loaded, speedup=1.5) == expected
 

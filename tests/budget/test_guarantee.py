@@ -126,7 +126,7 @@ def test_a_curve_of_full_depth_alone_has_nothing_to_guarantee(ner):
     kept = ner.calibration
     ner.calibration = replace(kept, points=kept.points[:1])
     try:
-        with pytest.raises(ValueError, match="no point but full depth"):
+        with pytest.raises(ValueError, match="only full depth"):
             guarantee(ner, [nlp.make_doc(text) for text in TEXTS], 0.5, 0.5)
     finally:
         ner.calibration = kept

@@ -159,17 +159,17 @@ def wrong(encoders, tmp_path, monkeypatch):
         (["--lang", "nowhere"], "[E048]"),
         (["--train", "missing.spacy"], "There is no file missing.spacy"),
         (["--train", "texts.txt"], "texts.txt can't be read as a .spacy file"),
-        (["--train", "broken.jsonl"], "broken.jsonl, line 1: no valid JSON"),
+        (["--train", "broken.jsonl"], "broken.jsonl, line 1: not valid JSON"),
         (["--train", "none.spacy"], "none.spacy has no words"),
         (["--train", "spaces.spacy"], "spaces.spacy has no words"),
-        (["--train", "good.jsonl", "--pipeline", "early_exit_tagger"], "has entities, and"),
+        (["--train", "good.jsonl", "--pipeline", "early_exit_tagger"], "has entities, but"),
         *((["--learn-rate", rate], "must be above 0, such as") for rate in ("0", "-1", "nan")),
         (["--learn-rate", "inf"], "not inf"),
-        (["--encoder", "list"], "config.json is no JSON object"),
+        (["--encoder", "list"], "config.json is not a JSON object"),
         (["--encoder", "odd"], "config.json is not valid JSON"),
         (["--encoder", "latin"], "config.json is not valid JSON"),
-        (["--encoder", "gpt2"], "family 'gpt2' can't be run"),
-        (["--encoder", "words"], "hidden_size='many', which is no number"),
+        (["--encoder", "gpt2"], "family 'gpt2' are not supported"),
+        (["--encoder", "words"], "hidden_size='many', which is not a number"),
         (["--encoder", "nothing"], "the folder has no config.json"),
         *((["--encoder", name], "no such folder") for name in ("/nope/dir", "./nope", "odd/nope")),
     ],
@@ -193,7 +193,7 @@ def test_steps_are_fitted_to_json_lines_too_which_spacy_does_not_read(encoders, 
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     arguments = ["--encoder", encoders["bert"], "--train", tmp_path / "train.jsonl", "-n", "3"]
     said = " ".join(early_exit("init-config", tmp_path / "a.cfg", *arguments).split())
-    assert "1,200 words, 3 epochs of 2 steps" in said and "spaCy trains from .spacy files" in said
+    assert "1,200 words, 3 epochs of 2 steps" in said and "spaCy trains on .spacy files" in said
     assert "--paths.train train.spacy" in said
     config = load_config(tmp_path / "a.cfg")
     assert config["training"]["max_steps"] == 6 and config["paths"]["train"] is None

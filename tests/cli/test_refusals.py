@@ -122,15 +122,15 @@ ANNOTATED = {
     "texts.txt": "texts.txt can't be read as a .spacy file: ",
     "surrogate.jsonl": "surrogate.jsonl, line 1: character 0 of the text is a lone surrogate",
     "latin.jsonl": "latin.jsonl is not UTF-8: the byte 0xeb in line 1",
-    "list.jsonl": "list.jsonl, line 1: not {",
-    "number.jsonl": "number.jsonl, line 1: not {",
-    "broken.jsonl": "broken.jsonl, line 1: no valid JSON",
-    "nan.jsonl": "nan.jsonl, line 1: no valid JSON",
-    "large.jsonl": "large.jsonl, line 1: no valid JSON (Value is too big!)",
-    "no-text.jsonl": "no-text.jsonl, line 1: not {",
+    "list.jsonl": "list.jsonl, line 1: expected {",
+    "number.jsonl": "number.jsonl, line 1: expected {",
+    "broken.jsonl": "broken.jsonl, line 1: not valid JSON",
+    "nan.jsonl": "nan.jsonl, line 1: not valid JSON",
+    "large.jsonl": "large.jsonl, line 1: not valid JSON (Value is too big!)",
+    "no-text.jsonl": "no-text.jsonl, line 1: expected {",
     "unannotated.jsonl": "unannotated.jsonl has no annotated texts.",
     "odd-span.jsonl": "can't reach from character 0 to 30 in a text of 3",
-    "odd-label.jsonl": "odd-label.jsonl, line 1: the label 'PER ' can't be used: it has",
+    "odd-label.jsonl": "odd-label.jsonl, line 1: the label 'PER ' can't be used: it begins",
     "empty.jsonl": "empty.jsonl has no annotated texts.",
     "spaces.spacy": "the texts have no words",
 }
@@ -162,7 +162,7 @@ PIPELINES = {
 }
 WITHOUT_EARLY_EXIT = {"blank": "has no early-exit component", "sentencizer": "It has: sentencizer."}
 NOT_WRITABLE = {"/proc/none/x": "can't be written", "texts.txt/x": "texts.txt is a file"}
-FILES = {"empty": "must be a file, and", "/dev/full": "No space left on device"}
+FILES = {"empty": "must be a file, but", "/dev/full": "No space left on device"}
 
 # How each command is called, with a word that stands for what is wrong.
 EVALUATE = ["evaluate", "MODEL", "DATA", "-s", "1", "-r", "0", "-o", "OUTPUT"]
@@ -188,8 +188,8 @@ def cases():
         *[(command, "DATA", ANNOTATED) for command in (EVALUATE, REPORT, CALIBRATE, BENCHMARK)],
         *[(command, "DATA", PLAIN) for command in (UNLABELLED, HELD_OUT, ADOPT)],
         *[(command, "OUTPUT", FILES) for command in (EVALUATE, REPORT)],
-        (BENCHMARK, "OUTPUT", {"empty": "must be a file, and"}),
-        *[(command, "OUTPUT", {"file": "must be a folder, and"}) for command in (CALIBRATE, ADOPT)],
+        (BENCHMARK, "OUTPUT", {"empty": "must be a file, but"}),
+        *[(command, "OUTPUT", {"file": "must be a folder, but"}) for command in (CALIBRATE, ADOPT)],
         *[
             (command, "OUTPUT", NOT_WRITABLE)
             for command in (EVALUATE, REPORT, CALIBRATE, BENCHMARK, ADOPT)
@@ -241,7 +241,7 @@ def test_results_of_something_else_are_not_gone_on_with(content, work):
     (work / "other.json").write_text(content)
     command = ["benchmark", work / "model", work / "tune.spacy", "-s", "1", "-r", "1"]
     said = refused(*command, "-o", work / "other.json")
-    assert "other.json holds something else" in said
+    assert "other.json exists, but does not hold results" in said
     assert (work / "other.json").read_text() == content
 
 
@@ -253,7 +253,7 @@ def test_entities_do_not_measure_what_finds_none(factory, work, encoders):
     srsly.write_jsonl(work / "good.jsonl", [{"text": "Ann", "spans": []}])
     for command in ("evaluate", "report", "calibrate"):
         said = refused(command, work / factory, work / "good.jsonl", "-o", work / "made")
-        assert f"good.jsonl has entities, and '{factory}' finds none" in said
+        assert f"good.jsonl has entities, but '{factory}' finds none" in said
         assert ".spacy" in said
 
 
@@ -303,7 +303,7 @@ def test_several_components_must_be_told_apart(work):
     nlp.add_pipe(NAME, name="other", source=spacy.load(work / "model"))
     nlp.to_disk(work / "two")
     said = refused("evaluate", work / "two", work / "tune.spacy")
-    assert "not one early-exit component, but 2" in said and f"{NAME}, other" in said
+    assert "two has 2 early-exit components" in said and f"{NAME}, other" in said
 
 
 def test_names_that_no_terminal_can_show_are_refused_all_the_same(work):

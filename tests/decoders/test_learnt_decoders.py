@@ -207,7 +207,7 @@ def test_what_another_decoder_has_learnt_stays_as_it_is(nlp):
 
 class TestRefused:
     def test_temperatures(self, nlp):
-        with pytest.raises(ValueError, match="temperatures.*Decoder.*BIOViterbi"):
+        with pytest.raises(ValueError, match="Temperatures.*Decoder.*BIOViterbi"):
             scale_heads(nlp.get_pipe(NAME), [2.0] * 4)
 
     def test_a_decoder_that_nothing_was_learnt_for(self, encoders, tmp_path):

@@ -264,9 +264,9 @@ class TestRefused:
         nlp = spacy.blank("en")
         nlp.add_pipe("sentencizer")
         nlp.to_disk(tmp_path)
-        with pytest.raises(ValueError, match="has no such component, but sentencizer"):
+        with pytest.raises(ValueError, match="has only the components sentencizer"):
             PipelineEncoder(str(tmp_path)).load()
-        with pytest.raises(ValueError, match="a 'sentencizer' lends no encoder, but transformer "):
+        with pytest.raises(ValueError, match="a 'sentencizer' has no encoder to copy, unlike tran"):
             PipelineEncoder(str(tmp_path), "sentencizer").load()
 
     @pytest.mark.parametrize(
@@ -274,11 +274,11 @@ class TestRefused:
         [
             (
                 {"@architectures": CURATED + "AlbertTransformer.v1"},
-                "AlbertTransformer.v1' is an encoder that is not known here, but .*RobertaTransf",
+                "its encoder must be one of .*RobertaTransf.* not .*AlbertTransformer.v1",
             ),
             (
                 {"piece_encoder": {"@architectures": CURATED + "CharEncoder.v1"}},
-                "CharEncoder.v1' is a piece encoder that is not known here, but .*ByteBpeEncoder",
+                "its piece encoder must be one of .*ByteBpeEncoder.* not .*CharEncoder.v1",
             ),
         ],
     )

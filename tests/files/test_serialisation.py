@@ -216,7 +216,7 @@ class TestDamage:
         about = json.loads(path.read_text())
         about["encoder"]["intermediate_size"] += 1
         path.write_text(json.dumps(about))
-        assert "does not fit" in self.problem(saved)
+        assert "does not match" in self.problem(saved)
 
     def test_a_later_format_is_named(self, saved):
         path = saved / NAME / "model" / "network.json"
@@ -227,7 +227,7 @@ class TestDamage:
     def test_labels_that_do_not_fit_the_weights_are_noticed(self, saved):
         path = saved / NAME / "cfg"
         path.write_text(json.dumps({"labels": ["A"], "has_weights": True}))
-        assert "not of one pipeline" in self.problem(saved)
+        assert "not belong to the same pipeline" in self.problem(saved)
 
 
 class TestDamagedBytes:

@@ -101,7 +101,7 @@ def test_a_saving_out_of_reach_is_said(nlp, texts):
 def test_another_component_is_refused(nlp, texts):
     nlp.add_pipe("sentencizer")
     hold = make_hold_saving(texts, speedup=2, every=5, component="sentencizer")
-    with pytest.raises(ValueError, match="is no early-exit component, but a Sentencizer"):
+    with pytest.raises(ValueError, match="is not an early-exit component, but a Sentencizer"):
         hold(nlp, {"step": 5, "epoch": 0})
 
 

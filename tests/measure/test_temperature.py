@@ -80,7 +80,7 @@ def test_a_calibration_does_not_survive_it(nlp):
     ner = nlp.get_pipe(NAME)
     calibrate(ner, examples_of(nlp), [1.5], with_score=False)
     scale_heads(ner, [2.0] * 4)
-    with pytest.raises(ValueError, match="calibrated with other weights"):
+    with pytest.raises(ValueError, match="calibrated with different weights"):
         ner.calibrated()
 
 

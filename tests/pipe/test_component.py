@@ -23,13 +23,13 @@ from tests.makers.texts import SENTENCES, TEXTS, examples_of, texts_of_all_lengt
 
 NAME = "early_exit_ner"
 BAD_LABELS = {
-    "PER ": "white space at an end",
-    "\tPER": "white space at an end",
-    "\u00a0": "white space at an end",
-    "PER\n": "white space at an end",
-    "A\nB": "a line break in it",
-    "A\r\nB": "a line break in it",
-    "A\u2028B": "a line break in it",
+    "PER ": "begins or ends with white space",
+    "\tPER": "begins or ends with white space",
+    "\u00a0": "begins or ends with white space",
+    "PER\n": "begins or ends with white space",
+    "A\nB": "contains a line break",
+    "A\r\nB": "contains a line break",
+    "A\u2028B": "contains a line break",
     "-": "sign for a missing annotation",
 }
 
@@ -605,7 +605,7 @@ class TestTraining:
         nlp.get_pipe("textcat").initialize(lambda: examples_of(nlp), nlp=nlp)
         nlp.resume_training()
         before = nlp.get_pipe(NAME).fingerprint()
-        with pytest.warns(UserWarning, match=f"'{NAME}' can't rehearse.*mix these into"):
+        with pytest.warns(UserWarning, match=f"'{NAME}' can't rehearse.*mix them into"):
             losses = nlp.rehearse(examples_of(nlp))
         assert set(losses) == {"textcat"}
         assert nlp.get_pipe(NAME).fingerprint() == before

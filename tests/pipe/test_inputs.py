@@ -110,7 +110,7 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(config, complaint):
     ],
 )
 def test_a_block_of_another_kind_is_refused_with_what_it_lacks(block, other, lacks):
-    with pytest.raises(ValueError, match=f"The {block} of '{NAME}' must be .* lacks .*{lacks}"):
+    with pytest.raises(ValueError, match=f"The {block} of '{NAME}' must follow .* lacks .*{lacks}"):
         blank("nowhere", **{block: {"@misc": f"spacy-early-exit.{other}.v1"}})
 
 

@@ -68,7 +68,9 @@ def test_before_training_nearly_everybody_goes_on(trained):
 def test_nobody_decides_after_the_last_layer(trained):
     spec = trained.network.spec
     assert make_token_reduction([1, spec.layers - 1]).parameters(spec)
-    with pytest.raises(ValueError, match="layers must be at most 3 for this encoder of 4, not 4"):
+    with pytest.raises(
+        ValueError, match="layers must be at most 3 for this encoder of 4 layers, not 4"
+    ):
         make_token_reduction([1, spec.layers]).parameters(spec)
 
 

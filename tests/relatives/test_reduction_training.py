@@ -322,7 +322,7 @@ def test_predicting_draws_no_random_numbers(first):
 class TestRefused:
     @pytest.mark.parametrize("layers", [[4], [1, 6]])
     def test_layers_that_nobody_goes_on_from(self, first, layers):
-        with pytest.raises(ValueError, match=f"at most 3 .* of 4, not {layers[-1]}"):
+        with pytest.raises(ValueError, match=f"at most 3 .* of 4 layers, not {layers[-1]}"):
             second(first, 1, layers=layers)
 
     @pytest.mark.parametrize("stage", ["JointTraining", "SelfSampling"])

@@ -77,4 +77,4 @@ def test_two_stages_and_a_calibration(task, encoders, characters, tmp_path):
         *rounds,
     )  # fmt: skip
     page = (made / "report.html").read_text(encoding="utf8")
-    assert score.upper() in page and "At which layer words leave" in page
+    assert score.upper() in page and "At which layer words exit" in page

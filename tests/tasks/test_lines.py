@@ -172,7 +172,7 @@ class TestSettings:
         calibrate(ner, examples_of(nlp), [1.2])
         assert "across_lines" not in ner.calibrated().fingerprint
         ner.across_lines = True
-        with pytest.raises(ValueError, match="calibrated with other across_lines"):
+        with pytest.raises(ValueError, match="calibrated with different across_lines"):
             ner.calibrated()
 
 

@@ -462,7 +462,7 @@ class TestSetting:
         shim = ner.model.shims[0]
         calibrate(ner, examples_of(nlp), [1.5])
         shim.shared_wordpieces = "keep"
-        with pytest.raises(ValueError, match="calibrated with other shared wordpieces"):
+        with pytest.raises(ValueError, match="calibrated with different shared wordpieces"):
             ner.calibrated()
         calibrate(ner, examples_of(nlp), [1.5])
         # As in calibrations from before there was the setting.

@@ -324,7 +324,7 @@ class TestCalibration:
         calibrate(ner, examples_of(cutting), [1.5])
         assert ner.calibrated()
         ner.get_spans = sent_spans
-        with pytest.raises(ValueError, match="calibrated with other windows"):
+        with pytest.raises(ValueError, match="calibrated with different windows"):
             ner.calibrated()
 
     def test_it_is_measured_on_the_sentences_that_components_before_it_set(self, cutting):

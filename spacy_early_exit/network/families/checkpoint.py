@@ -28,7 +28,7 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
     model_type = str(config.get("model_type"))
     if model_type not in FAMILIES:
         raise ValueError(
-            f"An encoder of the family '{model_type}' can't be run layer by layer here. "
+            f"Encoders of the family '{model_type}' are not supported. "
             f"Supported families (model_type in config.json): {', '.join(sorted(FAMILIES))}."
         )
     family = FAMILIES[model_type]
@@ -43,7 +43,7 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         if name != "hidden_act" and not _is_number(value):
             raise ValueError(
                 f"The encoder's config.json has {family.config.get(name, name)}={value!r}, which "
-                f"is no number."
+                f"is not a number."
             )
         return value
 
@@ -158,7 +158,7 @@ def read_weights(
             if missing:
                 raise ValueError(
                     f"The encoder's weights have no '{missing[0]}', which the family "
-                    f"'{spec.family}' must have: incomplete, or of another model?"
+                    f"'{spec.family}' must have: they are incomplete, or of another model."
                 )
             weights[f"{ours}.{kind}"] = torch.cat([checkpoint[name] for name in names])
     return weights

@@ -85,7 +85,7 @@ def quantized(network: ExitNetwork) -> ExitNetwork:
     """
     if network.device.type != "cpu":
         raise ValueError(
-            f'quantize = "int8" is for CPUs, and the network lies on {network.device}. '
+            f'quantize = "int8" is for CPUs, but the network is on {network.device}. '
             f"Set quantize = null."
         )
     largest_weight()
@@ -125,5 +125,5 @@ def largest_weight() -> int:
         if bool((product == float((255 - ZERO) * most * 64)).all()):
             return most
     raise ValueError(
-        'quantize = "int8": this machine multiplies bytes wrongly. Set quantize = null.'
+        'quantize = "int8": int8 products are wrong on this machine. Set quantize = null.'
     )
