@@ -154,6 +154,33 @@ def test_without_matplotlib_it_says_what_to_install(report, monkeypatch):
         to_html(report)
 
 
+def browse(page, *options):
+    """Open a page in a browser without a window.
+
+    page (Path): The page.
+    *options (str): More options.
+    RETURNS (CompletedProcess): What the browser printed.
+    """
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += ["--disable-background-networking", "--disable-component-update"]
+    command += [f"--user-data-dir={page.parent / 'profile'}", *options, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to open the page with")
+def test_the_first_table_is_seen_without_scrolling(report, tmp_path):
+    rows = [{**row, "words_per_second": 123_456} for row in report.rows[:1] * 5]
+    measured = """<script>
+        const [box] = document.getElementsByClassName("wide");
+        document.title = [box.scrollWidth <= box.clientWidth, box.getBoundingClientRect().bottom];
+    </script>"""
+    page = tmp_path / "report.html"
+    page.write_text(to_html(replace(report, rows=rows)) + measured, encoding="utf8")
+    found = browse(page, "--window-size=1200,2000", "--dump-dom").stdout
+    fits, bottom = re.search(r"<title>(.*),(.*)</title>", found).groups()
+    assert fits == "true" and float(bottom) < 700
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to open the page with")
 @pytest.mark.parametrize("width, scheme", [(360, "light"), (1200, "light"), (1200, "dark")])
 def test_a_browser_opens_it_without_complaint(html, tmp_path, width, scheme):
@@ -161,13 +188,9 @@ def test_a_browser_opens_it_without_complaint(html, tmp_path, width, scheme):
 
     (tmp_path / "report.html").write_text(html, encoding="utf8")
     page, picture, log = ((tmp_path / name) for name in ("report.html", "report.png", "net.json"))
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += ["--enable-logging=stderr", "--v=0", f"--window-size={width},2000"]
-    command += ["--disable-background-networking", "--disable-component-update"]
-    command += [f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}"]
-    command += [f"--screenshot={picture}", page.as_uri()]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    options = ["--enable-logging=stderr", "--v=0", f"--window-size={width},2000"]
+    options += [f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"]
+    found = browse(page, *options, f"--log-net-log={log}", f"--screenshot={picture}")
     assert picture.stat().st_size > 10_000, found.stderr
     assert "CONSOLE" not in found.stderr, found.stderr
     brightness = imread(picture)[..., :3].mean()
