@@ -9,6 +9,7 @@ from pathlib import Path
 from spacy.language import Language
 from wasabi.tables import table
 
+from spacy_early_exit.budget.curve import Calibration
 from spacy_early_exit.cli.app import asked_or_reachable, load, progress, read_corpus
 from spacy_early_exit.measure.report import Report, collect, to_html
 from spacy_early_exit.pipe.records import get_records
@@ -35,17 +36,18 @@ def main() -> None:
     ner.store_exits = True
     synthetic = (args.data.parent / "SYNTHETIC.txt").exists()
     for line in (
-        *scores(report, synthetic),
+        *scores(report, ner.calibrated(), synthetic),
         *sentences(nlp, report, max(speedup for speedup in speedups if speedup <= SPEEDUP)),
         *next_steps(args.model, args.report),
     ):
         print(line)
 
 
-def scores(report: Report, synthetic: bool) -> Iterator[str]:
+def scores(report: Report, calibration: Calibration, synthetic: bool) -> Iterator[str]:
     """YIELDS (str): The lines that compare speedups.
 
     report (Report): The content of the report.
+    calibration (Calibration): The pipeline's.
     synthetic (bool): Whether the texts are synthetic.
     """
     yield from ("", " Scores and speed ".center(80, "="), "")
@@ -54,14 +56,18 @@ def scores(report: Report, synthetic: bool) -> Iterator[str]:
         (
             "1 (full depth)" if row["speedup"] == 1 else f"{row['speedup']:g}",
             f"{100 * row['ents_f']:.1f}",
+            f"{row['ents_f'] / report.rows[0]['ents_f']:.1%}",
             f"{row['mac_speedup']:.1f}X",
             f"{row['words_per_second']:,.0f}",
             f"{row['wall_speedup']:.1f}X",
         )
         for row in report.rows
     ]
-    header = ("speedup asked for", "F-score", "fewer operations", "words/s", "faster")
-    yield table(rows, header=header, aligns=("l", "r", "r", "r", "r"))
+    header = ("speedup asked for", "F-score", "kept", "fewer operations", "words/s", "faster")
+    yield table(rows, header=header, aligns=("l", "r", "r", "r", "r", "r"))
+    if calibration.keeps_up_to < calibration.most:
+        most = f"{calibration.keeps_up_to:.1f}"
+        yield f"Above {most}, more of the F-score is lost than should be: the pipeline warns."
     yield "Operations are counted; words/s and faster are measured on this machine."
     if synthetic:
         yield "The texts are synthetic: these scores say nothing about real text."

@@ -90,7 +90,8 @@ def pytest_runtest_makereport(item, call):
     if call.when == "call" and report.passed and has_limit(item.config):
         seconds = processor_seconds_of(report.processor_seconds, call.duration)
         if exceeds(item, seconds, call.duration):
-            report.user_properties.append((OVER, f"{seconds:.1f} s, {call.duration:.1f} by the clock"))
+            took = f"{seconds:.1f} s, {call.duration:.1f} by the clock"
+            report.user_properties.append((OVER, took))
             if complaint := far_too_long(item, seconds, call.duration):
                 report.outcome, report.longrepr = "failed", complaint
     return report

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
@@ -48,8 +49,8 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
 
     model (str): Folder or name of the pipeline.
     component (Optional[str]): Name of its early-exit component; None: the only one.
-    RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component. It refuses no speedup:
-        what one loses is what the commands find out.
+    RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component. It neither refuses
+        speedups nor warns of them: what they lose is what the commands find out.
     RAISES (Refused): If it can't be loaded, or has no such component.
     """
     nlp = load_pipeline(model)
@@ -68,6 +69,7 @@ def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]
             wrong = f"{model} has {len(mine)} early-exit components."
         raise Refused(wrong, f"It has: {', '.join(mine)}. Choose one with --component.")
     pipe.settings = replace(pipe.settings, strict=False)
+    warnings.filterwarnings("ignore", "speedup = .* loses more than")
     return nlp, pipe
 
 
