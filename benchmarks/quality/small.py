@@ -7,6 +7,7 @@ the place of dev, so that recipes can be compared without it. Each way of traini
 rule: both stages as `project run train` has them, whose length follows the corpus.
 fixed: the same with four epochs each, whatever the corpus.
 single: one head at full depth, with as many epochs as both stages of `rule` have.
+NAME: `rule` with other options of `quality.tasks`, which ``--way NAME OPTIONS`` gives.
 
 Shares are of full depth's score, at speedups that were really reached on dev. What is finished is
 not repeated.
@@ -16,6 +17,7 @@ import argparse
 import itertools
 import math
 import random
+import shlex
 import statistics
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +51,9 @@ def main() -> None:
     parser.add_argument("--sizes", default="300,1000,3000")
     parser.add_argument("--samples", default="0,1,2")
     parser.add_argument("--ways", default="rule,fixed,single")
+    parser.add_argument(
+        "--way", nargs=2, action="append", default=[], metavar=("NAME", "OPTIONS"), help="another"
+    )
     parser.add_argument("--held-out", action="store_true", help="leave dev alone")
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
@@ -59,7 +64,7 @@ def main() -> None:
     def job(corpus: str, size: str, sample: str) -> None:
         folder = args.work / f"{corpus}-{size}-{sample}"
         draw(args, folder, corpus, int(size), int(sample))
-        for way in args.ways.split(","):
+        for way in (*args.ways.split(","), *dict(args.way)):
             key = f"{corpus}, {size} sentences, sample {sample}, {way}"
             if key not in results:
                 found = measure(args, folder, corpus, way)
@@ -117,10 +122,11 @@ def measure(args: argparse.Namespace, folder: Path, corpus: str, way: str) -> di
         run(*script, folder / f"{way}.json", *options, *mixed, "--jobs", 1)
         (scores,) = kept.read(folder / f"{way}.json").values()
         return {"1": scores["dev"]}
-    least = MIN_STEPS if way == "rule" else 0
+    least = 0 if way == "fixed" else MIN_STEPS
     script = ["-m", "benchmarks.quality.tasks", folder, args.encoder, folder / way]
     options = ["--task", task, "--attribute", attribute, "--lang", lang, "--speedups", ASKED]
     options += ["--epochs", EPOCHS, "--min-steps", least, *mixed]
+    options += shlex.split(dict(args.way).get(way, ""))
     run(*script, folder / f"{way}.json", *options)
     rows = kept.read(folder / f"{way}.json")
     score = next(name for name in ("ents_f", "tag_acc", "pos_acc") if name in rows[0])

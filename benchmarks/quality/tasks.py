@@ -10,6 +10,7 @@ learns, it learns from the corpus.
 
 import argparse
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="of either stage")
     parser.add_argument("--min-steps", type=int, default=0, help="with fewer, more epochs")
     parser.add_argument("--rate", help="learning rate, if not the config's")
+    for stage in ("joint", "self-sampling"):
+        parser.add_argument(f"--{stage}", default="", help="more options of spacy train, quoted")
     parser.add_argument("--speedups", default="1.5,2,2.5,3,4")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
@@ -76,6 +79,7 @@ def train(args: argparse.Namespace, stage: str, every: float, start: list[object
     options += ["--paths.dev", args.corpus / "tune.spacy", "--paths.encoder", args.encoder]
     mixed = str(args.mixed_precision).lower()
     options += [f"--components.early_exit_{args.task}.model.mixed_precision", mixed]
+    options += shlex.split(getattr(args, stage))
     if args.rate:
         options += ["--training.optimizer.learn_rate.initial_rate", args.rate]
     if not (output / FINISHED).exists():
