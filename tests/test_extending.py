@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import spacy
 import torch
+from spacy.tokens import DocBin
 
+from spacy_early_exit.criteria.base import CriterionBase
+from spacy_early_exit.decoders import Greedy
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.families import FAMILIES
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.text.windows import windows_of
+from tests.makers.commands import run
 from tests.makers.project import ROOT
-from tests.makers.texts import TEXTS
+from tests.makers.texts import TEXTS, examples_of
 
 NAME = "early_exit_ner"
 
@@ -91,3 +95,83 @@ def test_the_family_gives_hugging_faces_own_states(page, tmp_path, encoders):
         ours = run_with_exits(trained.network, batch, None, keep_states=True).states
         theirs = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+class Answers(Greedy):
+    """Returns what it is told to."""
+
+    def for_scheme(self, scheme):
+        return self
+
+    def __call__(self, logits, learned):
+        return self.answer([super(Answers, self).__call__([one], learned)[0] for one in logits])
+
+
+@pytest.mark.parametrize(
+    "answer, wrong",
+    [
+        (lambda found: found[:-1], "0 for 1 texts"),
+        (lambda found: [list(tags) for tags in found], "a list"),
+        (lambda found: [tags[:-1] for tags in found], "of shape (6,) for 7 words"),
+        (lambda found: [tags.astype(float) for tags in found], "float64 of shape (7,)"),
+        (lambda found: [tags + 99 for tags in found], "99 to "),
+        (lambda found: [tags - 1 for tags in found], "-1 to"),
+    ],
+    ids=["texts", "list", "shape", "floats", "too large", "negative"],
+)
+def test_a_decoder_that_returns_no_tags_is_named(answer, wrong, nlp):
+    nlp.get_pipe(NAME).decoder = decoder = Answers()
+    object.__setattr__(decoder, "answer", answer)
+    with pytest.raises(ValueError, match="decoder Answers must return") as found:
+        nlp(TEXTS[0])
+    assert wrong in str(found.value)
+
+
+class Leaves(CriterionBase):
+    """Answers what it is told to."""
+
+    def leave(self, step, state):
+        return self.answer(step.words)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [torch.ones_like, lambda words: torch.ones(len(words) + 1, dtype=torch.bool)],
+    ids=["no bool", "shape"],
+)
+def test_a_criterion_that_returns_no_mask_is_named(answer, nlp):
+    nlp.get_pipe(NAME).criterion = criterion = Leaves()
+    criterion.answer = answer
+    with pytest.raises(ValueError, match="leave of the criterion Leaves must return a bool"):
+        nlp(TEXTS[0], component_cfg={NAME: {"threshold": 0.5}})
+
+
+CODE = """
+import spacy
+from spacy_early_exit.criteria import TokenExit
+
+@spacy.registry.misc("my_code.Mine.v1")
+def make():
+    return TokenExit(0)
+"""
+
+
+def test_commands_import_code_first(nlp, tmp_path):
+    """In processes of their own: what is registered here stays."""
+    nlp.to_disk(tmp_path / "model")
+    config = (tmp_path / "model" / "config.cfg").read_text(encoding="utf8")
+    block = r'@misc = "spacy-early-exit.TokenExit.v1"[^\[]*'
+    mine = re.sub(block, '@misc = "my_code.Mine.v1"\n\n', config)
+    assert mine != config
+    (tmp_path / "model" / "config.cfg").write_text(mine, encoding="utf8")
+    code = tmp_path / "my_code.py"
+    code.write_text(CODE)
+    DocBin(docs=[eg.reference for eg in examples_of(nlp)]).to_disk(tmp_path / "tune.spacy")
+    command = ["-m", "spacy", "early-exit"]
+    calibrated = tmp_path / "calibrated"
+    calibrate = [*command, "calibrate", tmp_path / "model", tmp_path / "tune.spacy"]
+    assert "my_code.Mine.v1" in run(*calibrate, "-o", calibrated, ok=False)
+    run(*calibrate, "-o", calibrated, "-s", "1.5", "--code", code)
+    measure = [calibrated, tmp_path / "tune.spacy", "--code", code, "--rounds", "1", "-s", "1"]
+    assert "ENTS_F" in run(*command, "evaluate", *measure).upper()
+    assert "calibrated, 1X" in run(*command, "benchmark", *measure)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Iterable, List, Optional, Tuple
 
 import typer
-from spacy.cli._util import app
+from spacy.cli._util import app, import_code
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -32,28 +32,39 @@ early_exit = typer.Typer(
 app.add_typer(early_exit)
 
 
-def load_pipeline(model: str) -> Language:
+# Arguments that several commands have.
+CODE = typer.Option(
+    None, "--code", help="Python file with criteria or decoders of your own, imported first"
+)
+
+
+def load_pipeline(model: str, code: Optional[Path] = None) -> Language:
     """Load a pipeline.
 
     model (str): Folder or name of the pipeline.
+    code (Optional[Path]): A Python file that registers what the pipeline's config names.
     RETURNS (Language): The pipeline.
     RAISES (Refused): If it can't be loaded.
     """
+    import_code(code)
     title = f"Can't load the pipeline {model!r}."
     with refusing(OSError, ValueError, ImportError, title=title, others_errors=True):
         return load_model(model)
 
 
-def load(model: str, component: Optional[str]) -> Tuple[Language, EarlyExitPipe]:
+def load(
+    model: str, component: Optional[str], code: Optional[Path] = None
+) -> Tuple[Language, EarlyExitPipe]:
     """Load a pipeline with an early-exit component.
 
     model (str): Folder or name of the pipeline.
     component (Optional[str]): Name of its early-exit component; None: the only one.
+    code (Optional[Path]): A Python file that registers what the pipeline's config names.
     RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component. It neither refuses
         speedups nor warns of them: what they lose is what the commands find out.
     RAISES (Refused): If it can't be loaded, or has no such component.
     """
-    nlp = load_pipeline(model)
+    nlp = load_pipeline(model, code)
     mine = {name: pipe for name, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe)}
     if not mine:
         raise Refused(

@@ -10,6 +10,7 @@ from wasabi.tables import table
 
 from .app import (
     ANNOTATED,
+    CODE,
     DEFAULT,
     check_output,
     early_exit,
@@ -57,6 +58,7 @@ def benchmark_cli(
         "-o",
         help="JSON file of results; those already in it are not measured again",
     ),
+    code: Optional[Path] = CODE,
 ) -> None:
     """Measure words per second, memory, start-up and scores, in interleaved rounds.
 
@@ -73,8 +75,10 @@ def benchmark_cli(
     if output is not None:
         check_output(output, folder=False)
     pipelines = [(None, model), *map(named, beside or ())]
-    contenders = find_contenders(pipelines, read_speedups(speedups), read_sizes(batch_sizes))
-    docs = read_annotated(load_pipeline(model), data)
+    asked, sizes = read_speedups(speedups), read_sizes(batch_sizes)
+    nlp = load_pipeline(model, code)
+    contenders = find_contenders(pipelines, asked, sizes, code)
+    docs = read_annotated(nlp, data)
     text = "\n".join(doc.text for doc in docs)
     with refusing(ValueError):
         words = count_words(docs)
@@ -103,13 +107,17 @@ def benchmark_cli(
 
 
 def find_contenders(
-    pipelines: Sequence[Tuple[Optional[str], str]], speedups: List[float], sizes: List[int]
+    pipelines: Sequence[Tuple[Optional[str], str]],
+    speedups: List[float],
+    sizes: List[int],
+    code: Optional[Path] = None,
 ) -> List["Contender"]:
     """RETURNS (List[Contender]): The contenders of some pipelines.
 
     pipelines (Sequence[Tuple[Optional[str], str]]): Name in tables, or None, and folder of each.
     speedups (List[float]): The speedups at which early-exit components run.
     sizes (List[int]): Batch sizes of the other pipelines.
+    code (Optional[Path]): A Python file to import first.
     RAISES (Refused): If one can't be measured.
     """
     from ..measure.contenders import contenders_of
@@ -118,7 +126,7 @@ def find_contenders(
     for name, folder in pipelines:
         title = f"{folder} can't be measured."
         with refusing(OSError, ValueError, ImportError, title=title, others_errors=True):
-            found += contenders_of(folder, speedups, sizes, name)
+            found += contenders_of(folder, speedups, sizes, name, code)
     return found
 
 

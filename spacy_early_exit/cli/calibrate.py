@@ -12,7 +12,16 @@ from wasabi.tables import table
 from ..budget.curve import DOUBT
 from ..budget.guarantee import documents_needed
 from ..configure import configure
-from .app import check_output, early_exit, load, progress, read_corpus, read_speedups, read_texts
+from .app import (
+    CODE,
+    check_output,
+    early_exit,
+    load,
+    progress,
+    read_corpus,
+    read_speedups,
+    read_texts,
+)
 from .refusals import Refused, refusing, writing
 
 if TYPE_CHECKING:
@@ -63,6 +72,7 @@ def calibrate_cli(
     component: Optional[str] = typer.Option(
         None, "--component", "-c", help="Its early-exit component, if it has several"
     ),
+    code: Optional[Path] = CODE,
 ) -> None:
     """Measure which threshold reaches which speedup, and save both with the pipeline.
 
@@ -85,7 +95,7 @@ def calibrate_cli(
         raise Refused(f"--min-f-kept is a share, from 0 to 1, not {min_f_kept:g}.")
     if (max_disagreement is None) != (held_out is None):
         raise Refused("--max-disagreement and --held-out go together.")
-    nlp, ner = load(model, component)
+    nlp, ner = load(model, component, code)
     held = [] if held_out is None else read_texts(nlp, held_out)
     examples = read_texts(nlp, data) if unlabelled else read_corpus(nlp, ner, data)
     more = [] if texts is None else read_texts(nlp, texts)

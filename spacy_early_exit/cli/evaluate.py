@@ -10,6 +10,7 @@ from wasabi.tables import table
 
 from .app import (
     ANNOTATED,
+    CODE,
     DEFAULT,
     asked_or_reachable,
     check_output,
@@ -50,6 +51,7 @@ def evaluate_cli(
     component: Optional[str] = typer.Option(
         None, "--component", "-c", help="Its early-exit component, if it has several"
     ),
+    code: Optional[Path] = CODE,
 ) -> None:
     """Measure scores, real speedups and words per second at several speedups or thresholds.
 
@@ -64,7 +66,7 @@ def evaluate_cli(
         check_output(output, folder=False)
     by = "speedup" if thresholds is None else "threshold"
     values = [] if thresholds is None else read_thresholds(thresholds)
-    nlp, ner = load(model, component)
+    nlp, ner = load(model, component, code)
     values = values or asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, ner, data)
     with refusing(ValueError):

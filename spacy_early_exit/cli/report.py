@@ -8,6 +8,7 @@ from wasabi import msg
 
 from .app import (
     ANNOTATED,
+    CODE,
     asked_or_reachable,
     check_output,
     early_exit,
@@ -33,6 +34,7 @@ def report_cli(
     component: Optional[str] = typer.Option(
         None, "--component", "-c", help="Its early-exit component, if it has several"
     ),
+    code: Optional[Path] = CODE,
 ) -> None:
     """Write a report on what speedups save and cost, and at which layer words exit.
 
@@ -42,7 +44,7 @@ def report_cli(
     from ..measure.report import collect, to_html
 
     check_output(output, folder=False)
-    nlp, ner = load(model, component)
+    nlp, ner = load(model, component, code)
     asked = asked_or_reachable(ner, speedups)
     examples = read_corpus(nlp, ner, data)
     with refusing(ValueError, ImportError):

@@ -2,9 +2,11 @@
 
 import copy
 import hashlib
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import spacy
+from spacy.cli._util import import_code
 from spacy.tokens import Doc
 
 from .benchmark import Contender, Part, Runner, Span
@@ -18,6 +20,7 @@ class SpacyRunner:
         ``nlp(text)``, one by one.
     component_cfg (Optional[Dict[str, Any]]): Arguments for calls of components.
     config (Optional[Dict[str, Any]]): Changes to the config.
+    code (Optional[str]): A Python file to import first.
     """
 
     def __init__(
@@ -26,7 +29,9 @@ class SpacyRunner:
         batch_size: Optional[int] = None,
         component_cfg: Optional[Dict[str, Any]] = None,
         config: Optional[Dict[str, Any]] = None,
+        code: Optional[str] = None,
     ):
+        import_code(code)
         self._nlp = spacy.load(model, config=config or {})
         self._batch_size = batch_size
         self._component_cfg = copy.deepcopy(component_cfg or {})  # spaCy writes into it
@@ -61,7 +66,11 @@ def make_spacy(**arguments: Any) -> Runner:
 
 
 def contenders_of(
-    model: str, speedups: Sequence[float], batch_sizes: Sequence[int], name: Optional[str] = None
+    model: str,
+    speedups: Sequence[float],
+    batch_sizes: Sequence[int],
+    name: Optional[str] = None,
+    code: Optional[Path] = None,
 ) -> List[Contender]:
     """Make the contenders of a pipeline.
 
@@ -71,6 +80,7 @@ def contenders_of(
     batch_sizes (Sequence[int]): Batch sizes of ``nlp.pipe``, for pipelines without such a
         component.
     name (Optional[str]): Its name in tables; None: the last part of ``model``.
+    code (Optional[Path]): A Python file to import first.
     RETURNS (List[Contender]): One for each setting.
     RAISES (OSError): If there is no such pipeline.
     RAISES (ValueError): If none of the speedups is within reach, or its early-exit components find
@@ -78,6 +88,7 @@ def contenders_of(
     """
     from ..pipe.component import EarlyExitPipe
 
+    imported = {} if code is None else {"code": str(code)}
     nlp = spacy.load(model)
     version = _version_of(nlp)
     name = name or model.rstrip("/").rpartition("/")[2]
@@ -87,7 +98,7 @@ def contenders_of(
             Contender(
                 f"{name}, batches of {size}",
                 make_spacy,
-                {"model": model, "batch_size": size},
+                {"model": model, "batch_size": size, **imported},
                 version,
             )
             for size in batch_sizes
@@ -107,7 +118,7 @@ def contenders_of(
     contenders = []
     for speedup in within:
         cfg = {part: {"speedup": speedup, "adaptive": False} for part in mine}
-        arguments = {"model": model, "component_cfg": cfg}
+        arguments = {"model": model, "component_cfg": cfg, **imported}
         contenders.append(Contender(f"{name}, {speedup:g}X", make_spacy, arguments, version))
     return contenders
 

@@ -145,8 +145,30 @@ def decode(trained: Trained, decoder: Decoder, logits: Sequence[Floats]) -> List
     trained (Trained): The network, which keeps the decoder's learnt parameters.
     decoder (Decoder): The decoder.
     logits (Sequence[Floats]): The exit logits of each text. *Shape:* ``(words, tags)``
+    RAISES (ValueError): If the decoder does not return a tag for each word.
     """
-    return decoder(logits, trained.network.extra_parameters)
+    found = decoder(logits, trained.network.extra_parameters)
+    if wrong := _wrong_with(found, logits):
+        raise ValueError(
+            f"The decoder {type(decoder).__name__} must return one integer array per text, with a "
+            f"tag for each of its words. It returned {wrong}."
+        )
+    return found
+
+
+def _wrong_with(found: Sequence[Ints], logits: Sequence[Floats]) -> str:
+    """RETURNS (str): What is wrong with what a decoder returned; empty if nothing is."""
+    if len(found) != len(logits):
+        return f"{len(found)} for {len(logits)} texts"
+    for tags, of in zip(found, logits):
+        if not isinstance(tags, np.ndarray):
+            return f"a {type(tags).__name__}"
+        if tags.dtype.kind != "i" or tags.shape != of.shape[:1]:
+            return f"{tags.dtype} of shape {tags.shape} for {len(of)} words"
+    together = np.concatenate(found) if found else np.zeros(0, int)
+    least, most = (together.min(), together.max()) if len(together) else (0, 0)
+    known = logits[0].shape[1] if len(logits) else 1
+    return "" if least >= 0 and most < known else f"{least} to {most}: tags are 0 to {known - 1}"
 
 
 def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:

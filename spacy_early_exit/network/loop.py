@@ -87,6 +87,12 @@ def run_with_exits(
             number, running.words, answer, batch, threshold, network.extra_parameters, of_words
         )
         leaving = criterion.leave(step, state)
+        if leaving.dtype != torch.bool or leaving.shape != running.words.shape:
+            raise ValueError(
+                f"leave of the criterion {type(criterion).__name__} must return a bool for each of "
+                f"step.words, of shape {tuple(running.words.shape)}. It returned {leaving.dtype} "
+                f"of shape {tuple(leaving.shape)}."
+            )
         if not leaving.any():
             continue
         after = running.without(leaving)

@@ -5,7 +5,7 @@ config, in this order. The calibration turns a speedup into a threshold.
 import multiprocessing
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Optional
 
 from ..budget.controller import Controller
 from ..budget.curve import Calibration
@@ -128,7 +128,7 @@ class Dial:
     cfg: Dict[str, Any]  # the config's threshold and speedup
     calibration: Optional[Calibration] = None
     _property = Knob()
-    _warned_of = ""  # the last warning about what a speedup loses
+    _warned_of: FrozenSet[str] = frozenset()  # what speedups lose
     _kept_controller: Optional[Controller] = None
     _shim: Any
 
@@ -208,6 +208,17 @@ class Dial:
         criterion = self.criterion if threshold else None
         return self.settings.to_run(criterion, threshold, self._shim.shared_wordpieces)
 
+    def warn_of_config(self) -> None:
+        """Warn if the config asks for a speedup that can't be had. This is no error, since the
+        pipeline may be about to be calibrated.
+        """
+        if self.cfg.get("speedup") is None or not self._shim.is_trained:
+            return
+        try:
+            self._run_settings(config_knob(self.cfg))
+        except ValueError as e:
+            warnings.warn(f"{e} Until then, every text is refused.", stacklevel=2)
+
     def _heed(self, loss: str) -> None:
         """Warn, once, of what a speedup loses, or refuse it.
 
@@ -216,8 +227,8 @@ class Dial:
         """
         if loss and self.settings.strict:
             raise ValueError(f"{loss} Without strict = true, it would only be warned of.")
-        if loss and loss != self._warned_of:
-            self._warned_of = loss
+        if loss and loss not in self._warned_of:
+            self._warned_of |= {loss}
             warnings.warn(loss, stacklevel=2)
 
     def _follows(self, knob: Knob, adaptive: Optional[bool]) -> bool:

@@ -1,7 +1,18 @@
 """A component's files: labels, calibration and network. Settings are in config.cfg."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Iterable, List, Optional, Sequence, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    ClassVar,
+    Iterable,
+    List,
+    Optional,
+    Sequence,
+    TypeVar,
+    Union,
+)
 
 from spacy import util
 from spacy.vocab import Vocab
@@ -32,6 +43,7 @@ class Saved:
     calibration: Optional[Calibration]
     _labels: List[str]
     _shim: Any
+    warn_of_config: Callable[[], None]
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """RAISES (ValueError): If no saved component of this task can have these labels."""
@@ -77,6 +89,7 @@ class Saved:
         vocab = {"vocab": lambda p: self.vocab.from_disk(p, exclude=exclude)}
         util.from_disk(Path(path), vocab, exclude)
         self._take(*found)
+        self.warn_of_config()
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:

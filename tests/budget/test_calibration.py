@@ -363,6 +363,18 @@ class TestWhenItNoLongerHolds:
         with pytest.raises(ValueError, match="not calibrated.*early-exit calibrate"):
             speedup_at(nlp, speedup=1.5)
 
+    @pytest.mark.parametrize("speedup, wrong", [(50.0, "out of reach"), (1.5, "")])
+    def test_loading_warns_of_what_every_text_would_be_refused_for(
+        self, calibrated, tmp_path, speedup, wrong
+    ):
+        calibrated.to_disk(tmp_path)
+        config = {"components": {NAME: {"speedup": speedup, "threshold": None}}}
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            spacy.load(tmp_path, config=config)
+        said = [str(one.message) for one in found if "every text is refused" in str(one.message)]
+        assert len(said) == bool(wrong) and all(wrong in one for one in said)
+
     def test_before_training(self, encoders):
         nlp = blank(encoders["bert"], speedup=3.0)  # loads, since it may be calibrated later
         with pytest.raises(ValueError, match="not calibrated.*early-exit calibrate"):
