@@ -156,7 +156,16 @@ def make():
 """
 
 
-def test_commands_import_code_first(nlp, tmp_path):
+@pytest.mark.takes(seconds=12)
+@pytest.mark.parametrize(
+    "command, shown",
+    [
+        ("evaluate", "ents_f"),
+        pytest.param("benchmark", "calibrated, 1X", marks=pytest.mark.slow),
+        pytest.param("report", "Saved", marks=pytest.mark.slow),
+    ],
+)
+def test_commands_import_code_first(command, shown, nlp, tmp_path):
     """In processes of their own: what is registered here stays."""
     nlp.to_disk(tmp_path / "model")
     config = (tmp_path / "model" / "config.cfg").read_text(encoding="utf8")
@@ -167,11 +176,9 @@ def test_commands_import_code_first(nlp, tmp_path):
     code = tmp_path / "my_code.py"
     code.write_text(CODE)
     DocBin(docs=[eg.reference for eg in examples_of(nlp)]).to_disk(tmp_path / "tune.spacy")
-    command = ["-m", "spacy", "early-exit"]
-    calibrated = tmp_path / "calibrated"
-    calibrate = [*command, "calibrate", tmp_path / "model", tmp_path / "tune.spacy"]
-    assert "my_code.Mine.v1" in run(*calibrate, "-o", calibrated, ok=False)
-    run(*calibrate, "-o", calibrated, "-s", "1.5", "--code", code)
-    measure = [calibrated, tmp_path / "tune.spacy", "--code", code, "--rounds", "1", "-s", "1"]
-    assert "ENTS_F" in run(*command, "evaluate", *measure).upper()
-    assert "calibrated, 1X" in run(*command, "benchmark", *measure)
+    ours, tune = ["-m", "spacy", "early-exit"], tmp_path / "tune.spacy"
+    calibrate = [*ours, "calibrate", tmp_path / "model", tune, "-o", tmp_path / "calibrated"]
+    assert "my_code.Mine.v1" in run(*calibrate, ok=False)
+    run(*calibrate, "-s", "1.5", "--code", code)
+    how = ["--code", code, "--rounds", "1", "-s", "1", "-o", tmp_path / "found"]
+    assert shown in run(*ours, command, tmp_path / "calibrated", tune, *how)
