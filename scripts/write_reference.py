@@ -16,6 +16,7 @@ from spacy import registry
 from spacy_early_exit.cli import early_exit
 from spacy_early_exit.pipe.component import EarlyExitPipe
 from spacy_early_exit.registering import PREFIX
+from spacy_early_exit.retired import RETIRED
 from spacy_early_exit.settings import Settings
 from spacy_early_exit.tasks.ner import DEFAULT_CONFIG, NERSettings
 from spacy_early_exit.tasks.tagger import TaggerSettings
@@ -85,6 +86,9 @@ def settings_page() -> Iterator[str]:
     yield from ("# Settings", "", WRITTEN, "")
     yield "Settings go into the config. `spacy init fill-config` adds those that are missing, with"
     yield "the defaults shown here. A wrong one is refused with a message."
+    yield from ("", "A `config.cfg` may also list options that were removed:")
+    yield f"{gone()}."
+    yield "They are read, and change nothing; a value that would is refused."
     yield from ("", "## All components", "")
     yield "In `[components.early_exit_ner]`, and so for the tagger and the segmenter."
     of_pipe = arguments_of(EarlyExitPipe)
@@ -106,6 +110,13 @@ def settings_page() -> Iterator[str]:
     yield from ("", "## The whole config", "")
     yield "Of `early_exit_ner`, with every default:"
     yield from ("", "```ini", *config_lines(), "```")
+
+
+def gone() -> str:
+    """RETURNS (str): The options that were removed, in alphabetical order."""
+    names = sorted({name for options in RETIRED.values() for name in options})
+    *others, last = [f"`{name}`" for name in names]
+    return f"{', '.join(others)} and {last}"
 
 
 def block_lines(block: str, name: str, what: str) -> Iterator[str]:

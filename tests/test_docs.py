@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import spacy
@@ -116,6 +117,9 @@ def test_a_page_does_what_it_says(page, whole, checkout, monkeypatch, tmp_path):
     names = {"__name__": "__main__", "texts": TEXTS, "path": tmp_path / "pipeline"}
     for kind, body in BLOCK.findall(page.read_text(encoding="utf8")):
         if kind == "python":
+            if body.startswith("# my_blocks.py"):  # what the page's commands read
+                with Path("my_blocks.py").open("a", encoding="utf8") as file:
+                    file.write(body)
             exec(compile(body, str(page), "exec"), names)
         elif kind == "bash":
             for line in body.replace("\\\n", " ").splitlines():
@@ -285,6 +289,8 @@ def check(command, checkout):
         case ["make", target]:
             if (ROOT / "Makefile").exists():
                 subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+        case ["mkdir", "-p", folder]:
+            (checkout / folder).mkdir(exist_ok=True)
         case ["pip", "install", requirement, *_]:
             assert requirement in (".", "build", "matplotlib")
             if requirement == "." and (ROOT / "setup.cfg").exists():
@@ -297,6 +303,8 @@ def check(command, checkout):
         case ["python", "-m", "spacy", "early-exit", "adopt", _, *rest]:
             checkpoint = checkout / "assets" / "token-classifier"
             run("-m", "spacy", "early-exit", "adopt", checkpoint, *rest, "-n", "1", cwd=checkout)
+        case ["python", "-m", "spacy", "package", *rest]:
+            run("-m", "spacy", "package", *rest, "--force", cwd=checkout)
         case ["python", "-m", "spacy", "train", *rest]:
             short = ["--training.max_steps", "1", "--training.eval_frequency", "1"]
             run("-m", "spacy", "train", *rest, *short, cwd=checkout)

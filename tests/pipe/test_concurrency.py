@@ -168,6 +168,9 @@ def test_a_web_server_answers_32_requests_at_a_time_and_keeps_no_memory(
     [
         *((f'{{"text": "Ann", "threshold": {wrong}}}', 422) for wrong in ("2", "NaN", "1e999")),
         ('{"text": "Ann", "threshold": "x"}', 422),
+        *((f'{{"text": "Ann", "speedup": {wrong}}}', 422) for wrong in ("0.5", "NaN", "1e999")),
+        ('{"text": "Ann", "threshold": 0.1, "speedup": 2}', 422),
+        (r'{"text": "Ann", "thre\ud83dshold": 0.1}', 422),
         ('{"text": "' + "Ann " * 30_000 + '"}', 422),
         ('{"text": {"x": "' + "Ann " * 1_000 + '"}}', 422),
         ("Ann " * 1_000, 422),
@@ -184,3 +187,14 @@ def test_a_web_server_refuses_what_it_can_not_answer_without_an_echo(content, st
     answer = asyncio.run(ask())
     assert answer.status_code == status and len(answer.text) < 300, answer.text
     assert "threshold" in answer.text or "threshold" not in content
+
+
+def test_a_web_server_takes_a_speedup_and_says_what_is_wrong_with_one(client):
+    async def ask(speedup):
+        async with client() as asked:
+            return await asked.post("/entities", json={"text": TEXTS[0], "speedup": speedup})
+
+    record = asyncio.run(ask(1)).json()["record"]
+    assert record["spent"] >= record["full"] > 0
+    refused = asyncio.run(ask(1000))
+    assert refused.status_code == 422 and "calibrate" in refused.json()["detail"]
