@@ -54,6 +54,11 @@ def main() -> None:
     fill_config(args.output, args.output, silent=True)
     steps = config["training"]["max_steps"] // epochs
     print(f"{words} words, {epochs} epochs of {steps} steps -> {args.output}")
+    if epochs * steps < args.min_steps:
+        print(
+            f"The corpus is small: even {epochs} epochs, the most that there are, have fewer than "
+            f"{args.min_steps} steps. Annotate more, or raise --max-epochs."
+        )
 
 
 def adapt(config: Config, component: str, scores: dict[str, float | None]) -> None:

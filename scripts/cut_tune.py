@@ -117,7 +117,7 @@ def check_line(line: str, task: str, place: str) -> None:
     tag = line.split("\t")[1]
     pattern, what = TAGS[task]
     if not pattern.fullmatch(tag):
-        raise SystemExit(f"{place}: expected {what} after the tab, found {line!r}")
+        raise SystemExit(f"{place}: expected {what} after the tab, found {tag!r} in {line!r}")
     label = tag.partition("-")[2] if task == "ner" and tag != "O" else tag
     try:
         check_label(label, place)

@@ -179,12 +179,12 @@ def show_kept(found: "Calibration") -> None:
     found (Calibration): A calibration with ``min_kept``.
     """
     shown, most = f"{found.min_kept:.1%} of the score at full depth", found.keeps_up_to
-    worst = max(DOUBT * (point.error or 0.0) for point in found.points if not found.loses(point))
-    how_sure = f"On these texts, shares are known to within {100 * worst:.1f} points or better."
+    worst = max(DOUBT * (point.error or 0.0) for point in found.points)
+    how_sure = f"With so many texts, shares are known to within {100 * worst:.1f} points."
     if most < found.most:
-        msg.warn(f"Speedups above {most:.2f} keep less than {shown}.", how_sure)
+        msg.warn(f"Speedups above {most:.2f} keep less than {shown}, beyond doubt.", how_sure)
     else:
-        msg.info(f"No speedup keeps less than {shown}, as far as can be told. {how_sure}")
+        msg.info(f"No speedup is known to keep less than {shown}. {how_sure}")
 
 
 def show_guarantee(found: "Guarantee", bound: float, confidence: float) -> None:
