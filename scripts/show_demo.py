@@ -67,7 +67,7 @@ def scores(report: Report, calibration: Calibration, synthetic: bool) -> Iterato
     yield table(rows, header=header, aligns=("l", "r", "r", "r", "r", "r"))
     if calibration.keeps_up_to < calibration.most:
         most = f"{calibration.keeps_up_to:.1f}"
-        yield f"Above {most}, more of the F-score is lost than should be: the pipeline warns."
+        yield f"Above speedup = {most}, too much of the F-score is lost: the pipeline warns."
     yield "Operations are counted; words/s and faster are measured on this machine."
     if synthetic:
         yield "The texts are synthetic: these scores say nothing about real text."

@@ -92,7 +92,7 @@ def calibrate_cli(
     asked = read_speedups(speedups)
     check_output(output, folder=True)
     if not 0 <= min_f_kept <= 1:
-        raise Refused(f"--min-f-kept is a share, from 0 to 1, not {min_f_kept:g}.")
+        raise Refused(f"--min-f-kept must be a share, from 0 to 1, not {min_f_kept:g}.")
     if (max_disagreement is None) != (held_out is None):
         raise Refused("--max-disagreement and --held-out go together.")
     nlp, ner = load(model, component, code)

@@ -32,9 +32,8 @@ def trade_off(rows: Sequence[Dict[str, float]], points: Sequence[Point], score: 
     figure, axes = _figure()
     f = [100 * row[score] for row in rows]
     axes.plot([r["mac_speedup"] for r in rows], f, "o-", color="#3b82c4", label="operations")
-    if "words_per_second" in rows[0]:
-        slowest = rows[0]["words_per_second"]
-        clock = [row["words_per_second"] / slowest for row in rows]
+    if "wall_speedup" in rows[0]:
+        clock = [row["wall_speedup"] for row in rows]
         axes.plot(clock, f, "s--", color="#d97706", label="words per second")
     most = 1.1 * max(row["mac_speedup"] for row in rows)  # the curve's end would dwarf the rest
     near = [point for point in points if point.speedup <= most]

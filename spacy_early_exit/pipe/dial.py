@@ -226,7 +226,7 @@ class Dial:
         RAISES (ValueError): If it loses too much and ``strict`` is set.
         """
         if loss and self.settings.strict:
-            raise ValueError(f"{loss} Without strict = true, it would only be warned of.")
+            raise ValueError(f"{loss} With strict = false, this is only a warning.")
         if loss and loss not in self._warned_of:
             self._warned_of |= {loss}
             warnings.warn(loss, stacklevel=2)
