@@ -27,7 +27,7 @@ def page():
     text = (ROOT / "docs" / "how-to" / "extend.md").read_text(encoding="utf8")
     names: dict = {}
     for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        exec(block.partition("\nnlp = ")[0], names)
+        exec(re.split("^nlp = ", block, flags=re.MULTILINE)[0], names)
     yield names
     FAMILIES.pop("data2vec-text")
 
