@@ -309,6 +309,7 @@ class TestCalibrating:
         assert all(point.score is None for point in found.points)
         assert speedup_at(nlp, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 
+    @pytest.mark.takes(seconds=10)
     def test_speedups_may_be_measured_on_more_texts_than_are_scored(self, nlp):
         ner, annotated = nlp.get_pipe(NAME), examples_of(nlp)
         more = [nlp.make_doc(text) for text in MANY]
@@ -421,6 +422,7 @@ class TestWhenItNoLongerHolds:
         assert shim.fingerprint() == before
         assert speedup_at(calibrated, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 
+    @pytest.mark.takes(seconds=10)
     def test_an_outdated_one_does_not_keep_a_pipeline_from_loading(self, calibrated, tmp_path):
         spacy_early_exit.configure(calibrated, speedup=1.5)
         calibrated.get_pipe(NAME).add_label("NEW")

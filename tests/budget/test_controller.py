@@ -175,6 +175,7 @@ def saving(docs):
     return sum(r.full for r in records) / sum(r.spent for r in records)
 
 
+@pytest.mark.takes(seconds=12)
 def test_the_size_of_batches_changes_nothing(nlp):
     found = []
     for size in (1, 7, 1000):

@@ -289,7 +289,7 @@ for doc in nlp.pipe(texts, batch_size=256):
 """
 
 
-@pytest.mark.takes(seconds=10)
+@pytest.mark.takes(seconds=15)
 @pytest.mark.parametrize(
     "threads, pause",
     rest_slow(product([1, 2], [0.2, 0.5]), lambda *row: row in [(1, 0.2), (2, 0.5)]),

@@ -70,6 +70,7 @@ def test_all_stages_give_the_same_weights_and_answers(family, threads, encoders,
         assert_same(*again)
 
 
+@pytest.mark.takes(seconds=12)
 @pytest.mark.parametrize("threads", [2], indirect=True)
 @pytest.mark.parametrize(
     "family",
