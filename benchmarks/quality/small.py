@@ -103,9 +103,9 @@ def sentences(path: Path) -> list[str]:
     return [block for block in text.strip("\n").split("\n\n") if block.strip()]
 
 
-def words_of(sentence: str) -> list[str]:
-    """RETURNS (list[str]): The words of a sentence."""
-    return [line.split("\t")[0] for line in sentence.split("\n")]
+def words_of(sentence: str) -> tuple[str, ...]:
+    """RETURNS (tuple[str, ...]): The words of a sentence."""
+    return tuple(line.split("\t")[0] for line in sentence.split("\n"))
 
 
 def measure(args: argparse.Namespace, folder: Path, corpus: str, way: str) -> dict[str, float]:
