@@ -55,10 +55,13 @@ def at_most(threads: int) -> Iterator[None]:
     if threads == before:
         yield
         return
-    _set_own(threads, before)
+    process, again = os.getpid(), _set_own(threads, before)
     try:
         yield
     finally:
+        # Else it could undo what the caller sets next. A fork has no thread that would do it.
+        if again is not None and os.getpid() == process:
+            wait([again])
         torch.set_num_threads(before)
 
 

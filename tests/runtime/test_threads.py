@@ -177,6 +177,17 @@ class TestTorchsThreads:
         assert torch.get_num_threads() == threads
         assert in_a_thread(torch.get_num_threads) == default
 
+    def test_what_is_set_right_after_a_call_stays(self):
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        side_by_side(abs, [1], macs=LITTLE)
+        _, keeper = torch_threads._keeper
+        keeper.submit(time.sleep, 0.3)  # it is late
+        side_by_side(abs, [1], macs=LITTLE)
+        torch.set_num_threads(before)
+        keeper.submit(int).result()
+        assert in_a_thread(torch.get_num_threads) == before
+
     def test_each_thread_has_helpers_of_its_own(self, two_threads):
         # All four can only meet if none waits for helpers that another one has.
         meeting = threading.Barrier(4, timeout=60)
