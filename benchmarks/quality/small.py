@@ -7,7 +7,8 @@ the place of dev, so that recipes can be compared without it. Each way of traini
 rule: both stages as `project run train` has them, whose length follows the corpus.
 fixed: the same with four epochs each, whatever the corpus.
 single: one head at full depth, with as many epochs as both stages of `rule` have.
-NAME: `rule` with other options of `quality.tasks`, which ``--way NAME OPTIONS`` gives.
+NAME: `rule` with other options of `quality.tasks`, which ``--way NAME OPTIONS`` gives. If these are
+  for the second stage alone, the first is that of `rule`.
 
 Shares are of full depth's score, at speedups that were really reached on dev. What is finished is
 not repeated.
@@ -126,7 +127,10 @@ def measure(args: argparse.Namespace, folder: Path, corpus: str, way: str) -> di
     script = ["-m", "benchmarks.quality.tasks", folder, args.encoder, folder / way]
     options = ["--task", task, "--attribute", attribute, "--lang", lang, "--speedups", ASKED]
     options += ["--epochs", EPOCHS, "--min-steps", least, *mixed]
-    options += shlex.split(dict(args.way).get(way, ""))
+    more = dict(args.way).get(way, "")
+    if more and not {"--joint", "--min-steps", "--epochs"} & {*shlex.split(more)}:
+        options += ["--first-stage", folder / "rule" / "joint" / "model-best"]
+    options += shlex.split(more)
     run(*script, folder / f"{way}.json", *options)
     rows = kept.read(folder / f"{way}.json")
     score = next(name for name in ("ents_f", "tag_acc", "pos_acc") if name in rows[0])

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="of either stage")
     parser.add_argument("--min-steps", type=int, default=0, help="with fewer, more epochs")
     parser.add_argument("--rate", help="learning rate, if not the config's")
+    parser.add_argument("--first-stage", type=Path, help="its pipeline, if it is trained already")
     for stage in ("joint", "self-sampling"):
         parser.add_argument(f"--{stage}", default="", help="more options of spacy train, quoted")
     parser.add_argument("--speedups", default="1.5,2,2.5,3,4")
@@ -51,10 +52,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if args.characters and not (args.encoder / "config.json").exists():
         make_encoder(args.corpus / "train.spacy", args.encoder, args.lang)
-    start: list[object] = []
-    for stage, every in (("joint", 0.5), ("self_sampling", 1)):
-        pipeline = train(args, stage, every, start)
-        start = ["--paths.first_stage", pipeline]
+    first = args.first_stage or train(args, "joint", 0.5, [])
+    pipeline = train(args, "self_sampling", 1, ["--paths.first_stage", first])
     final = args.work / "final"
     command = ["-m", "spacy", "early-exit"]
     calibrate = [*command, "calibrate", pipeline, args.corpus / "tune.spacy", "--output", final]
