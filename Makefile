@@ -36,7 +36,7 @@ durations: $(VENV)/.installed $(ENCODER)/model.safetensors
 
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
 bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) onnx onnxruntime
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) onnx onnxruntime openvino nncf ctranslate2
 	$(BIN)/python -m benchmarks.speed.everything corpus training/final $(ENCODER) training/bench training/bench.json
 
 check: $(VENV)/.installed $(ENCODER)/model.safetensors assets/all-mpnet-base-v2/model.safetensors lint

@@ -1,12 +1,14 @@
-"""What a user would run instead: Hugging Face's pipeline and ONNX Runtime.
+"""What a user would run instead: Hugging Face's pipeline, ONNX Runtime, OpenVINO and CTranslate2.
 
 They get the network of a trained early-exit pipeline, a BERT, with its deepest head. As a script:
-writes it for them. Needs onnx and onnxruntime.
+writes it for them. Needs onnx, onnxruntime, openvino, nncf and ctranslate2.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,8 @@ def in_transformers(network: ExitNetwork, labels: Sequence[str]) -> Any:
 
 
 def export_onnx(checkpoint: Path) -> None:
-    """Write model.onnx and model-int8.onnx beside a Hugging Face checkpoint.
+    """Write model.onnx and model-int8.onnx beside a Hugging Face checkpoint, for ONNX Runtime, and
+    plain.onnx, without its own fused operations.
 
     ONNX Runtime's own optimizer fuses what it knows of a BERT. Weights in int8 have a scale for
     each output.
@@ -116,12 +119,12 @@ def export_onnx(checkpoint: Path) -> None:
         checkpoint, attn_implementation="eager"
     ).eval()
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
-    raw, fp32, int8 = (checkpoint / f"{name}.onnx" for name in ("raw", "model", "model-int8"))
+    plain, fp32, int8 = (checkpoint / f"{name}.onnx" for name in ("plain", "model", "model-int8"))
     names = {0: "batch", 1: "length"}
     torch.onnx.export(
         model,
         (ids, (ids > 0).long()),
-        str(raw),
+        str(plain),
         input_names=["ids", "mask"],
         output_names=["logits"],
         dynamic_axes={"ids": names, "mask": names, "logits": names},
@@ -130,7 +133,7 @@ def export_onnx(checkpoint: Path) -> None:
     )
     config = model.config
     optimized = optimize_model(
-        str(raw),
+        str(plain),
         model_type="bert",
         num_heads=config.num_attention_heads,
         hidden_size=config.hidden_size,
@@ -146,7 +149,36 @@ def export_onnx(checkpoint: Path) -> None:
         weight_type=QuantType.QInt8,
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # fused nodes have no type
     )
-    raw.unlink()
+
+
+def export_openvino(checkpoint: Path) -> None:
+    """Write openvino.xml and openvino-int8.xml, whose weights are compressed as its makers do it,
+    beside plain.onnx.
+
+    checkpoint (Path): The folder.
+    """
+    import nncf
+    import openvino
+
+    model = openvino.convert_model(checkpoint / "plain.onnx")
+    openvino.save_model(model, checkpoint / "openvino.xml", compress_to_fp16=False)
+    compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    openvino.save_model(compressed, checkpoint / "openvino-int8.xml", compress_to_fp16=False)
+
+
+def export_ctranslate2(checkpoint: Path) -> None:
+    """Write the folder ctranslate2 in a Hugging Face checkpoint.
+
+    checkpoint (Path): The folder.
+    """
+    from ctranslate2.converters import TransformersConverter
+    from transformers import AutoModel
+
+    encoder = checkpoint / "encoder"  # it knows BERT without a head
+    AutoModel.from_pretrained(checkpoint).save_pretrained(encoder)
+    for file in checkpoint.glob("*token*"):
+        (encoder / file.name).write_bytes(file.read_bytes())
+    TransformersConverter(str(encoder)).convert(str(checkpoint / "ctranslate2"), force=True)
 
 
 class HFRunner:
@@ -176,51 +208,42 @@ class HFRunner:
         return [[(e["start"], e["end"], e["entity_group"]) for e in text] for text in found]
 
 
-class OnnxRunner:
-    """ONNX Runtime on batches of texts of like length.
+class BatchRunner(ABC):
+    """An engine that is called with batches of texts of like length.
 
     checkpoint (str): The folder.
-    file (str): Which file in it.
-    batch_size (int): Texts in a batch, padded to the longest.
-    threads (int): Threads within an operation.
+    batch_size (int): Texts in a batch.
     """
 
-    def __init__(self, checkpoint: str, file: str, batch_size: int, threads: int):
-        import onnxruntime
+    def __init__(self, checkpoint: str, batch_size: int):
         from tokenizers import Tokenizer
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Waiting threads must not take the cores of the other contenders.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            f"{checkpoint}/{file}", options, providers=["CPUExecutionProvider"]
-        )
         self._tokenizer = Tokenizer.from_file(f"{checkpoint}/tokenizer.json")
         config = json.loads(Path(checkpoint, "config.json").read_text())
         self._tags = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
-        self._most = config["max_position_embeddings"]
-        self._tokenizer.enable_truncation(self._most)
+        self._tokenizer.enable_truncation(config["max_position_embeddings"])
         self._tokenizer.no_padding()
         self._batch_size = batch_size
+
+    @abstractmethod
+    def logits(self, batches: Sequence[list[list[int]]]) -> Iterator[Sequence[np.ndarray]]:
+        """YIELDS (Sequence[np.ndarray]): The logits of each text of a batch, with or without
+        padding.
+
+        batches (Sequence[list[list[int]]]): The wordpieces of the texts, the longest first.
+        """
 
     def __call__(self, texts: Sequence[str]) -> list[tuple[Any, np.ndarray]]:
         """RETURNS (list): The wordpieces of each text, and the tag of each wordpiece."""
         encodings = self._tokenizer.encode_batch(list(texts))
         order = sorted(range(len(texts)), key=lambda i: -len(encodings[i].ids))
+        size = self._batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
         found: list[Any] = [None] * len(texts)
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
-            longest = len(encodings[batch[0]].ids)
-            ids = np.zeros((len(batch), longest), dtype=np.int64)
-            mask = np.zeros_like(ids)
-            for row, i in enumerate(batch):
-                length = len(encodings[i].ids)
-                ids[row, :length] = encodings[i].ids
-                mask[row, :length] = 1
-            (logits,) = self._session.run(None, {"ids": ids, "mask": mask})
-            for row, i in enumerate(batch):
-                found[i] = (encodings[i], logits[row, : len(encodings[i].ids)].argmax(-1))
+        answers = self.logits([[encodings[i].ids for i in batch] for batch in batches])
+        for batch, logits in zip(batches, answers, strict=True):
+            for i, of_text in zip(batch, logits, strict=True):
+                found[i] = (encodings[i], of_text[: len(encodings[i].ids)].argmax(-1))
         return found
 
     def spans(self, found: list[tuple[Any, np.ndarray]]) -> list[list[Span]]:
@@ -249,6 +272,117 @@ class OnnxRunner:
         return spans
 
 
+def padded(batch: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """RETURNS (tuple[np.ndarray, np.ndarray]): The wordpieces of a batch, padded to the longest
+    text, and which of them are there. *Shapes:* ``(texts, longest)``
+    """
+    ids = np.zeros((len(batch), len(batch[0])), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, text in enumerate(batch):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    return ids, mask
+
+
+class OnnxRunner(BatchRunner):
+    """ONNX Runtime.
+
+    checkpoint (str): The folder.
+    file (str): Which file in it.
+    batch_size (int): Texts in a batch.
+    threads (int): Threads within an operation.
+    """
+
+    def __init__(self, checkpoint: str, file: str, batch_size: int, threads: int):
+        import onnxruntime
+
+        super().__init__(checkpoint, batch_size)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Waiting threads must not take the cores of the other contenders.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(
+            f"{checkpoint}/{file}", options, providers=["CPUExecutionProvider"]
+        )
+
+    def logits(self, batches: Sequence[list[list[int]]]) -> Iterator[Sequence[np.ndarray]]:
+        """YIELDS (Sequence[np.ndarray]): The logits of each text of a batch."""
+        for batch in batches:
+            ids, mask = padded(batch)
+            yield self._session.run(None, {"ids": ids, "mask": mask})[0]
+
+
+class OpenVinoRunner(BatchRunner):
+    """OpenVINO, with one batch on each thread.
+
+    checkpoint (str): The folder.
+    file (str): Which file in it.
+    precision (str): In what it computes: ``"f32"`` or ``"bf16"``.
+    batch_size (int): Texts in a batch.
+    threads (int): How many batches are computed at once, each on a thread.
+    """
+
+    def __init__(self, checkpoint: str, file: str, precision: str, batch_size: int, threads: int):
+        import openvino
+
+        super().__init__(checkpoint, batch_size)
+        how = {
+            "NUM_STREAMS": str(threads),
+            "INFERENCE_NUM_THREADS": str(threads),
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        self._model = openvino.Core().compile_model(f"{checkpoint}/{file}", "CPU", how)
+        self._requests = openvino.AsyncInferQueue(self._model, 2 * threads)
+
+    def logits(self, batches: Sequence[list[list[int]]]) -> Iterator[Sequence[np.ndarray]]:
+        """YIELDS (Sequence[np.ndarray]): The logits of each text of a batch."""
+        found: dict[int, np.ndarray] = {}
+        self._requests.set_callback(
+            lambda request, number: found.update({number: request.get_output_tensor(0).data.copy()})
+        )
+        for number, batch in enumerate(batches):
+            ids, mask = padded(batch)
+            self._requests.start_async({"ids": ids, "mask": mask}, number)
+        self._requests.wait_all()
+        for number in range(len(batches)):
+            yield found[number]
+
+
+class CTranslate2Runner(BatchRunner):
+    """CTranslate2, which computes the encoder; the head is numpy's.
+
+    checkpoint (str): The folder.
+    compute_type (str): In what it computes: ``"float32"`` or ``"int8"``.
+    batch_size (int): Texts in a batch.
+    threads (int): How many batches are computed at once, each on a thread.
+    """
+
+    def __init__(self, checkpoint: str, compute_type: str, batch_size: int, threads: int):
+        import ctranslate2
+        from safetensors.numpy import load_file
+
+        super().__init__(checkpoint, batch_size)
+        self._encoder = ctranslate2.Encoder(
+            f"{checkpoint}/ctranslate2",
+            compute_type=compute_type,
+            inter_threads=threads,
+            intra_threads=1,
+        )
+        weights = load_file(f"{checkpoint}/model.safetensors")
+        self._head = weights["classifier.weight"].T, weights["classifier.bias"]
+        self._pool = ThreadPoolExecutor(threads)
+
+    def logits(self, batches: Sequence[list[list[int]]]) -> Iterator[Sequence[np.ndarray]]:
+        """YIELDS (Sequence[np.ndarray]): The logits of each text of a batch."""
+        return self._pool.map(self._of_batch, batches)
+
+    def _of_batch(self, batch: list[list[int]]) -> np.ndarray:
+        states = np.asarray(self._encoder.forward_batch(batch).last_hidden_state)
+        weight, bias = self._head
+        answer: np.ndarray = states @ weight + bias
+        return answer
+
+
 def make_hf(**arguments: Any) -> HFRunner:
     """RETURNS (HFRunner): It."""
     return HFRunner(**arguments)
@@ -259,6 +393,16 @@ def make_onnx(**arguments: Any) -> OnnxRunner:
     return OnnxRunner(**arguments)
 
 
+def make_openvino(**arguments: Any) -> OpenVinoRunner:
+    """RETURNS (OpenVinoRunner): It."""
+    return OpenVinoRunner(**arguments)
+
+
+def make_ctranslate2(**arguments: Any) -> CTranslate2Runner:
+    """RETURNS (CTranslate2Runner): It."""
+    return CTranslate2Runner(**arguments)
+
+
 def main() -> None:
     """Run the script: export a pipeline for the others."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -267,6 +411,8 @@ def main() -> None:
     args = parser.parse_args()
     export(args.pipeline, args.output)
     export_onnx(args.output)
+    export_openvino(args.output)
+    export_ctranslate2(args.output)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 Each pipeline is given as NAME=FOLDER, early-exit ones run at every speedup that they are
 calibrated for. --checkpoints are folders that `benchmarks.common.peers` wrote: the same networks in
-Hugging Face's pipeline and in ONNX Runtime. Every contender runs in a process of its own, in
+Hugging Face's pipeline and in other engines. Every contender runs in a process of its own, in
 alternating rounds; results that are in the output file already are not measured again.
 """
 
 import argparse
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,22 @@ from spacy.tokens import DocBin
 from tqdm import tqdm
 
 from benchmarks.common import results as kept
-from benchmarks.common.peers import make_hf, make_onnx
+from benchmarks.common.peers import make_ctranslate2, make_hf, make_onnx, make_openvino
 from spacy_early_exit.cli.benchmark import show
-from spacy_early_exit.measure.benchmark import Contender, benchmark
+from spacy_early_exit.measure.benchmark import Contender, Runner, benchmark
 from spacy_early_exit.measure.contenders import contenders_of, make_spacy, spans_of
 
+# Engines that compute a whole batch at once, with what they are told besides folder and batch size.
+ENGINES: dict[str, tuple[Callable[..., Runner], dict[str, str]]] = {
+    "ONNX Runtime fp32": (make_onnx, {"file": "model.onnx"}),
+    "ONNX Runtime int8": (make_onnx, {"file": "model-int8.onnx"}),
+    "OpenVINO fp32": (make_openvino, {"file": "openvino.xml", "precision": "f32"}),
+    "OpenVINO bf16": (make_openvino, {"file": "openvino.xml", "precision": "bf16"}),
+    "OpenVINO int8": (make_openvino, {"file": "openvino-int8.xml", "precision": "f32"}),
+    "CTranslate2 fp32": (make_ctranslate2, {"compute_type": "float32"}),
+    "CTranslate2 int8": (make_ctranslate2, {"compute_type": "int8"}),
+}
+PACKAGES = ("onnxruntime", "openvino", "ctranslate2", "spacy-transformers")
 FREE = ("commit", "command", "date")  # what may differ between results that belong together
 
 
@@ -34,7 +46,11 @@ def main() -> None:
         "--checkpoints", nargs="*", default=[], metavar="NAME=FOLDER", help="what peers wrote"
     )
     parser.add_argument(
-        "--onnx", nargs="*", default=[], metavar="NAME=FOLDER", help="the same for ONNX alone"
+        "--engines",
+        nargs="*",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="the same, but not in Hugging Face's pipeline",
     )
     parser.add_argument("--batch-sizes", default="1,32,128", help="of the others")
     parser.add_argument(
@@ -53,7 +69,7 @@ def main() -> None:
         "texts": len(docs),
         "words": sum(map(len, docs)),
         "threads": args.threads,
-        **{name: version(name) for name in ("onnxruntime", "spacy-transformers") if has(name)},
+        **{name: version(name) for name in PACKAGES if has(name)},
     }
     before: dict[str, Any] = kept.read(args.output, {})
     now = {**kept.origin(), **about}
@@ -97,10 +113,10 @@ def all_of(args: argparse.Namespace) -> list[Contender]:
         name, _, folder = given.partition("=")
         contenders += in_transformers(name, folder, sizes, args.stride)
         if not args.stride:  # it has no windows
-            contenders += in_onnx(name, folder, sizes, args.threads)
-    for given in args.onnx:
+            contenders += in_engines(name, folder, sizes, args.threads)
+    for given in args.engines:
         name, _, folder = given.partition("=")
-        contenders += in_onnx(name, folder, [size for size in sizes if size > 1], args.threads)
+        contenders += in_engines(name, folder, [size for size in sizes if size > 1], args.threads)
     return contenders
 
 
@@ -129,20 +145,20 @@ def in_transformers(name: str, checkpoint: str, sizes: list[int], stride: int) -
     ]
 
 
-def in_onnx(name: str, checkpoint: str, sizes: list[int], threads: int) -> list[Contender]:
-    """RETURNS (list[Contender]): ONNX Runtime, at some batch sizes.
+def in_engines(name: str, checkpoint: str, sizes: list[int], threads: int) -> list[Contender]:
+    """RETURNS (list[Contender]): Every engine, at some batch sizes.
 
     name (str): What is behind theirs.
     """
     return [
         Contender(
-            f"ONNX Runtime {precision}{name}, batches of {size}",
-            make_onnx,
-            {"checkpoint": checkpoint, "batch_size": size, "file": file, "threads": threads},
+            f"{engine}{name}, batches of {size}",
+            make,
+            {"checkpoint": checkpoint, "batch_size": size, "threads": threads, **told},
             version_of(checkpoint),
         )
         for size in sizes
-        for precision, file in (("fp32", "model.onnx"), ("int8", "model-int8.onnx"))
+        for engine, (make, told) in ENGINES.items()
     ]
 
 

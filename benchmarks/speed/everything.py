@@ -66,7 +66,7 @@ def main() -> None:
     exported = []
     for name, pipeline in checkpoints.items():
         folder = args.work / f"checkpoint{name.replace(', ', '-').replace(' ', '-')}"
-        if not (folder / "model-int8.onnx").exists():
+        if not (folder / "ctranslate2").exists():
             run("-m", "benchmarks.common.peers", pipeline, folder)
         exported.append(f"{name}={folder}")
     rounds = ["--rounds", args.rounds, "--threads", args.threads]
@@ -76,7 +76,7 @@ def main() -> None:
         *given,
         "--checkpoints",
         exported[0],
-        "--onnx",
+        "--engines",
         *exported[1:],
         "--one-by-one",
         "--output",
@@ -87,7 +87,7 @@ def main() -> None:
     run("-m", "benchmarks.speed.pareto", args.output, "--output", figure)
     long = args.work / "long.spacy"
     run("-m", "benchmarks.common.corpora", "join", args.corpus / "dev.spacy", long)
-    # ONNX Runtime has no windows: it would cut long texts off.
+    # The engines have no windows: they would cut long texts off.
     others = ["--checkpoints", exported[0], "--stride", 64, "--batch-sizes", "1,8,32"]
     compare(long, *given, *others, "--output", args.output.with_suffix(".long.json"), *rounds)
 
