@@ -79,6 +79,75 @@ def draw_thresholds(
     return thresholds
 
 
+class SpeedupDraws:
+    """Draws thresholds by the speedups that they give, as the network is by then.
+
+    Texts that are trained on are soon known by heart, above all those of a small corpus: their
+    words would exit after the first layer at thresholds that other texts need for 2X. Deeper heads
+    would hardly be trained on words that are still there.
+
+    max_speedup (float): Speedups are drawn from 1 to this.
+    """
+
+    THRESHOLDS = torch.tensor([10 ** (step / 4) for step in range(-28, 1)])
+    NEW = 0.1  # weight of the last batch
+
+    def __init__(self, max_speedup: float):
+        self.max_speedup = max_speedup
+        self.speedups: Optional[Tensor] = None  # that these thresholds give
+
+    def draw(self, windows: int, full_share: float) -> Tensor:
+        """Draw a threshold for each window. Until a batch has been seen, all run at full depth.
+
+        windows (int): Number of windows.
+        full_share (float): Share of windows that run at full depth.
+        RETURNS (Tensor): *Shape:* ``(windows,)``
+        """
+        if self.speedups is None:
+            return torch.zeros(windows)
+        speedups = 1.0 + torch.rand(windows) * (self.max_speedup - 1.0)
+        place = torch.searchsorted(self.speedups, speedups).clamp_max(len(self.THRESHOLDS) - 1)
+        full = torch.rand(windows) >= 1.0 - full_share
+        return torch.where(full, 0.0, self.THRESHOLDS[place])
+
+    @torch.no_grad()
+    def see(
+        self,
+        logits: Tensor,
+        words: Tensor,
+        batch: Batch,
+        criterion: Criterion,
+        learned: Mapping[str, Tensor],
+    ) -> None:
+        """See what words would do that ran at full depth.
+
+        logits (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``
+        words (Tensor): The words that ran at full depth. *Shape:* ``(words,)``
+        batch (Batch): The batch.
+        criterion (Criterion): Decides which words exit.
+        learned (Mapping[str, Tensor]): The learnt parameters of criterion and decoder, by name.
+        """
+        if not len(words):
+            return
+        logits = logits.detach().float()
+        nothing = logits.new_zeros(len(words), 0)  # instead of states
+        spent = []
+        for threshold in self.THRESHOLDS.tolist():
+            state, left, layers = criterion.start(batch), words, 0
+            for number in range(1, len(logits)):
+                layers += len(left)
+                seen = logits[number - 1, left]
+                step = Step(number, left, seen, batch, threshold, learned, nothing[: len(left)])
+                left = left[~criterion.leave(step, state)]
+                if not len(left):
+                    break
+            spent.append(layers + len(left))
+        now = len(logits) * len(words) / torch.tensor(spent, dtype=torch.float32)
+        before = now if self.speedups is None else self.speedups
+        # Rising, so that it can be searched: some criteria are not quite monotonous.
+        self.speedups = torch.lerp(before, now, self.NEW).cummax(0).values
+
+
 def neighbourhoods(criterion: Criterion, windows: Sequence[int]) -> List[Criterion]:
     """Make the criteria to draw from: the component's, with each of the given neighbourhoods.
 

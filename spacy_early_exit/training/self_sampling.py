@@ -16,7 +16,13 @@ from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
 from ..retired import reads_retired
 from .base import Answers, Stage, check_bounds
-from .halting import RandomHalting, SampledHalting, draw_thresholds, neighbourhoods
+from .halting import (
+    RandomHalting,
+    SampledHalting,
+    SpeedupDraws,
+    draw_thresholds,
+    neighbourhoods,
+)
 from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses
 
 Pattern = Literal["on_policy", "off_policy", "random"]
@@ -32,6 +38,7 @@ class SelfSampling:
         ``"off_policy"``: the network as it was before this stage, at full depth, as in the authors'
         code; ``"random"``: chance, for comparison.
     max_threshold (float): A threshold from 0 to this is drawn for every window.
+    draws (Optional[SpeedupDraws]): What draws the thresholds instead.
     windows (Tuple[int, ...]): One of these neighbourhoods is drawn, too, if words exit one by one.
     aggressive_share (float): Share of windows that get the largest threshold and the smallest
         neighbourhood.
@@ -48,6 +55,7 @@ class SelfSampling:
     full_share: float
     distillation: float
     pseudo_labels: bool = False
+    draws: Optional[SpeedupDraws] = None
     trains_decoder = True
     trains_criterion = False
     copies = 1
@@ -72,6 +80,9 @@ class SelfSampling:
                 taught = run_all_heads(teacher, batch)
         halting = self._halting(network, batch, criterion, taught)
         logits, exit_layer = run_all_heads_halting(network, batch, halting, dropout)
+        if self.draws is not None and isinstance(halting, SampledHalting):
+            words = torch.nonzero(halting.thresholds[batch.window_of_word] == 0).squeeze(1)
+            self.draws.see(logits, words, batch, criterion, network.extra_parameters)
         return Answers(logits, exit_layer, taught)
 
     def _halting(
@@ -84,9 +95,12 @@ class SelfSampling:
             layers[full[batch.window_of_word]] = network.spec.layers
             return RandomHalting(layers)
         criteria = neighbourhoods(criterion, sorted(self.windows))
-        thresholds = draw_thresholds(
-            batch.windows, self.max_threshold, self.aggressive_share, self.full_share
-        )
+        if self.draws is not None:
+            thresholds = self.draws.draw(batch.windows, self.full_share)
+        else:
+            thresholds = draw_thresholds(
+                batch.windows, self.max_threshold, self.aggressive_share, self.full_share
+            )
         choice = torch.randint(len(criteria), (batch.windows,))
         choice[thresholds == self.max_threshold] = 0  # drawn ones are smaller: these are aggressive
         judged_by = None
@@ -126,6 +140,7 @@ def make_self_sampling(
     full_share: float = 0.2,
     distillation: float = 4.0,
     pseudo_labels: bool = False,
+    max_speedup: Optional[float] = None,
 ) -> Stage:
     """Make the stage ``spacy-early-exit.SelfSampling.v1``.
 
@@ -139,6 +154,9 @@ def make_self_sampling(
     distillation (float): Weight of what all heads learn from the first stage's deepest head.
     pseudo_labels (bool): Whether annotated words are trained on the tag that the first stage's
         deepest head gives them, rather than on the annotation.
+    max_speedup (Optional[float]): Draw a speedup from 1 to this for each window, and take the
+        threshold that gives it on the texts that are trained on, as the network is by then. For
+        small corpora, which are soon learnt by heart. None: ``max_threshold`` decides.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -156,6 +174,13 @@ def make_self_sampling(
         aggressive_and_full_share=(aggressive_share + full_share, 1.0),
         distillation=(distillation, float("inf")),
     )
+    if max_speedup is not None and not 1.0 < max_speedup < float("inf"):
+        raise ValueError(f"SelfSampling: max_speedup must be above 1, or null, not {max_speedup}.")
+    if max_speedup is not None and aggressive_share:
+        raise ValueError(
+            "SelfSampling: aggressive_share is a share of windows that get max_threshold. With "
+            "max_speedup there is no such threshold: set aggressive_share = 0."
+        )
     return SelfSampling(
         pattern=pattern,
         max_threshold=max_threshold,
@@ -164,4 +189,5 @@ def make_self_sampling(
         full_share=full_share,
         distillation=distillation,
         pseudo_labels=pseudo_labels,
+        draws=None if max_speedup is None else SpeedupDraws(max_speedup),
     )

@@ -1,6 +1,7 @@
 """From a speedup to a threshold."""
 
 import dataclasses
+import json
 import random
 import statistics
 import warnings
@@ -465,6 +466,12 @@ class TestWhatASpeedupLoses:
         data = Calibration((CURVE[0], Point(0.1, 2.0, 0.9, -0.1)), {}, 10).to_dict()
         with pytest.raises(ValueError, match="errors of a calibration must be 0 or more"):
             Calibration.from_dict(data)
+
+    @pytest.mark.parametrize("min_kept", [None, 0, 0.985, 1])
+    def test_what_is_saved_is_read(self, min_kept):
+        points = (dataclasses.replace(LOSING[0], error=0.0), *LOSING[1:])
+        saved = Calibration(points, {}, 10, min_kept)
+        assert Calibration.from_dict(json.loads(json.dumps(saved.to_dict()))) == saved
 
     def test_the_error_is_that_of_a_mean(self):
         """Of texts of one word each, the share is a mean, whose error is known."""

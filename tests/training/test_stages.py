@@ -252,6 +252,34 @@ def test_drawn_thresholds_have_the_shares_that_were_asked_for():
     assert between.mean().item() == pytest.approx(0.15, abs=0.01)
 
 
+@pytest.mark.parametrize("criterion", [TokenExit(0), SentenceExit()], ids=str)
+def test_drawn_speedups_are_those_of_the_network_however_sure_it_is(encoders, batch, criterion):
+    """What is known by heart is trained at every depth, too."""
+    means, largest = [], []
+    for spread in (0.5, 2.0, 8.0):
+        network = network_of(encoders["bert"], spread=spread).network
+        stage = make_self_sampling(
+            windows=[], full_share=0.4, distillation=0.0, max_speedup=network.spec.layers
+        )
+        torch.manual_seed(0)
+        first = stage.run(network, batch, 0.0, criterion, None)
+        assert (first.exit_layer == network.spec.layers).all()  # nothing was known
+        drawn, layers = [], []
+        for _ in range(25):
+            halting = stage._halting(network, batch, criterion, None)
+            _, exit_layer = run_all_heads_halting(network, batch, halting)
+            exits = halting.thresholds[batch.window_of_word] > 0
+            layers.append(exit_layer[exits].float())
+            drawn.append(halting.thresholds)
+            stage.run(network, batch, 0.0, criterion, None)
+        means.append(torch.cat(layers).mean().item())
+        largest.append(torch.cat(drawn).median().item())
+        assert (torch.cat(drawn) == 0).float().mean().item() == pytest.approx(0.4, abs=0.1)
+    assert largest[0] > 10 * largest[2] > 0
+    # Of 4 layers, a speedup from 1 to 4 leaves 4 * ln(4) / 3 on average.
+    assert means == pytest.approx([4 * math.log(4) / 3] * 3, abs=0.6)
+
+
 def example_answers():
     torch.manual_seed(0)
     logits, teacher = torch.randn(4, 6, 5), torch.randn(4, 6, 5)
@@ -326,12 +354,19 @@ def test_a_teacher_has_no_say_on_tags_that_it_does_not_know(settings):
         (make_self_sampling, {"max_threshold": 1.5}),
         (make_self_sampling, {"windows": [0, -1]}),
         (make_self_sampling, {"full_share": 0.7, "aggressive_share": 0.7}),
+        (make_self_sampling, {"max_speedup": 1.0}),
+        (make_self_sampling, {"max_speedup": math.inf}),
         (make_self_sampling, {"distillation": float("nan")}),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, wrong):
     with pytest.raises(ValueError, match="must be"):
         make(**wrong)
+
+
+def test_with_drawn_speedups_no_threshold_is_the_largest():
+    with pytest.raises(ValueError, match="aggressive_share = 0"):
+        make_self_sampling(aggressive_share=0.1, max_speedup=4.0)
 
 
 SELF_SAMPLING = {"training": {"@misc": "spacy-early-exit.SelfSampling.v1", "distillation": 0.5}}
