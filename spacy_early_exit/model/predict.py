@@ -86,8 +86,9 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
 
 
 def _rough_work(spec: EncoderSpec, batch: Sequence[Window]) -> int:
-    """RETURNS (int): About how many multiply-accumulates a whole layer takes."""
-    weights = spec.hidden_size * (4 * spec.hidden_size + 2 * spec.intermediate_size)
+    """RETURNS (int): About how many multiply-accumulates the first layer takes."""
+    heads, neurons = spec.layer_sizes(1)
+    weights = spec.hidden_size * (4 * heads * spec.head_width + 2 * neurons)
     return weights * sum(len(window.ids) for window in batch)
 
 

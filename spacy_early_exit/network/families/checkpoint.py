@@ -1,6 +1,11 @@
-"""A checkpoint of Hugging Face: its config as sizes, and its parameters under our names."""
+"""A checkpoint of Hugging Face: its config as sizes, and its parameters under our names.
 
-from typing import Any, Dict, Mapping, Optional, Tuple
+In the config of a slim encoder, ``pruned_heads`` has the heads that layers lack, as in Hugging
+Face's own configs, and ``intermediate_sizes``, which Hugging Face does not know, the width of each
+feed-forward layer. All other sizes are those of the encoder that it was cut from.
+"""
+
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -71,6 +76,12 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
     typed = "token_type" in family.embeddings
     rope_theta = float(read("rope_theta", 0))
     place_span, place_farthest = _places(config, family)
+    layers, heads = int(read("num_hidden_layers")), int(read("num_attention_heads"))
+    layer_groups = int(read("layer_groups", 0))
+    kept_heads = _kept_heads(config.get("pruned_heads"), layer_groups or layers, heads)
+    intermediate_sizes = config.get("intermediate_sizes") or ()
+    if not isinstance(intermediate_sizes, (list, tuple)):
+        raise ValueError("The encoder's config.json has intermediate_sizes that are not a list.")
     embedding_size = int(read("embedding_size", hidden_size))
     if embedding_size != hidden_size and "project" not in family.embeddings:
         raise ValueError(
@@ -82,15 +93,15 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         hidden_size=hidden_size,
         embedding_size=embedding_size,
         intermediate_size=int(read("intermediate_size")),
-        layers=int(read("num_hidden_layers")),
-        attention_heads=int(read("num_attention_heads")),
+        layers=layers,
+        attention_heads=heads,
         activation=activation,
         layer_norm_eps=float(read("layer_norm_eps", 1e-12)),
         vocab_size=int(read("vocab_size")),
         positions=int(read("max_position_embeddings")),
         first_position=int(read("pad_token_id")) + 1 if after_padding else 0,
         token_types=int(read("type_vocab_size")) if typed else 0,
-        layer_groups=int(read("layer_groups", 0)),
+        layer_groups=layer_groups,
         attention_bias=bool(read("attention_bias", True)),
         intermediate_bias=bool(read("intermediate_bias", True)),
         norm_bias=bool(read("norm_bias", True)),
@@ -103,9 +114,80 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         local_rope_theta=float(config.get("local_rope_theta") or rope_theta),
         local_reach=int(read("local_attention", 0)) // 2,
         global_every=int(read("global_every", 1)),
+        kept_heads=kept_heads,
+        intermediate_sizes=tuple(intermediate_sizes),
     )
     check_sizes(spec)
     return spec
+
+
+def write_config(spec: EncoderSpec) -> Dict[str, Any]:
+    """Describe an encoder as Hugging Face does. ``read_spec`` reads it.
+
+    spec (EncoderSpec): The sizes.
+    RETURNS (Dict[str, Any]): The content of ``config.json``.
+    """
+    family = spec.table
+    sizes: Dict[str, Any] = {
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.attention_heads,
+        "hidden_act": spec.activation,
+        "max_position_embeddings": spec.positions,
+        "pad_token_id": max(spec.first_position - 1, 0),
+    }
+    same = ("hidden_size", "intermediate_size", "layer_norm_eps", "vocab_size")
+    sizes |= {name: getattr(spec, name) for name in same}
+    if "project" in family.embeddings:
+        sizes["embedding_size"] = spec.embedding_size
+    if "token_type" in family.embeddings:
+        sizes["type_vocab_size"] = spec.token_types
+    # Whatever else the family's configs have under a name of their own.
+    sizes |= {name: getattr(spec, name) for name in family.config if hasattr(spec, name)}
+    if family.attention == "rotary":
+        own = ("attention_bias", "norm_bias", "local_rope_theta")
+        sizes |= {name: getattr(spec, name) for name in own}
+        sizes["local_attention"] = 2 * spec.local_reach
+    if family.attention == "disentangled":
+        buckets = spec.place_span if spec.place_farthest else -1
+        farthest = spec.place_farthest or spec.place_span
+        sizes |= {"position_buckets": buckets, "max_relative_positions": farthest}
+    if spec.convolution:
+        sizes["conv_act"] = spec.convolution_activation
+    config = {name: supported[0] for name, supported in family.required.items()}
+    config |= {family.config.get(name, name): value for name, value in sizes.items()}
+    if family.convolution:
+        config["conv_kernel_size"] = spec.convolution
+    config["model_type"] = spec.family
+    if spec.kept_heads:
+        heads = range(spec.attention_heads)
+        config["pruned_heads"] = {
+            str(layer): [head for head in heads if head not in kept]
+            for layer, kept in enumerate(spec.kept_heads)
+        }
+    if spec.intermediate_sizes:
+        config["intermediate_sizes"] = [*spec.intermediate_sizes]
+    return config
+
+
+def _kept_heads(pruned: Any, layers: int, heads: int) -> Tuple[Tuple[int, ...], ...]:
+    """RETURNS (Tuple[Tuple[int, ...], ...]): ``kept_heads`` of a spec.
+
+    pruned (Any): The heads that layers lack, by layer: ``pruned_heads`` of a config.
+    layers (int): Number of layers with weights of their own.
+    heads (int): Number of heads in each, before.
+    """
+    try:
+        lacks = {int(layer): {int(head) for head in lost} for layer, lost in (pruned or {}).items()}
+        if not {*lacks} <= {*range(layers)} or not set().union(*lacks.values()) <= {*range(heads)}:
+            raise ValueError("there are no such layers or heads")
+    except (AttributeError, TypeError, ValueError) as e:
+        raise ValueError(f"The encoder's config.json has invalid pruned_heads: {e}.") from e
+    if not any(lacks.values()):
+        return ()
+    return tuple(
+        tuple(head for head in range(heads) if head not in lacks.get(layer, ()))
+        for layer in range(layers)
+    )
 
 
 def _places(config: Mapping[str, Any], family: Family) -> Tuple[int, int]:
@@ -137,7 +219,35 @@ def read_weights(
     RETURNS (Dict[str, Tensor]): Parameters by the names of ``encoder.Encoder``.
     RAISES (ValueError): If a parameter is missing; the message names it.
     """
-    family = layout or FAMILIES[spec.family]
+    weights: Dict[str, Tensor] = {}
+    for ours, theirs in _parameters(spec, layout or FAMILIES[spec.family]):
+        missing = [name for name in theirs if name not in checkpoint]
+        if missing:
+            raise ValueError(
+                f"The encoder's weights have no '{missing[0]}', which the family "
+                f"'{spec.family}' must have: they are incomplete, or of another model."
+            )
+        weights[ours] = torch.cat([checkpoint[name] for name in theirs])
+    return weights
+
+
+def write_weights(spec: EncoderSpec, weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Translate our parameters into those of Hugging Face's checkpoints. ``read_weights`` reads
+    them.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    weights (Mapping[str, Tensor]): Parameters by the names of ``encoder.Encoder``.
+    RETURNS (Dict[str, Tensor]): Parameters by name.
+    """
+    checkpoint: Dict[str, Tensor] = {}
+    for ours, theirs in _parameters(spec, spec.table):
+        parts = weights[ours].chunk(len(theirs))  # all equally long: queries, keys and values
+        checkpoint.update((name, part.contiguous()) for name, part in zip(theirs, parts))
+    return checkpoint
+
+
+def _parameters(spec: EncoderSpec, family: Family) -> Iterator[Tuple[str, List[str]]]:
+    """YIELDS (Tuple[str, List[str]]): Our name of each parameter, and the checkpoint's."""
     modules = {f"embeddings.{ours}": theirs for ours, theirs in family.embeddings.items()}
     modules.update(family.whole)
     for i in range(spec.distinct_layers):
@@ -150,18 +260,9 @@ def read_weights(
         modules.update(family.convolution)
     for ours in family.absent:
         del modules[ours]
-    weights: Dict[str, Tensor] = {}
     for ours, theirs in modules.items():
         for kind in ("weight", "bias") if _has_bias(spec, ours) else ("weight",):
-            names = [f"{name}.{kind}" for name in theirs]
-            missing = [name for name in names if name not in checkpoint]
-            if missing:
-                raise ValueError(
-                    f"The encoder's weights have no '{missing[0]}', which the family "
-                    f"'{spec.family}' must have: they are incomplete, or of another model."
-                )
-            weights[f"{ours}.{kind}"] = torch.cat([checkpoint[name] for name in names])
-    return weights
+            yield f"{ours}.{kind}", [f"{name}.{kind}" for name in theirs]
 
 
 _TABLES = ("embeddings.word", "embeddings.position", "embeddings.token_type", "shared.table")
