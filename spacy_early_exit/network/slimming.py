@@ -9,7 +9,7 @@ quantile. And a gate counts by its size, whatever its sign: only one of 0 remove
 """
 
 from dataclasses import replace
-from typing import Dict, List, Literal, Mapping, Sequence
+from typing import Dict, List, Literal, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from .exit_network import ExitNetwork
 from .families import EncoderSpec
 from .gates import GatedLinear, Units, gates_of, layers_of, weight_of
 
-Scope = Literal["layer", "all"]
+Scope = Literal["layerwise", "global"]
 
 
 def draw_ticket(
@@ -49,7 +49,7 @@ def highest(scores: Sequence[Tensor], share: float, scope: Scope) -> List[Tensor
     RETURNS (List[Tensor]): The highest, at least one in each layer; of equals the first. *Shapes:*
         ``(units,)``, bool
     """
-    if scope == "layer":
+    if scope == "layerwise":
         return [_top(of_layer, round(share * len(of_layer))) for of_layer in scores]
     best = [_top(of_layer, 1) for of_layer in scores]
     # The best of each layer come before all others.
@@ -68,10 +68,27 @@ def _top(scores: Tensor, count: int) -> Tensor:
     return stays
 
 
-def distances(one: Units, other: Units) -> Units:
-    """RETURNS (Units): Where two tickets differ, bool."""
-    pairs = [[a != b for a, b in zip(*kind)] for kind in zip(one, other)]
-    return Units(*pairs)
+def distance(one: Units, other: Units) -> Tuple[float, float]:
+    """RETURNS (Tuple[float, float]): The shares of heads and neurons that are on only one of two
+    tickets.
+
+    one (Units): A ticket.
+    other (Units): Another one, for the same encoder.
+    """
+    heads, neurons = (
+        float((torch.cat(a) != torch.cat(b)).float().mean()) for a, b in zip(one, other)
+    )
+    return heads, neurons
+
+
+def check_share(name: str, share: float) -> None:
+    """RAISES (ValueError): If a share is not above 0 and at most 1.
+
+    name (str): What it is called.
+    share (float): The share.
+    """
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"{name} must be above 0 and at most 1, not {share}.")
 
 
 def gate_scores(network: ExitNetwork) -> Units:

@@ -49,7 +49,7 @@ def batch_for(nlp, trained, **how):
 def some_ticket(network, seed=0):
     """Half the heads and neurons, each layer with a number of its own."""
     scores = random_scores(network, seed)
-    return draw_ticket(scores, 0.5, 0.5, "all", "all")
+    return draw_ticket(scores, 0.5, 0.5, "global", "global")
 
 
 def mask(network, ticket):
@@ -71,7 +71,7 @@ def test_gates_of_one_and_tickets_that_keep_all_change_nothing(family, encoders,
     trained = network_of(encoders[family])
     batch = batch_for(en, trained)
     before = run_all_heads(trained.network, batch)
-    everything = draw_ticket(magnitude_scores(trained.network), 1.0, 1.0, "layer", "all")
+    everything = draw_ticket(magnitude_scores(trained.network), 1.0, 1.0, "layerwise", "global")
     same = slimmed(trained.network, everything)
     assert same.spec == trained.network.spec and not same.spec.is_slim
     assert torch.equal(run_all_heads(same, batch), before)
@@ -103,7 +103,7 @@ def test_gates_are_folded_into_what_stays(family, encoders, en):
             gate.uniform_(-1.5, 1.5)
     batch = batch_for(en, trained)
     gated = states_of(trained.network, batch)
-    everything = draw_ticket(gate_scores(trained.network), 1.0, 1.0, "layer", "layer")
+    everything = draw_ticket(gate_scores(trained.network), 1.0, 1.0, "layerwise", "layerwise")
     scale = max(1.0, gated.abs().max().item())
     folded = states_of(slimmed(trained.network, everything), batch)
     assert (folded - gated).abs().max() <= 1e-5 * scale
@@ -240,19 +240,19 @@ def test_heads_that_hugging_face_pruned_are_read(family, encoders, tmp_path, en)
 
 def test_a_share_of_each_layer_or_of_all_together_stays():
     scores = [torch.tensor([0.1, 0.9, 0.8, 0.7]), torch.tensor([0.2, 0.3, 0.4, 0.05])]
-    of_each = highest(scores, 0.5, "layer")
+    of_each = highest(scores, 0.5, "layerwise")
     assert [stays.tolist() for stays in of_each] == [
         [False, True, True, False],
         [False, True, True, False],
     ]
-    together = highest(scores, 0.5, "all")
+    together = highest(scores, 0.5, "global")
     assert [stays.tolist() for stays in together] == [
         [False, True, True, True],
         [False, False, True, False],
     ]
 
 
-@pytest.mark.parametrize("scope", ["layer", "all"])
+@pytest.mark.parametrize("scope", ["layerwise", "global"])
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.67, 1.0])
 def test_ties_and_small_shares_empty_no_layer(scope, share):
     scores = [torch.ones(12) for _ in range(6)]
@@ -260,9 +260,9 @@ def test_ties_and_small_shares_empty_no_layer(scope, share):
     assert all(of_layer.any() for of_layer in stays)
     kept = sum(int(of_layer.sum()) for of_layer in stays)
     assert kept == (
-        6 * max(1, round(12 * share)) if scope == "layer" else max(6, round(72 * share))
+        6 * max(1, round(12 * share)) if scope == "layerwise" else max(6, round(72 * share))
     )
-    low = highest([torch.zeros(12), torch.ones(12)], 0.5, "all")
+    low = highest([torch.zeros(12), torch.ones(12)], 0.5, "global")
     assert [int(of_layer.sum()) for of_layer in low] == [1, 11]
 
 
@@ -270,7 +270,7 @@ def test_a_slim_encoder_can_be_made_slimmer(encoders, en):
     trained = network_of(encoders["mpnet"])
     first = some_ticket(trained.network)
     once = slimmed(trained.network, first)
-    second = draw_ticket(random_scores(once, 1), 0.5, 0.5, "layer", "layer")
+    second = draw_ticket(random_scores(once, 1), 0.5, 0.5, "layerwise", "layerwise")
     twice = slimmed(once, second)
     check_sizes(twice.spec)
     together = Units(
