@@ -137,7 +137,7 @@ class HFEncoder:
 
         try:
             file = cached_file(self.place, WEIGHTS, revision=self.revision)
-            weights = read_weights(spec, load_file(file))
+            weights = read_weights(spec, _without_prefix(load_file(file)))
             check_shapes(spec, weights)
         except Exception as e:
             raise ValueError(self._problem("its weights can't be loaded", e)) from e
@@ -199,6 +199,16 @@ class HFEncoder:
             f"In [components.NAME.model.encoder], name must be a hub id, or a folder with "
             f"config.json, tokenizer.json and model.safetensors."
         )
+
+
+def _without_prefix(checkpoint: Dict[str, "Tensor"]) -> Dict[str, "Tensor"]:
+    """RETURNS (Dict[str, Tensor]): The parameters of a checkpoint. If it is a classifier, they are
+    those of its encoder, named without its prefix, such as ``bert.``.
+    """
+    embedding = next((name for name in checkpoint if ".embeddings." in name), "")
+    prefix = embedding[: embedding.find("embeddings.")] if embedding else ""
+    names = [name for name in checkpoint if name.startswith(prefix)]
+    return {name.removeprefix(prefix): checkpoint[name] for name in names}
 
 
 def looks_like_folder(name: str) -> bool:

@@ -173,6 +173,7 @@ class UntilDrawn:
 
     def __init__(self, batcher: Batcher):
         self.batcher = batcher
+        self.earlier = _latest_progress()  # of another training in this process
         self.idle_epochs = 0
 
     def __call__(self, examples: Iterable[Any]) -> Iterator[Any]:
@@ -192,10 +193,15 @@ class UntilDrawn:
         for batch in self.batcher(examples):
             yield batch
             # By now, the stage has learnt from it.
-            progress = getattr(_latest, "progress", None)
-            if progress is not None and cast(Progress, progress).drawn:
+            progress = _latest_progress()
+            if progress is not self.earlier and progress is not None and progress.drawn:
                 self.idle_epochs = 1
                 return
+
+
+def _latest_progress() -> Optional[Progress]:
+    """RETURNS (Optional[Progress]): That of the search which learnt last, in this thread."""
+    return cast(Optional[Progress], getattr(_latest, "progress", None))
 
 
 def make_until_drawn(batcher: Batcher) -> Batcher:
