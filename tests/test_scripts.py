@@ -315,7 +315,7 @@ def test_the_attribute_reaches_all_that_asks_for_it():
     scripts = {command["name"]: command["script"] for command in project["commands"]}
     asked = [line for lines in scripts.values() for line in lines if "${vars.task}" in line]
     made = [line for line in asked if "cut_tune" not in line]
-    assert len(made) == 5 and all("--attribute ${vars.attribute}" in line for line in made)
+    assert len(made) == 6 and all("--attribute ${vars.attribute}" in line for line in made)
 
 
 def test_project_commands_and_workflows_agree():
