@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, cast
 
 import torch
-from spacy.util import logger
 from torch import Tensor
+from wasabi import msg
 
 from ..network.batch import Batch
 from ..network.criterion import Criterion
@@ -152,21 +152,15 @@ class EarlyBirdSearch:
         if apart:
             heads, neurons = (max(kind) for kind in zip(*apart))
             now.checks.append(Check(now.updates, heads, neurons))
-            compared = f"the last {len(apart)}" if len(apart) > 1 else "the one before"
-            logger.info(
-                f"Early-bird search, update {now.updates}: the ticket differs from {compared} in "
-                f"at most {heads:.1%} of the heads and {neurons:.1%} of the neurons"
-            )
             if len(apart) == COMPARED and max(heads, neurons) < self.bound:
-                now.drawn = f"both are below the bound of {self.bound:.1%}"
+                now.drawn = f"it is stable, as both shares are below {self.bound:.1%}"
         if last and not now.drawn:
-            now.drawn = "max_updates allows no more"
-        if now.drawn:
-            logger.info(f"The ticket is drawn after {now.updates} updates: {now.drawn}")
+            now.drawn = "it is not stable, but max_updates allows no more"
 
 
 class UntilDrawn:
     """Makes batches until the ticket of an ``EarlyBirdSearch`` is drawn, which ends the training.
+    It prints how the ticket changes, and why it is drawn.
 
     batcher (Batcher): Makes the batches.
     """
@@ -174,7 +168,7 @@ class UntilDrawn:
     def __init__(self, batcher: Batcher):
         self.batcher = batcher
         self.earlier = _latest_progress()  # of another training in this process
-        self.idle_epochs = 0
+        self.idle_epochs = self.shown = 0
 
     def __call__(self, examples: Iterable[Any]) -> Iterator[Any]:
         """YIELDS (Any): The batches of an epoch.
@@ -194,7 +188,17 @@ class UntilDrawn:
             yield batch
             # By now, the stage has learnt from it.
             progress = _latest_progress()
-            if progress is not self.earlier and progress is not None and progress.drawn:
+            if progress is None or progress is self.earlier:
+                continue
+            for check in progress.checks[self.shown :]:
+                msg.info(
+                    f"Update {check.update}: {check.heads:.1%} of the heads and "
+                    f"{check.neurons:.1%} of the neurons differ from an earlier ticket, at most"
+                )
+            self.shown = len(progress.checks)
+            if progress.drawn:
+                before = progress.updates - 1  # nothing was learnt from this one
+                msg.good(f"The ticket is drawn after {before} updates: {progress.drawn}")
                 self.idle_epochs = 1
                 return
 

@@ -1,7 +1,6 @@
 """The search for an early-bird ticket."""
 
 import copy
-import logging
 
 import pytest
 import spacy
@@ -65,8 +64,7 @@ def test_batches_of_an_update_are_penalized_once(encoders):
     assert nlp.update(examples)[NAME] == pytest.approx(whole, rel=1e-5)
 
 
-def test_the_ticket_is_drawn_when_it_differs_little_from_the_last_five(encoders, caplog):
-    caplog.set_level(logging.INFO, "spacy")
+def test_the_ticket_is_drawn_when_it_differs_little_from_the_last_five(encoders):
     nlp, examples, optimizer = searching(encoders["bert"], bound=0.3)
     stage, tickets = nlp.get_pipe(NAME).training, []
     while not stage.progress.drawn and len(tickets) < 60:
@@ -86,7 +84,7 @@ def test_the_ticket_is_drawn_when_it_differs_little_from_the_last_five(encoders,
         assert (check.heads, check.neurons) == tuple(max(kind) for kind in zip(*apart))
     stable = [check.update >= 6 and max(check[1:]) < 0.3 for check in checks]
     assert stable.index(True) == len(stable) - 1 and len(checks) == len(tickets) - 1
-    assert f"drawn after {len(tickets)} updates: both are below the bound of 30.0%" in caplog.text
+    assert stage.progress.drawn == "it is stable, as both shares are below 30.0%"
 
 
 def test_nothing_is_learnt_once_the_ticket_is_drawn(encoders):
@@ -130,15 +128,20 @@ def config_of(nlp, path, **training):
     return config
 
 
-def test_spacys_training_ends_when_the_ticket_is_drawn(encoders, tmp_path):
+def test_spacys_training_ends_when_the_ticket_is_drawn(encoders, tmp_path, capsys):
     (tmp_path / "search").mkdir()
     for updates in (7, 4):  # the second is not ended by the first
-        nlp = blank(encoders["bert"], training={**SEARCH, "bound": 0, "max_updates": updates})
+        limits = {"every": 2, "bound": 0, "max_updates": updates}
+        nlp = blank(encoders["bert"], training={**SEARCH, **limits})
         config = config_of(nlp, tmp_path / "train.spacy", max_epochs=50, patience=0)
         trained, last = train(init_nlp(config), tmp_path / "search")
         progress = trained.get_pipe(NAME).training.progress
         assert progress.drawn and progress.updates == updates + 1  # by the last, nothing was learnt
         assert has_gates(spacy.load(last).get_pipe(NAME).network)
+        printed = capsys.readouterr().out
+        assert f"The ticket is drawn after {updates} updates: it is not stable" in printed
+        for check in progress.checks:
+            assert f"Update {check.update}: {check.heads:.1%} of the heads" in printed
 
 
 def test_without_max_epochs_the_end_is_asked_for(encoders, tmp_path):
