@@ -225,7 +225,7 @@ def make_early_bird_search(
     neurons_scope: Scope = "global",
     penalty: float = 1e-4,
     gate_lr_factor: float = 50.0,
-    every: int = 10,
+    every: int = 5,
     bound: float = 0.1,
     max_updates: int = 0,
     distillation: float = 0.0,
