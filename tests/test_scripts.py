@@ -397,6 +397,28 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(stages, tmp_path, e
     assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
 
 
+@pytest.mark.takes(seconds=40)
+def test_from_text_to_a_slim_pipeline_by_the_projects_own_commands(tmp_path, encoders):
+    corpus = write_corpus(tmp_path / "data")
+    project = yaml.safe_load((ROOT / "project.yml").read_text())
+    variables = {"encoder": encoders["bert"], "heads": 0.5, "neurons": 0.4, "speedups": "1.1"}
+    variables |= {"epochs": 3, "epochs_two": 1, "min_steps": 0, "speedup": 1.1}
+    printed = {}
+    for command in project["workflows"]["train-slim"]:
+        if command != "encoder":
+            printed[command] = run_project(command, tmp_path, corpus, **variables)
+    # Too few for a stable ticket.
+    assert "The ticket is drawn after 2 updates: it is not stable" in printed["search"]
+    assert "2 of 4" in printed["slim"]
+    nlp = spacy.load(tmp_path / "training" / "final")
+    ner = nlp.get_pipe("early_exit_ner")
+    sizes = ner.network.spec.own_sizes
+    assert [size.heads for size in sizes] == [2] * 4
+    assert sum(size.neurons for size in sizes) == round(0.4 * 4 * 48)
+    ner.speedup = 1.1
+    assert nlp("Ann lives in Oslo.")._.early_exit["early_exit_ner"].full
+
+
 def assert_same_alone_and_in_batches(model, corpus):
     config = {"components": {"early_exit_ner": {"store_exits": True}}}
     nlp = spacy.load(model, config=config)
