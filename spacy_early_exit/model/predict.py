@@ -88,7 +88,7 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
 
 def _rough_work(spec: EncoderSpec, batch: Sequence[Window]) -> int:
     """RETURNS (int): About how many multiply-accumulates the first layer takes."""
-    heads, neurons = spec.layer_sizes(1)
+    heads, neurons = spec.layer_sizes[0]
     weights = spec.hidden_size * (4 * heads * spec.head_width + 2 * neurons)
     return weights * sum(len(window.ids) for window in batch)
 

@@ -6,7 +6,6 @@ exit heads for the words that were judged. So the cost does not depend on batch,
 """
 
 import operator
-from collections import Counter
 from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -97,9 +96,7 @@ def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -
     macs = embedding_macs(spec, wordpieces) + head_macs(spec, tags, words)
     places = place_counts(spec, wordpieces) if spec.place_span else None
     near = near_pairs_of_all(wordpieces, spec.local_reach) if spec.local_layers else None
-    numbers = range(1, spec.layers + 1)
-    alike = Counter((spec.layer_sizes(number), spec.is_local(number)) for number in numbers)
-    for (sizes, is_local), count in alike.items():
+    for (sizes, is_local), count in spec.layer_kinds.items():
         pairs, of_places = (near, None) if is_local else (None, places)
         macs = macs + count * layer_macs(spec, sizes, wordpieces, wordpieces, pairs, of_places)
     if spec.convolution:
@@ -156,7 +153,7 @@ def price(
         spent = spent + convolution_macs(spec, wordpieces)
     for number, running, _, judged in trace:
         queries, context = running.query_lengths, running.context_lengths
-        sizes = spec.layer_sizes(number)
+        sizes = spec.layer_sizes[number - 1]
         if spec.is_local(number):
             near: Neighbourhood = running.cached(neighbourhood, spec.local_reach)
             queries, context = near.query_lengths, near.context_lengths

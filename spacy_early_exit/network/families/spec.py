@@ -1,5 +1,6 @@
 """The sizes of an encoder, and their bounds."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Dict, Mapping, NamedTuple, Tuple
@@ -147,9 +148,19 @@ class EncoderSpec:
         """RETURNS (int): Which weights a layer, counted from 1, has: their number, from 0."""
         return (layer - 1) * self.distinct_layers // self.layers
 
-    def layer_sizes(self, layer: int) -> LayerSizes:
-        """RETURNS (LayerSizes): The sizes of a layer, counted from 1."""
-        return self.own_sizes[self.own_layer(layer)]
+    @cached_property
+    def layer_sizes(self) -> Tuple[LayerSizes, ...]:
+        """RETURNS (Tuple[LayerSizes, ...]): The sizes of each layer."""
+        numbers = range(1, self.layers + 1)
+        return tuple(self.own_sizes[self.own_layer(number)] for number in numbers)
+
+    @cached_property
+    def layer_kinds(self) -> Dict[Tuple[LayerSizes, bool], int]:
+        """RETURNS (Dict[Tuple[LayerSizes, bool], int]): How many layers there are of each kind: by
+        their sizes, and by whether they attend nearby only.
+        """
+        local = (self.is_local(number) for number in range(1, self.layers + 1))
+        return dict(Counter(zip(self.layer_sizes, local)))
 
     @property
     def table(self) -> Family:
