@@ -139,9 +139,12 @@ def show_sizes(spec: "EncoderSpec") -> None:
 
     whole = spec.unslimmed
     rows = [
-        (number, f"{sizes.heads} of {whole.attention_heads}", f"{sizes.neurons} of {before}")
+        (
+            number,
+            f"{sizes.heads} of {spec.attention_heads}",
+            f"{sizes.neurons} of {spec.intermediate_size}",
+        )
         for number, sizes in enumerate(spec.own_sizes, start=1)
-        for before in (whole.intermediate_size,)
     ]
     print(table(rows, header=("layer", "heads", "neurons"), aligns=("r", "r", "r")))
     pieces, words = torch.tensor([TYPICAL]), torch.tensor([0])
