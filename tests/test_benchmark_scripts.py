@@ -335,3 +335,10 @@ class TestSlim:
         slim = importlib.import_module("benchmarks.quality.slim")
         printed = "Update 65: 19.4% of the heads and 24.1% of the neurons differ from an earlier"
         assert slim.CHECK.findall(printed) == [("65", "19.4", "24.1")]
+
+    def test_full_depth_that_saves_more_than_asked_for_counts(self):
+        slim = importlib.import_module("benchmarks.quality.slim")
+        rows = [{"mac_speedup": 1.6, "ents_f": 0.5}, {"mac_speedup": 3.6, "ents_f": 0.3}]
+        assert slim.at_least(rows, 1.5) == 0.5
+        assert slim.at_least(rows, 2.6) == pytest.approx(0.4)
+        assert slim.at_least(rows, 4.0) == 0.0
