@@ -337,3 +337,24 @@ def test_plain_weights_are_those_of_a_network_without_gates(encoders):
     fresh = ExitNetwork(network.spec, network.tags)
     fresh.encoder.load_state_dict(weights)
     assert not any(isinstance(module, GatedLinear) for module in fresh.modules())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pruned_heads": {"4": [0]}},
+        {"pruned_heads": {"0": [4]}},
+        {"pruned_heads": {"0": 1}},
+        {"pruned_heads": {"x": [1]}},
+        {"pruned_heads": [1]},
+        {"pruned_heads": {"0": [0, 1, 2, 3]}},
+        {"intermediate_sizes": 7},
+        {"intermediate_sizes": [48]},
+        {"intermediate_sizes": [48, 48, 48, 49]},
+    ],
+    ids=str,
+)
+def test_configs_of_no_slim_encoder_are_refused(options, encoders):
+    config = write_config(HFEncoder(encoders["bert"]).load().spec)
+    with pytest.raises(ValueError, match="pruned_heads|intermediate_sizes|kept_heads"):
+        read_spec({**config, **options})

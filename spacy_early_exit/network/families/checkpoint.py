@@ -5,6 +5,7 @@ Face's own configs, and ``intermediate_sizes``, which Hugging Face does not know
 feed-forward layer. All other sizes are those of the encoder that it was cut from.
 """
 
+from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from .spec import ACTIVATIONS, EncoderSpec, check_sizes
 from .tables import FAMILIES, Family
+
+MAX_HEADS = 2**16  # of all layers of a slim encoder together: far above any existing one
 
 
 def _is_number(value: Any) -> bool:
@@ -76,12 +79,6 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
     typed = "token_type" in family.embeddings
     rope_theta = float(read("rope_theta", 0))
     place_span, place_farthest = _places(config, family)
-    layers, heads = int(read("num_hidden_layers")), int(read("num_attention_heads"))
-    layer_groups = int(read("layer_groups", 0))
-    kept_heads = _kept_heads(config.get("pruned_heads"), layer_groups or layers, heads)
-    intermediate_sizes = config.get("intermediate_sizes") or ()
-    if not isinstance(intermediate_sizes, (list, tuple)):
-        raise ValueError("The encoder's config.json has intermediate_sizes that are not a list.")
     embedding_size = int(read("embedding_size", hidden_size))
     if embedding_size != hidden_size and "project" not in family.embeddings:
         raise ValueError(
@@ -93,15 +90,15 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         hidden_size=hidden_size,
         embedding_size=embedding_size,
         intermediate_size=int(read("intermediate_size")),
-        layers=layers,
-        attention_heads=heads,
+        layers=int(read("num_hidden_layers")),
+        attention_heads=int(read("num_attention_heads")),
         activation=activation,
         layer_norm_eps=float(read("layer_norm_eps", 1e-12)),
         vocab_size=int(read("vocab_size")),
         positions=int(read("max_position_embeddings")),
         first_position=int(read("pad_token_id")) + 1 if after_padding else 0,
         token_types=int(read("type_vocab_size")) if typed else 0,
-        layer_groups=layer_groups,
+        layer_groups=int(read("layer_groups", 0)),
         attention_bias=bool(read("attention_bias", True)),
         intermediate_bias=bool(read("intermediate_bias", True)),
         norm_bias=bool(read("norm_bias", True)),
@@ -114,11 +111,41 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         local_rope_theta=float(config.get("local_rope_theta") or rope_theta),
         local_reach=int(read("local_attention", 0)) // 2,
         global_every=int(read("global_every", 1)),
-        kept_heads=kept_heads,
-        intermediate_sizes=tuple(intermediate_sizes),
     )
     check_sizes(spec)
-    return spec
+    pruned, sizes = config.get("pruned_heads"), config.get("intermediate_sizes")
+    return _slim(spec, pruned or {}, sizes or ()) if pruned or sizes else spec
+
+
+def _slim(spec: EncoderSpec, pruned: Any, sizes: Any) -> EncoderSpec:
+    """RETURNS (EncoderSpec): The sizes of a slim encoder.
+
+    spec (EncoderSpec): Those of the encoder that it was cut from.
+    pruned (Any): The heads that layers lack, by layer: ``pruned_heads`` of a config.
+    sizes (Any): ``intermediate_sizes`` of a config.
+    RAISES (ValueError): If they make no sense. The message names them.
+    """
+    layers, heads = range(spec.distinct_layers), range(spec.attention_heads)
+    try:
+        lacks = {int(layer): {int(head) for head in lost} for layer, lost in pruned.items()}
+        wrong = [layer for layer in lacks if layer not in layers]
+        wrong += [head for lost in lacks.values() for head in lost if head not in heads]
+        if wrong or len(layers) * len(heads) > MAX_HEADS:
+            raise ValueError("there are no such layers or heads")
+        if not isinstance(sizes, (list, tuple)):
+            raise ValueError("intermediate_sizes are not a list")
+    except (AttributeError, OverflowError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"The encoder's config.json has invalid pruned_heads or intermediate_sizes: {e}."
+        ) from e
+    kept = (tuple(head for head in heads if head not in lacks.get(i, ())) for i in layers)
+    slim = replace(
+        spec,
+        kept_heads=tuple(kept) if any(lacks.values()) else (),
+        intermediate_sizes=tuple(sizes),
+    )
+    check_sizes(slim)
+    return slim
 
 
 def write_config(spec: EncoderSpec) -> Dict[str, Any]:
@@ -167,27 +194,6 @@ def write_config(spec: EncoderSpec) -> Dict[str, Any]:
     if spec.intermediate_sizes:
         config["intermediate_sizes"] = [*spec.intermediate_sizes]
     return config
-
-
-def _kept_heads(pruned: Any, layers: int, heads: int) -> Tuple[Tuple[int, ...], ...]:
-    """RETURNS (Tuple[Tuple[int, ...], ...]): ``kept_heads`` of a spec.
-
-    pruned (Any): The heads that layers lack, by layer: ``pruned_heads`` of a config.
-    layers (int): Number of layers with weights of their own.
-    heads (int): Number of heads in each, before.
-    """
-    try:
-        lacks = {int(layer): {int(head) for head in lost} for layer, lost in (pruned or {}).items()}
-        if not {*lacks} <= {*range(layers)} or not set().union(*lacks.values()) <= {*range(heads)}:
-            raise ValueError("there are no such layers or heads")
-    except (AttributeError, TypeError, ValueError) as e:
-        raise ValueError(f"The encoder's config.json has invalid pruned_heads: {e}.") from e
-    if not any(lacks.values()):
-        return ()
-    return tuple(
-        tuple(head for head in range(heads) if head not in lacks.get(layer, ()))
-        for layer in range(layers)
-    )
 
 
 def _places(config: Mapping[str, Any], family: Family) -> Tuple[int, int]:

@@ -253,8 +253,8 @@ def _check_slim(spec: EncoderSpec) -> None:
             )
     heads, most = spec.attention_heads, spec.intermediate_size
     for number, kept in enumerate(spec.kept_heads, start=1):
-        whole = type(kept) is tuple and all(type(head) is int for head in kept)
-        if not (whole and kept and [*kept] == sorted({*kept} & {*range(heads)})):
+        whole = type(kept) is tuple and kept and all(type(head) is int for head in kept)
+        if not (whole and all(a < b for a, b in zip((-1, *kept), (*kept, heads)))):
             raise ValueError(
                 f"kept_heads of layer {number} must be at least one of the numbers from 0 to "
                 f"{heads - 1}, ascending, not {kept!r}"
