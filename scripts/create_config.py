@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import spacy
 from spacy.cli.init_config import fill_config
@@ -12,6 +13,7 @@ from thinc.api import Config
 from spacy_early_exit.recipe import MAX_EPOCHS, count_words, set_steps
 
 NER = "early_exit_ner"
+SEARCH = "spacy-early-exit.EarlyBirdSearch.v1"
 TASKS = ("ner", "tagger", "segmenter")
 # The factories' own weights would give the tagger half its score for an attribute that it does not
 # set.
@@ -34,6 +36,8 @@ def main() -> None:
     )
     parser.add_argument("--max-epochs", type=int, default=MAX_EPOCHS, help="but no more than this")
     parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
+    parser.add_argument("--heads", type=float, help="of a search: share of heads that stay")
+    parser.add_argument("--neurons", type=float, help="of a search: share of neurons that stay")
     parser.add_argument("--lang", default="en")
     parser.add_argument("--task", choices=TASKS, default="ner")
     parser.add_argument("--attribute", choices=("tag", "pos"), default="tag", help="of the tagger")
@@ -48,6 +52,9 @@ def main() -> None:
         adapt(config, "early_exit_segmenter", SCORES["segmenter"])
     length = (args.epochs, args.evaluate_every, args.min_steps, args.max_epochs)
     epochs = set_steps(config, words, *length)
+    stage = config["components"][f"early_exit_{args.task}"]["training"]
+    if stage["@misc"] == SEARCH:
+        prepare_search(config, stage, epochs, heads=args.heads, neurons=args.neurons)
     config["nlp"]["lang"] = args.lang
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)
@@ -59,6 +66,24 @@ def main() -> None:
             f"The corpus is small: even {epochs} epochs, the most that there are, have fewer than "
             f"{args.min_steps} steps. Annotate more, or raise --max-epochs."
         )
+
+
+def prepare_search(
+    config: Config, stage: dict[str, Any], epochs: int, **shares: float | None
+) -> None:
+    """Fit a search to its number of steps, at most.
+
+    config (Config): The config, changed in place.
+    stage (dict[str, Any]): Its stage of training, changed in place.
+    epochs (int): The number of passes over the corpus.
+    shares (float | None): What is to stay. None: as in the template.
+    """
+    training = config["training"]
+    # More epochs than the steps take: before the last of these, the ticket is drawn. Scores are of
+    # no use.
+    training.update(max_epochs=2 * epochs, eval_frequency=training["max_steps"])
+    stage["max_updates"] = max(1, training["max_steps"] - 1)
+    stage.update({name: share for name, share in shares.items() if share is not None})
 
 
 def adapt(config: Config, component: str, scores: dict[str, float | None]) -> None:

@@ -44,6 +44,8 @@ BLOCKS = {
     "training": {
         "JointTraining.v1": "The first stage: no word exits, and all heads learn at once.",
         "SelfSampling.v1": "The second stage: words exit while training, as when predicting.",
+        "EarlyBirdSearch.v1": "The first stage with gates, which shows what "
+        "[slim encoders](../how-to/slim.md) can do without.",
         "ReductionTraining.v1": "Trains the selectors of `TokenReduction.v1`.",
     },
     "model": {"EarlyExitTagger.v2": "The network: an encoder with a head after each layer."},
@@ -61,6 +63,7 @@ HOLD_SAVING = (
     "Before each evaluation it sets the threshold that reaches the speedup, so that checkpoints "
     "are chosen at equal cost. Each is saved with its own threshold."
 )
+UNTIL_DRAWN = "Ends the training of `EarlyBirdSearch.v1` once the ticket is drawn."
 ARGUMENT = re.compile(r"^\*{0,2}(\w+) \((.+?)\): (.*)$")
 WRITTEN = "<!-- Written by scripts/write_reference.py. To update: make reference -->"
 
@@ -107,6 +110,8 @@ def settings_page() -> Iterator[str]:
     yield from ("", "## While training", "")
     yield "`[training.before_update]` of the second stage:"
     yield from block_lines("callback", "hold_saving.v1", HOLD_SAVING)
+    yield from ("", "`[training.batcher]` of the search for a slim encoder:")
+    yield from block_lines("batcher", "until_drawn.v1", UNTIL_DRAWN)
     yield from ("", "## The whole config", "")
     yield "Of `early_exit_ner`, with every default:"
     yield from ("", "```ini", *config_lines(), "```")
@@ -121,7 +126,11 @@ def gone() -> str:
 
 def block_lines(block: str, name: str, what: str) -> Iterator[str]:
     """YIELDS (str): The lines of a registered function."""
-    kinds = {"model": registry.architectures, "callback": registry.callbacks}
+    kinds = {
+        "model": registry.architectures,
+        "callback": registry.callbacks,
+        "batcher": registry.batchers,
+    }
     function = inspect.unwrap(kinds.get(block, registry.misc).get(PREFIX + name))
     yield from ("", f"#### {name}", "", f"`{PREFIX}{name}`: {what}")
     told, signature = arguments_of(function), inspect.signature(function).parameters

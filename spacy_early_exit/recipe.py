@@ -147,7 +147,9 @@ def set_steps(
     RETURNS (int): Number of passes over the corpus.
     """
     training: Dict[str, Any] = config["training"]
-    to_an_epoch: int = math.ceil(words / training["batcher"]["size"])
+    batcher = training["batcher"]
+    batcher = batcher.get("batcher", batcher)  # that of a search is inside another
+    to_an_epoch: int = math.ceil(words / batcher["size"])
     epochs = max(epochs, min(math.ceil(min_steps / to_an_epoch), max_epochs))
     steps = epochs * to_an_epoch
     training["max_steps"] = steps

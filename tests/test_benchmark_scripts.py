@@ -1,6 +1,7 @@
 """The scripts in benchmarks/, as far as they need neither corpora nor other people's programs."""
 
 import ast
+import dataclasses
 import importlib
 import json
 import random
@@ -294,3 +295,50 @@ class TestMutants:
             file, _, name = test.partition("::")
             kind = "class" if name.startswith("Test") else "def"
             assert f"{kind} {name.partition('[')[0]}" in (ROOT / file).read_text() or not name
+
+
+class TestSlim:
+    def test_fewer_layers_cost_as_much_as_a_slim_encoder(self, encoders):
+        from spacy_early_exit.encoders.hugging_face import HFEncoder
+
+        slim = importlib.import_module("benchmarks.quality.slim")
+        spec = HFEncoder(encoders["bert"]).load().spec
+        assert slim.as_many_layers(spec) == 4
+        half = dataclasses.replace(
+            spec, kept_heads=((0, 1),) * 4, intermediate_sizes=(24, 24, 24, 24)
+        )
+        assert slim.as_many_layers(half) == 2
+        tiny = dataclasses.replace(spec, kept_heads=((0,),) * 4, intermediate_sizes=(1, 1, 1, 1))
+        assert slim.as_many_layers(tiny) == 1
+
+    def test_a_cut_encoder_has_the_first_layers(self, encoders, tmp_path):
+        from spacy_early_exit.encoders.hugging_face import HFEncoder
+
+        slim = importlib.import_module("benchmarks.quality.slim")
+        slim.cut(Path(encoders["bert"]), tmp_path / "cut", 2)
+        cut, whole = (HFEncoder(str(at)).load() for at in (tmp_path / "cut", encoders["bert"]))
+        assert cut.spec.layers == 2
+        assert all(torch.equal(cut.weights[name], whole.weights[name]) for name in cut.weights)
+
+    def test_a_share_of_the_steps_has_its_own_schedule(self):
+        slim = importlib.import_module("benchmarks.quality.slim")
+        config = ROOT / "configs" / "joint.cfg"  # 600 steps, evaluated every 100
+        assert slim.shortened(config, 1.2) == []
+        options = slim.shortened(config, 0.5)
+        values = dict(zip(options[::2], options[1::2]))
+        assert values["--training.max_steps"] == 300
+        assert values["--training.eval_frequency"] == 50
+        rate = "--training.optimizer.learn_rate"
+        assert (values[f"{rate}.total_steps"], values[f"{rate}.warmup_steps"]) == (300, 30)
+
+    def test_checks_are_read_from_what_a_search_prints(self):
+        slim = importlib.import_module("benchmarks.quality.slim")
+        printed = "Update 65: 19.4% of the heads and 24.1% of the neurons differ from an earlier"
+        assert slim.CHECK.findall(printed) == [("65", "19.4", "24.1")]
+
+    def test_full_depth_that_saves_more_than_asked_for_counts(self):
+        slim = importlib.import_module("benchmarks.quality.slim")
+        rows = [{"mac_speedup": 1.6, "ents_f": 0.5}, {"mac_speedup": 3.6, "ents_f": 0.3}]
+        assert slim.at_least(rows, 1.5) == 0.5
+        assert slim.at_least(rows, 2.6) == pytest.approx(0.4)
+        assert slim.at_least(rows, 4.0) == 0.0

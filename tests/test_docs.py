@@ -251,7 +251,7 @@ def takes_long(command) -> bool:
     match command:
         case ["python", "-m", "spacy", "train", *_]:
             return True
-        case ["python", "-m", "spacy", "early-exit", "adopt" | "benchmark", *_]:
+        case ["python", "-m", "spacy", "early-exit", "adopt" | "benchmark" | "slim", *_]:
             return True
         case ["python", "-m", "spacy", "early-exit", "calibrate", *rest]:
             return "--held-out" in rest

@@ -21,6 +21,7 @@ from tests.makers.texts import TEXTS
 GROUPS = (
     "spacy_factories",
     "spacy_architectures",
+    "spacy_batchers",
     "spacy_misc",
     "spacy_scorers",
     "spacy_callbacks",

@@ -315,7 +315,7 @@ def test_the_attribute_reaches_all_that_asks_for_it():
     scripts = {command["name"]: command["script"] for command in project["commands"]}
     asked = [line for lines in scripts.values() for line in lines if "${vars.task}" in line]
     made = [line for line in asked if "cut_tune" not in line]
-    assert len(made) == 5 and all("--attribute ${vars.attribute}" in line for line in made)
+    assert len(made) == 6 and all("--attribute ${vars.attribute}" in line for line in made)
 
 
 def test_project_commands_and_workflows_agree():
@@ -395,6 +395,28 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(stages, tmp_path, e
     run(*evaluate, "--thresholds", "0,1", "--output", table)
     rows = srsly.read_json(table)["thresholds"]
     assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
+
+
+@pytest.mark.takes(seconds=40)
+def test_from_text_to_a_slim_pipeline_by_the_projects_own_commands(tmp_path, encoders):
+    corpus = write_corpus(tmp_path / "data")
+    project = yaml.safe_load((ROOT / "project.yml").read_text())
+    variables = {"encoder": encoders["bert"], "heads": 0.5, "neurons": 0.4, "speedups": "1.1"}
+    variables |= {"epochs": 3, "epochs_two": 1, "min_steps": 0, "speedup": 1.1}
+    printed = {}
+    for command in project["workflows"]["train-slim"]:
+        if command != "encoder":
+            printed[command] = run_project(command, tmp_path, corpus, **variables)
+    # Too few for a stable ticket.
+    assert "The ticket is drawn after 2 updates: it is not stable" in printed["search"]
+    assert "2 of 4" in printed["slim"]
+    nlp = spacy.load(tmp_path / "training" / "final")
+    ner = nlp.get_pipe("early_exit_ner")
+    sizes = ner.network.spec.own_sizes
+    assert [size.heads for size in sizes] == [2] * 4
+    assert sum(size.neurons for size in sizes) == round(0.4 * 4 * 48)
+    ner.speedup = 1.1
+    assert nlp("Ann lives in Oslo.")._.early_exit["early_exit_ner"].full
 
 
 def assert_same_alone_and_in_batches(model, corpus):

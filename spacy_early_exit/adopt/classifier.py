@@ -80,6 +80,7 @@ def _load_head(source: HFEncoder) -> Tuple[nn.Linear, Mapping[int, Any]]:
     """
     from transformers import AutoModelForTokenClassification
 
+    check_not_slim(source)
     try:
         model, info = AutoModelForTokenClassification.from_pretrained(
             source.place,
@@ -101,6 +102,27 @@ def _load_head(source: HFEncoder) -> Tuple[nn.Linear, Mapping[int, Any]]:
         wrong = f"its head is not a single linear layer ({', '.join([*others, 'classifier'])})"
         raise ValueError(_problem(source, wrong))
     return head, model.config.id2label
+
+
+def check_not_slim(source: HFEncoder) -> None:
+    """RAISES (ValueError): If a checkpoint is a slim encoder.
+
+    source (HFEncoder): The checkpoint.
+    """
+    from transformers import PretrainedConfig
+
+    try:
+        written, _ = PretrainedConfig.get_config_dict(source.place, revision=source.revision)
+    except Exception:  # what is wrong is said when it is loaded
+        return
+    if written.get("intermediate_sizes"):
+        raise ValueError(
+            _problem(
+                source,
+                "it is a slim encoder, without a token classification head, and transformers can't "
+                "run it. Train it as an encoder, or adopt the classifier and slim the pipeline",
+            )
+        )
 
 
 def label_names(id2label: Mapping[int, Any], rows: int) -> List[str]:

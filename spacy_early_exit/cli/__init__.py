@@ -9,6 +9,7 @@ from .calibrate import calibrate_cli
 from .evaluate import evaluate_cli
 from .init_config import init_config_cli
 from .report import report_cli
+from .slim import slim_cli
 
 __all__ = [
     "adopt_cli",
@@ -18,4 +19,5 @@ __all__ = [
     "evaluate_cli",
     "init_config_cli",
     "report_cli",
+    "slim_cli",
 ]

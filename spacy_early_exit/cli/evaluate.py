@@ -23,6 +23,7 @@ from .refusals import Refused, refusing, writing
 
 COLUMNS = {
     "mac_speedup": "{:.2f}",
+    "unslimmed_mac_speedup": "{:.2f}",
     "words_per_second": "{:.0f}",
     "words_per_second_min": "{:.0f}",
     "words_per_second_max": "{:.0f}",
@@ -55,7 +56,8 @@ def evaluate_cli(
 ) -> None:
     """Measure scores, real speedups and words per second at several speedups or thresholds.
 
-    Speedups, in operations (MACs) and in time, are relative to full depth.
+    Speedups, in operations (MACs) and in time, are relative to full depth. If the encoder is slim,
+    unslimmed_mac_speedup is relative to full depth of the encoder that it was cut from.
     """
     from ..measure.docs import set_sentences
     from ..measure.evaluate import evaluate

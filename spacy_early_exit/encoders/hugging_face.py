@@ -1,16 +1,26 @@
-"""Pre-trained encoders from Hugging Face."""
+"""Pre-trained encoders in Hugging Face's format, read and written."""
 
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
-from ..network.families import EncoderSpec, read_spec, read_weights
+from ..network.families import (
+    EncoderSpec,
+    read_spec,
+    read_weights,
+    write_config,
+    write_weights,
+)
 from ..text.tokenizer import WordpieceTokenizer
 from .base import EncoderSource, PretrainedEncoder
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ class HFEncoder:
             raise ValueError(self._problem("it is not supported", e)) from e
         self._check_weights_are_there(spec)
         tokenizer = self._load_tokenizer(spec)
+        if spec.is_slim:
+            return PretrainedEncoder(spec, self._load_slim_weights(spec), tokenizer)
         state, missing = self._load_weights(config)
         # The pooler is not used here, and token classifiers are saved without one.
         missing = [name for name in missing if "pooler" not in name.split(".")]  # "bert.pooler.…"
@@ -113,6 +125,23 @@ class HFEncoder:
         except Exception as e:
             raise ValueError(self._problem("its weights can't be loaded", e)) from e
         return model.float().state_dict(), info["missing_keys"]
+
+    def _load_slim_weights(self, spec: EncoderSpec) -> Dict[str, "Tensor"]:
+        """RETURNS (Dict[str, Tensor]): The parameters of a slim encoder, by our names. The classes
+        of transformers have the same size in all layers.
+        """
+        from safetensors.torch import load_file
+        from transformers.utils import cached_file
+
+        from ..network.slimming import check_shapes
+
+        try:
+            file = cached_file(self.place, WEIGHTS, revision=self.revision)
+            weights = read_weights(spec, _without_prefix(load_file(file)))
+            check_shapes(spec, weights)
+        except Exception as e:
+            raise ValueError(self._problem("its weights can't be loaded", e)) from e
+        return {name: weight.float() for name, weight in weights.items()}
 
     def _older(self, load: Callable[[bool], Any]) -> Any:
         import torch
@@ -172,12 +201,43 @@ class HFEncoder:
         )
 
 
+def _without_prefix(checkpoint: Dict[str, "Tensor"]) -> Dict[str, "Tensor"]:
+    """RETURNS (Dict[str, Tensor]): The parameters of a checkpoint. If it is a classifier, they are
+    those of its encoder, named without its prefix, such as ``bert.``.
+    """
+    embedding = next((name for name in checkpoint if ".embeddings." in name), "")
+    prefix = embedding[: embedding.find("embeddings.")] if embedding else ""
+    names = [name for name in checkpoint if name.startswith(prefix)]
+    return {name.removeprefix(prefix): checkpoint[name] for name in names}
+
+
 def looks_like_folder(name: str) -> bool:
     """RETURNS (bool): Whether a name can't be a hub id: it is a path, or begins with an existing
     folder. If it is missing, it must not be looked up on the hub.
     """
     is_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
     return is_path or ("/" in name and Path(name.split("/")[0]).is_dir())
+
+
+def write_encoder(encoder: PretrainedEncoder, folder: Path) -> None:
+    """Write an encoder to a folder, from which ``HFEncoder`` loads it.
+
+    encoder (PretrainedEncoder): The encoder.
+    folder (Path): The folder. It is created if needed.
+    """
+    from safetensors.torch import save_file
+
+    config = write_config(encoder.spec)
+    # transformers' own classes would replace what the tokenizer does with capitals, for example.
+    about_tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("config.json", json.dumps(config, indent=2)),
+        ("tokenizer_config.json", json.dumps(about_tokenizer, indent=2)),
+        ("tokenizer.json", encoder.tokenizer),
+    ):
+        (folder / name).write_text(text + "\n", encoding="utf8")
+    save_file(write_weights(encoder.spec, encoder.weights), folder / WEIGHTS, {"format": "pt"})
 
 
 def make_hf_encoder(name: str, revision: Optional[str] = None) -> EncoderSource:

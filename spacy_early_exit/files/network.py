@@ -8,7 +8,6 @@ original.safetensors   if another network answers at full depth: those of its th
 
 import contextlib
 import copy
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec, check_sizes
+from ..network.gates import add_gates
 from ..runtime.torch_state import usual_torch
 from ..text.tokenizer import WordpieceTokenizer
 from .integrity import MAX_NETWORK_BYTES, check_size, checksum, seal, unseal
@@ -105,7 +105,7 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
         own = {name: tensor for name, tensor in others if not torch.equal(tensor, weights[name])}
         files[ORIGINAL] = save({name: tensor.contiguous() for name, tensor in own.items()})
     about = {
-        "encoder": dataclasses.asdict(network.spec),
+        "encoder": network.spec.to_dict(),
         "tags": network.tags,
         "original": original is not None,
         "files": {name: checksum(data) for name, data in files.items()},
@@ -144,6 +144,8 @@ def _filled(
 ) -> ExitNetwork:
     try:
         with torch.device("meta"):
+            if any(name.endswith(".gate") for name in weights):  # it was saved while searching
+                add_gates(network)
             network.make_room_for(_like(weights, "decoder."), _like(weights, "criterion."))
     except KeyError as e:  # not every name is valid for a parameter
         raise ValueError(f"The file {file} in {place} is damaged: a name is invalid ({e}).") from e
@@ -231,7 +233,7 @@ def _unreadable(name: str, place: str, error: Exception) -> ValueError:
 
 def _read_about(data: bytes) -> _About:
     about = unseal(data)
-    spec, tags = EncoderSpec(**about["encoder"]), about["tags"]
+    spec, tags = EncoderSpec.from_dict(about["encoder"]), about["tags"]
     check_sizes(spec, tags)
     with torch.device("meta"):  # no memory, no random numbers: the weights follow
         network = ExitNetwork(spec, tags)

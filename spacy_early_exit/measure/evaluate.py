@@ -10,8 +10,9 @@ from spacy.training import Example
 
 from ..budget.search import speedup_of
 from ..pipe.component import EarlyExitPipe
+from ..pipe.dial import Knob
 from ..pipe.records import get_records
-from .docs import annotated, count_words
+from .docs import annotated, count_words, fresh
 from .temperature import confidence_error
 
 FULL = {"speedup": 1.0, "threshold": 0.0}  # the values for full depth
@@ -38,11 +39,12 @@ def evaluate(
     progress (Callable): Wraps what is done step by step, such as a progress bar.
     RETURNS (List[Dict[str, float]]): For each value: ``speedup`` or ``threshold``, the task's
         scores (``ents_p``, ``ents_r`` and ``ents_f`` of entities), ``mac_speedup`` (the speedup in
-        MACs), ``mean_exit_layer``, ``agreement`` (share of words with the tag that full depth gives
-        them), ``confidence_error`` (expected calibration error of the entities' confidences; 0 if
-        none are kept), and with rounds ``words_per_second`` (median), ``words_per_second_min`` and
-        ``words_per_second_max``, of ``nlp.pipe`` on the raw texts, and ``wall_speedup`` (how many
-        times as fast as full depth, the median of the rounds).
+        MACs), for slim encoders ``unslimmed_mac_speedup`` (the speedup over full depth of the
+        encoder that it was cut from), ``mean_exit_layer``, ``agreement`` (share of words with the
+        tag that full depth gives them), ``confidence_error`` (expected calibration error of the
+        entities' confidences; 0 if none are kept), and with rounds ``words_per_second`` (median),
+        ``words_per_second_min`` and ``words_per_second_max``, of ``nlp.pipe`` on the raw texts, and
+        ``wall_speedup`` (how many times as fast as full depth, the median of the rounds).
     RAISES (ValueError): If a speedup is not calibrated, before anything is measured; or if there
         are no words.
     """
@@ -52,12 +54,31 @@ def evaluate(
     texts = [eg.reference for eg in examples]
     count_words(texts)
     full = annotated(ner, texts, threshold=0.0)
+    width = width_saving(ner, full) if ner.network.spec.is_slim else None
     rows = []
     for setting in progress(settings):
         docs = annotated(ner, texts, **setting, store_exits=True)
-        rows.append({**setting, **_scores(ner, examples, docs, full)})
+        row = {**setting, **_scores(ner, examples, docs, full)}
+        if width is not None:
+            row["unslimmed_mac_speedup"] = width * row["mac_speedup"]
+        rows.append(row)
     _clock(nlp, ner.name, [doc.text for doc in texts], rows, by, rounds, progress)
     return rows
+
+
+def width_saving(ner: EarlyExitPipe, docs: Sequence[Doc]) -> float:
+    """RETURNS (float): How many times the operations of full depth an encoder would take if it were
+    not slim.
+
+    ner (EarlyExitPipe): The component.
+    docs (Sequence[Doc]): Docs that it has annotated.
+    """
+    from ..model.predict import full_depth_macs
+
+    trained, settings = ner.model.shims[0].trained, ner.ready(Knob(speedup=1.0))
+    copies = [fresh(ner, doc) for doc in docs]
+    whole = full_depth_macs(trained, copies, settings, trained.full_depth.spec.unslimmed)
+    return whole / sum(get_records(doc)[ner.name].full for doc in docs)
 
 
 def _scores(

@@ -13,6 +13,7 @@ from ..files.network import Trained
 from ..network.all_heads import run_all_layers
 from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
+from ..network.cost import full_macs
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec
@@ -86,8 +87,9 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
 
 
 def _rough_work(spec: EncoderSpec, batch: Sequence[Window]) -> int:
-    """RETURNS (int): About how many multiply-accumulates a whole layer takes."""
-    weights = spec.hidden_size * (4 * spec.hidden_size + 2 * spec.intermediate_size)
+    """RETURNS (int): About how many multiply-accumulates the first layer takes."""
+    heads, neurons = spec.layer_sizes[0]
+    weights = spec.hidden_size * (4 * heads * spec.head_width + 2 * neurons)
     return weights * sum(len(window.ids) for window in batch)
 
 
@@ -128,6 +130,22 @@ def simulate(
             kept = torch.stack([state[:, :width] for state in states])
             answers.append((ragged, torch.stack(logits), kept))
     return usual_torch()(functools.partial(simulated_speedup, network, answers, criterion))
+
+
+def full_depth_macs(
+    trained: Trained, docs: List[Doc], settings: RunSettings, spec: EncoderSpec
+) -> int:
+    """RETURNS (int): What docs would cost at full depth, in an encoder of given sizes.
+
+    trained (Trained): Network and tokenizer, for the windows and the tags.
+    docs (List[Doc]): The docs.
+    settings (RunSettings): How to run the model.
+    spec (EncoderSpec): The sizes of the encoder.
+    """
+    windows = windows_for(trained, docs, settings)
+    wordpieces = torch.tensor([len(window.ids) for window in windows])
+    words = torch.tensor([len(window.words) for window in windows])
+    return int(full_macs(spec, trained.network.tags, wordpieces, words).sum())
 
 
 def _batches_of(

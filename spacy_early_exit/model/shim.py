@@ -247,7 +247,8 @@ class TaggerShim(Shim):
 
     @usual_torch()
     def finish_update(self, optimizer: Optimizer) -> None:
-        """Take an optimizer step; everything except the encoder takes a larger one.
+        """Take an optimizer step; everything except the encoder takes a larger one, and so do
+        parameters with an ``lr_factor`` of their own.
 
         optimizer (Optimizer): thinc's optimizer.
         """
@@ -256,14 +257,17 @@ class TaggerShim(Shim):
         for name, parameter in self.trained.network.named_parameters():
             if parameter.grad is None:
                 continue
-            is_small = not name.startswith("encoder.")
-            if not is_small:
-                self._check_rate(optimizer.learn_rate)
+            factor: Optional[float] = getattr(parameter, "lr_factor", None)
+            if factor is None:
+                is_small = not name.startswith("encoder.")
+                factor = self.head_lr_factor if is_small else 1.0
+                if not is_small:
+                    self._check_rate(optimizer.learn_rate)
             value, _ = optimizer(
                 self._key(name, parameter),
                 cast(FloatsXd, torch2xp(parameter.data)),
                 cast(FloatsXd, torch2xp(parameter.grad)),
-                lr_scale=self.head_lr_factor if is_small else 1.0,
+                lr_scale=factor,
             )
             parameter.data = xp2torch(value, device=parameter.device)
             parameter.grad = None

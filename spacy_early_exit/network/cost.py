@@ -6,13 +6,13 @@ exit heads for the words that were judged. So the cost does not depend on batch,
 """
 
 import operator
-from typing import TYPE_CHECKING, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from .batch import Batch, Running
-from .families import EncoderSpec
+from .families import EncoderSpec, LayerSizes
 from .layers.attention import groups
 from .layers.disentangled import place_counts
 from .layers.neighbourhood import Neighbourhood, near_pairs, near_pairs_of_all, neighbourhood
@@ -33,6 +33,7 @@ def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
 
 def layer_macs(
     spec: EncoderSpec,
+    sizes: LayerSizes,
     queries: Tensor,
     context: Tensor,
     pairs: Optional[Tensor] = None,
@@ -41,6 +42,7 @@ def layer_macs(
     """Count one layer.
 
     spec (EncoderSpec): The sizes of the encoder.
+    sizes (LayerSizes): Those of the layer.
     queries (Tensor): Wordpieces computed, by window. *Shape:* ``(windows,)``
     context (Tensor): Wordpieces attended to, by window. *Shape:* ``(windows,)``
     pairs (Optional[Tensor]): Pairs of a query and a wordpiece that it attends to, by window; None:
@@ -49,13 +51,13 @@ def layer_macs(
         positions have no scores. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
-    width = spec.hidden_size
-    projections = 2 * width * width * (queries + context)  # query, output; key, value
-    attention = 2 * width * (queries * context if pairs is None else pairs)  # scores, weighted sum
+    width, mixed = spec.hidden_size, sizes.heads * spec.head_width
+    projections = 2 * width * mixed * (queries + context)  # query, output; key, value
+    attention = 2 * mixed * (queries * context if pairs is None else pairs)  # scores, weighted sum
     maps = 3 if spec.table.gated else 2
-    feed_forward = maps * width * spec.intermediate_size * queries
+    feed_forward = maps * width * sizes.neurons * queries
     macs = projections + attention + feed_forward
-    return macs if places is None else macs + width * places * (queries + context)
+    return macs if places is None else macs + mixed * places * (queries + context)
 
 
 def convolution_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
@@ -91,15 +93,15 @@ def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -
     words (Tensor): Words of each window. *Shape:* ``(windows,)``
     RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
     """
-    near = spec.local_layers
+    macs = embedding_macs(spec, wordpieces) + head_macs(spec, tags, words)
     places = place_counts(spec, wordpieces) if spec.place_span else None
-    layers = (spec.layers - near) * layer_macs(spec, wordpieces, wordpieces, places=places)
-    if near:
-        pairs = near_pairs_of_all(wordpieces, spec.local_reach)
-        layers += near * layer_macs(spec, wordpieces, wordpieces, pairs)
+    near = near_pairs_of_all(wordpieces, spec.local_reach) if spec.local_layers else None
+    for (sizes, is_local), count in spec.layer_kinds.items():
+        pairs, of_places = (near, None) if is_local else (None, places)
+        macs = macs + count * layer_macs(spec, sizes, wordpieces, wordpieces, pairs, of_places)
     if spec.convolution:
-        layers += convolution_macs(spec, wordpieces)
-    return embedding_macs(spec, wordpieces) + layers + head_macs(spec, tags, words)
+        macs = macs + convolution_macs(spec, wordpieces)
+    return macs
 
 
 class Visit(NamedTuple):
@@ -145,31 +147,35 @@ def price(
     """
     batch = trace[0].running.batch
     wordpieces = _counts(batch.lengths, batch)
-    spent, padding, alike = embedding_macs(spec, wordpieces), 0, []
+    spent, padding = embedding_macs(spec, wordpieces), 0
+    alike: Dict[LayerSizes, List[Running]] = {}
     if spec.convolution:
         spent = spent + convolution_macs(spec, wordpieces)
     for number, running, _, judged in trace:
         queries, context = running.query_lengths, running.context_lengths
+        sizes = spec.layer_sizes[number - 1]
         if spec.is_local(number):
             near: Neighbourhood = running.cached(neighbourhood, spec.local_reach)
             queries, context = near.query_lengths, near.context_lengths
-            padding += _price_near(spec, running, sum(map(operator.mul, queries, context)), spent)
+            done = sum(map(operator.mul, queries, context))
+            padding += _price_near(spec, sizes, running, done, spent)
         elif spec.place_span:
-            padding += _price_places(spec, running, spent)
+            padding += _price_places(spec, sizes, running, spent)
         else:
-            alike.append(running)
-        padding += 2 * spec.hidden_size * _padded_pairs(queries, context)
+            alike.setdefault(sizes, []).append(running)
+        padding += 2 * sizes.heads * spec.head_width * _padded_pairs(queries, context)
         own = criterion.macs(number, spec, tags) if judged and criterion is not None else 0
         if own:
             spent += own * _by_window([running.words], batch)
-    if alike:
+    for sizes, layers in alike.items():
         spent.index_add_(
             0,
-            torch.cat([running.windows for running in alike]),
+            torch.cat([running.windows for running in layers]),
             layer_macs(
                 spec,
-                _counts([n for running in alike for n in running.query_lengths], batch),
-                _counts([n for running in alike for n in running.context_lengths], batch),
+                sizes,
+                _counts([n for running in layers for n in running.query_lengths], batch),
+                _counts([n for running in layers for n in running.context_lengths], batch),
             ),
         )
     heads = [visit.heads for visit in trace if visit.heads is not None]
@@ -177,30 +183,33 @@ def price(
     return Cost(spent, full_macs(spec, tags, wordpieces, batch.words_of_window), padding)
 
 
-def _price_near(spec: EncoderSpec, running: Running, done: int, spent: Tensor) -> int:
+def _price_near(
+    spec: EncoderSpec, sizes: LayerSizes, running: Running, done: int, spent: Tensor
+) -> int:
     """Add the cost of a layer that attends nearby.
 
     RETURNS (int): MACs spent on wordpieces that are too far away.
     """
     pairs = running.cached(near_pairs, spec.local_reach)
-    spent[running.windows] += layer_macs(spec, *_lengths(running), pairs)
-    return 2 * spec.hidden_size * (done - int(pairs.sum()))
+    spent[running.windows] += layer_macs(spec, sizes, *_lengths(running), pairs)
+    return 2 * sizes.heads * spec.head_width * (done - int(pairs.sum()))
 
 
-def _price_places(spec: EncoderSpec, running: Running, spent: Tensor) -> int:
+def _price_places(spec: EncoderSpec, sizes: LayerSizes, running: Running, spent: Tensor) -> int:
     """Add the cost of a layer that scores relative positions.
 
     RETURNS (int): MACs spent on relative positions themselves.
     """
     queries, context = _lengths(running)
     places = place_counts(spec, running.lengths)
-    spent[running.windows] += layer_macs(spec, queries, context, places=places)
-    width, most = spec.hidden_size, int(places.max())
-    done = 2 * width * most  # each as a query and as a key
+    spent[running.windows] += layer_macs(spec, sizes, queries, context, places=places)
+    most = int(places.max())
+    done = 2 * spec.hidden_size * most  # each as a query and as a key
     for start, end in groups(running.query_lengths, running.context_lengths):
         longest = int(queries[start:end].max() + context[start:end].max())
         done += (end - start) * longest * most
-    return width * (done - int((places * (queries + context)).sum()))
+    mixed = sizes.heads * spec.head_width
+    return mixed * (done - int((places * (queries + context)).sum()))
 
 
 def _padded_pairs(queries: Sequence[int], context: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from .batch import Running
 from .families import Attention, EncoderSpec
 from .layers.disentangled import DisentangledLayer, PlaceTable
 from .layers.layer import Layer, drop_out
-from .layers.relative import DistanceBias
+from .layers.relative import BiasedLayer, DistanceBias
 from .layers.rotary import Rotary, RotaryLayer
 
 
@@ -31,7 +31,7 @@ class Shape(NamedTuple):
 
 SHAPES: Dict[Attention, Shape] = {
     "absolute": Shape(Layer),
-    "biased": Shape(Layer, DistanceBias),
+    "biased": Shape(BiasedLayer, DistanceBias),
     "rotary": Shape(RotaryLayer, Rotary),
     "disentangled": Shape(DisentangledLayer, PlaceTable),
 }
@@ -108,8 +108,7 @@ class Encoder(nn.Module):
 
     def layer(self, number: int) -> Layer:
         """RETURNS (Layer): A layer, counted from 1."""
-        spec = self.spec
-        return cast(Layer, self.layers[(number - 1) * spec.distinct_layers // spec.layers])
+        return cast(Layer, self.layers[self.spec.own_layer(number)])
 
     def run_layer(
         self, number: int, kept: Tensor, running: Running, dropout: float = 0.0

@@ -109,8 +109,8 @@ def _sums(network: ExitNetwork, number: int, hidden: Tensor, attended: Tensor) -
 def _attention(network: ExitNetwork, number: int, states: Tensor, attended: Tensor) -> Tensor:
     encoder: Any = network.encoder
     layer, spec = encoder.layer(number), encoder.spec
-    windows, longest, width = states.shape
-    shape = (windows, longest, layer.attention_heads, width // layer.attention_heads)
+    windows, longest, _ = states.shape
+    shape = (windows, longest, layer.attention_heads, spec.head_width)
     query, key, value = (part.view(shape) for part in layer.qkv(states))
     place = torch.arange(longest)
     distance = place[:, None] - place[None, :]  # between query and key
@@ -123,13 +123,15 @@ def _attention(network: ExitNetwork, number: int, states: Tensor, attended: Tens
     scores = torch.einsum("wqhd,wkhd->whqk", query, key) / shape[-1] ** 0.5
     if spec.table.attention == "biased":
         table = encoder.shared.table.weight
+        if spec.kept_heads:
+            table = table[:, spec.kept_heads[number - 1]]
         scores = scores + table[bucket_of(distance, len(table))].permute(2, 0, 1)
     if spec.table.attention == "disentangled":
         scores = scores + _of_places(layer, encoder.shared, query, key, place_of(spec, distance))
         scores = scores / 3**0.5
     scores = scores.masked_fill(~attended, torch.finfo(scores.dtype).min)
     mixed = torch.einsum("whqk,wkhd->wqhd", scores.softmax(-1), value)
-    return mixed.reshape(windows, longest, width)
+    return mixed.reshape(windows, longest, -1)
 
 
 def _of_places(layer: Any, shared: Any, query: Tensor, key: Tensor, place: Tensor) -> Tensor:

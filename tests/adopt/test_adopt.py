@@ -575,3 +575,27 @@ class TestLabels:
         AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path)
         found = read_token_classifier(HFEncoder(str(tmp_path)))
         assert found.labels == ["A"] and found.bias[1] < -1000 and not found.weight[1].any()
+
+
+def test_a_classifier_whose_heads_hugging_face_pruned_is_adopted(encoders, tmp_path, en):
+    """Full depth is what transformers says after its own pruning."""
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    model = AutoModelForTokenClassification.from_pretrained(
+        encoders["bert"], id2label=dict(enumerate(LABELS)), attn_implementation="eager"
+    ).eval()
+    model.base_model.prune_heads({0: [1], 3: [0, 2]})
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(encoders["bert"]).save_pretrained(tmp_path)
+    adoption = Adoption(HFEncoder(str(tmp_path)))
+    head = read_token_classifier(adoption.source)
+    _, pipe, network = checkpoint_pipeline(adoption, head)
+    assert network.spec.kept_heads == ((0, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3), (1, 3))
+    doc = en.make_doc(TEXTS[0])
+    (exits,) = pipe.model.predict([doc])
+    encoded = AutoTokenizer.from_pretrained(tmp_path)(doc.text, return_tensors="pt")
+    firsts = [encoded.char_to_token(token.idx) for token in doc]
+    with torch.inference_mode():
+        theirs = model(**encoded).logits[0, firsts].numpy()
+    rows = [LABELS.index(f"{tag}-{label}") for label in head.labels for tag in "BI"]
+    np.testing.assert_allclose(exits.logits[:, 1:], theirs[:, rows], atol=1e-4)

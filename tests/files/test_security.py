@@ -213,6 +213,8 @@ HUGE = {
     "attention_bias": ["yes"],
     "family": ["t5", ["bert"]],
     "activation": ["__import__"],
+    "kept_heads": [[[0]], [[0], [1], [2], [10**9]], [[]] * 4, "0123", {"0": [1]}, [0, 1, 2, 3]],
+    "intermediate_sizes": [[48], [10**9] * 4, [0] * 4, ["a"] * 4, 7],
 }
 
 
@@ -456,6 +458,7 @@ class TestSizes:
             {"vocab_size": 2**24},
             {"vocab_size": 10**15},
             {"max_position_embeddings": 10**15},
+            {"num_hidden_layers": 10**9, "pruned_heads": {"0": [1]}},
         ],
     )
     def test_an_encoder_without_the_weights_that_it_claims_is_refused(

@@ -21,6 +21,7 @@ from tests.makers.texts import TEXTS, examples_of
 
 NAME = "early_exit_ner"
 FAMILIES = ["bert", "roberta", "xlm-roberta", "albert", "modernbert", "mpnet", "deberta-v2"]
+FAMILIES += ["bert-slim", "mpnet-slim"]
 WAYS: dict[str, dict[str, Any]] = {
     "sentences": {"criterion": {"@misc": "spacy-early-exit.SentenceExit.v1"}},
     "patience": {

@@ -140,6 +140,8 @@ class Encoders:
         return str(folder)
 
     def _make(self, family: str, folder: Path) -> None:
+        if family.endswith("-slim"):
+            return slim_encoder(self[family.removesuffix("-slim")], folder)
         from transformers import PreTrainedTokenizerFast
 
         config = _configs()[family]
@@ -165,6 +167,27 @@ class Encoders:
                 mask_token="[MASK]",
             )
         write_encoder(family, tokenizer, folder)
+
+
+def slim_encoder(whole: str, folder: Path) -> None:
+    """Half of the heads and neurons of an encoder, each layer with a number of its own."""
+    from spacy_early_exit.encoders import hugging_face
+    from spacy_early_exit.encoders.base import PretrainedEncoder
+    from spacy_early_exit.network.exit_network import ExitNetwork
+    from spacy_early_exit.network.slimming import (
+        draw_ticket,
+        random_scores,
+        slim_spec,
+        slim_weights,
+    )
+
+    spec, weights, tokenizer = vars(hugging_face.HFEncoder(whole).load()).values()
+    scores = random_scores(ExitNetwork(spec, 1), seed=0)
+    ticket = draw_ticket(scores, 0.5, 0.5, "global", "global")
+    slim = PretrainedEncoder(
+        slim_spec(spec, ticket), slim_weights(spec, weights, ticket), tokenizer
+    )
+    hugging_face.write_encoder(slim, folder)
 
 
 def write_encoder(family: str, tokenizer, folder: Path) -> None:

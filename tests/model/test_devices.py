@@ -19,6 +19,7 @@ STAGES = {
     "self_sampling": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1", "distillation": 1.0}
     },
+    "early_bird": {"training": {"@misc": "spacy-early-exit.EarlyBirdSearch.v1"}},
     "sentences": {
         "training": {"@misc": "spacy-early-exit.SelfSampling.v1"},
         "criterion": {"@misc": "spacy-early-exit.SentenceExit.v1"},

@@ -1,12 +1,20 @@
-"""A checkpoint of Hugging Face: its config as sizes, and its parameters under our names."""
+"""A checkpoint of Hugging Face: its config as sizes, and its parameters under our names.
 
-from typing import Any, Dict, Mapping, Optional, Tuple
+In the config of a slim encoder, ``pruned_heads`` has the heads that layers lack, as in Hugging
+Face's own configs, and ``intermediate_sizes``, which Hugging Face does not know, the width of each
+feed-forward layer. All other sizes are those of the encoder that it was cut from.
+"""
+
+from dataclasses import replace
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from .spec import ACTIVATIONS, EncoderSpec, check_sizes
 from .tables import FAMILIES, Family
+
+MAX_HEADS = 2**16  # of all layers of a slim encoder together: far above any existing one
 
 
 def _is_number(value: Any) -> bool:
@@ -105,7 +113,87 @@ def read_spec(config: Mapping[str, Any]) -> EncoderSpec:
         global_every=int(read("global_every", 1)),
     )
     check_sizes(spec)
-    return spec
+    pruned, sizes = config.get("pruned_heads"), config.get("intermediate_sizes")
+    return _slim(spec, pruned or {}, sizes or ()) if pruned or sizes else spec
+
+
+def _slim(spec: EncoderSpec, pruned: Any, sizes: Any) -> EncoderSpec:
+    """RETURNS (EncoderSpec): The sizes of a slim encoder.
+
+    spec (EncoderSpec): Those of the encoder that it was cut from.
+    pruned (Any): The heads that layers lack, by layer: ``pruned_heads`` of a config.
+    sizes (Any): ``intermediate_sizes`` of a config.
+    RAISES (ValueError): If they make no sense. The message names them.
+    """
+    layers, heads = range(spec.distinct_layers), range(spec.attention_heads)
+    try:
+        lacks = {int(layer): {int(head) for head in lost} for layer, lost in pruned.items()}
+        wrong = [layer for layer in lacks if layer not in layers]
+        wrong += [head for lost in lacks.values() for head in lost if head not in heads]
+        if wrong or len(layers) * len(heads) > MAX_HEADS:
+            raise ValueError("there are no such layers or heads")
+        if not isinstance(sizes, (list, tuple)):
+            raise ValueError("intermediate_sizes are not a list")
+    except (AttributeError, OverflowError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"The encoder's config.json has invalid pruned_heads or intermediate_sizes: {e}."
+        ) from e
+    kept = (tuple(head for head in heads if head not in lacks.get(i, ())) for i in layers)
+    slim = replace(
+        spec,
+        kept_heads=tuple(kept) if any(lacks.values()) else (),
+        intermediate_sizes=tuple(sizes),
+    )
+    check_sizes(slim)
+    return slim
+
+
+def write_config(spec: EncoderSpec) -> Dict[str, Any]:
+    """Describe an encoder as Hugging Face does. ``read_spec`` reads it.
+
+    spec (EncoderSpec): The sizes.
+    RETURNS (Dict[str, Any]): The content of ``config.json``.
+    """
+    family = spec.table
+    sizes: Dict[str, Any] = {
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.attention_heads,
+        "hidden_act": spec.activation,
+        "max_position_embeddings": spec.positions,
+        "pad_token_id": max(spec.first_position - 1, 0),
+    }
+    same = ("hidden_size", "intermediate_size", "layer_norm_eps", "vocab_size")
+    sizes |= {name: getattr(spec, name) for name in same}
+    if "project" in family.embeddings:
+        sizes["embedding_size"] = spec.embedding_size
+    if "token_type" in family.embeddings:
+        sizes["type_vocab_size"] = spec.token_types
+    # Whatever else the family's configs have under a name of their own.
+    sizes |= {name: getattr(spec, name) for name in family.config if hasattr(spec, name)}
+    if family.attention == "rotary":
+        own = ("attention_bias", "norm_bias", "local_rope_theta")
+        sizes |= {name: getattr(spec, name) for name in own}
+        sizes["local_attention"] = 2 * spec.local_reach
+    if family.attention == "disentangled":
+        buckets = spec.place_span if spec.place_farthest else -1
+        farthest = spec.place_farthest or spec.place_span
+        sizes |= {"position_buckets": buckets, "max_relative_positions": farthest}
+    if spec.convolution:
+        sizes["conv_act"] = spec.convolution_activation
+    config = {name: supported[0] for name, supported in family.required.items()}
+    config |= {family.config.get(name, name): value for name, value in sizes.items()}
+    if family.convolution:
+        config["conv_kernel_size"] = spec.convolution
+    config["model_type"] = spec.family
+    if spec.kept_heads:
+        heads = range(spec.attention_heads)
+        config["pruned_heads"] = {
+            str(layer): [head for head in heads if head not in kept]
+            for layer, kept in enumerate(spec.kept_heads)
+        }
+    if spec.intermediate_sizes:
+        config["intermediate_sizes"] = [*spec.intermediate_sizes]
+    return config
 
 
 def _places(config: Mapping[str, Any], family: Family) -> Tuple[int, int]:
@@ -137,7 +225,35 @@ def read_weights(
     RETURNS (Dict[str, Tensor]): Parameters by the names of ``encoder.Encoder``.
     RAISES (ValueError): If a parameter is missing; the message names it.
     """
-    family = layout or FAMILIES[spec.family]
+    weights: Dict[str, Tensor] = {}
+    for ours, theirs in _parameters(spec, layout or FAMILIES[spec.family]):
+        missing = [name for name in theirs if name not in checkpoint]
+        if missing:
+            raise ValueError(
+                f"The encoder's weights have no '{missing[0]}', which the family "
+                f"'{spec.family}' must have: they are incomplete, or of another model."
+            )
+        weights[ours] = torch.cat([checkpoint[name] for name in theirs])
+    return weights
+
+
+def write_weights(spec: EncoderSpec, weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Translate our parameters into those of Hugging Face's checkpoints. ``read_weights`` reads
+    them.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    weights (Mapping[str, Tensor]): Parameters by the names of ``encoder.Encoder``.
+    RETURNS (Dict[str, Tensor]): Parameters by name.
+    """
+    checkpoint: Dict[str, Tensor] = {}
+    for ours, theirs in _parameters(spec, spec.table):
+        parts = weights[ours].chunk(len(theirs))  # all equally long: queries, keys and values
+        checkpoint.update((name, part.contiguous()) for name, part in zip(theirs, parts))
+    return checkpoint
+
+
+def _parameters(spec: EncoderSpec, family: Family) -> Iterator[Tuple[str, List[str]]]:
+    """YIELDS (Tuple[str, List[str]]): Our name of each parameter, and the checkpoint's."""
     modules = {f"embeddings.{ours}": theirs for ours, theirs in family.embeddings.items()}
     modules.update(family.whole)
     for i in range(spec.distinct_layers):
@@ -150,18 +266,9 @@ def read_weights(
         modules.update(family.convolution)
     for ours in family.absent:
         del modules[ours]
-    weights: Dict[str, Tensor] = {}
     for ours, theirs in modules.items():
         for kind in ("weight", "bias") if _has_bias(spec, ours) else ("weight",):
-            names = [f"{name}.{kind}" for name in theirs]
-            missing = [name for name in names if name not in checkpoint]
-            if missing:
-                raise ValueError(
-                    f"The encoder's weights have no '{missing[0]}', which the family "
-                    f"'{spec.family}' must have: they are incomplete, or of another model."
-                )
-            weights[f"{ours}.{kind}"] = torch.cat([checkpoint[name] for name in names])
-    return weights
+            yield f"{ours}.{kind}", [f"{name}.{kind}" for name in theirs]
 
 
 _TABLES = ("embeddings.word", "embeddings.position", "embeddings.token_type", "shared.table")

@@ -1,6 +1,9 @@
 """The sizes of an encoder, and their bounds."""
 
-from dataclasses import dataclass, fields
+from collections import Counter
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
 from .tables import FAMILIES, Family
 
@@ -21,9 +24,23 @@ _ABOVE_0 = {
 }
 
 
+class LayerSizes(NamedTuple):
+    """The sizes of a layer. All layers have the same, except those of slim encoders.
+
+    heads (int): Attention heads.
+    neurons (int): Width of the feed-forward layer.
+    """
+
+    heads: int
+    neurons: int
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """The sizes of an encoder: everything that is needed to build it before its weights come.
+
+    A slim encoder has fewer attention heads and feed-forward neurons in its layers than
+    ``attention_heads`` and ``intermediate_size``, which are those of the encoder it was cut from.
 
     family (str): The ``model_type`` of the Hugging Face config.
     hidden_size (int): Width of the hidden states.
@@ -54,6 +71,10 @@ class EncoderSpec:
     local_reach (int): How far those layers attend to either side.
     global_every (int): In each group of this many layers, the first attends everywhere, the others
         nearby.
+    kept_heads (Tuple[Tuple[int, ...], ...]): The attention heads that each layer with weights of
+        its own has kept, counted from 0; empty: all.
+    intermediate_sizes (Tuple[int, ...]): The width of its feed-forward layer; empty: as
+        ``intermediate_size``.
     """
 
     family: str
@@ -81,6 +102,65 @@ class EncoderSpec:
     local_rope_theta: float = 0.0
     local_reach: int = 0
     global_every: int = 1
+    kept_heads: Tuple[Tuple[int, ...], ...] = ()
+    intermediate_sizes: Tuple[int, ...] = ()
+
+    @classmethod
+    def from_dict(cls, sizes: Mapping[str, Any]) -> "EncoderSpec":
+        """RETURNS (EncoderSpec): The sizes that ``to_dict`` returned, maybe by way of JSON. They
+        are not checked.
+
+        sizes (Mapping[str, Any]): The sizes by name.
+        """
+        slim = {name: _as_tuples(sizes[name]) for name in _SLIM if name in sizes}
+        return cls(**{**sizes, **slim})
+
+    def to_dict(self) -> Dict[str, Any]:
+        """RETURNS (Dict[str, Any]): The sizes by name, without those of slim encoders if it is
+        none: earlier versions did not know them.
+        """
+        return {name: value for name, value in asdict(self).items() if value or name not in _SLIM}
+
+    @property
+    def is_slim(self) -> bool:
+        """RETURNS (bool): Whether heads or neurons are missing."""
+        return bool(self.kept_heads or self.intermediate_sizes)
+
+    @property
+    def unslimmed(self) -> "EncoderSpec":
+        """RETURNS (EncoderSpec): The sizes of the encoder that a slim one was cut from."""
+        return replace(self, kept_heads=(), intermediate_sizes=())
+
+    @property
+    def head_width(self) -> int:
+        """RETURNS (int): Width of an attention head."""
+        return self.hidden_size // self.attention_heads
+
+    @cached_property
+    def own_sizes(self) -> Tuple[LayerSizes, ...]:
+        """RETURNS (Tuple[LayerSizes, ...]): The sizes of each layer with weights of its own."""
+        layers = range(self.distinct_layers)
+        heads = [len(kept) for kept in self.kept_heads] or [self.attention_heads for _ in layers]
+        neurons = self.intermediate_sizes or [self.intermediate_size for _ in layers]
+        return tuple(LayerSizes(*sizes) for sizes in zip(heads, neurons))
+
+    def own_layer(self, layer: int) -> int:
+        """RETURNS (int): Which weights a layer, counted from 1, has: their number, from 0."""
+        return (layer - 1) * self.distinct_layers // self.layers
+
+    @cached_property
+    def layer_sizes(self) -> Tuple[LayerSizes, ...]:
+        """RETURNS (Tuple[LayerSizes, ...]): The sizes of each layer."""
+        numbers = range(1, self.layers + 1)
+        return tuple(self.own_sizes[self.own_layer(number)] for number in numbers)
+
+    @cached_property
+    def layer_kinds(self) -> Dict[Tuple[LayerSizes, bool], int]:
+        """RETURNS (Dict[Tuple[LayerSizes, bool], int]): How many layers there are of each kind: by
+        their sizes, and by whether they attend nearby only.
+        """
+        local = (self.is_local(number) for number in range(1, self.layers + 1))
+        return dict(Counter(zip(self.layer_sizes, local)))
 
     @property
     def table(self) -> Family:
@@ -110,6 +190,14 @@ class EncoderSpec:
     def max_wordpieces(self) -> int:
         """RETURNS (int): Longest sequence in wordpieces, special tokens included."""
         return self.positions - self.first_position
+
+
+_SLIM = ("kept_heads", "intermediate_sizes")
+
+
+def _as_tuples(value: Any) -> Any:
+    """RETURNS (Any): Lists, as JSON has them, as tuples, with what is in them."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def check_sizes(spec: EncoderSpec, tags: int = 1) -> None:
@@ -151,3 +239,29 @@ def check_sizes(spec: EncoderSpec, tags: int = 1) -> None:
             f"hidden_size must be a multiple of attention_heads, {spec.attention_heads}, not "
             f"{spec.hidden_size}"
         )
+    _check_slim(spec)
+
+
+def _check_slim(spec: EncoderSpec) -> None:
+    """RAISES (ValueError): If the sizes of layers are not those of a slim encoder."""
+    for name in _SLIM:
+        of_layers = getattr(spec, name)
+        if type(of_layers) is not tuple or len(of_layers) not in (0, spec.distinct_layers):
+            raise ValueError(
+                f"{name} must be a list with an entry for each of the {spec.distinct_layers} "
+                f"layers, or empty"
+            )
+    heads, most = spec.attention_heads, spec.intermediate_size
+    for number, kept in enumerate(spec.kept_heads, start=1):
+        whole = type(kept) is tuple and kept and all(type(head) is int for head in kept)
+        if not (whole and all(a < b for a, b in zip((-1, *kept), (*kept, heads)))):
+            raise ValueError(
+                f"kept_heads of layer {number} must be at least one of the numbers from 0 to "
+                f"{heads - 1}, ascending, not {kept!r}"
+            )
+    for number, neurons in enumerate(spec.intermediate_sizes, start=1):
+        if type(neurons) is not int or not 1 <= neurons <= most:
+            raise ValueError(
+                f"intermediate_sizes of layer {number} must be a whole number from 1 to {most}, "
+                f"not {neurons!r}"
+            )

@@ -25,12 +25,14 @@ class QKV(nn.Linear):
     If every wordpiece is a query, one product computes all three. Otherwise one product computes
     the queries and another one the keys and values.
 
-    width (int): Width of the states, and of each of the three.
+    states (int): Width of the states.
+    width (int): Width of each of the three, which is that of all heads together.
     bias (bool): Whether it has a bias.
     """
 
-    def __init__(self, width: int, bias: bool = True):
-        super().__init__(width, 3 * width, bias)
+    def __init__(self, states: int, width: int, bias: bool = True):
+        super().__init__(states, 3 * width, bias)
+        self.width = width
 
     def forward(self, states: Tensor) -> Tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """RETURNS (Tuple[Tensor, Tensor, Tensor]): Of all rows. *Shapes:* ``(rows, width)``"""
@@ -39,19 +41,19 @@ class QKV(nn.Linear):
 
     def query(self, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Queries alone. *Shape:* ``(rows, width)``"""
-        width = self.in_features
+        width = self.width
         bias = None if self.bias is None else self.bias[:width]
         return F.linear(states, self.weight[:width], bias)
 
     def key(self, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
-        width = self.in_features
+        width = self.width
         bias = None if self.bias is None else self.bias[width : 2 * width]
         return F.linear(states, self.weight[width : 2 * width], bias)
 
     def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
         """RETURNS (Tuple[Tensor, Tensor]): Keys and values. *Shapes:* ``(rows, width)``"""
-        width = self.in_features
+        width = self.width
         bias = None if self.bias is None else self.bias[width:]
         key, value = F.linear(states, self.weight[width:], bias).chunk(2, dim=1)
         return key, value
@@ -66,14 +68,15 @@ class Layer(nn.Module):
 
     def __init__(self, spec: EncoderSpec, number: int = 1):
         super().__init__()
-        width = spec.hidden_size
-        self.qkv = QKV(width)
-        self.attention_output = nn.Linear(width, width)
+        width, sizes = spec.hidden_size, spec.own_sizes[number - 1]
+        mixed = sizes.heads * spec.head_width
+        self.qkv = QKV(width, mixed)
+        self.attention_output = nn.Linear(mixed, width)
         self.attention_norm: nn.Module = nn.LayerNorm(width, eps=spec.layer_norm_eps)
-        self.intermediate = nn.Linear(width, spec.intermediate_size)
-        self.output = nn.Linear(spec.intermediate_size, width)
+        self.intermediate = nn.Linear(width, sizes.neurons)
+        self.output = nn.Linear(sizes.neurons, width)
         self.output_norm: nn.Module = nn.LayerNorm(width, eps=spec.layer_norm_eps)
-        self.attention_heads = spec.attention_heads
+        self.attention_heads = sizes.heads
         self.activation = activation_function(spec.activation)
 
     def forward(

@@ -4,7 +4,7 @@ them; and MPNet's bias by distance.
 
 import math
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..batch import Running
 from ..families import EncoderSpec
-from .attention import groups, padding
+from .attention import Bias, groups, padding
+from .layer import Layer
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,22 @@ class FixedBias:
     def __call__(self, group: int, query: Tensor, key: Tensor) -> Tensor:
         """RETURNS (Tensor): See ``Bias``."""
         return self.of_group[group]
+
+
+@dataclass(frozen=True)
+class SomeHeads:
+    """The part of a bias that concerns some of its heads: a ``Bias``.
+
+    bias (Bias): The bias of all heads.
+    heads (Tensor): These heads, counted from 0. *Shape:* ``(heads,)``
+    """
+
+    bias: Bias
+    heads: Tensor
+
+    def __call__(self, group: int, query: Tensor, key: Tensor) -> Tensor:
+        """RETURNS (Tensor): See ``Bias``."""
+        return self.bias(group, query, key).index_select(1, self.heads)
 
 
 def distances(
@@ -95,6 +112,37 @@ class DistanceBias(nn.Module):
         ahead = torch.arange(1 - self.longest, self.longest, device=self.table.weight.device)
         rows: Tensor = self.table(bucket_of(ahead, self.table.num_embeddings))
         return rows
+
+
+class BiasedLayer(Layer):
+    """One layer of MPNet.
+
+    spec (EncoderSpec): The sizes.
+    number (int): Number of the layer, counted from 1.
+    """
+
+    kept: Optional[Tensor]
+
+    def __init__(self, spec: EncoderSpec, number: int = 1):
+        super().__init__(spec, number)
+        # All layers share the table of biases, so it has the heads of an encoder that is not slim.
+        kept = torch.tensor(spec.kept_heads[number - 1], device="cpu") if spec.kept_heads else None
+        self.register_buffer("kept", kept, persistent=False)
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        running: Running,
+        bias: Optional[Bias],
+        dropout: float,
+        scale: Optional[float] = None,
+    ) -> Tensor:
+        """RETURNS (Tensor): See ``attend``. *Shape:* ``(queries, width)``"""
+        if self.kept is not None and bias is not None:
+            bias = SomeHeads(bias, self.kept)
+        return super()._attend(query, key, value, running, bias, dropout, scale)
 
 
 def bucket_of(distance: Tensor, buckets: int, farthest: int = 128) -> Tensor:

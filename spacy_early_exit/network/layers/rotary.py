@@ -85,7 +85,7 @@ class Rotary(nn.Module):
 
     def __init__(self, spec: EncoderSpec):
         super().__init__()
-        self.width = spec.hidden_size // spec.attention_heads
+        self.width = spec.head_width
         self.thetas = spec.rope_theta, spec.local_rope_theta
         self.reach = spec.local_reach
 
@@ -114,20 +114,21 @@ class RotaryLayer(Layer):
 
     def __init__(self, spec: EncoderSpec, number: int = 1):
         nn.Module.__init__(self)
-        width, wide = spec.hidden_size, spec.intermediate_size
+        width, (heads, wide) = spec.hidden_size, spec.own_sizes[number - 1]
+        mixed = heads * spec.head_width
 
         def norm() -> nn.Module:
             return nn.LayerNorm(width, eps=spec.layer_norm_eps, bias=spec.norm_bias)
 
         # The embeddings are already normalised.
         self.attention_norm = norm() if number > 1 else nn.Identity()
-        self.qkv = QKV(width, bias=spec.attention_bias)
-        self.attention_output = nn.Linear(width, width, bias=spec.attention_bias)
+        self.qkv = QKV(width, mixed, bias=spec.attention_bias)
+        self.attention_output = nn.Linear(mixed, width, bias=spec.attention_bias)
         self.intermediate_norm = norm()
         self.intermediate = nn.Linear(width, 2 * wide, bias=spec.intermediate_bias)
         self.output = nn.Linear(wide, width, bias=spec.intermediate_bias)
         self.output_norm = nn.Identity()
-        self.attention_heads = spec.attention_heads
+        self.attention_heads = heads
         self.activation = activation_function(spec.activation)
         self.is_local = spec.is_local(number)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...runtime.torch_state import usual_torch
 from ..exit_network import ExitNetwork
+from ..gates import weight_of
 from ..layers.layer import QKV, ROWS, Layer
 
 # oneDNN compiles a product for every new number of rows, which takes longer than a small product.
@@ -85,7 +86,7 @@ class SplitQKV(nn.Module):
 
     def __init__(self, qkv: QKV, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]):
         super().__init__()
-        width = qkv.in_features
+        width = qkv.width
         bias = (None, None) if qkv.bias is None else (qkv.bias[:width], qkv.bias[width:])
         self.query = linear(qkv.weight[:width], bias[0])
         self._key_value = linear(qkv.weight[width:], bias[1])
@@ -132,7 +133,7 @@ def with_linears(
         new.qkv = cast(QKV, SplitQKV(old.qkv, linear))
         for name in ("attention_output", "intermediate", "output"):
             trained = getattr(old, name)
-            setattr(new, name, linear(trained.weight, trained.bias))
+            setattr(new, name, linear(weight_of(trained), trained.bias))
     return copied
 
 
