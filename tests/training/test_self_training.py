@@ -310,25 +310,26 @@ class TestAPipeline:
     def weights_of(self, ner):
         return {n: p.clone() for n, p in ner.network.named_parameters()}
 
-    @pytest.mark.parametrize("weights", ["look_ahead", "equal"])
-    def test_a_student_begins_with_the_encoder_and_learns_from_the_teacher(
-        self, encoders, teacher, weights
-    ):
-        nlp, ner, optimizer = self.start(encoders["bert"], teacher, weights=weights)
-        taught = spacy.load(teacher).get_pipe(NAME)
-        for name, parameter in ner.model.shims[0].teacher().named_parameters():
-            assert torch.equal(parameter, taught.network.state_dict()[name])
+    def test_a_student_begins_with_the_encoder_and_the_teacher_stays(self, encoders, teacher):
+        nlp, ner, optimizer = self.start(encoders["bert"], teacher)
         fetched = network_of(encoders["bert"]).network.encoder.state_dict()
         for name, parameter in ner.network.encoder.named_parameters():
             assert torch.equal(parameter, fetched[name])
+        nlp.update(self.raw, sgd=optimizer)
+        taught = spacy.load(teacher).get_pipe(NAME)
+        for name, parameter in ner.model.shims[0].teacher().named_parameters():
+            assert torch.equal(parameter, taught.network.state_dict()[name])
         assert ner.labels == taught.labels
-        losses = []
-        for _ in range(60):
-            losses.append(nlp.update(self.raw, sgd=optimizer, drop=0.0)[NAME])
-        assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
-        scores = nlp.evaluate(examples_of(nlp))
-        assert 0 < scores["pseudo_weighted"] <= 1
-        assert scores["ents_f"] > 0.3
+        assert 0 < nlp.evaluate(examples_of(nlp))["pseudo_weighted"] <= 1
+
+    @pytest.mark.parametrize(
+        "weights, steps", [("equal", 50), pytest.param("look_ahead", 130, marks=pytest.mark.slow)]
+    )
+    def test_a_student_learns_what_the_teacher_says(self, encoders, teacher, weights, steps):
+        nlp, _, optimizer = self.start(encoders["bert"], teacher, weights=weights)
+        for _ in range(steps):
+            nlp.update(self.raw, sgd=optimizer, drop=0.0)
+        assert nlp.evaluate(examples_of(nlp))["ents_f"] > 0.8
 
     def test_the_same_seed_gives_the_same_weights(self, encoders, teacher):
         found = []
