@@ -241,7 +241,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         nlp: Optional[Language] = None,
         labels: Optional[Sequence[str]] = None,
         start_from: Optional[str] = None,
-        labelled: Optional[Callable[[Any], Iterable[Example]]] = None,
+        labelled: Optional[str] = None,
     ) -> None:
         """Fetch the encoder and make a head for every layer, or continue from a trained pipeline.
 
@@ -251,8 +251,8 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         start_from (Optional[str]): Folder of a pipeline. Weights and labels come from its component
             of this name, for another stage of training. For self-training it is the teacher, and
             the encoder is fetched all the same.
-        labelled (Optional[Callable]): Reads the labelled texts of self-training, whose examples
-            have no annotation. The labels are read from these, too.
+        labelled (Optional[str]): The labelled texts of self-training, a ``.spacy`` file. Its
+            examples have no annotation, so the labels are read from these.
         RAISES (ValueError): If there are no labels, or one is not valid, or the encoder or pipeline
             can't be loaded, or the stage of training can't start from what is given.
         """
@@ -260,7 +260,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         if isinstance(labels, str):
             raise ValueError(f"labels of '{self.name}' must be a list, not {labels!r} alone.")
         student = targets.as_student(self.name, self.training, start_from, labelled)
-        few = [] if labelled is None else list(labelled(nlp))
+        few = [] if labelled is None else targets.read_labelled(Path(labelled), self.vocab)
         if start_from is not None:
             folder = targets.folder_to_start_from(self.name, Path(start_from))
             self.from_disk(folder, exclude=["vocab"])

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Iterable, List, Optional
 
 import numpy as np
 from spacy.training import Example
+from spacy.vocab import Vocab
 
+from ..corpora import read_docs
 from ..network.arrays import Ints
 from ..tags import MISSING, as_seen
+from .docs import same_words
 from .task import Task
 
 if TYPE_CHECKING:
@@ -49,6 +52,16 @@ def targets(task: Task, examples: Iterable[Example], places: "Places") -> Ints:
     target = as_seen(task.scheme, every, seen)[indices]
     target[~places.owned] = MISSING
     return target
+
+
+def read_labelled(path: Path, vocab: Vocab) -> List[Example]:
+    """RETURNS (List[Example]): The texts of a file, with their annotation.
+
+    path (Path): A ``.spacy`` file.
+    vocab (Vocab): The vocabulary.
+    RAISES (ValueError): If it can't be read.
+    """
+    return [Example(same_words(doc), doc) for doc in read_docs(path, vocab)]
 
 
 def labelled_windows(
@@ -134,7 +147,7 @@ def as_student(
     name (str): The component's name.
     stage (Stage): How it is to be trained.
     start_from (Optional[str]): Folder of the teacher.
-    labelled (Optional[Callable]): Reads labelled texts.
+    labelled (Optional[str]): The file of labelled texts.
     RETURNS (Optional[SelfTraining]): The stage, if it is one of self-training.
     RAISES (ValueError): If something is missing or too much.
     """

@@ -69,7 +69,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         nlp: Optional[Language] = None,
         labels: Optional[Sequence[str]] = None,
         start_from: Optional[str] = None,
-        labelled: Optional[Callable[[Any], Iterable[Example]]] = None,
+        labelled: Optional[str] = None,
     ) -> None:
         """As ``EarlyExitPipe.initialize``. The labels are fixed.
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import spacy
 import torch
+from spacy.tokens import DocBin
 from spacy.training import Example
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -299,13 +300,18 @@ class TestAPipeline:
         nlp = blank(encoder, threshold=0.0, training=block)
         given = {} if teacher is None else {"start_from": str(teacher)}
         if labelled is not None:
-            given["labelled"] = lambda nlp: examples_of(nlp, labelled)
+            given["labelled"] = str(self.written(teacher, nlp, labelled))
         self.raw = [Example(nlp.make_doc(t), nlp.make_doc(t)) for t in [*TEXTS, "", "a b"]]
         ner = nlp.get_pipe(NAME)
         ner.initialize(lambda: self.raw, nlp=nlp, **given)
         optimizer = nlp.create_optimizer()
         optimizer.learn_rate = 2e-3
         return nlp, ner, optimizer
+
+    def written(self, folder, nlp, sentences):
+        file = folder.parent / "labelled.spacy"
+        DocBin(docs=[eg.reference for eg in examples_of(nlp, sentences)]).to_disk(file)
+        return file
 
     def weights_of(self, ner):
         return {n: p.clone() for n, p in ner.network.named_parameters()}
@@ -365,7 +371,7 @@ class TestAPipeline:
 
     def test_it_needs_a_teacher_and_labelled_texts(self, encoders, teacher):
         with pytest.raises(ValueError, match="MetaSelfTraining needs a teacher: set start_from"):
-            self.start(encoders["bert"], None)
+            self.start(encoders["bert"], None, labelled=None)
         with pytest.raises(ValueError, match="labelled texts .* have no annotated words"):
             self.start(encoders["bert"], teacher, [(" ", [])])
         nlp, _, optimizer = self.start(encoders["bert"], teacher, labelled=None)
@@ -377,4 +383,4 @@ class TestAPipeline:
     def test_other_stages_take_no_labelled_texts(self, encoders):
         nlp = blank(encoders["bert"])
         with pytest.raises(ValueError, match="JointTraining learns from .* remove labelled"):
-            nlp.get_pipe(NAME).initialize(lambda: examples_of(nlp), nlp=nlp, labelled=examples_of)
+            nlp.get_pipe(NAME).initialize(lambda: examples_of(nlp), labelled="few.spacy")
