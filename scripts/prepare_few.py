@@ -130,15 +130,15 @@ def select(texts: Sequence[Doc], labelled: dict[str, set[str]], most: int, seed:
     """
     found = {key_of(doc.text): doc for doc in texts if not all(map(is_space, doc))}
     empty = sum(all(map(is_space, doc)) for doc in texts)
-    told = [(empty, "empty"), (len(texts) - empty - len(found), "repetitions")]
+    told = [(empty, "empty"), (len(texts) - empty - len(found), "repeated")]
     for part, keys in labelled.items():
         also = keys & found.keys()
         found = {key: doc for key, doc in found.items() if key not in also}
         told.append((len(also), f"also in {part}"))
         if part == "dev" and also:
             print(
-                f"Warning: {len(also)} of the unlabelled texts are also in dev. They are left out: "
-                f"scores on dev would be too good."
+                f"Warning: unlabelled texts that are also in dev: {len(also)}. They are left out, "
+                f"since scores on dev would be too good."
             )
     if not found:
         raise SystemExit("There are no texts without annotation that are not labelled ones.")

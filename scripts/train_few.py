@@ -66,6 +66,8 @@ class Runs:
         self.history = hashlib.sha256(args.encoder.encode())
         for part in ("train", "tune", "unlabelled", "texts"):
             self.history.update((args.corpus / f"{part}.spacy").read_bytes())
+        for file in sorted(args.teacher.rglob("*.safetensors")) if args.teacher else ():
+            self.history.update(file.read_bytes())
 
     def config(self, template: str, steps: int, rate: float = 1.0) -> Config:
         """RETURNS (Config): A config of the project, for these texts.
