@@ -1,8 +1,8 @@
 """How good is a tagger of a few labels a class and much raw text? F at full depth, and with exits.
 
 ``WORK/CORPUS-K-SAMPLE`` gets K sentences for each label, drawn from the training part of
-``DATA/CORPUS``, and all its other sentences as raw text. With ``--held-out``, other sentences of the
-training part take the place of dev, and are no raw text. The ways to train on it:
+``DATA/CORPUS``, and all its other sentences as raw text. With ``--held-out``, some of these take
+the place of dev, and are no raw text. The ways to train on it:
 
 few: the labelled sentences alone.
 plain: self-training on raw text, all words with the same weight.
