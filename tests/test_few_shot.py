@@ -1,6 +1,7 @@
 """From a few labels and a folder of text to a pipeline."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -197,3 +198,21 @@ def test_from_a_few_labels_to_a_pipeline_and_on_where_it_stopped(tmp_path, encod
     nlp = spacy.load(final)
     ner = nlp.get_pipe("early_exit_ner")
     assert set(ner.labels) == {"LOC", "ORG", "PER"} and ner.calibration is not None
+
+
+@pytest.mark.slow
+def test_the_workflow_of_the_project(tmp_path, encoders):
+    for name in ("scripts", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "project.yml", tmp_path)
+    shutil.copytree(encoders["bert"], tmp_path / "encoder")
+    corpus = write_corpus(tmp_path / "data", train=40)
+    run("scripts/few_shot.py", corpus, tmp_path / "few", "--per-label", 3)
+    few = tmp_path / "few"
+    values = {"corpus": few, "unlabelled": few / "unlabelled.jsonl", "encoder": "encoder"}
+    values |= {"rounds": 1, "steps": 6, "min_steps": 8, "speedups": "1.2"}
+    variables = [word for name, value in values.items() for word in (f"--vars.{name}", value)]
+    for workflow in ("train-few", "evaluate"):
+        run("-m", "spacy", "project", "run", workflow, tmp_path, *variables, cwd=tmp_path)
+    assert spacy.load(tmp_path / "training" / "final").get_pipe("early_exit_ner").calibration
+    assert "ents_f" in srsly.read_json(tmp_path / "metrics" / "dev.json")

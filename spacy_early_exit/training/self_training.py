@@ -62,8 +62,8 @@ class Count:
 
 @dataclass
 class MetaSelfTraining:
-    """A new network learns from a teacher's tags. ``make_meta_self_training`` describes the fields
-    that are not described here.
+    """A new network learns from a teacher's tags. Words that overlapping windows share count in
+    each of them. ``make_meta_self_training`` describes the fields that are not described here.
 
     labelled (List[Labelled]): The labelled windows.
     wordpieces (int): Maximum number of wordpieces in a batch of labelled windows.

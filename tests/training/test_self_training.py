@@ -294,10 +294,10 @@ def teacher(encoders, tmp_path_factory):
 
 
 class TestAPipeline:
-    def start(self, encoder, teacher, labelled=SENTENCES, **stage):
+    def start(self, encoder, teacher, labelled=SENTENCES, how=None, **stage):
         spacy.util.fix_random_seed(0)
         block = {"@misc": STAGE, "detach_early_heads": False, **stage}
-        nlp = blank(encoder, threshold=0.0, training=block)
+        nlp = blank(encoder, threshold=0.0, training=block, **(how or {}))
         given = {} if teacher is None else {"start_from": str(teacher)}
         if labelled is not None:
             given["labelled"] = str(self.written(teacher, nlp, labelled))
@@ -356,6 +356,24 @@ class TestAPipeline:
         losses = nlp.update(self.raw, sgd=optimizer)
         assert losses[NAME] == 0.0
         assert all(torch.equal(p, before[name]) for name, p in self.weights_of(ner).items())
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"model": {"mixed_precision": True}},
+            {"model": {"freeze_encoder": True}},
+            {"batch_wordpieces": 24},
+            {"window_length": 12, "window_overlap": 4},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize(
+        "stage", [{}, {"weight_per_head": True, "confidence": "dropout", "labels": "soft"}], ids=str
+    )
+    def test_it_goes_with_other_settings(self, encoders, teacher, how, stage):
+        nlp, _, optimizer = self.start(encoders["bert"], teacher, how=how, **stage)
+        losses = [nlp.update(self.raw, sgd=optimizer, drop=0.1)[NAME] for _ in range(4)]
+        assert losses[-1] < 0.9 * losses[0]
 
     def test_labels_that_the_teacher_does_not_know_are_added(self, encoders, teacher):
         few = [*SENTENCES, ("Bread is cheap.", [(0, 5, "FOOD")])]
