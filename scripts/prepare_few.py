@@ -12,7 +12,7 @@ texts, called texts.spacy, is not trained on: how much exits save is measured th
 import argparse
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import spacy
@@ -58,14 +58,15 @@ def main() -> None:
                 docs = by_words(source, nlp.vocab, "ner", "tag")
             else:
                 docs = by_characters(source, args.lang)
-            write(docs, args.output, part)
+            DocBin(docs=docs).to_disk(args.output / f"{part}.spacy")
     texts = unannotated(args.unlabelled, nlp)
     same = words_of if suffix == ".tsv" else words_in_json
     labelled = {part: {key_of(same(text)) for text in some} for part, some in parts.items()}
     kept = select(texts, labelled, args.most, args.seed)
     count = min(max(1, round(HELD_OUT * len(kept))), MOST_HELD_OUT)
-    write(kept[:count], args.output, "texts")
-    write(kept[count:] or kept, args.output, "unlabelled")
+    for part, docs in (("texts", kept[:count]), ("unlabelled", kept[count:] or kept)):
+        DocBin(docs=docs).to_disk(args.output / f"{part}.spacy")
+        print(f"{part}: {len(docs)}")
 
 
 def cut(train: list[str], suffix: str, share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -150,13 +151,6 @@ def select(texts: Sequence[Doc], labelled: dict[str, set[str]], most: int, seed:
 def key_of(text: str) -> str:
     """RETURNS (str): What two texts have in common that count as the same."""
     return "".join(text.split())
-
-
-def write(docs: Iterable[Doc], folder: Path, part: str) -> None:
-    """Write a part."""
-    made = DocBin(docs=docs, store_user_data=True)
-    made.to_disk(folder / f"{part}.spacy")
-    print(f"{part}: {len(made)}")
 
 
 if __name__ == "__main__":
