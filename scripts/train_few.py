@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,11 +92,12 @@ class Runs:
         learn_rate["initial_rate"] = rate * learn_rate_for(self.args.encoder)
         return config
 
-    def run(self, name: str, config: Config) -> Path:
+    def run(self, name: str, config: Config, prepare: Callable[[], None] | None = None) -> Path:
         """RETURNS (Path): The best checkpoint of a training, unless it is there already.
 
         name (str): The run, which is also its folder.
         config (Config): What to train.
+        prepare (Callable[[], None] | None): Makes what it needs.
         """
         folder: Path = self.args.output / name
         self.history.update(config.to_str(interpolate=False).encode())
@@ -108,6 +109,8 @@ class Runs:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         config.to_disk(folder / "config.cfg")
+        if prepare is not None:
+            prepare()
         spacy_train(folder / "config.cfg", folder, use_gpu=self.args.gpu)
         shutil.rmtree(folder / "model-last")
         finished.write_text(key)
@@ -181,20 +184,21 @@ def with_exits(runs: Runs, teacher: Path) -> Path:
     """
     args = runs.args
     tagged = args.output / "pseudo_labelled.spacy"
-    nlp = spacy.load(teacher)
-    parts = [
-        list(DocBin().from_disk(args.corpus / f"{part}.spacy").get_docs(nlp.vocab))
-        for part in ("train", "unlabelled")
-    ]
-    docs = [*parts[0], *annotated(nlp.get_pipe(NER), parts[1], threshold=0.0)]
-    DocBin(docs=docs).to_disk(tagged)
+
+    def tag() -> None:
+        nlp = spacy.load(teacher)
+        files = [args.corpus / f"{part}.spacy" for part in ("train", "unlabelled")]
+        few, raw = (list(DocBin().from_disk(file).get_docs(nlp.vocab)) for file in files)
+        docs = [*few, *annotated(nlp.get_pipe(NER), raw, threshold=0.0)]
+        DocBin(docs=docs).to_disk(tagged)
+
     # It learns half as fast as the first stage, as in the project's other workflow.
     config = runs.config("self_sampling.cfg", args.exit_steps, rate=0.5)
     config["paths"].update(train=str(tagged), first_stage=str(teacher))
     config["training"]["before_update"].update(
         path=str(args.corpus / "texts.spacy"), speedup=args.speedup
     )
-    return runs.run("second-stage", config)
+    return runs.run("second-stage", config, prepare=tag)
 
 
 def measure(pipeline: Path, tune: Path) -> Run:

@@ -79,9 +79,9 @@ def labelled_windows(
     from ..model.predict import windows_for
     from ..training.base import Labelled, Places
 
-    windows = windows_for(trained, [eg.predicted for eg in examples], run)
     if not examples:
         return []
+    windows = windows_for(trained, [eg.predicted for eg in examples], run)
     gold = targets(task, examples, Places.of(windows))
     sizes = np.cumsum([len(window.words) for window in windows])
     found = [Labelled(*one) for one in zip(windows, np.split(gold, sizes[:-1]))]
