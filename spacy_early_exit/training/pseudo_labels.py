@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..network.all_heads import run_all_heads
+from ..network.all_heads import run_all_layers
 from ..network.batch import Batch
 from ..network.exit_network import ExitNetwork, uncertainty
 
@@ -73,8 +73,10 @@ def certainty(teacher: ExitNetwork, batch: Batch, passes: int, dropout: float) -
     dropout (float): Their dropout rate.
     RETURNS (Tensor): The confidence of each word, from 0 to 1. *Shape:* ``(words,)``
     """
+    depth = teacher.spec.layers
     with torch.no_grad():
-        runs = [run_all_heads(teacher, batch, dropout)[-1].float() for _ in range(passes)]
+        last = [[*run_all_layers(teacher, batch, dropout)][-1] for _ in range(passes)]
+        runs = [teacher.logits(depth, states, dropout).float() for states in last]
     mean = torch.stack([logits.softmax(-1) for logits in runs]).mean(0)
     within = torch.stack([uncertainty(logits) for logits in runs]).mean(0)
     bald = uncertainty(mean.clamp(min=torch.finfo(mean.dtype).tiny).log()) - within
