@@ -150,6 +150,7 @@ def main() -> None:
         tell(found[-1], len(known.without))
         if found[-1].chosen:
             best, known = tuned, measured
+    args.output.mkdir(parents=True, exist_ok=True)  # there may have been no run
     text = json.dumps([asdict(candidate) for candidate in found], indent=1)
     (args.output / "rounds.json").write_text(text + "\n", encoding="utf8")
     replace(best, args.output / "full-depth")
