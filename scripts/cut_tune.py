@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Callable
 
-from spacy_early_exit.corpora import CorpusError, check_label, read_records
+from spacy_early_exit.corpora import LISTS, CorpusError, check_label, read_records
 
 TAGS = {
     "ner": (re.compile(r"O|[BI]-\S+"), "O, B-LABEL or I-LABEL"),
@@ -133,6 +133,20 @@ def words_of(sentence: str) -> str:
 def words_in_json(line: str) -> str:
     """RETURNS (str): The text of a line of JSON, with normalised white space."""
     return " ".join(json.loads(line)["text"].split())
+
+
+def labels_of(text: str, suffix: str) -> set[str]:
+    """RETURNS (set[str]): The labels of the entities of a text, as it is in a corpus file.
+
+    text (str): The lines of a sentence, or a line of JSON.
+    suffix (str): The file name extension of the corpus.
+    """
+    if suffix == ".tsv":
+        tags = [line.split("\t")[1] for line in text.split("\n")]
+        return {tag[2:] for tag in tags if tag != "O"}
+    about = json.loads(text)
+    items = [item for name in LISTS for item in about.get(name) or []]
+    return {item["label"] if isinstance(item, dict) else item[2] for item in items}
 
 
 def cut(

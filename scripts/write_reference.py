@@ -46,6 +46,8 @@ BLOCKS = {
         "SelfSampling.v1": "The second stage: words exit while training, as when predicting.",
         "EarlyBirdSearch.v1": "The first stage with gates, which shows what "
         "[slim encoders](../how-to/slim.md) can do without.",
+        "MetaSelfTraining.v1": "For few labels and much text: a new network learns a teacher's "
+        "tags, each word weighted by how much it helps on labelled text (MetaST).",
         "ReductionTraining.v1": "Trains the selectors of `TokenReduction.v1`.",
     },
     "model": {"EarlyExitTagger.v2": "The network: an encoder with a head after each layer."},

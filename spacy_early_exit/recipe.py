@@ -146,17 +146,25 @@ def set_steps(
     max_epochs (int): But no more than this.
     RETURNS (int): Number of passes over the corpus.
     """
-    training: Dict[str, Any] = config["training"]
-    batcher = training["batcher"]
+    batcher: Dict[str, Any] = config["training"]["batcher"]
     batcher = batcher.get("batcher", batcher)  # that of a search is inside another
     to_an_epoch: int = math.ceil(words / batcher["size"])
     epochs = max(epochs, min(math.ceil(min_steps / to_an_epoch), max_epochs))
-    steps = epochs * to_an_epoch
-    training["max_steps"] = steps
-    every = max(evaluate_every * to_an_epoch, steps / EVALUATIONS)
-    training["eval_frequency"] = max(1, int(every))
-    training["optimizer"]["learn_rate"].update(warmup_steps=max(1, steps // 10), total_steps=steps)
+    fix_steps(config, epochs * to_an_epoch, evaluate_every * to_an_epoch)
     return epochs
+
+
+def fix_steps(config: Config, steps: int, evaluate_every: float = 0.0) -> None:
+    """Set the steps of a config: the total, the warm-up (a tenth) and those between evaluations.
+
+    config (Config): The config, changed in place.
+    steps (int): The total.
+    evaluate_every (float): Steps between evaluations. There are at most ``EVALUATIONS``.
+    """
+    training: Dict[str, Any] = config["training"]
+    training["max_steps"] = steps
+    training["eval_frequency"] = max(1, int(max(evaluate_every, steps / EVALUATIONS)))
+    training["optimizer"]["learn_rate"].update(warmup_steps=max(1, steps // 10), total_steps=steps)
 
 
 def learn_rate_for(encoder: str) -> float:

@@ -30,6 +30,7 @@ PLACES: Dict[str, Dict[str, str]] = {
         "Greedy.v1": "decoders:make_greedy",
         "HFEncoder.v1": "encoders.hugging_face:make_hf_encoder",
         "JointTraining.v1": "training.joint:make_joint_training",
+        "MetaSelfTraining.v1": "training.self_training:make_meta_self_training",
         "PatienceExit.v1": "criteria:make_patience_exit",
         "PipelineEncoder.v1": "encoders.spacy_pipeline:make_pipeline_encoder",
         "ReductionTraining.v1": "relatives.reduction_training:make_reduction_training",

@@ -292,9 +292,10 @@ class TestMutants:
         config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
         assert all((ROOT / file).is_file() for file in config["only_mutate"])
         for test in config["pytest_add_cli_args_test_selection"]:
-            file, _, name = test.partition("::")
-            kind = "class" if name.startswith("Test") else "def"
-            assert f"{kind} {name.partition('[')[0]}" in (ROOT / file).read_text() or not name
+            file, *names = test.split("::")
+            for name in names:
+                kind = "class" if name.startswith("Test") else "def"
+                assert f"{kind} {name.partition('[')[0]}" in (ROOT / file).read_text()
 
 
 class TestSlim:

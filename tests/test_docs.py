@@ -28,7 +28,7 @@ from spacy_early_exit.registering import PLACES
 from spacy_early_exit.tasks.ner import DEFAULT_CONFIG
 from tests.makers.commands import run
 from tests.makers.project import ROOT
-from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
+from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths, write_corpus
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -90,7 +90,7 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
     (folder / "training" / "demo").mkdir()
     nlp.to_disk(folder / "training" / "demo" / "calibrated")
     (folder / "corpus").mkdir()
-    for part in ("train", "tune", "dev"):
+    for part in ("train", "tune", "dev", "unlabelled"):
         docs = [example.reference for example in examples_of(nlp)]
         DocBin(docs=docs).to_disk(folder / "corpus" / f"{part}.spacy")
     fresh = {text for text in texts_of_all_lengths(count=300) if text.strip()} - {*TEXTS}
@@ -303,6 +303,9 @@ def check(command, checkout):
         case ["python", "-m", "spacy", "early-exit", "adopt", _, *rest]:
             checkpoint = checkout / "assets" / "token-classifier"
             run("-m", "spacy", "early-exit", "adopt", checkpoint, *rest, "-n", "1", cwd=checkout)
+        case ["python", "scripts/few_shot.py", _, *rest]:
+            write_corpus(checkout / "annotated")
+            run("scripts/few_shot.py", checkout / "annotated", *rest, cwd=checkout)
         case ["python", "-m", "spacy", "package", *rest]:
             run("-m", "spacy", "package", *rest, "--force", cwd=checkout)
         case ["python", "-m", "spacy", "train", *rest]:

@@ -18,7 +18,7 @@ from ..runtime.memory import release_freed_memory
 from ..runtime.torch_state import usual_torch
 from ..settings import RunSettings
 from ..text.windows import batches
-from ..training.base import Answers, Gradient, JointLogits
+from ..training.base import Answers, Gradient, JointLogits, Places
 from ..training.joint import JointTraining
 from .predict import windows_for
 from .shim import TaggerShim, shim_of
@@ -77,10 +77,8 @@ def begin_update(
         return docs
 
     scores = JointLogits(
+        **vars(Places.of(windows)),
         logits=torch2xp(torch.cat([nothing, *outputs], dim=1).detach()),
-        doc=_join([np.full(len(window.words), window.doc) for window in windows], np.int64),
-        word=_join([window.words for window in windows], np.int64),
-        owned=_join([window.owned for window in windows], np.bool_),
         exit_layer=_join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
         text=_join([np.full(len(w.words), text) for w, text in zip(windows, texts)], np.int64),
         learned={name: torch2xp(known.detach()) for name, known in network.decoder.items()},

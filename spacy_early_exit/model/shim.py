@@ -245,6 +245,13 @@ class TaggerShim(Shim):
             self._teacher.keep_tags(self._taught_tags)
         return self._teacher
 
+    def learn_from(self, teacher: ExitNetwork) -> None:
+        """Take a teacher, until the network is replaced.
+
+        teacher (ExitNetwork): Another network. It may know fewer tags.
+        """
+        self._teacher = teacher
+
     @usual_torch()
     def finish_update(self, optimizer: Optimizer) -> None:
         """Take an optimizer step; everything except the encoder takes a larger one, and so do

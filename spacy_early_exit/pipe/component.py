@@ -241,6 +241,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         nlp: Optional[Language] = None,
         labels: Optional[Sequence[str]] = None,
         start_from: Optional[str] = None,
+        labelled: Optional[str] = None,
     ) -> None:
         """Fetch the encoder and make a head for every layer, or continue from a trained pipeline.
 
@@ -248,28 +249,39 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         nlp (Optional[Language]): The pipeline.
         labels (Optional[Sequence[str]]): The labels, instead of those in the examples.
         start_from (Optional[str]): Folder of a pipeline. Weights and labels come from its component
-            of this name, for another stage of training.
+            of this name, for another stage of training. For self-training it is the teacher, and
+            the encoder is fetched all the same.
+        labelled (Optional[str]): The labelled texts of self-training, a ``.spacy`` file. Its
+            examples have no annotation, so the labels are read from these.
         RAISES (ValueError): If there are no labels, or one is not valid, or the encoder or pipeline
-            can't be loaded.
+            can't be loaded, or the stage of training can't start from what is given.
         """
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
         if isinstance(labels, str):
             raise ValueError(f"labels of '{self.name}' must be a list, not {labels!r} alone.")
+        student = targets.as_student(self.name, self.training, start_from, labelled)
+        few = [] if labelled is None else targets.read_labelled(Path(labelled), self.vocab)
         if start_from is not None:
             folder = targets.folder_to_start_from(self.name, Path(start_from))
             self.from_disk(folder, exclude=["vocab"])
-        labels = self.labels_in(get_examples()) if labels is None else [*labels]
+        annotated = get_examples() if student is None else few
+        labels = self.labels_in(annotated) if labels is None else [*labels]
         self.check_new_labels(labels)  # all of them, before any is added
         for label in labels:
             self.add_label(label)
         targets.check_labels_to_learn(self.name, self._labels)
         self.model.set_dim("nO", tag_count(self.scheme, len(self._labels)), force=True)
-        if start_from is None:
+        teacher = None if student is None else self._shim.teacher()
+        if start_from is None or student is not None:
             self.model.initialize()
         targets.check_stage(self.name, self.training, from_scratch=start_from is None)
         learns = bool(self._shim.make_room_for(self.decoder, self.criterion))
         targets.check_criterion_is_taught(self.name, self.criterion, self.training, learns)
-        self.ready()
+        run = self.ready()
+        if student is not None:
+            self._shim.learn_from(teacher)
+            windows = targets.labelled_windows(self, self._shim.trained, few, run)
+            student.learn_by(windows, run.batch_wordpieces)
 
     def update(
         self,
@@ -347,7 +359,9 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
     def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): The scores on annotated examples."""
         scores: Dict[str, Any] = super().score(examples, **{"name": self.name, **kwargs})
-        return scores
+        # What training logs goes where spaCy's loop looks for columns.
+        logged: Dict[str, float] = getattr(self.training, "figures", dict)()
+        return {**scores, **logged}
 
     # --------------------------------------------------------------- the inside
 

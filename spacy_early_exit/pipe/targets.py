@@ -4,27 +4,32 @@ from.
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING, Any, Iterable, List, Optional
 
 import numpy as np
 from spacy.training import Example
+from spacy.vocab import Vocab
 
+from ..corpora import read_docs
 from ..network.arrays import Ints
 from ..tags import MISSING, as_seen
+from .docs import same_words
 from .task import Task
 
 if TYPE_CHECKING:
+    from ..files.network import Trained
     from ..network.criterion import Criterion
-    from ..training.base import JointLogits, Stage
+    from ..settings import RunSettings
+    from ..training.base import JointLogits, Labelled, Places, SelfTraining, Stage
 
 
-def targets(task: Task, examples: Iterable[Example], scores: "JointLogits") -> Ints:
+def targets(task: Task, examples: Iterable[Example], places: "Places") -> Ints:
     """Find the tags that the heads should have predicted.
 
     task (Task): The component.
     examples (Iterable[Example]): What it was trained on.
-    scores (JointLogits): The logits of all heads for the examples' predicted Docs.
-    RETURNS (Ints): The right tag of each word that was scored, ``MISSING`` where it is not known,
+    places (Places): The words of the examples' predicted Docs that are asked for.
+    RETURNS (Ints): The right tag of each of these words, ``MISSING`` where it is not known,
         or if another window's answer counts. *Shape:* ``(words,)``
     """
     gold, unknown = [np.zeros(0, dtype=np.int64)], set()
@@ -40,13 +45,50 @@ def targets(task: Task, examples: Iterable[Example], scores: "JointLogits") -> I
             stacklevel=2,
         )
     starts = np.cumsum([len(tags) for tags in gold])  # gold begins with an empty one
-    places = starts[scores.doc] + scores.word
+    indices = starts[places.doc] + places.word
     every = np.concatenate(gold)
     seen = np.zeros(len(every), dtype=np.bool_)
-    seen[places] = True
-    target = as_seen(task.scheme, every, seen)[places]
-    target[~scores.owned] = MISSING
+    seen[indices] = True
+    target = as_seen(task.scheme, every, seen)[indices]
+    target[~places.owned] = MISSING
     return target
+
+
+def read_labelled(path: Path, vocab: Vocab) -> List[Example]:
+    """RETURNS (List[Example]): The texts of a file, with their annotation.
+
+    path (Path): A ``.spacy`` file.
+    vocab (Vocab): The vocabulary.
+    RAISES (ValueError): If it can't be read.
+    """
+    return [Example(same_words(doc), doc) for doc in read_docs(path, vocab)]
+
+
+def labelled_windows(
+    task: Task, trained: "Trained", examples: List[Example], run: "RunSettings"
+) -> "List[Labelled]":
+    """Cut labelled texts into windows.
+
+    task (Task): The component.
+    trained (Trained): Network and tokenizer.
+    examples (List[Example]): The texts.
+    run (RunSettings): How to run the model.
+    RETURNS (List[Labelled]): The windows that have annotated words, with the right tags.
+    RAISES (ValueError): If there are texts, but none is annotated.
+    """
+    from ..model.predict import windows_for
+    from ..training.base import Labelled, Places
+
+    if not examples:
+        return []
+    windows = windows_for(trained, [eg.predicted for eg in examples], run)
+    gold = targets(task, examples, Places.of(windows))
+    sizes = np.cumsum([len(window.words) for window in windows])
+    found = [Labelled(*one) for one in zip(windows, np.split(gold, sizes[:-1]))]
+    annotated = [one for one in found if (one.tags != MISSING).any()]
+    if not annotated:
+        raise ValueError(f"The labelled texts of '{task.name}' have no annotated words.")
+    return annotated
 
 
 def check_loss(name: str, loss: float, scores: "JointLogits") -> None:
@@ -95,6 +137,32 @@ def check_labels_to_learn(name: str, labels: Iterable[str]) -> None:
             f"Annotate them, give labels in [initialize.components.{name}], or call add_label "
             f"before initialize."
         )
+
+
+def as_student(
+    name: str, stage: "Stage", start_from: Any, labelled: Any
+) -> "Optional[SelfTraining]":
+    """Check that there is a teacher for a stage that needs one, and no labelled texts for others.
+
+    name (str): The component's name.
+    stage (Stage): How it is to be trained.
+    start_from (Optional[str]): Folder of the teacher.
+    labelled (Optional[str]): The file of labelled texts.
+    RETURNS (Optional[SelfTraining]): The stage, if it is one of self-training.
+    RAISES (ValueError): If something is missing or too much.
+    """
+    from ..training.base import SelfTraining
+
+    section, kind = f"[initialize.components.{name}]", type(stage).__name__
+    if isinstance(stage, SelfTraining):
+        if start_from is None:
+            raise ValueError(f"{kind} needs a teacher: set start_from in {section} to a pipeline.")
+        return stage
+    if labelled is not None:
+        raise ValueError(
+            f"{kind} learns from the training corpus alone: remove labelled from {section}."
+        )
+    return None
 
 
 def check_stage(name: str, stage: "Stage", from_scratch: bool) -> None:

@@ -69,6 +69,7 @@ class EarlyExitSegmenter(EarlyExitPipe):
         nlp: Optional[Language] = None,
         labels: Optional[Sequence[str]] = None,
         start_from: Optional[str] = None,
+        labelled: Optional[str] = None,
     ) -> None:
         """As ``EarlyExitPipe.initialize``. The labels are fixed.
 
@@ -90,7 +91,9 @@ class EarlyExitSegmenter(EarlyExitPipe):
                 f'tokenizer must make each character a token, as that of spacy.blank("zh") does. '
                 f"Annotated texts must say where spaces are: Doc(vocab, words=..., spaces=...)."
             )
-        super().initialize(get_examples, nlp=nlp, labels=BMES, start_from=start_from)
+        super().initialize(
+            get_examples, nlp=nlp, labels=BMES, start_from=start_from, labelled=labelled
+        )
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """RAISES (ValueError): If they are not B, M, E and S, in this order: tags are numbered."""

@@ -13,6 +13,7 @@ from ..network.arrays import Bools, Ints
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
+from ..network.window import Window
 from ..runtime.torch_state import usual_torch
 
 
@@ -48,14 +49,38 @@ class Gradient(NamedTuple):
 
 
 @dataclass(frozen=True)
-class JointLogits:
-    """The output of all heads for all words of some docs, for training.
+class Places:
+    """Where the words of some windows are.
 
-    logits (Any): The logits. *Shape:* ``(layers, words, tags)``, numpy or cupy
     doc (Ints): The doc of each word. *Shape:* ``(words,)``
     word (Ints): Its index in that doc. *Shape:* ``(words,)``
     owned (Bools): Whether it counts. Otherwise it is only context for an overlapping window.
         *Shape:* ``(words,)``
+    """
+
+    doc: Ints
+    word: Ints
+    owned: Bools
+
+    @classmethod
+    def of(cls, windows: Sequence[Window]) -> "Places":
+        """RETURNS (Places): The places of all words of windows, one after the other.
+
+        windows (Sequence[Window]): The windows.
+        """
+        nothing = np.zeros(0, dtype=np.int64)
+        return Places(
+            doc=np.concatenate([nothing, *(np.full(len(w.words), w.doc) for w in windows)]),
+            word=np.concatenate([nothing, *(window.words for window in windows)]),
+            owned=np.concatenate([nothing == 1, *(window.owned for window in windows)]),
+        )
+
+
+@dataclass(frozen=True)
+class JointLogits(Places):
+    """The output of all heads for all words of some docs, for training.
+
+    logits (Any): The logits. *Shape:* ``(layers, words, tags)``, numpy or cupy
     exit_layer (Ints): The layer at which it exited. *Shape:* ``(words,)``
     text (Ints): The text that it belongs to. That is the doc; but if the stage runs windows several
         times, each time counts as a separate text. *Shape:* ``(words,)``
@@ -66,9 +91,6 @@ class JointLogits:
     """
 
     logits: Any
-    doc: Ints
-    word: Ints
-    owned: Bools
     exit_layer: Ints
     text: Ints
     learned: Dict[str, Any]
@@ -108,6 +130,35 @@ class Stage(Protocol):
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
+
+
+class Labelled(NamedTuple):
+    """A labelled window.
+
+    window (Window): The window.
+    tags (Ints): The right tag of each of its words, ``MISSING`` where it is not known. *Shape:*
+        ``(words,)``
+    """
+
+    window: Window
+    tags: Ints
+
+
+@runtime_checkable
+class SelfTraining(Protocol):
+    """A stage that trains a new network, the student, on the tags of the one that it starts from,
+    its teacher.
+    """
+
+    def learn_by(self, labelled: Sequence[Labelled], wordpieces: int) -> None:
+        """Take labelled windows, and begin anew.
+
+        labelled (Sequence[Labelled]): The windows.
+        wordpieces (int): Maximum number of wordpieces in a batch.
+        """
+
+    def figures(self) -> Dict[str, float]:
+        """RETURNS (Dict[str, float]): What is logged beside the scores."""
 
 
 @usual_torch()

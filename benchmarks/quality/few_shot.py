@@ -1,0 +1,260 @@
+"""How good is a tagger of a few labels a class and much raw text? F at full depth, and with exits.
+
+``WORK/CORPUS-K-SAMPLE`` gets K sentences for each label, drawn from the training part of
+``DATA/CORPUS``, and all its other sentences as raw text. With ``--held-out``, some of these take
+the place of dev, and are no raw text. The ways to train on it:
+
+few: the labelled sentences alone.
+plain: self-training on raw text, all words with the same weight.
+heads, dropout: the same with the half of the teacher's tags that its heads, or passes with dropout,
+    agree on most.
+meta: MetaST, words weighted by a look one step ahead.
+all: the whole training part, labelled; once for each sample.
+NAME: `plain` or `meta` with other settings of MetaSelfTraining.v1, which ``--way NAME JSON`` gives.
+
+All of a sample have the same first teacher. ``--exits`` adds the second stage and a calibration,
+and measures F at speedups. ``--cost`` measures seconds a step instead, beside a step on labelled
+text. What is finished is not repeated.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import spacy
+from spacy.training import Corpus
+from spacy.training.batchers import minibatch_by_words
+from spacy.util import load_config
+from wasabi import table
+
+from benchmarks.common import results as kept
+from benchmarks.common.corpora import prepare
+from benchmarks.common.curves import NAME, value_at
+from benchmarks.common.train import FINISHED, run
+from spacy_early_exit.recipe import EPOCHS, MIN_STEPS
+
+STAGES = {
+    "plain": {"weights": "equal"},
+    "heads": {"weights": "equal", "confidence": "heads"},
+    "dropout": {"weights": "equal", "confidence": "dropout"},
+    "meta": {},
+}
+SPEEDUPS = (2, 3)
+ASKED = "1.5,2,2.5,3,3.5"  # those reached on dev are a little more or less
+HELD_OUT = 1500  # sentences
+BATCH_WORDS = 600
+Scores = dict[str, float]
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder with folders of train.tsv and dev.tsv")
+    parser.add_argument("encoder", type=Path, help="folder in Hugging Face's format")
+    parser.add_argument("work", type=Path, help="folder for corpora and pipelines")
+    parser.add_argument("output", type=Path, help="the results, as JSON")
+    parser.add_argument("--corpora", default="snips,wnut17,uner_en_ewt")
+    parser.add_argument("--per-label", default="5,10,20", help="sentences for each label")
+    parser.add_argument("--samples", default="0,1,2")
+    parser.add_argument("--ways", default="few,plain,heads,dropout,meta,all")
+    parser.add_argument(
+        "--way", nargs=2, action="append", default=[], metavar=("NAME", "JSON"), help="another"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=600, help="of each round, and with exits")
+    parser.add_argument("--exits", action="store_true", help="the second stage, too")
+    parser.add_argument("--held-out", action="store_true", help="leave dev alone")
+    parser.add_argument("--cost", type=int, default=0, metavar="STEPS", help="only time steps")
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
+    parser.add_argument("--jobs", type=int, default=2, help="single-threaded, side by side")
+    args = parser.parse_args()
+    results = kept.read(args.output, {})
+    lock = threading.Lock()
+
+    def job(corpus: str, per_label: str, sample: str) -> None:
+        folder = args.work / f"{corpus}-{per_label}-{sample}"
+        draw(args, folder, corpus, per_label, sample)
+        for way in ways_of(args):
+            if way == "all" and per_label != args.per_label.split(",")[0]:
+                continue  # it is the same whatever else is drawn
+            key = f"{corpus}, {per_label} a label, sample {sample}, {way}"
+            if key not in results:
+                found = measure(args, folder, way)
+                with lock:
+                    results[key] = found
+                    kept.write(args.output, results)
+            print(f"{key}: {results[key]}", flush=True)
+
+    choices = (args.corpora.split(","), args.per_label.split(","), args.samples.split(","))
+    combined = list(itertools.product(*choices))
+    if args.cost:
+        draw(args, args.work / "-".join(combined[0]), *combined[0])
+        kept.write(args.output, time_steps(args, args.work / "-".join(combined[0])))
+        return
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda choice: job(*choice), combined))
+    show(results)
+
+
+def ways_of(args: argparse.Namespace) -> dict[str, dict[str, Any] | None]:
+    """RETURNS (dict[str, dict[str, Any] | None]): The ways to train, with the settings of
+    MetaSelfTraining.v1; None: without it.
+    """
+    others = {name: json.loads(settings) for name, settings in args.way}
+    return {**{way: STAGES.get(way) for way in args.ways.split(",") if way}, **others}
+
+
+def draw(args: argparse.Namespace, folder: Path, corpus: str, per_label: str, sample: str) -> None:
+    """Draw the few sentences, and convert them and the raw text."""
+    if (folder / FINISHED).exists():
+        return
+    source = args.data / corpus
+    if args.held_out:
+        source = folder / "source"
+        hold_out(args.data / corpus, source, int(sample))
+    few = folder / "drawn"
+    run("scripts/few_shot.py", source, few, "--per-label", per_label, "--seed", sample)
+    raw = few / "unlabelled.jsonl"
+    run("scripts/prepare_few.py", few, raw, folder / "corpus", "--seed", sample, "--most", 10**9)
+    if "all" in ways_of(args):
+        prepare(source, folder / "all", 0, "ner", "en")
+    (folder / FINISHED).touch()
+
+
+def hold_out(corpus: Path, output: Path, seed: int) -> None:
+    """Put a part of train in the place of dev."""
+    text = (corpus / "train.tsv").read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    sentences = [block for block in text.strip("\n").split("\n\n") if block.strip()]
+    random.Random(seed).shuffle(sentences)
+    most = min(HELD_OUT, len(sentences) // 3)
+    output.mkdir(parents=True, exist_ok=True)
+    for part, some in (("dev", sentences[:most]), ("train", sentences[most:])):
+        (output / f"{part}.tsv").write_text("\n\n".join(some) + "\n", encoding="utf8")
+
+
+def measure(args: argparse.Namespace, folder: Path, way: str) -> Scores:
+    """RETURNS (Scores): F on dev at full depth, and at each speedup."""
+    mixed = ["--mixed-precision"] if args.mixed_precision else []
+    corpus = folder / "corpus"
+    if way == "all":
+        script = ["-m", "benchmarks.quality.tasks", folder / "all", args.encoder, folder / way]
+        length = ["--epochs", EPOCHS, "--min-steps", MIN_STEPS, "--speedups", ASKED]
+        run(*script, folder / f"{way}.json", *length, *mixed)
+        return scores_of(kept.read(folder / f"{way}.json"))
+    script = ["scripts/train_few.py", corpus, args.encoder]
+    same = [*mixed, "--exit-steps", args.steps if args.exits else 0]
+    if not (folder / "few-alone" / "full-depth").exists():
+        alone = folder / "few-alone"
+        run(*script, alone, *mixed, "--exit-steps", 0, "--rounds", 0, log=alone)
+    settings = ways_of(args)[way]
+    length = ["--rounds", 0 if settings is None else args.rounds, "--steps", args.steps]
+    teacher = ["--teacher", folder / "few-alone" / "full-depth"]
+    stage = ["--stage", json.dumps(settings or {})]
+    run(*script, folder / way, *same, *length, *teacher, *stage, log=folder / f"{way}-log")
+    dev, final = corpus / "dev.spacy", folder / way / "final"
+    file = folder / f"{way}.json"
+    evaluate = ["-m", "spacy", "early-exit", "evaluate"]
+    trained = folder / way / "full-depth"
+    run(*evaluate, trained, dev, "--thresholds", "0", "--rounds", 0, "--output", file)
+    found = {"1": json.loads(file.read_text())["thresholds"][0]["ents_f"]}
+    if args.exits:
+        command = ["-m", "spacy", "early-exit", "calibrate", folder / way / "exits"]
+        texts = ["--texts", corpus / "texts.spacy", "--speedups", ASKED]
+        run(*command, corpus / "tune.spacy", "--output", final, *texts)
+        asked = ["--speedups", f"1,{ASKED}", "--rounds", 0, "--output", file]
+        run(*evaluate, final, dev, *asked)
+        with_exits = scores_of(json.loads(file.read_text())["speedups"])
+        found.update({f"exits {name}": score for name, score in with_exits.items()})
+    return found
+
+
+def scores_of(rows: list[Scores]) -> Scores:
+    """RETURNS (Scores): F at full depth, and at speedups that were reached on dev."""
+    found = {str(speedup): value_at(rows, speedup, "ents_f") for speedup in SPEEDUPS}
+    return {"1": rows[0]["ents_f"], **{s: f for s, f in found.items() if f is not None}}
+
+
+def time_steps(args: argparse.Namespace, folder: Path) -> Scores:
+    """RETURNS (Scores): The median seconds a step of each stage on the same batches of raw text,
+    and how many times those of joint training they are.
+    """
+    corpus, teacher = folder / "corpus", folder / "few-alone" / "full-depth"
+    if not teacher.exists():
+        script = ["scripts/train_few.py", corpus, args.encoder, folder / "few-alone"]
+        run(*script, "--exit-steps", 0, "--rounds", 0)
+    joint = load_config("configs/joint.cfg", interpolate=False)["components"][NAME]["training"]
+    meta = {"@misc": "spacy-early-exit.MetaSelfTraining.v1"}
+    stages = {"joint": joint, **{name: {**meta, **given} for name, given in STAGES.items()}}
+    steps = {name: stepper(args, corpus, teacher, stage) for name, stage in stages.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in stages}
+    for number in range(args.cost + 2):  # in turn, so that all meet the same machine
+        for name, step in steps.items():
+            started = time.process_time()
+            step(number)
+            if number >= 2:  # the first ones are slower
+                seconds[name].append(time.process_time() - started)
+    medians = {name: statistics.median(some) for name, some in seconds.items()}
+    rows = [(name, f"{s:.3f}", f"{s / medians['joint']:.2f}") for name, s in medians.items()]
+    print(table(rows, header=("stage", "seconds a step", "times joint"), aligns=["l", "r", "r"]))
+    return medians
+
+
+def stepper(
+    args: argparse.Namespace, corpus: Path, teacher: Path, stage: dict[str, Any]
+) -> Callable[[int], None]:
+    """RETURNS (Callable[[int], None]): Takes a step of a stage, on the batch of a number."""
+    nlp = spacy.blank("en")
+    encoder = {"encoder": {"name": str(args.encoder)}}
+    ner = nlp.add_pipe(NAME, config={"model": encoder, "training": stage})
+    labelled = list(Corpus(corpus / "train.spacy")(nlp))
+    given = {}
+    if "MetaSelf" in stage["@misc"]:
+        given = {"start_from": str(teacher), "labelled": str(corpus / "train.spacy")}
+    ner.initialize(lambda: labelled, nlp=nlp, **given)
+    # Without annotation, joint training computes the same, with a loss of 0.
+    examples = list(Corpus(corpus / "unlabelled.spacy")(nlp))
+    batches = list(minibatch_by_words(examples, BATCH_WORDS))[:-1]
+    optimizer = nlp.create_optimizer()
+    optimizer.learn_rate = 1e-4
+
+    def step(number: int) -> None:
+        nlp.update(batches[number % len(batches)], sgd=optimizer, drop=0.1)
+
+    return step
+
+
+def show(results: dict[str, Scores]) -> None:
+    """Print means over samples, with their spread."""
+    cells: dict[tuple[str, str, str], list[Scores]] = {}
+    for key, found in results.items():
+        corpus, per_label, _, way = key.split(", ")
+        cells.setdefault((corpus, per_label, way), []).append(found)
+    columns = ["1", *(f"exits {speedup}" for speedup in (1, *SPEEDUPS))]
+    rows = []
+    for (corpus, per_label, way), some in cells.items():
+        scores = [[one[name] for one in some if name in one] for name in columns]
+        rows.append((corpus, per_label, way, *(mean_and_spread(values) for values in scores)))
+    header = ("corpus", "few", "way", "F", *(f"{name}X" for name in columns[1:]))
+    print(table(rows, header=header, aligns=["l", "r", "l", *["r"] * len(columns)]))
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """RETURNS (str): In percent."""
+    if not values:
+        return "-"
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
