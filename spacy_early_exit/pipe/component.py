@@ -280,8 +280,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         run = self.ready()
         if student is not None:
             self._shim.learn_from(teacher)
-            windows = targets.labelled_windows(self, self._shim.trained, few, run)
-            student.learn_by(windows, run.batch_wordpieces)
+            targets.show_labelled(student, self, self._shim.trained, few, run)
 
     def update(
         self,
@@ -357,11 +356,9 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         return {} if losses is None else losses
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): The scores on annotated examples."""
+        """RETURNS (Dict[str, Any]): The scores on annotated examples, and what training logs."""
         scores: Dict[str, Any] = super().score(examples, **{"name": self.name, **kwargs})
-        # What training logs goes where spaCy's loop looks for columns.
-        logged: Dict[str, float] = getattr(self.training, "figures", dict)()
-        return {**scores, **logged}
+        return {**scores, **getattr(self.training, "figures", dict)()}
 
     # --------------------------------------------------------------- the inside
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..files.network import Trained
     from ..network.criterion import Criterion
     from ..settings import RunSettings
-    from ..training.base import JointLogits, Labelled, Places, SelfTraining, Stage
+    from ..training.base import JointLogits, Places, SelfTraining, Stage
 
 
 def targets(task: Task, examples: Iterable[Example], places: "Places") -> Ints:
@@ -64,31 +64,36 @@ def read_labelled(path: Path, vocab: Vocab) -> List[Example]:
     return [Example(same_words(doc), doc) for doc in read_docs(path, vocab)]
 
 
-def labelled_windows(
-    task: Task, trained: "Trained", examples: List[Example], run: "RunSettings"
-) -> "List[Labelled]":
-    """Cut labelled texts into windows.
+def show_labelled(
+    student: "SelfTraining",
+    task: Task,
+    trained: "Trained",
+    examples: List[Example],
+    run: "RunSettings",
+) -> None:
+    """Give labelled texts to a stage of self-training, as windows.
 
+    student (SelfTraining): The stage. It gets the windows that have annotated words, with the right
+        tags.
     task (Task): The component.
     trained (Trained): Network and tokenizer.
     examples (List[Example]): The texts.
     run (RunSettings): How to run the model.
-    RETURNS (List[Labelled]): The windows that have annotated words, with the right tags.
     RAISES (ValueError): If there are texts, but none is annotated.
     """
     from ..model.predict import windows_for
     from ..training.base import Labelled, Places
 
-    if not examples:
-        return []
-    windows = windows_for(trained, [eg.predicted for eg in examples], run)
-    gold = targets(task, examples, Places.of(windows))
-    sizes = np.cumsum([len(window.words) for window in windows])
-    found = [Labelled(*one) for one in zip(windows, np.split(gold, sizes[:-1]))]
-    annotated = [one for one in found if (one.tags != MISSING).any()]
-    if not annotated:
-        raise ValueError(f"The labelled texts of '{task.name}' have no annotated words.")
-    return annotated
+    annotated = []
+    if examples:
+        windows = windows_for(trained, [eg.predicted for eg in examples], run)
+        gold = targets(task, examples, Places.of(windows))
+        sizes = np.cumsum([len(window.words) for window in windows])
+        found = [Labelled(*one) for one in zip(windows, np.split(gold, sizes[:-1]))]
+        annotated = [one for one in found if (one.tags != MISSING).any()]
+        if not annotated:
+            raise ValueError(f"The labelled texts of '{task.name}' have no annotated words.")
+    student.learn_by(annotated, run.batch_wordpieces)
 
 
 def check_loss(name: str, loss: float, scores: "JointLogits") -> None:

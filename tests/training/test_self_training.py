@@ -143,7 +143,9 @@ def test_wrong_labels_have_lower_weights_than_right_ones(encoders):
         nlp.update(texts, sgd=optimizer, drop=0.0)
     ner = nlp.get_pipe(NAME)
     trained = ner.model.shims[0].trained
-    labelled = targets.labelled_windows(ner, trained, texts, ner.ready())
+    shown = make_meta_self_training()
+    targets.show_labelled(shown, ner, trained, texts, ner.ready())
+    labelled = shown.labelled
     of_wrong, of_right = [], []
     for half in (0, 1):
         stage = make_meta_self_training(labelled_texts=99, detach_early_heads=False)
