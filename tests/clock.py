@@ -10,18 +10,18 @@ Else it is named at the end of the run, and with ``SLACK`` times as long it fail
 mark it ``slow`` if a quick test covers the same, or, if neither will do, ``takes``. What counts is
 the processor time of the process and of the commands that the test starts, since other work on the
 machine changes that less. Tests that wait count by the clock, with ``PATIENCE`` times as long.
-Before a test fails for this, a fixed piece of work tells how slow the machine is just then, and the
-limits are stretched by that. That is not all: beside other work, a test may take four times its
-seconds of the processor. So one that the table has within its limit, measured on an idle machine,
-is named, but does not fail.
+How slow the machine is just then is told by tests that the table knows: the limits are stretched by
+what those took that ended last, beside the table. Beside other work, or on another machine, a test
+may take four times its seconds of the processor.
 
 What a fixture makes for several tests is in the table, as part of the first one's set-up, and has
 no limit.
 """
 
+import functools
 import json
 import os
-import time
+import statistics
 from collections import Counter
 from pathlib import Path
 
@@ -33,11 +33,11 @@ TABLE = Path(__file__).with_name("durations.json")
 LIMIT = 5.0  # seconds
 SLACK = 1.6  # the same test takes so many times as much in another run
 PATIENCE = 4
-# Processor seconds of `work` where the limits were set, with nothing else running.
-USUAL = 0.1
 SLOWEST = 60  # tests in the table
+KNOWN = 5  # tests that tell how slow the machine is
 OVER = "over the limit"
 BEGUN = pytest.StashKey[float]()  # processor seconds before a part of a test
+TAKEN = pytest.StashKey[float]()  # those of its parts so far
 
 
 def pytest_addoption(parser):
@@ -68,17 +68,6 @@ def processor_seconds() -> float:
     return sum(os.times()[:4]) + commands.seconds_in_forks()
 
 
-def work() -> float:
-    """RETURNS (float): Processor seconds of a fixed piece of work."""
-    import torch
-
-    start = time.process_time()
-    matrix = torch.eye(48)
-    for _ in range(8_000):
-        matrix = torch.tanh(matrix @ matrix)
-    return time.process_time() - start
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item):
     item.stash[BEGUN] = processor_seconds()
@@ -89,6 +78,9 @@ def pytest_runtest_makereport(item, call):
     report = yield
     now = processor_seconds()
     report.processor_seconds, item.stash[BEGUN] = now - item.stash[BEGUN], now
+    item.stash[TAKEN] = item.stash.get(TAKEN, 0.0) + report.processor_seconds
+    if call.when == "teardown" and item.nodeid in _table():
+        _slower.append(item.stash[TAKEN] / _table()[item.nodeid])
     if call.when == "call" and report.passed and has_limit(item.config):
         seconds = processor_seconds_of(report.processor_seconds, call.duration)
         if exceeds(item, seconds, call.duration):
@@ -116,36 +108,22 @@ def limit_of(item) -> float:
     return mark.kwargs["seconds"] if mark else LIMIT
 
 
-def exceeds(
-    item, seconds: float, elapsed: float, slower: float = 1, by_the_clock: float = 1
-) -> bool:
-    """Whether a test took longer than its limits times these two."""
-    limit = limit_of(item)
-    return seconds > limit * slower or elapsed > PATIENCE * limit * by_the_clock
-
-
-def seconds_in_table(nodeid: str) -> float:
-    """RETURNS (float): Seconds of a quick test on an idle machine; infinity if it is not there."""
-    table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
-    seconds: float = table.get("quick", {}).get("slowest", {}).get(nodeid, float("inf"))
-    return seconds
+def exceeds(item, seconds: float, elapsed: float, slower: float = 1) -> bool:
+    """Whether a test took longer than its limits times this."""
+    limit = limit_of(item) * slower
+    return seconds > limit or elapsed > PATIENCE * limit
 
 
 def far_too_long(item, seconds: float, elapsed: float) -> str:
     """RETURNS (str): What is wrong with how long a test took; empty if it can be let pass."""
-    if seconds_in_table(item.nodeid) <= limit_of(item):
-        return ""
-    start = time.perf_counter()
-    slower = max(1.0, work() / USUAL)
-    slower_by_the_clock = max(1.0, (time.perf_counter() - start) / USUAL)
-    if not exceeds(item, seconds, elapsed, SLACK * slower, SLACK * slower_by_the_clock):
+    slower = max(1.0, statistics.median(_slower[-KNOWN:] or [1.0]))
+    if not exceeds(item, seconds, elapsed, SLACK * slower):
         return ""
     limit = limit_of(item)
     return (
         f"This test took {seconds:.1f} seconds of the processor and {elapsed:.1f} by the clock, on "
-        f"a machine {slower:.1f} times as slow as usual ({slower_by_the_clock:.1f} by the clock). "
-        f"It has {limit:g} and {PATIENCE * limit:g}, and fails at {SLACK:g} times these: see "
-        "tests/clock.py."
+        f"a machine {slower:.1f} times as slow as that of the table. It has {limit:g} and "
+        f"{PATIENCE * limit:g}, and fails at {SLACK:g} times these: see tests/clock.py."
     )
 
 
@@ -168,6 +146,15 @@ def pytest_runtest_logreport(report):
 
 
 _reports: list[tuple[str, float]] = []
+_slower: list[float] = []  # what tests of the table took beside it, in this process
+
+
+@functools.cache
+def _table() -> dict[str, float]:
+    """RETURNS (dict[str, float]): Processor seconds of the slowest quick tests, by name."""
+    table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
+    seconds: dict[str, float] = table.get("quick", {}).get("slowest", {})
+    return seconds
 
 
 def pytest_sessionfinish(session):

@@ -164,7 +164,7 @@ class TestChoosing:
 STEPS = ("--steps", 6, "--few-steps", 8, "--fine-tune-steps", 4, "--exit-steps", 6)
 
 
-@pytest.mark.takes(seconds=30)
+@pytest.mark.slow
 def test_from_a_few_labels_to_a_pipeline_and_on_where_it_stopped(tmp_path, encoders):
     corpus = write_corpus(tmp_path / "data", train=40)
     run("scripts/few_shot.py", corpus, tmp_path / "few", "--per-label", 3)

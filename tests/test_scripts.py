@@ -397,7 +397,7 @@ def test_from_text_to_a_pipeline_through_spacys_own_commands(stages, tmp_path, e
     assert rows[0]["mac_speedup"] == 1.0 < rows[1]["mac_speedup"]
 
 
-@pytest.mark.takes(seconds=40)
+@pytest.mark.slow
 def test_from_text_to_a_slim_pipeline_by_the_projects_own_commands(tmp_path, encoders):
     corpus = write_corpus(tmp_path / "data")
     project = yaml.safe_load((ROOT / "project.yml").read_text())

@@ -134,9 +134,10 @@ class EarlyBirdSearch:
         self.progress.within_update = False
         _latest.progress = self.progress
         loss = self.joint.loss(answers, tags)
+        words = int((tags != MISSING).sum())  # as a tensor it would bring torch's default dtype
         # The gates of each batch of an update are the same.
         for gate in answers.own[0] if answers.own else ():
-            loss = loss + self.penalty * (tags != MISSING).sum() * gate.abs().sum()
+            loss = loss + self.penalty * words * gate.abs().sum()
         return loss
 
     def _check(self, network: ExitNetwork) -> None:

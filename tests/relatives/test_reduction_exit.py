@@ -112,7 +112,11 @@ def test_heads_are_paid_for_only_where_words_leave(trained, windows):
     spec, words = network.spec, torch.bincount(batch.window_of_word)
     pieces = torch.tensor(batch.lengths)
     selector = 32 * (spec.hidden_size + 1) * words
-    expected = layer_macs(spec, pieces, pieces) + head_macs(spec, network.tags, words) + selector
+    expected = (
+        layer_macs(spec, spec.layer_sizes[0], pieces, pieces)
+        + head_macs(spec, network.tags, words)
+        + selector
+    )
     assert torch.equal(found.spent, expected)
 
 
