@@ -3,7 +3,7 @@
 ``durations.json`` has the seconds of each file and the slowest tests. ``make durations`` writes it
 anew: all quick tests, with nothing else at work on the machine. Files run in its order, the longest
 first, so that no worker of pytest-xdist is left with a long one at the end. Files that it does not
-know come first.
+know come last, when it is known how slow the machine is.
 
 A quick test takes at most ``LIMIT`` seconds, or what it is marked with: ``takes(seconds=12)``.
 Else it is named at the end of the run, and with ``SLACK`` times as long it fails: make it quicker,
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config, items):
     kind = "slow" if config.getoption("--slow") else "quick"
     table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
     seconds = (table.get(kind) or table.get("quick") or {}).get("files", {})
-    items.sort(key=lambda item: -seconds.get(file_of(item.nodeid), float("inf")))
+    items.sort(key=lambda item: -seconds.get(file_of(item.nodeid), 0.0))
 
 
 def file_of(nodeid: str) -> str:

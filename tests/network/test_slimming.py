@@ -32,12 +32,16 @@ from spacy_early_exit.network.slimming import (
 )
 from spacy_early_exit.text.windows import windows_of
 from tests.makers.encoders import FAMILIES, VARIANTS
+from tests.makers.marks import rest_slow
 from tests.makers.networks import network_of
 from tests.makers.texts import TEXTS
 from tests.network.test_cost import assert_counted
 
 CPU = torch.device("cpu")
-ALL = FAMILIES + VARIANTS
+ALL = rest_slow(
+    [(family,) for family in FAMILIES + VARIANTS],
+    lambda family: family in ("bert", "mpnet", "modernbert", "deberta-v2", "albert-in-groups"),
+)
 
 
 def batch_for(nlp, trained, **how):
