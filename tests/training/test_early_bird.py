@@ -31,7 +31,6 @@ def searching(encoder, updates=0, **settings):
     return nlp, examples, optimizer
 
 
-@pytest.mark.takes(seconds=15)
 def test_the_first_loss_is_that_of_joint_training_plus_the_penalty(encoders):
     losses = {}
     for penalty in (0.0, 0.01):
@@ -129,7 +128,6 @@ def config_of(nlp, path, **training):
     return config
 
 
-@pytest.mark.takes(seconds=15)
 def test_spacys_training_ends_when_the_ticket_is_drawn(encoders, tmp_path, capsys):
     (tmp_path / "search").mkdir()
     for updates in (7, 4):  # the second is not ended by the first

@@ -136,7 +136,6 @@ def test_of_every_family_the_derivative_is_a_quotient_of_differences(family, enc
     )
 
 
-@pytest.mark.takes(seconds=15)
 def test_wrong_labels_have_lower_weights_than_right_ones(encoders):
     spacy.util.fix_random_seed(0)
     nlp = blank(encoders["bert"], model={"head_lr_factor": 1.0})
