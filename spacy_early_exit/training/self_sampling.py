@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..network.all_heads import Halting, run_all_heads, run_all_heads_halting
+from ..network.all_heads import Halting, run_all_heads_halting
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
@@ -24,6 +24,7 @@ from .halting import (
     neighbourhoods,
 )
 from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses
+from .taught import taught_by
 
 Pattern = Literal["on_policy", "off_policy", "random"]
 
@@ -76,8 +77,7 @@ class SelfSampling:
         """RETURNS (Answers): The logits of all heads for the batch, with gradients."""
         taught = None
         if teacher is not None:
-            with torch.no_grad():
-                taught = run_all_heads(teacher, batch)
+            taught = taught_by(teacher, batch, deepest=self.pattern != "off_policy")
         halting = self._halting(network, batch, criterion, taught)
         logits, exit_layer = run_all_heads_halting(network, batch, halting, dropout)
         if self.draws is not None and isinstance(halting, SampledHalting):
