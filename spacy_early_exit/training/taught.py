@@ -34,7 +34,9 @@ def taught_by(teacher: ExitNetwork, batch: Batch, deepest: bool) -> Tensor:
         logits = logits[-1:]
     room = MOST - sum(some.nbytes for some in known.values())
     if room >= logits.nbytes:
-        known.update(zip(keys, (some.clone() for some in logits.split(_words(batch), dim=1))))
+        known.update(
+            zip(keys, (some.clone() for some in torch.split(logits, _words(batch), dim=1)))
+        )
     return logits
 
 
@@ -49,6 +51,6 @@ def _words(batch: Batch) -> List[int]:
 
 def _keys(batch: Batch, deepest: bool) -> List[Key]:
     """RETURNS (List[Key]): All that the answers for each window depend on."""
-    ids = batch.ids.cpu().split(batch.lengths)
-    places = (batch.offsets[batch.piece_of_word]).cpu().split(_words(batch))
+    ids = torch.split(batch.ids.cpu(), batch.lengths)
+    places = torch.split(batch.offsets[batch.piece_of_word].cpu(), _words(batch))
     return [(deepest, i.numpy().tobytes(), p.numpy().tobytes()) for i, p in zip(ids, places)]

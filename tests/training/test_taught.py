@@ -41,9 +41,7 @@ def runs(monkeypatch):
 
 
 @pytest.mark.parametrize("deepest", [True, False])
-def test_answers_are_the_same_the_second_time_and_in_other_batches(
-    windows, teacher, runs, deepest
-):
+def test_answers_are_the_same_the_second_time_and_in_other_batches(windows, teacher, runs, deepest):
     first, second = Batch.of(windows, CPU), Batch.of(windows[::-1], CPU)
     for batch in (first, first, second):
         found = taught.taught_by(teacher, batch, deepest)
