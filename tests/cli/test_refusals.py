@@ -205,7 +205,19 @@ def cases():
             yield pytest.param(command, place, wrong, said, id=name)
 
 
-@pytest.mark.parametrize("command, place, wrong, said", [*cases()])
+def one_command_each():
+    """Quickly, what is wrong is given to one command, in turn, and the rest slowly."""
+    commands_of = {}
+    for case in cases():
+        _, place, wrong, _ = case.values
+        commands_of.setdefault((place, wrong), []).append(case)
+    for number, some in enumerate(commands_of.values()):
+        for case in some:
+            marks = [] if case is some[number % len(some)] else [pytest.mark.slow]
+            yield pytest.param(*case.values, id=case.id, marks=marks)
+
+
+@pytest.mark.parametrize("command, place, wrong, said", [*one_command_each()])
 def test_what_is_wrong_is_said_in_a_line(command, place, wrong, said, work, monkeypatch):
     monkeypatch.chdir(work)
     given = {**GOOD, place: wrong}

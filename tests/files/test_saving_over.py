@@ -172,7 +172,9 @@ def killed_after(steps, pipe, folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks, to be killed")
-@pytest.mark.parametrize("component", ["trained on", "untrained"])
+@pytest.mark.parametrize(
+    "component", ["trained on", pytest.param("untrained", marks=pytest.mark.slow)]
+)
 @pytest.mark.takes(seconds=12)
 def test_a_save_that_is_killed_at_any_step_gives_the_one_the_other_or_an_error(
     component, adopted, saved, encoders, tmp_path

@@ -292,7 +292,7 @@ for doc in nlp.pipe(texts, batch_size=256):
 @pytest.mark.takes(seconds=15)
 @pytest.mark.parametrize(
     "threads, pause",
-    rest_slow(product([1, 2], [0.2, 0.5]), lambda *row: row in [(1, 0.2), (2, 0.5)]),
+    rest_slow(product([1, 2], [0.2, 0.5]), lambda *row: row == (2, 0.5)),
 )
 def test_ctrl_c_ends_a_process_as_python_does_and_files_are_whole(threads, pause, nlp, tmp_path):
     nlp.to_disk(tmp_path / "pipeline")

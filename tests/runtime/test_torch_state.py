@@ -57,7 +57,11 @@ def several(*names):
         yield
 
 
-@pytest.fixture(params=list(STATES))
+# Those that change most.
+QUICK_STATES = ("float64", "inference_mode", "several")
+
+
+@pytest.fixture(params=rest_slow([(name,) for name in STATES], lambda name: name in QUICK_STATES))
 def state(request):
     return STATES[request.param]
 

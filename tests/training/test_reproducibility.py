@@ -75,7 +75,7 @@ def test_all_stages_give_the_same_weights_and_answers(family, threads, encoders,
 @pytest.mark.parametrize(
     "family",
     [
-        "bert",
+        pytest.param("bert", marks=pytest.mark.slow),
         "mpnet",
         pytest.param("deberta-v2-with-convolution", marks=pytest.mark.slow),
     ],

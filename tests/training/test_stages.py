@@ -421,7 +421,7 @@ class TestStartingFromAPipeline:
 
     @pytest.mark.parametrize(
         "settings",
-        [{"distillation": 4.0}, {"pattern": "off_policy"}],
+        [pytest.param({"distillation": 4.0}, marks=pytest.mark.slow), {"pattern": "off_policy"}],
         ids=str,
     )
     def test_a_new_label_is_learnt_though_the_teacher_does_not_know_it(self, first, settings):
