@@ -1,4 +1,6 @@
-"""Fill in a training config for a corpus: its number of steps, and what follows from it."""
+"""Fill in a training config for a corpus and an encoder: its number of steps and its learning rate,
+and what follows from them.
+"""
 
 import argparse
 from pathlib import Path
@@ -10,10 +12,17 @@ from spacy.tokens import DocBin
 from spacy.util import load_config
 from thinc.api import Config
 
-from spacy_early_exit.recipe import MAX_EPOCHS, count_words, set_steps
+from spacy_early_exit.recipe import (
+    MAX_EPOCHS,
+    MAX_SPEEDUP,
+    count_words,
+    fit_rate,
+    set_steps,
+)
 
 NER = "early_exit_ner"
 SEARCH = "spacy-early-exit.EarlyBirdSearch.v1"
+SECOND = "spacy-early-exit.SelfSampling.v1"
 TASKS = ("ner", "tagger", "segmenter")
 # The factories' own weights would give the tagger half its score for an attribute that it does not
 # set.
@@ -38,6 +47,9 @@ def main() -> None:
     parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
     parser.add_argument("--heads", type=float, help="of a search: share of heads that stay")
     parser.add_argument("--neurons", type=float, help="of a search: share of neurons that stay")
+    parser.add_argument(
+        "--encoder", help="hub id or folder: the learning rate suits its size; else as it is"
+    )
     parser.add_argument("--lang", default="en")
     parser.add_argument("--task", choices=TASKS, default="ner")
     parser.add_argument("--attribute", choices=("tag", "pos"), default="tag", help="of the tagger")
@@ -52,9 +64,17 @@ def main() -> None:
         adapt(config, "early_exit_segmenter", SCORES["segmenter"])
     length = (args.epochs, args.evaluate_every, args.min_steps, args.max_epochs)
     epochs = set_steps(config, words, *length)
+    if args.encoder:
+        try:
+            fit_rate(config, args.encoder)
+        except ValueError as e:
+            raise SystemExit(f"--encoder can't be {args.encoder!r}: {e}") from e
     stage = config["components"][f"early_exit_{args.task}"]["training"]
     if stage["@misc"] == SEARCH:
         prepare_search(config, stage, epochs, heads=args.heads, neurons=args.neurons)
+    if stage["@misc"] == SECOND and epochs > args.epochs:
+        # So many epochs teach them by heart.
+        stage["max_speedup"] = MAX_SPEEDUP
     config["nlp"]["lang"] = args.lang
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)

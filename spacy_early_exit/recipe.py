@@ -25,6 +25,7 @@ BATCH_WORDS = 600
 STEPS = 1000  # if there is no corpus to count
 EPOCHS, MIN_STEPS, MAX_EPOCHS = 4, 400, 40  # of each stage
 EVALUATIONS = 10  # at most
+MAX_SPEEDUP = 4.5  # of SelfSampling.v1, for corpora that get more than EPOCHS
 
 RECIPE = f"""
 [paths]
@@ -165,6 +166,17 @@ def fix_steps(config: Config, steps: int, evaluate_every: float = 0.0) -> None:
     training["max_steps"] = steps
     training["eval_frequency"] = max(1, int(max(evaluate_every, steps / EVALUATIONS)))
     training["optimizer"]["learn_rate"].update(warmup_steps=max(1, steps // 10), total_steps=steps)
+
+
+def fit_rate(config: Config, encoder: str) -> None:
+    """Fit the learning rate of a config, which is for a small encoder, to the size of another.
+
+    config (Config): The config, changed in place.
+    encoder (str): Hub id or folder.
+    RAISES (ValueError): As ``learn_rate_for``.
+    """
+    schedule: Dict[str, Any] = config["training"]["optimizer"]["learn_rate"]
+    schedule["initial_rate"] *= learn_rate_for(encoder) / RATE_SMALL
 
 
 def learn_rate_for(encoder: str) -> float:

@@ -14,7 +14,9 @@ import yaml
 from spacy.tokens import DocBin
 from spacy.training.converters import conll_ner_to_docs
 from spacy.util import load_config
+from transformers import BertConfig
 
+from spacy_early_exit.recipe import MAX_SPEEDUP, fit_rate
 from tests.makers.commands import run
 from tests.makers.pipelines import answers
 from tests.makers.project import ROOT
@@ -116,6 +118,44 @@ def test_a_tagger_is_chosen_by_the_accuracy_of_what_it_sets(stage, tmp_path):
         for weights in (config["training"], made.config["training"]):  # spaCy adds the factory's
             expected = {f"{attribute}_acc": 1.0, f"{other}_acc": None, "exit_cost": 0.0}
             assert weights["score_weights"] == expected
+
+
+def config_for(folder, stage, *options, ok=True):
+    """The config that the script makes for 28 words, or what it says."""
+    nlp = spacy.blank("en")
+    DocBin(docs=[nlp(" ".join(["Ann lives in Oslo ."] * 6))]).to_disk(folder / "train.spacy")
+    output = run(
+        "scripts/create_config.py", f"configs/{stage}.cfg", folder / "train.spacy",
+        folder / "made.cfg", "--epochs", 2, *options, ok=ok,
+    )  # fmt: skip
+    return load_config(folder / "made.cfg", interpolate=False) if ok else output
+
+
+def test_learning_rates_follow_the_size_of_the_encoder(tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for hidden_size, first, second in ((384, 2e-4, 1e-4), (768, 5e-5, 2.5e-5)):
+        described = BertConfig(hidden_size=hidden_size).to_dict()
+        srsly.write_json(folder / "config.json", described)
+        for stage, rate in (("joint", first), ("self_sampling", second)):
+            config = load_config(ROOT / "configs" / f"{stage}.cfg", interpolate=False)
+            fit_rate(config, str(folder))
+            schedule = config["training"]["optimizer"]["learn_rate"]
+            assert schedule["initial_rate"] == pytest.approx(rate)
+    made = config_for(tmp_path, "self_sampling", "--encoder", folder)
+    assert made["training"]["optimizer"]["learn_rate"]["initial_rate"] == pytest.approx(2.5e-5)
+    said = config_for(tmp_path, "joint", "--encoder", tmp_path / "nowhere", ok=False)
+    assert "--encoder can't be" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("min_steps, max_speedup", [(0, None), (7, MAX_SPEEDUP)])
+def test_small_corpora_draw_speedups_in_the_second_stage(min_steps, max_speedup, tmp_path):
+    config = config_for(tmp_path, "self_sampling", "--min-steps", min_steps)
+    assert config["training"]["max_steps"] == max(2, min_steps)
+    training = config["components"]["early_exit_ner"]["training"]
+    assert training["max_speedup"] == max_speedup
+    stage = config_for(tmp_path, "joint", "--min-steps", min_steps)
+    assert "max_speedup" not in stage["components"]["early_exit_ner"]["training"]
 
 
 def convert(folder, text, *options, ok=True):

@@ -71,6 +71,7 @@ def train(args: argparse.Namespace, stage: str, every: float, start: list[object
     """RETURNS (Path): The best checkpoint of a stage."""
     config, output = args.work / f"{stage}.cfg", args.work / stage
     how = ["--task", args.task, "--attribute", args.attribute, "--lang", args.lang]
+    how += ["--encoder", args.encoder]
     length = ["--epochs", args.epochs, "--evaluate-every", every, "--min-steps", args.min_steps]
     template = f"configs/{stage}.cfg"
     run("scripts/create_config.py", template, args.corpus / "train.spacy", config, *length, *how)
