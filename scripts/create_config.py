@@ -45,6 +45,9 @@ def main() -> None:
     )
     parser.add_argument("--max-epochs", type=int, default=MAX_EPOCHS, help="but no more than this")
     parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
+    parser.add_argument(
+        "--choose", action="store_true", help="among checkpoints, even if the corpus is small"
+    )
     parser.add_argument("--heads", type=float, help="of a search: share of heads that stay")
     parser.add_argument("--neurons", type=float, help="of a search: share of neurons that stay")
     parser.add_argument(
@@ -72,9 +75,8 @@ def main() -> None:
     stage = config["components"][f"early_exit_{args.task}"]["training"]
     if stage["@misc"] == SEARCH:
         prepare_search(config, stage, epochs, heads=args.heads, neurons=args.neurons)
-    if stage["@misc"] == SECOND and epochs > args.epochs:
-        # So many epochs teach them by heart.
-        stage["max_speedup"] = MAX_SPEEDUP
+    elif epochs > args.epochs:
+        prepare_small(config, stage, args.choose)
     config["nlp"]["lang"] = args.lang
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)
@@ -85,6 +87,23 @@ def main() -> None:
         print(
             f"The corpus is small: even {epochs} epochs, the most that there are, have fewer than "
             f"{args.min_steps} steps. Annotate more, or raise --max-epochs."
+        )
+
+
+def prepare_small(config: Config, stage: dict[str, Any], choose: bool) -> None:
+    """Fit a config to a small corpus, which is passed over more often than others.
+
+    config (Config): The config, changed in place.
+    stage (dict[str, Any]): Its stage of training, changed in place.
+    choose (bool): Whether to choose among checkpoints all the same.
+    """
+    if stage["@misc"] == SECOND:
+        stage["max_speedup"] = MAX_SPEEDUP  # by then it is known by heart
+    if not choose:
+        config["training"]["eval_frequency"] = config["training"]["max_steps"]
+        print(
+            "The corpus is small, and its tune part tells too little to choose among checkpoints: "
+            "the last one is kept. --choose if your tune part has a thousand entities or more."
         )
 
 

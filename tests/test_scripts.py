@@ -148,14 +148,19 @@ def test_learning_rates_follow_the_size_of_the_encoder(tmp_path):
     assert "--encoder can't be" in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize("min_steps, max_speedup", [(0, None), (7, MAX_SPEEDUP)])
-def test_small_corpora_draw_speedups_in_the_second_stage(min_steps, max_speedup, tmp_path):
-    config = config_for(tmp_path, "self_sampling", "--min-steps", min_steps)
-    assert config["training"]["max_steps"] == max(2, min_steps)
-    training = config["components"]["early_exit_ner"]["training"]
-    assert training["max_speedup"] == max_speedup
-    stage = config_for(tmp_path, "joint", "--min-steps", min_steps)
-    assert "max_speedup" not in stage["components"]["early_exit_ner"]["training"]
+@pytest.mark.parametrize("stage", ["joint", "self_sampling"])
+def test_of_small_corpora_the_last_checkpoint_is_kept_and_speedups_are_drawn(stage, tmp_path):
+    """Their tune part tells too little to choose by, and they are soon known by heart."""
+    for options, steps, every, max_speedup in (
+        ([], 2, 1, None),
+        (["--min-steps", 7], 7, 7, MAX_SPEEDUP),
+        (["--min-steps", 7, "--choose"], 7, 1, MAX_SPEEDUP),
+    ):
+        config = config_for(tmp_path, stage, *options)
+        settings = config["components"]["early_exit_ner"]["training"]
+        assert config["training"]["max_steps"] == steps
+        assert config["training"]["eval_frequency"] == every
+        assert settings.get("max_speedup") == (max_speedup if stage == "self_sampling" else None)
 
 
 def convert(folder, text, *options, ok=True):
