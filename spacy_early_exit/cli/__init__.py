@@ -10,6 +10,7 @@ from .evaluate import evaluate_cli
 from .init_config import init_config_cli
 from .report import report_cli
 from .slim import slim_cli
+from .tag import tag_cli
 
 __all__ = [
     "adopt_cli",
@@ -20,4 +21,5 @@ __all__ = [
     "init_config_cli",
     "report_cli",
     "slim_cli",
+    "tag_cli",
 ]
