@@ -16,6 +16,8 @@ from .job import Plan, make_plan
 from .parts import Part
 from .tagger import Exchange, Report, Task, tag_part
 
+ATTEMPTS = 4  # at the same parts
+
 _exchange: Optional[Exchange] = None  # of this worker
 
 
@@ -37,17 +39,19 @@ class Local:
             return
         with shared(budget, plan) as controller:
             todo = {part.number: part for part in parts}
+            left, deaths = len(todo), 0
             while todo:
-                left = len(todo)
                 try:
                     for report in in_processes(task, [*todo.values()], plan, controller):
                         del todo[report.number]
                         yield report
                 except BrokenProcessPool as e:
-                    if len(todo) == left:
+                    deaths = deaths + 1 if len(todo) == left else 1
+                    left = len(todo)
+                    if deaths == ATTEMPTS:
                         raise OSError(
-                            "Workers were killed, twice without finishing anything. Was there too "
-                            "little memory? Try fewer --workers."
+                            f"Workers were killed {deaths} times, and finished nothing in between. "
+                            f"Is there too little memory? Try fewer --workers."
                         ) from e
 
     def stop(self) -> None:

@@ -28,9 +28,10 @@ class Ray:
 
     def __init__(self, address: Optional[str] = None):
         self._started = not ray.is_initialized()
-        if self._started:
-            here = address is None and "RAY_ADDRESS" not in os.environ
-            ray.init(address, num_cpus=processors() if here else None, log_to_driver=False)
+        if self._started and address is None and "RAY_ADDRESS" not in os.environ:
+            ray.init(num_cpus=processors(), include_dashboard=False, log_to_driver=False)
+        elif self._started:
+            ray.init(address, log_to_driver=False)
 
     def plan(self, workers: Optional[int], cpus: Optional[int]) -> Plan:
         """Divide the processors of the cluster: see ``job.Engine``."""
@@ -91,6 +92,7 @@ def tag_batches(
     model: str,
     speedup: Optional[float] = None,
     component: Optional[str] = None,
+    code: Optional[str] = None,
     columns: Columns = Columns(),
 ) -> Type[Callable[[pa.Table], pa.Table]]:
     """Tag a dataset of texts. Give ``map_batches`` what ``pool`` returns, too::
@@ -100,11 +102,12 @@ def tag_batches(
     model (str): Folder or name of the pipeline, on every node.
     speedup (Optional[float]): The speedup to aim at; None: as in the pipeline's config.
     component (Optional[str]): Name of its early-exit component, if it has several.
+    code (Optional[str]): A Python file that registers what the pipeline's config names.
     columns (Columns): Where texts and ids are.
     RETURNS (Type[Callable]): A class, for actors that load the pipeline once. They return tables
         with ``table.SCHEMA``.
     """
-    setting = Setting(model, speedup, component)
+    setting = Setting(model, speedup, component, code)
 
     class BatchTagger:
         def __init__(self) -> None:

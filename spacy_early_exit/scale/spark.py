@@ -131,6 +131,7 @@ def tag_partitions(
     model: str,
     speedup: Optional[float] = None,
     component: Optional[str] = None,
+    code: Optional[str] = None,
     columns: Columns = Columns(),
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """Tag a DataFrame of texts::
@@ -140,11 +141,12 @@ def tag_partitions(
     model (str): Folder or name of the pipeline, on every node.
     speedup (Optional[float]): The speedup to aim at; None: as in the pipeline's config.
     component (Optional[str]): Name of its early-exit component, if it has several.
+    code (Optional[str]): A Python file that registers what the pipeline's config names.
     columns (Columns): Where texts and ids are.
     RETURNS (Callable): What ``mapInArrow`` calls. Every worker loads the pipeline once, and keeps
         it for its next tasks.
     """
-    return functools.partial(_tag_batches, Setting(model, speedup, component), columns)
+    return functools.partial(_tag_batches, Setting(model, speedup, component, code), columns)
 
 
 def _tag_batches(
