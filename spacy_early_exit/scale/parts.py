@@ -156,7 +156,8 @@ def _read_rows(part: Part, columns: Columns) -> Iterator[Text]:
     file = pq.ParquetFile(part.path)
     has_id = columns.id in file.schema_arrow.names
     wanted = [columns.text, columns.id] if has_id else [columns.text]
-    groups, skip, row = [], part.start, 0
+    groups: List[int] = []
+    skip, row = part.start, 0
     for number in range(file.metadata.num_row_groups):
         stop = row + file.metadata.row_group(number).num_rows
         if row < part.stop and part.start < stop:

@@ -23,13 +23,14 @@ try:
 except ImportError as e:
     raise ImportError("Spark is not installed: pip install 'spacy-early-exit[spark]'.") from e
 
-ATTEMPTS = 4  # at a task on this machine. On a cluster, spark.task.maxFailures says how many
+ATTEMPTS = 4  # at a task, on this machine
 WAVES = 10  # jobs of Spark, each with a threshold of its own
 LOOK = 0.2  # seconds between two looks at what is done
+At = Optional[Tuple[float, float]]  # position and threshold
 
 
 class Spark:
-    """Tasks of Spark, a part each. Spark does those again whose worker died.
+    """Tasks of Spark, a part each.
 
     address (Optional[str]): The master; None: that of Spark's own configuration, or this machine.
     """
@@ -40,11 +41,9 @@ class Spark:
         self._session: Any = None
 
     def plan(self, workers: Optional[int], cpus: Optional[int]) -> Plan:
-        """Start Spark, and divide its processors: see ``job.Engine``. How many workers a cluster
-        has, its own settings decide.
-        """
+        """Start Spark, and divide its processors: see ``job.Engine``."""
         SparkContext._ensure_initialized()  # so that it has read its configuration
-        conf = SparkConf().setAppName("spacy-early-exit")
+        conf = SparkConf().set("spark.ui.showConsoleProgress", "false")
         if self._address:
             conf.setMaster(self._address)
         each = cpus or int(conf.get("spark.task.cpus", "1") or 1)
@@ -53,14 +52,16 @@ class Spark:
             here = make_plan([processors()], workers, each)
             conf.setMaster(f"local[{here.workers * each},{ATTEMPTS}]")
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        self._session = SparkSession.builder.config(conf=conf).getOrCreate()
+        self._session = (
+            SparkSession.builder.config(conf=conf).appName("spacy-early-exit").getOrCreate()
+        )
         return make_plan([self._session.sparkContext.defaultParallelism], workers, each)
 
     def run(
         self, task: Task, parts: Sequence[Part], plan: Plan, budget: Optional[Budget]
     ) -> Iterator[Report]:
-        """Have parts done: see ``job.Engine``. Tasks of Spark can't talk to one another: so the
-        threshold is found on a sample, and moved between jobs.
+        """Have parts done: see ``job.Engine``. Tasks can't talk to one another: so the threshold
+        is found on a sample, and moved between jobs.
         """
         if budget is None:
             yield from self._run(task, parts, plan, None)
@@ -69,16 +70,13 @@ class Spark:
         controller = SharedController(*budget, position=found)
         size = max(plan.workers, math.ceil(len(parts) / WAVES))
         for start in range(0, len(parts), size):
-            at = controller.exchange()
-            words = spent = full = 0
+            at, done = controller.exchange(), []
             for report in self._run(task, parts[start : start + size], plan, at):
-                words, spent, full = words + report.words, spent + report.spent, full + report.full
+                done.append((report.words, report.spent, report.full))
                 yield report
-            controller.exchange(at[0], words, spent, full)
+            controller.exchange(at[0], *map(sum, zip(*done)))
 
-    def _run(
-        self, task: Task, parts: Sequence[Part], plan: Plan, at: Optional[Tuple[float, float]]
-    ) -> Iterator[Report]:
+    def _run(self, task: Task, parts: Sequence[Part], plan: Plan, at: At) -> Iterator[Report]:
         """YIELDS (Report): What became of each part, all at the same position and threshold."""
         context = self._session.sparkContext
         reports = context.accumulator({}, Reports())
@@ -87,15 +85,14 @@ class Spark:
         job = pool.submit(context.parallelize(parts, len(parts)).foreach, tag)
         told: Dict[int, Report] = {}
         try:
-            while len(told) < len(parts):
+            ended = False
+            while not ended:
+                time.sleep(LOOK)
                 ended = job.done()
                 new = {n: one for n, one in dict(reports.value).items() if n not in told}
                 told.update(new)
                 yield from new.values()
-                if ended:
-                    job.result()  # raises what Spark raised
-                    break
-                time.sleep(LOOK)
+            job.result()  # raises what Spark raised
         finally:
             if not job.done():
                 context.cancelAllJobs()
@@ -107,11 +104,11 @@ class Spark:
             self._session.stop()
 
 
-class Reports(AccumulatorParam):  # type: ignore[type-arg]
+class Reports(AccumulatorParam):  # type: ignore[misc]
     """Reports by the number of their part, as they come in."""
 
     def zero(self, value: Dict[int, Report]) -> Dict[int, Report]:
-        """RETURNS (Dict[int, Report]): None yet."""
+        """RETURNS (Dict[int, Report]): None."""
         return {}
 
     def addInPlace(self, value1: Dict[int, Report], value2: Dict[int, Report]) -> Dict[int, Report]:
@@ -120,9 +117,7 @@ class Reports(AccumulatorParam):  # type: ignore[type-arg]
         return value1
 
 
-def _tag(
-    task: Task, cpus: int, at: Optional[Tuple[float, float]], reports: Any, part: Part
-) -> None:
+def _tag(task: Task, cpus: int, at: At, reports: Any, part: Part) -> None:
     exchange = None if at is None else lambda *told: at
     reports.add({part.number: tag_part(task, part, cpus, exchange)})
 
@@ -143,8 +138,7 @@ def tag_partitions(
     component (Optional[str]): Name of its early-exit component, if it has several.
     code (Optional[str]): A Python file that registers what the pipeline's config names.
     columns (Columns): Where texts and ids are.
-    RETURNS (Callable): What ``mapInArrow`` calls. Every worker loads the pipeline once, and keeps
-        it for its next tasks.
+    RETURNS (Callable): What ``mapInArrow`` calls. Workers keep the pipeline for their next tasks.
     """
     return functools.partial(_tag_batches, Setting(model, speedup, component, code), columns)
 

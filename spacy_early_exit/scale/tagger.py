@@ -184,8 +184,8 @@ def find_component(nlp: Language, setting: Setting) -> EarlyExitPipe:
     RAISES (ValueError): If there is none, or not exactly one to choose, or it finds no entities.
     """
     mine = {name: pipe for name, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe)}
-    named = mine if setting.component is None else {setting.component: mine.get(setting.component)}
-    if len(named) != 1 or None in named.values():
+    named = {name: pipe for name, pipe in mine.items() if setting.component in (None, name)}
+    if len(named) != 1:
         raise ValueError(
             f"{setting.model} has these early-exit components: {', '.join(mine) or 'none'}. Name "
             f"one of them."
