@@ -43,18 +43,16 @@ class Spark:
     def plan(self, workers: Optional[int], cpus: Optional[int]) -> Plan:
         """Start Spark, and divide its processors: see ``job.Engine``."""
         SparkContext._ensure_initialized()  # so that it has read its configuration
-        conf = SparkConf().set("spark.ui.showConsoleProgress", "false")
+        conf = SparkConf().setAppName("spacy-early-exit")
         if self._address:
             conf.setMaster(self._address)
         each = cpus or int(conf.get("spark.task.cpus", "1") or 1)
-        conf.set("spark.task.cpus", str(each))
+        conf.set("spark.task.cpus", str(each)).set("spark.ui.showConsoleProgress", "false")
         if conf.get("spark.master", "local[*]") == "local[*]":
             here = make_plan([processors()], workers, each)
             conf.setMaster(f"local[{here.workers * each},{ATTEMPTS}]")
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        self._session = (
-            SparkSession.builder.config(conf=conf).appName("spacy-early-exit").getOrCreate()
-        )
+        self._session = SparkSession.builder.config(conf=conf).getOrCreate()
         return make_plan([self._session.sparkContext.defaultParallelism], workers, each)
 
     def run(
