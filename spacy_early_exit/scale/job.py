@@ -23,7 +23,7 @@ from ..budget.controller import TOLERANCE
 from ..files.integrity import checksum
 from ..measure.machine import machine
 from .budget import Budget
-from .parts import Part, cut, find_files
+from .parts import Part, cut
 from .table import ASIDE, read_about
 from .tagger import Report, Tagger, Task, totals_of
 
@@ -124,18 +124,19 @@ def begin(job: Job, tagger: Tagger) -> Tuple[List[Part], Dict[str, float]]:
     """
     folder = job.task.folder
     folder.mkdir(parents=True, exist_ok=True)
-    about = describe(job, tagger)
+    parts = list(cut(job.source, job.task.columns, job.size))
+    about = describe(job, tagger, parts)
     place = folder / ABOUT
     if place.is_file():
         check_same(json.loads(place.read_text(encoding="utf8")), about, folder)
     elif any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty, and no job began in it. Write to another folder.")
-    parts = list(cut(job.source, job.task.columns, job.size))
     write_json(place, about)
     shutil.rmtree(folder / ASIDE, ignore_errors=True)  # of workers that were killed
     done = dict.fromkeys(totals_of(Report(0)), 0.0)
     for part in parts:
         if is_done(job, part):
+            check_unchanged(Path(part.path), folder / part.output)
             for name, value in read_about(folder / part.output).items():
                 done[name] = done.get(name, 0) + value
     return parts, done
@@ -146,12 +147,17 @@ def is_done(job: Job, part: Part) -> bool:
     return (job.task.folder / part.output).is_file()
 
 
-def describe(job: Job, tagger: Tagger) -> Dict[str, Any]:
+def check_unchanged(path: Path, made: Path) -> None:
+    """RAISES (ValueError): If a file of the input is newer than what was made of it."""
+    if path.stat().st_mtime_ns > made.stat().st_mtime_ns:
+        raise ValueError(
+            f"{path} has changed since {made} was made of it. Write to another folder."
+        )
+
+
+def describe(job: Job, tagger: Tagger, parts: Sequence[Part]) -> Dict[str, Any]:
     """RETURNS (Dict[str, Any]): What the output of a job depends on, by name."""
-    files = [
-        (name, path.stat().st_size, path.stat().st_mtime_ns)
-        for name, path in find_files(job.source)
-    ]
+    cuts = [(part.name, part.start, part.stop, part.texts) for part in parts]
     pipe, columns = tagger.pipe, job.task.columns
     pipeline = json.dumps([pipe.fingerprint(), tagger.nlp.config.to_str(), pipe.labels])
     return {
@@ -163,7 +169,7 @@ def describe(job: Job, tagger: Tagger) -> Dict[str, Any]:
         "text": columns.text,
         "id": columns.id,
         "texts per file": job.size,
-        "input": checksum(json.dumps(files).encode("utf8")),
+        "input": checksum(json.dumps(cuts).encode("utf8")),
     }
 
 

@@ -185,6 +185,11 @@ def test_a_bad_file_is_named_and_the_others_are_done(work, tmp_path):
     names = sorted(path.name for path in output.glob("*.parquet"))
     assert names == ["part-000000.parquet", "part-000002.parquet"]
     assert runs.metrics(output)["texts"] == 400
+    (source / "b.parquet").write_bytes(whole)  # mended
+    tag(*words)
+    assert len(runs.rows(output)) == 600
+    (source / "a.parquet").write_bytes(whole)
+    assert "a.parquet has changed since" in tag(*words, ok=False)
 
 
 def test_the_pipeline_is_loaded_once_and_does_not_travel_with_tasks(job, monkeypatch):
