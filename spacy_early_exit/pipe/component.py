@@ -357,11 +357,11 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): The scores on annotated examples, and what training logs: among
-        it ``exit_threshold``, at which the component stands, whatever a call may have asked for.
+        it ``threshold``, at which the component stands, whatever a call may have asked for.
         """
         scores: Dict[str, Any] = super().score(examples, **{"name": self.name, **kwargs})
         at = self.threshold_in_force
-        names = () if at is None else ("exit_threshold", f"exit_threshold_{self.name}")
+        names = () if at is None else ("threshold", f"threshold_{self.name}")
         figures = getattr(self.training, "figures", dict)()
         return {**scores, **dict.fromkeys(names, at), **figures}
 
