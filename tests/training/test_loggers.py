@@ -42,7 +42,7 @@ def train(tmp_path, trained_bytes):
         paths = {"train": "corpus.spacy", "dev": "corpus.spacy", "encoder": encoder}
         paths["first_stage"] = "first"
         given = [part for name, path in paths.items() for part in (f"--paths.{name}", path)]
-        given += ["--training.max_steps", "4", "--training.eval_frequency", "2", "-o", "out"]
+        given += ["--training.max_steps", "4", "--training.eval_frequency", "2"]
         return run("-m", "spacy", "train", "a.cfg", *given, cwd=tmp_path)
 
     return train
