@@ -362,7 +362,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         scores: Dict[str, Any] = super().score(examples, **{"name": self.name, **kwargs})
         at = self.threshold_in_force
         names = () if at is None else ("threshold", f"threshold_{self.name}")
-        figures = getattr(self.training, "figures", dict)()
+        figures: Dict[str, float] = getattr(self.training, "figures", dict)()
         return {**scores, **dict.fromkeys(names, at), **figures}
 
     # --------------------------------------------------------------- the inside
