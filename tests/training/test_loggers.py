@@ -57,6 +57,7 @@ def check(of_steps):
     assert of_steps["ents_f"][0] == 0.0 < max(of_steps["ents_f"])  # the first is not scored
 
 
+@pytest.mark.takes(seconds=20)
 def test_spacys_own_logger_shows_cost_and_threshold(train, tmp_path):
     printed = train(**{"@loggers": "spacy.ConsoleLogger.v3", "output_file": "log.jsonl"})
     assert "THRESHOLD" in printed and "EXIT_COST" in printed
