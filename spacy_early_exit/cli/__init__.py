@@ -6,6 +6,8 @@ from .adopt import adopt_cli
 from .app import early_exit
 from .benchmark import benchmark_cli
 from .calibrate import calibrate_cli
+from .card import card_cli
+from .convert import convert_cli
 from .evaluate import evaluate_cli
 from .init_config import init_config_cli
 from .report import report_cli
@@ -16,6 +18,8 @@ __all__ = [
     "adopt_cli",
     "benchmark_cli",
     "calibrate_cli",
+    "card_cli",
+    "convert_cli",
     "early_exit",
     "evaluate_cli",
     "init_config_cli",
