@@ -1,5 +1,6 @@
 """GPUs without a GPU: a device that pretends gives the answers of a CPU, and says what waits."""
 
+import contextlib
 import copy
 
 import pytest
@@ -28,15 +29,16 @@ CRITERIA = {
     "sentence": SentenceExit(),
     "token": TokenExit(window=0),
     "token, window of 2": TokenExit(window=2),
-    "patience": make_patience_exit(patience=1, window=1),
+    "patience": make_patience_exit(patience=1, window=0),
     "beliefs": make_belief_exit(),
     "reduction": make_token_reduction(),
 }
 HOW = {"copy": {}, "drop": {"kv": "drop"}, "halt special": {"halt_special": True}}
 HOW["both"] = {**HOW["drop"], **HOW["halt special"]}
 # What may wait in addition, in a batch: layers with relative positions, and those that attend
-# nearby, tell at the end what they wasted; beliefs ask at the start for the lengths of texts.
-MORE = {"modernbert": 1, "deberta-v2": 1, "beliefs": 2}
+# nearby, tell at the end what they wasted; beliefs ask at the start for the lengths of texts; selectors are asked after the last
+# layer, too.
+MORE = {"modernbert": 1, "deberta-v2": 1, "beliefs": 2, "reduction": 1}
 # If windows are very long, layers that attend nearby ask for their blocks when words have exited.
 BLOCKS = 5
 
@@ -108,7 +110,7 @@ def test_every_family_answers_alike_and_waits_once_a_layer(family, cases):
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_answers_alike_and_waits_once_a_layer(criterion, how, cases):
     network, windows = cases("bert")
-    threshold = 0.5 if criterion == "reduction" else 0.2
+    threshold = {"reduction": 0.5, "patience": 1.0}.get(criterion, 0.2)
     exits, waits = run_there(network, windows, CRITERIA[criterion], threshold, **HOW[how])
     assert_same(exits, run_here(network, windows, CRITERIA[criterion], threshold, **HOW[how]))
     assert len(exits.exit_layer.unique()) > 1, "the test must see words leave at several layers"
@@ -133,8 +135,12 @@ def test_when_no_word_exits_nothing_changes(cases):
 
 
 @pytest.mark.parametrize("criterion", ["sentence", "token, window of 2", "patience"])
-def test_training_with_exits_answers_alike_and_waits_once_a_layer(criterion, cases):
+def test_training_with_exits_answers_alike_and_waits_once_a_layer(
+    criterion, cases, monkeypatch
+):
     network, windows = cases("bert")
+    # The device has no mixed precision.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
     def halting(batch):
         criteria = [CRITERIA[criterion], CRITERIA["token"]]
@@ -223,7 +229,7 @@ def test_a_cpu_and_fp32_have_no_kernel_for_ragged_attention():
     assert ragged.ragged_kernel(states.bfloat16(), 0.0) is None
 
 
-@pytest.mark.parametrize("precision, near", [("bf16", 0.2), ("fp16", 0.02)])
+@pytest.mark.parametrize("precision, near", [("bf16", 0.5), ("fp16", 0.05)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_predicts_in_16_bits(family, precision, near, cases):
     network, windows = cases(family)
