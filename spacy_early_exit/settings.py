@@ -150,6 +150,7 @@ class RunSettings(Settings):
     shared_wordpieces: "SharedWordpieces" = "split"
     stage: Optional["Stage"] = None
 
+
 class SettingProperty:
     """A setting of a component, as its attribute: ``ner.threads = 2`` holds for this process only.
     New values are checked. Settings are saved in config.cfg.

@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,10 @@ def main() -> None:
         network = network_of(shape)
         cut = list(batches(windows, args.wordpieces))
         parts: dict[str, Callable[[], None]] = {
-            "oracle": lambda: oracle(report, shape, network, windows, device),
-            "speed": lambda: speed(report, clock, shape, network, cut, recorded, device, args),
-            "beside": lambda: beside(report, clock, shape, network, windows, sizes, device, args),
-            "training": lambda: training(report, clock, shape, network, windows, device, args),
+            "oracle": partial(oracle, report, shape, network, windows, device),
+            "speed": partial(speed, report, clock, shape, network, cut, recorded, device, args),
+            "beside": partial(beside, report, clock, shape, network, windows, sizes, device, args),
+            "training": partial(training, report, clock, shape, network, windows, device, args),
         }
         for part, run in parts.items():
             try:

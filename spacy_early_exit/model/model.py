@@ -34,7 +34,7 @@ def build_tagger_model(
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "split",
-    grad_scaler_config: Dict[str, Any] = {},  # noqa: B006: as in spacy-transformers
+    grad_scaler_config: Optional[Dict[str, Any]] = None,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v2``. Cheap: the encoder comes at initialize.
 
@@ -52,10 +52,10 @@ def build_tagger_model(
     shared_wordpieces (SharedWordpieces): What becomes of words that would share a wordpiece: they
         are tokenized one by one (``"split"``), or they share it and get the same logits
         (``"keep"``).
-    grad_scaler_config (Dict[str, Any]): If not empty, mixed precision is fp16, for GPUs without
-        bfloat16, and gradients are scaled: ``init_scale``, ``backoff_factor``, ``growth_factor``
-        and ``growth_interval`` of thinc's PyTorchGradScaler, or ``{"enabled": true}`` for its
-        defaults.
+    grad_scaler_config (Optional[Dict[str, Any]]): If given, mixed precision is fp16, for GPUs
+        without bfloat16, and gradients are scaled. ``init_scale``, ``backoff_factor``,
+        ``growth_factor`` and ``growth_interval`` are those of thinc's PyTorchGradScaler; ``{}``:
+        its defaults. None: no gradient is scaled.
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -93,7 +93,7 @@ def build_tagger_model_v1(
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "keep",
-    grad_scaler_config: Dict[str, Any] = {},  # noqa: B006
+    grad_scaler_config: Optional[Dict[str, Any]] = None,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v1``, for pipelines saved before
     ``shared_wordpieces`` existed. It is the same as ``build_tagger_model``, except that words share
@@ -110,19 +110,19 @@ def build_tagger_model_v1(
     )
 
 
-def _scaler(mixed: bool, config: Dict[str, Any]) -> Optional[PyTorchGradScaler]:
+def _scaler(mixed: bool, config: Optional[Dict[str, Any]]) -> Optional[PyTorchGradScaler]:
     """RETURNS (Optional[PyTorchGradScaler]): What scales gradients; None: nothing.
 
     mixed (bool): Whether training is in mixed precision.
-    config (Dict[str, Any]): Its settings.
+    config (Optional[Dict[str, Any]]): Its settings.
     RAISES (ValueError): If it has no such settings. The message names those that it has.
     """
-    if not config or not config.get("enabled", True):
+    if config is None or not config.get("enabled", True):
         return None
     if not mixed:
         raise ValueError(
             "EarlyExitTagger: grad_scaler_config is for mixed precision: set mixed_precision = "
-            "true, or grad_scaler_config = {}."
+            "true, or grad_scaler_config = null."
         )
     try:
         return PyTorchGradScaler(**{"enabled": True, **config})

@@ -20,8 +20,8 @@ from ..encoders.base import EncoderSource
 from ..files import network as storage
 from ..files.integrity import check_size, read_at_most, unpack
 from ..files.network import Trained
-from ..network.exit_network import ExitNetwork, check_finite
 from ..network.devices import device_named
+from ..network.exit_network import ExitNetwork, check_finite
 from ..network.products.half import HALVES, Precision, halved
 from ..network.products.int8 import quantized
 from ..network.products.packed import is_worth_packing, packed

@@ -6,7 +6,7 @@ exit heads for the words that were judged. So the cost does not depend on batch,
 """
 
 import operator
-from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -148,7 +148,8 @@ def price(
     """
     batch = trace[0].running.batch
     wordpieces = _counts(batch.lengths, batch)
-    spent, padding = embedding_macs(spec, wordpieces), 0
+    spent = embedding_macs(spec, wordpieces)
+    padding: Union[int, Tensor] = 0  # read once, at the end
     alike: Dict[LayerSizes, List[Running]] = {}
     if spec.convolution:
         spent = spent + convolution_macs(spec, wordpieces)
@@ -195,12 +196,11 @@ def _price_near(
     """
     pairs = running.cached(near_pairs, spec.local_reach)
     spent[running.windows] += layer_macs(spec, sizes, *_lengths(running), pairs)
-    return 2 * sizes.heads * spec.head_width * (done - pairs.sum())
+    in_vain: Tensor = done - pairs.sum()
+    return 2 * sizes.heads * spec.head_width * in_vain
 
 
-def _price_places(
-    spec: EncoderSpec, sizes: LayerSizes, running: Running, spent: Tensor
-) -> Tensor:
+def _price_places(spec: EncoderSpec, sizes: LayerSizes, running: Running, spent: Tensor) -> Tensor:
     """Add the cost of a layer that scores relative positions.
 
     RETURNS (Tensor): MACs spent on relative positions themselves. *Shape:* ``()``

@@ -167,8 +167,7 @@ def fetched(exits: "Exits") -> "Exits":
     if not is_asynchronous(exits.logits.device):
         return exits
     numbers = torch.cat([exits.exit_layer, exits.spent, exits.full]).cpu()
-    exit_layer, spent, full = numbers.split([len(exits.exit_layer), *2 * [len(exits.spent)]])
+    sizes = [len(part) for part in (exits.exit_layer, exits.spent, exits.full)]
+    exit_layer, spent, full = torch.split(numbers, sizes)
     logits = exits.logits.cpu()
-    return replace(
-        exits, logits=logits, exit_layer=exit_layer, spent=spent, full=full, states=None
-    )
+    return replace(exits, logits=logits, exit_layer=exit_layer, spent=spent, full=full, states=None)

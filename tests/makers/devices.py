@@ -79,7 +79,9 @@ class Device(TorchDispatchMode):
         others = [each for each in tensors if not isinstance(each, Pretended)]
         if any(each.device == DEVICE for each in others):
             raise AssertionError(f"{func}: made there of Python's numbers, for which a GPU waits")
-        goes_there = bool(ours) and func is not aten.copy_.default or bool(args) and isinstance(args[0], Pretended)
+        goes_there = bool(ours)
+        if func is aten.copy_.default:
+            goes_there = isinstance(args[0], Pretended)
         if kwargs.get("device") is not None:
             goes_there = kwargs["device"] == DEVICE
             kwargs["device"] = torch.device("cpu")

@@ -36,8 +36,8 @@ CRITERIA = {
 HOW = {"copy": {}, "drop": {"kv": "drop"}, "halt special": {"halt_special": True}}
 HOW["both"] = {**HOW["drop"], **HOW["halt special"]}
 # What may wait in addition, in a batch: layers with relative positions, and those that attend
-# nearby, tell at the end what they wasted; beliefs ask at the start for the lengths of texts; selectors are asked after the last
-# layer, too.
+# nearby, tell at the end what they wasted; beliefs ask at the start for the lengths of texts;
+# selectors are asked after the last layer, too.
 MORE = {"modernbert": 1, "deberta-v2": 1, "beliefs": 2, "reduction": 1}
 # If windows are very long, layers that attend nearby ask for their blocks when words have exited.
 BLOCKS = 5
@@ -57,8 +57,9 @@ def cases(encoders, en):
             criteria = {name: torch.randn_like(known) for name, known in criteria.items()}
             network.make_room_for(make_ain_decoder().parameters(network.tags), criteria)
             docs = [en.make_doc(text) for text in [*texts_of_all_lengths(count=16), *TEXTS]]
-            known[family] = network, windows_of(
-                docs, trained.tokenizer, network.spec.max_wordpieces, 8
+            known[family] = (
+                network,
+                windows_of(docs, trained.tokenizer, network.spec.max_wordpieces, 8),
             )
         return known[family]
 
@@ -125,7 +126,7 @@ def test_full_depth_waits_for_the_answers_alone(cases):
 
 
 def test_when_no_word_exits_nothing_changes(cases):
-    network, windows = cases("bert")
+    _, windows = cases("bert")
     with torch.inference_mode(), Device() as device:
         running = Running.all_of(Batch.of(windows, DEVICE))
         nobody = torch.zeros(len(running.words), dtype=torch.bool, device=DEVICE)
@@ -135,9 +136,7 @@ def test_when_no_word_exits_nothing_changes(cases):
 
 
 @pytest.mark.parametrize("criterion", ["sentence", "token, window of 2", "patience"])
-def test_training_with_exits_answers_alike_and_waits_once_a_layer(
-    criterion, cases, monkeypatch
-):
+def test_training_with_exits_answers_alike_and_waits_once_a_layer(criterion, cases, monkeypatch):
     network, windows = cases("bert")
     # The device has no mixed precision.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())

@@ -110,7 +110,6 @@ def _far_apart(running: Running, reach: int) -> Tuple[Tensor, Tensor, int]:
     device = running.windows.device
     number = torch.arange(len(running.windows), device=device)
 
-
     def places(offsets: Tensor, lengths: List[int]) -> Tensor:
         counts = upload(lengths, device)
         return offsets + apart * number.repeat_interleave(counts, output_size=len(offsets))

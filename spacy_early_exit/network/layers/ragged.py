@@ -5,8 +5,9 @@ one with dropout. Elsewhere groups of sequences are padded: see ``attention.py``
 """
 
 import functools
+import importlib
 import importlib.util
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, cast
 
 import torch
 from torch import Tensor
@@ -56,7 +57,9 @@ def _attend(
     """RETURNS (Tensor): See ``attention.attend``. *Shape:* ``(queries, width)``"""
     starts = running.cached(bounds)
     longest = max(running.query_lengths), max(running.context_lengths)
-    split = (rows.view(len(rows), heads, -1) for rows in map(Tensor.contiguous, (query, key, value)))
+    split = (
+        rows.view(len(rows), heads, -1) for rows in map(Tensor.contiguous, (query, key, value))
+    )
     return kind(*split, *starts, *longest, dropout, scale).reshape(len(query), -1)
 
 
@@ -65,16 +68,11 @@ def _of_torch(*given: Any) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     *tensors_and_longest, _, scale = given
-    mixed: Tensor = varlen_attn(*tensors_and_longest, scale=scale)
-    return mixed
+    return cast(Tensor, varlen_attn(*tensors_and_longest, scale=scale))
 
 
 def _of_flash_attn(*given: Any) -> Tensor:
     """RETURNS (Tensor): *Shape:* ``(queries, heads, width / heads)``"""
-    from flash_attn import flash_attn_varlen_func
-
+    kernel = importlib.import_module("flash_attn").flash_attn_varlen_func
     *tensors_and_longest, dropout, scale = given
-    mixed: Tensor = flash_attn_varlen_func(
-        *tensors_and_longest, dropout_p=dropout, softmax_scale=scale
-    )
-    return mixed
+    return cast(Tensor, kernel(*tensors_and_longest, dropout_p=dropout, softmax_scale=scale))
