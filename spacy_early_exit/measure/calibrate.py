@@ -86,7 +86,7 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
     from ..model import predict
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
-    trained = ner.model.shims[0].prepare_for(run.precision)
+    trained = ner.model.shims[0].prepare_for(run.predicts_in, run.device)
     return predict.simulate(trained, groups(docs, GROUP), run, ner.criterion)
 
 

@@ -1,9 +1,10 @@
 """The thinc model: Docs in, exit logits out."""
 
-from typing import Any, Callable, Sequence, Tuple, TypeAlias
+import inspect
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, TypeAlias
 
 from spacy.tokens import Doc
-from thinc.api import Model
+from thinc.api import Model, PyTorchGradScaler
 from thinc.util import get_torch_default_device
 
 from ..encoders.base import EncoderSource
@@ -33,6 +34,7 @@ def build_tagger_model(
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "split",
+    grad_scaler_config: Optional[Dict[str, Any]] = None,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v2``. Cheap: the encoder comes at initialize.
 
@@ -50,6 +52,10 @@ def build_tagger_model(
     shared_wordpieces (SharedWordpieces): What becomes of words that would share a wordpiece: they
         are tokenized one by one (``"split"``), or they share it and get the same logits
         (``"keep"``).
+    grad_scaler_config (Optional[Dict[str, Any]]): If given, mixed precision is fp16, for GPUs
+        without bfloat16, and gradients are scaled. ``init_scale``, ``backoff_factor``,
+        ``growth_factor`` and ``growth_interval`` are those of thinc's PyTorchGradScaler; ``{}``:
+        its defaults. None: no gradient is scaled.
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -67,6 +73,7 @@ def build_tagger_model(
         bool(freeze_full_depth),
         bool(mixed_precision),
         shared_wordpieces,
+        _scaler(mixed_precision, grad_scaler_config),
     )
     return Model(
         "early_exit_tagger",
@@ -86,6 +93,7 @@ def build_tagger_model_v1(
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "keep",
+    grad_scaler_config: Optional[Dict[str, Any]] = None,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v1``, for pipelines saved before
     ``shared_wordpieces`` existed. It is the same as ``build_tagger_model``, except that words share
@@ -98,7 +106,31 @@ def build_tagger_model_v1(
         freeze_full_depth,
         mixed_precision,
         shared_wordpieces,
+        grad_scaler_config,
     )
+
+
+def _scaler(mixed: bool, config: Optional[Dict[str, Any]]) -> Optional[PyTorchGradScaler]:
+    """RETURNS (Optional[PyTorchGradScaler]): What scales gradients; None: nothing.
+
+    mixed (bool): Whether training is in mixed precision.
+    config (Optional[Dict[str, Any]]): Its settings.
+    RAISES (ValueError): If it has no such settings. The message names those that it has.
+    """
+    if config is None or not config.get("enabled", True):
+        return None
+    if not mixed:
+        raise ValueError(
+            "EarlyExitTagger: grad_scaler_config is for mixed precision: set mixed_precision = "
+            "true, or grad_scaler_config = null."
+        )
+    try:
+        return PyTorchGradScaler(**{"enabled": True, **config})
+    except TypeError as e:
+        known = ", ".join(list(inspect.signature(PyTorchGradScaler).parameters))
+        raise ValueError(
+            f"EarlyExitTagger: grad_scaler_config may have {known}, not {', '.join(config)}."
+        ) from e
 
 
 def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[Any], Any]]:
@@ -119,7 +151,7 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
         ready_for_torch()
         with usual_torch():
             return begin_update(shim, docs, settings, model.attrs["dropout_rate"])
-    trained = shim.prepare_for(settings.precision)
+    trained = shim.prepare_for(settings.predicts_in, settings.device)
     predicted = predict(trained, docs, settings)
     release_freed_memory_now_and_then()
     return predicted, lambda gradient: docs

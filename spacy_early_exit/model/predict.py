@@ -15,6 +15,7 @@ from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
 from ..network.cost import full_macs
 from ..network.criterion import Criterion
+from ..network.devices import fetched, is_asynchronous
 from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_with_exits
@@ -26,6 +27,7 @@ from ..settings import RunSettings
 from ..text.windows import batches, windows_of
 
 MIN_WORDPIECES = 256  # of a batch that is small only so that every worker has one
+TIMES_ON_GPU = 8  # as many wordpieces in a batch: small ones leave a GPU idle. Not measured.
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,19 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
         with usual_torch(), torch.inference_mode():
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             exits = run_with_exits(network, ragged, settings.criterion, settings.threshold)
+            exits = fetched(exits)
             if not exits.logits.isfinite().all():
                 raise ValueError(_not_finite(network, ragged))
         return list(_by_window(batch, exits))
 
     windows = windows_for(trained, docs, settings)
-    if network.device.type == "cpu":
+    if not is_asynchronous(network.device):
         threads = thread_count(settings.threads)
         at_once, least = batches_at_once(threads), MIN_WORDPIECES
         cut = list(batches(windows, settings.batch_wordpieces, at_once, least))
         done = run_side_by_side(run, cut, threads, functools.partial(_rough_work, network.spec))
     else:
-        cut = list(batches(windows, settings.batch_wordpieces))
+        cut = list(batches(windows, TIMES_ON_GPU * settings.batch_wordpieces))
         done = [run(batch) for batch in cut]
     parts: List[List[DocExits]] = [[] for _ in docs]
     for batch, found in zip(cut, done):
@@ -100,6 +103,8 @@ def _not_finite(network: ExitNetwork, batch: Batch) -> str:
         if not network.logits(number, of_words).isfinite().all():
             where = f"from layer {number} on"
             break
+    if network.encoder.embeddings.word.weight.dtype == torch.float16:
+        where += " (in fp16, which ends at 65,504: precision = 'bf16' may do)"
     return (
         f"The network gives NaN or infinity for a text, {where}, so it can't be tagged. Its "
         f"weights are extreme, or were changed in place. Load the pipeline again, or train again "
@@ -191,7 +196,7 @@ def _wrong_with(found: Sequence[Ints], logits: Sequence[Floats]) -> str:
 
 def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
     """YIELDS (DocExits): The results of each window of a batch, for the words that it owns."""
-    logits, exit_layer = exits.logits.cpu().numpy(), exits.exit_layer.cpu().numpy()
+    logits, exit_layer = exits.logits.numpy(), exits.exit_layer.numpy()
     spent, full = exits.spent.tolist(), exits.full.tolist()
     waste_rate = exits.padding / sum(spent)
     start = 0

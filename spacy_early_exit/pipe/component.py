@@ -382,7 +382,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         """
         run = self.ready(call)
         self._shim.check_learned(self.name, self.decoder, self.criterion)
-        self._shim.prepare_for(run.precision)
+        self._shim.prepare_for(run.predicts_in, run.device)
         return run
 
     def ready(self, call: Knob = Knob()) -> RunSettings:
