@@ -163,6 +163,13 @@ class Dial:
             return None
         return found.threshold_for(knob.speedup)
 
+    def position(self) -> Dict[str, float]:
+        """RETURNS (Dict[str, float]): The threshold in force, whatever a call may have asked for,
+        by the names that it has among scores.
+        """
+        at = self.threshold_in_force
+        return {} if at is None else {"threshold": at, f"threshold_{self.name}": at}
+
     def _set_property(self, knob: Knob) -> None:
         self._run_settings(knob if knob.is_set else config_knob(self.cfg))  # refuses invalid ones
         self._property = knob
