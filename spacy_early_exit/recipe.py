@@ -105,14 +105,14 @@ def training_config(lang: str, kind: str, encoder: str, learn_rate: float) -> Co
 def score_weights(nlp: Language, pipe: EarlyExitPipe) -> Dict[str, Optional[float]]:
     """RETURNS (Dict[str, Optional[float]]): The weights that choose checkpoints: only the
     component's main score has one. Other weighted scores are of attributes that it does not set,
-    and would count as 0.
+    and would count as 0. The threshold is only shown.
 
     nlp (Language): The pipeline.
     pipe (EarlyExitPipe): The component.
     """
     weights = nlp.get_pipe_meta(pipe.name).default_score_weights
     others = {name: None if weight else weight for name, weight in weights.items()}
-    return {**others, pipe.main_score: 1.0}
+    return {**others, "threshold": 0.0, pipe.main_score: 1.0}
 
 
 def count_words(docs: Iterable[Doc], kind: str) -> int:

@@ -220,7 +220,7 @@ def test_a_server_that_is_stopped_answers_what_it_has(nlp, tmp_path, monkeypatch
     nlp.to_disk(tmp_path)
     monkeypatch.chdir(ROOT)
     statuses = []
-    with load_test.server(tmp_path, {"MAX_WAIT_MS": "1500"}) as port:
+    with load_test.server(tmp_path, {"MAX_WAIT_MS": "5000"}) as port:
 
         def ask():
             query = {"text": TEXTS[0]}
@@ -230,8 +230,10 @@ def test_a_server_that_is_stopped_answers_what_it_has(nlp, tmp_path, monkeypatch
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)  # they wait for others
-        assert statuses == []
+        metrics = f"http://127.0.0.1:{port}/metrics/"
+        while "queue 3.0" not in httpx.get(metrics).text:  # behind the first one
+            assert statuses == []
+            time.sleep(0.05)
     for thread in threads:
         thread.join()
     assert statuses == [200] * 4

@@ -53,7 +53,10 @@ import importlib, pkgutil
 import spacy, spacy_early_exit
 from spacy.training import Example
 for module in pkgutil.walk_packages(spacy_early_exit.__path__, "spacy_early_exit."):
-    importlib.import_module(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ImportError as e:
+        assert "pip install 'spacy-early-exit[" in str(e), e
 nlp = spacy.load({str(tmp_path)!r})
 for quantize in (None, "int8"):
     nlp.get_pipe({NAME!r}).quantize = quantize
