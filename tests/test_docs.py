@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from spacy_early_exit.network.families import FAMILIES
 from spacy_early_exit.registering import PLACES
 from spacy_early_exit.tasks.ner import DEFAULT_CONFIG
 from tests.makers.commands import run
+from tests.makers.marks import rest_slow
 from tests.makers.project import ROOT
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths, write_corpus
 
@@ -107,9 +109,19 @@ def write_token_classifier(encoder, folder):
     AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
 
 
+# Their commands take a quarter of a minute, or more.
+SLOW_PAGES = ("results", "choose-a-speed", "production", "extend", "clusters")
+
+
 @pytest.mark.takes(seconds=25)
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page, whole",
+    rest_slow(
+        product(PAGES, [False, True]),
+        lambda page, whole: page.stem not in SLOW_PAGES and not whole,
+        lambda page, whole: f"{page.stem}-{whole}",
+    ),
+)
 def test_a_page_does_what_it_says(page, whole, checkout, monkeypatch, tmp_path):
     """Block after block, as somebody would who reads on; quickly, without what takes long."""
     monkeypatch.chdir(checkout)

@@ -187,7 +187,7 @@ def main() -> None:
                 run()
             except TimeIsUp:
                 report.add("left out", what=part, shape=shape)
-            except (torch.cuda.OutOfMemoryError, ImportError, RuntimeError) as e:
+            except (torch.cuda.OutOfMemoryError, ImportError, RuntimeError, ValueError) as e:
                 why = f"{type(e).__name__}: {e}"[:300]
                 report.add("failed", what=part, shape=shape, why=why)
     show(report.rows.get("speed", []))

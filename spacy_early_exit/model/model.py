@@ -117,7 +117,7 @@ def _scaler(mixed: bool, config: Optional[Dict[str, Any]]) -> Optional[PyTorchGr
     config (Optional[Dict[str, Any]]): Its settings.
     RAISES (ValueError): If it has no such settings. The message names those that it has.
     """
-    if config is None or not config.get("enabled", True):
+    if config is None or not config.get("enabled", mixed):
         return None
     if not mixed:
         raise ValueError(
@@ -127,9 +127,13 @@ def _scaler(mixed: bool, config: Optional[Dict[str, Any]]) -> Optional[PyTorchGr
     try:
         return PyTorchGradScaler(**{"enabled": True, **config})
     except TypeError as e:
-        known = ", ".join(list(inspect.signature(PyTorchGradScaler).parameters))
+        known = list(inspect.signature(PyTorchGradScaler).parameters)
+        wrong = [name for name in config if name not in known]
         raise ValueError(
-            f"EarlyExitTagger: grad_scaler_config may have {known}, not {', '.join(config)}."
+            f"EarlyExitTagger: grad_scaler_config may have {', '.join(known)}, not "
+            f"{', '.join(wrong)}."
+            if wrong
+            else f"EarlyExitTagger: grad_scaler_config can't be {config}: {e}"
         ) from e
 
 

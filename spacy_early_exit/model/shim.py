@@ -23,7 +23,7 @@ from ..files.network import Trained
 from ..network.devices import device_named
 from ..network.exit_network import ExitNetwork, check_finite
 from ..network.products.half import HALVES, Precision, halved
-from ..network.products.int8 import quantized
+from ..network.products.int8 import check_for_int8, quantized
 from ..network.products.packed import is_worth_packing, packed
 from ..runtime.forks import Lock, ready_for_torch
 from ..runtime.torch_state import usual_torch
@@ -408,6 +408,8 @@ class TaggerShim(Shim):
 
 def _prepared(network: ExitNetwork, precision: Precision, device: torch.device) -> ExitNetwork:
     """RETURNS (ExitNetwork): A network to predict with: see ``TaggerShim.prepare_for``."""
+    if precision == "int8":
+        check_for_int8(device)
     if device != network.device:
         network = copy.deepcopy(network).to(device)
     if precision in HALVES:

@@ -39,6 +39,11 @@ def device_named(name: str) -> torch.device:
             f"device = {name!r} is no device: it may be 'cuda', 'cuda:1' or 'cpu', or null for "
             f"where spaCy puts models."
         ) from e
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(
+            f"device = {name!r} is not supported: it may be 'cuda', 'cuda:1', 'mps' or 'cpu', or "
+            f"null for where spaCy puts models."
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device = {name!r}, but torch {torch.__version__} sees no GPU here. Install a build "
@@ -46,8 +51,10 @@ def device_named(name: str) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device = {name!r}, but there are {torch.cuda.device_count()} GPUs, counted from 0."
+            f"device = {name!r}, but torch sees {torch.cuda.device_count()} here, counted from 0."
         )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())  # which "cuda:0" names as well
     return device
 
 
@@ -61,7 +68,10 @@ def upload(numbers: Union[Tensor, Sequence[int]], device: torch.device) -> Tenso
     found = torch.as_tensor(numbers, dtype=torch.int64)
     if not is_asynchronous(device):
         return found
-    return (found.pin_memory() if device.type == "cuda" else found).to(device, non_blocking=True)
+    if device.type == "cuda":
+        found = found.pin_memory()
+    # On Apple's GPUs, torch may read memory that is not pinned when it is something else already.
+    return found.to(device, non_blocking=device.type != "mps")
 
 
 def counts_of(owners: Tensor, most: int) -> Tensor:

@@ -35,7 +35,7 @@ def taught_by(teacher: ExitNetwork, batch: Batch, deepest: bool) -> Tensor:
     room = MOST - sum(some.nbytes for some in known.values())
     if room >= logits.nbytes:
         known.update(
-            zip(keys, (some.clone() for some in torch.split(logits, _words(batch), dim=1)))
+            zip(keys, (some.clone() for some in torch.split(logits, batch.word_counts, dim=1)))
         )
     return logits
 
@@ -43,14 +43,8 @@ def taught_by(teacher: ExitNetwork, batch: Batch, deepest: bool) -> Tensor:
 _known: "WeakKeyDictionary[ExitNetwork, Dict[Key, Tensor]]" = WeakKeyDictionary()
 
 
-def _words(batch: Batch) -> List[int]:
-    """RETURNS (List[int]): Words of each window."""
-    counts: List[int] = torch.bincount(batch.window_of_word, minlength=batch.windows).tolist()
-    return counts
-
-
 def _keys(batch: Batch, deepest: bool) -> List[Key]:
     """RETURNS (List[Key]): All that the answers for each window depend on."""
     ids = torch.split(batch.ids.cpu(), batch.lengths)
-    places = torch.split(batch.offsets[batch.piece_of_word].cpu(), _words(batch))
+    places = torch.split(batch.offsets[batch.piece_of_word].cpu(), batch.word_counts)
     return [(deepest, i.numpy().tobytes(), p.numpy().tobytes()) for i, p in zip(ids, places)]

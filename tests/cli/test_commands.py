@@ -315,6 +315,7 @@ def test_annotated_json_lines_are_reported_on(calibrated, work, exported):
     assert "Ann" in (work / "r.html").read_text(encoding="utf8")
 
 
+@pytest.mark.slow
 def test_a_benchmark_leaves_out_words_without_annotation(quick_starts, calibrated, work, tmp_path):
     # The pipeline finds Ann Lee, of whom the annotation has but a part.
     spans = [[0, 6, "PER"], [17, 25, "LOC"]]

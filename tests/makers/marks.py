@@ -4,14 +4,18 @@ import pytest
 from hypothesis import settings
 
 
-def rest_slow(rows, quick):
+def rest_slow(rows, quick, named=None):
     """Parameters of a test: all rows, of which only some are run without --slow.
 
     rows (Iterable[Tuple]): All combinations.
     quick (Callable): Says whether a combination is one of the quick ones.
+    named (Optional[Callable]): Returns the name of a combination; None: pytest names it.
     """
     slow = pytest.mark.slow
-    return [pytest.param(*row, marks=[] if quick(*row) else [slow]) for row in rows]
+    return [
+        pytest.param(*row, marks=[] if quick(*row) else [slow], id=named and named(*row))
+        for row in rows
+    ]
 
 
 def examples(full: int, **options):

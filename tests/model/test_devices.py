@@ -156,13 +156,19 @@ class TestGradientScaling:
     @pytest.mark.parametrize(
         "config, said",
         [
-            ({"grad_scaler_config": {"init_scale": 2.0}}, "set mixed_precision = true"),
+            ({"grad_scaler_config": {"enabled": True}}, "set mixed_precision = true"),
             ({**CONFIG, "grad_scaler_config": {"scale": 2.0}}, "may have enabled, init_scale"),
+            ({**CONFIG, "grad_scaler_config": {"scale": 2.0, "enabled": True}}, "not scale."),
         ],
     )
     def test_settings_that_make_no_sense_are_refused(self, config, said, encoders):
         with pytest.raises(ValueError, match=said):
             blank(encoders["bert"], model=config)
+
+    @pytest.mark.parametrize("config", [{}, {"init_scale": 2.0}])
+    def test_spacys_own_block_scales_nothing_without_mixed_precision(self, config, encoders):
+        pipe = blank(encoders["bert"], model={"grad_scaler_config": config}).get_pipe(NAME)
+        assert pipe.model.shims[0].scaler is None
 
     def test_switched_off_it_is_bfloat16(self, encoders):
         config = {"mixed_precision": True, "grad_scaler_config": {"enabled": False}}

@@ -71,15 +71,9 @@ def test_all_stages_give_the_same_weights_and_answers(family, threads, encoders,
 
 
 @pytest.mark.takes(seconds=12)
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [2], indirect=True)
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param("bert", marks=pytest.mark.slow),
-        "mpnet",
-        pytest.param("deberta-v2-with-convolution", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("family", ["bert", "mpnet", "deberta-v2-with-convolution"])
 def test_the_same_batch_gives_the_same_gradients(family, threads, encoders, en):
     trained = network_of(encoders[family])
     docs = [en.make_doc(text) for text in texts_of_all_lengths()]

@@ -114,7 +114,7 @@ class Layer(nn.Module):
         scale: Optional[float] = None,
     ) -> Tensor:
         """RETURNS (Tensor): See ``attend``. *Shape:* ``(queries, width)``"""
-        if bias is None and (kernel := ragged_kernel(query, dropout)):
+        if bias is None and (kernel := ragged_kernel(query, self.attention_heads, dropout)):
             return kernel(query, key, value, running, self.attention_heads, dropout, scale)
         lengths = running.query_lengths, running.context_lengths
         return attend(query, key, value, *lengths, self.attention_heads, dropout, bias, scale)

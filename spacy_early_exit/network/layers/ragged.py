@@ -17,18 +17,23 @@ from ..devices import bounds, is_asynchronous
 
 HALVES = (torch.bfloat16, torch.float16)
 OLDEST = (8, 0)  # NVIDIA's Ampere
+MULTIPLE, WIDEST = 8, 256  # widths of heads that the kernels take
 Kernel = Callable[..., Tensor]
 
 
-def ragged_kernel(query: Tensor, dropout: float) -> Optional[Kernel]:
+def ragged_kernel(query: Tensor, heads: int, dropout: float) -> Optional[Kernel]:
     """Find a kernel.
 
     query (Tensor): The queries. *Shape:* ``(queries, width)``
+    heads (int): Number of attention heads.
     dropout (float): Dropout rate of the attention weights.
     RETURNS (Optional[Kernel]): Takes queries, keys, values, what is running, the number of heads,
         dropout and scale; None: there is none for them.
     """
     if not is_asynchronous(query.device) or query.dtype not in HALVES:
+        return None
+    head_width = query.shape[1] // heads
+    if head_width % MULTIPLE or head_width > WIDEST:
         return None
     kind = _kind_on(query.device, bool(dropout))
     return None if kind is None else functools.partial(_attend, kind)

@@ -82,13 +82,21 @@ def quantized(network: ExitNetwork) -> ExitNetwork:
     RETURNS (ExitNetwork): The network to predict with; it can be neither trained nor saved.
     RAISES (ValueError): If it is on a GPU, or torch has no such products on this machine.
     """
-    if network.device.type != "cpu":
-        raise ValueError(
-            f'quantize = "int8" is for CPUs, but the network is on {network.device}. '
-            f"Set quantize = null."
-        )
+    check_for_int8(network.device)
     largest_weight()
     return with_linears(network, Int8Linear)
+
+
+def check_for_int8(device: torch.device) -> None:
+    """RAISES (ValueError): If a device does not predict in int8: GPUs don't.
+
+    device (torch.device): The device.
+    """
+    if device.type != "cpu":
+        raise ValueError(
+            f'quantize = "int8" is for CPUs, but the network is on {device}. Set quantize = null, '
+            f"or device = 'cpu'."
+        )
 
 
 def _product(values: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
