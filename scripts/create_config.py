@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--max-epochs", type=int, default=MAX_EPOCHS, help="but no more than this")
     parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
     parser.add_argument(
-        "--choose", action="store_true", help="among checkpoints, even if the corpus is small"
+        "--keep-last", action="store_true", help="checkpoint, if the corpus is small"
     )
     parser.add_argument("--heads", type=float, help="of a search: share of heads that stay")
     parser.add_argument("--neurons", type=float, help="of a search: share of neurons that stay")
@@ -76,7 +76,7 @@ def main() -> None:
     if stage["@misc"] == SEARCH:
         prepare_search(config, stage, epochs, heads=args.heads, neurons=args.neurons)
     elif epochs > args.epochs:
-        prepare_small(config, stage, args.choose)
+        prepare_small(config, stage, choose=not args.keep_last)
     config["nlp"]["lang"] = args.lang
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)
@@ -95,15 +95,15 @@ def prepare_small(config: Config, stage: dict[str, Any], choose: bool) -> None:
 
     config (Config): The config, changed in place.
     stage (dict[str, Any]): Its stage of training, changed in place.
-    choose (bool): Whether to choose among checkpoints all the same.
+    choose (bool): Whether to choose among checkpoints.
     """
     if stage["@misc"] == SECOND:
         stage["max_speedup"] = MAX_SPEEDUP  # by then it is known by heart
     if not choose:
         config["training"]["eval_frequency"] = config["training"]["max_steps"]
         print(
-            "The corpus is small, and its tune part tells too little to choose among checkpoints: "
-            "the last one is kept. --choose if your tune part has a thousand entities or more."
+            "The corpus is small, and its tune part tells little about checkpoints: the last one "
+            "is kept."
         )
 
 
