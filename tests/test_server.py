@@ -220,7 +220,7 @@ def test_a_server_that_is_stopped_answers_what_it_has(nlp, tmp_path, monkeypatch
     nlp.to_disk(tmp_path)
     monkeypatch.chdir(ROOT)
     statuses = []
-    with load_test.server(tmp_path, {"MAX_WAIT_MS": "20000"}) as port:
+    with load_test.server(tmp_path, {"MAX_WAIT_MS": "8000"}) as port:
 
         def ask():
             query = {"text": TEXTS[0]}
