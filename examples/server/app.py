@@ -30,6 +30,7 @@ from .batching import Batcher, QueueIsFull
 
 BYTES = 12  # of a character in JSON, at most: an emoji as two escapes
 ENOUGH = 20  # requests that an error rate takes
+RECENT = 60.0  # seconds that a failure counts: a server that gets no requests must recover, too
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Limits:
     max_wait_ms (float): How long a text that comes alone waits for others, in milliseconds.
     max_queue (int): Texts that wait. More are refused with status 503.
     max_characters (int): Characters of a text. Longer ones are refused with status 422.
-    max_error_rate (float): The share of the latest 100 requests that may fail. With more, the
-        server is not ready.
+    max_error_rate (float): The share of the requests of the last minute, at most the latest 100,
+        that may fail. With more, the server is not ready.
     """
 
     max_batch: int = 32
@@ -201,7 +202,7 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
         queue=limits.max_queue,
     )
     metrics = Metrics(batcher)
-    failures: deque[bool] = deque(maxlen=100)
+    failures: deque[tuple[float, bool]] = deque(maxlen=100)  # when, and whether it was one
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -244,9 +245,10 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
             status = error.status_code
             raise
         finally:
-            failures.append(status == 500)
+            end = time.perf_counter()
+            failures.append((end, status == 500))
             metrics.requests.labels(status).inc()
-            metrics.seconds.observe(time.perf_counter() - begin)
+            metrics.seconds.observe(end - begin)
         metrics.add(answer["words"], answer["record"])
         return JSONResponse({"entities": answer["entities"], "record": answer["record"]})
 
@@ -258,7 +260,9 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
     @app.get("/ready")
     async def ready() -> JSONResponse:
         """Whether requests should be sent here."""
-        rate = sum(failures) / max(ENOUGH, len(failures))
+        since = time.perf_counter() - RECENT
+        recent = [failed for when, failed in failures if when > since]
+        rate = sum(recent) / max(ENOUGH, len(recent))
         well = {
             "alive": batcher.is_alive,
             "queue": batcher.waiting < limits.max_queue,
