@@ -87,7 +87,9 @@ def shared(budget: Optional[Budget], plan: Plan) -> Iterator[Any]:
     if budget is None:
         yield None
         return
-    with _Manager(ctx=get_context("spawn")) as manager:
+    manager = _Manager(ctx=get_context("spawn"))
+    manager.start(_watch_parent)
+    with manager:
         yield manager.controller(*budget, workers=plan.workers)  # type: ignore[attr-defined]
 
 
@@ -102,6 +104,11 @@ def _begin(controller: Any) -> None:
     """Begin a worker. It ends with the process that started it, however that ends."""
     global _exchange
     _exchange = None if controller is None else controller.exchange
+    _watch_parent()
+
+
+def _watch_parent() -> None:
+    """Let this process end with the one that started it, which may be killed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
