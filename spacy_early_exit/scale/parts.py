@@ -14,6 +14,7 @@ KINDS = (".parquet", ".jsonl", ".txt")
 # A part ends with its number of texts, or with this many bytes: then texts are long.
 MAX_BYTES = 32 * 2**20
 MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+_SHORTER = "{} has become shorter since the job began."
 
 
 class Text(NamedTuple):
@@ -165,15 +166,18 @@ def _read_rows(part: Part, columns: Columns) -> Iterator[Text]:
                 skip = part.start - row
             groups.append(number)
         row = stop
-    number = part.first
+    number, end = part.first, part.first + part.texts
     for batch in file.iter_batches(columns=wanted, row_groups=groups, batch_size=1000):
         batch, skip = batch.slice(skip), max(0, skip - len(batch))
-        batch = batch.slice(0, part.first + part.texts - number)
+        batch = batch.slice(0, end - number)
         ids = batch[columns.id].to_pylist() if has_id else [None] * len(batch)
         for text, id in zip(batch[columns.text].to_pylist(), ids):
             missing = None if text is not None else f"The column {columns.text!r} is null here."
             yield Text(_id(part, number, id), text, missing)
             number += 1
+        if number == end:  # what follows in the row group is of another part
+            return
+    raise CorpusError(_SHORTER.format(part.path))
 
 
 def _read_lines(part: Part, columns: Columns) -> Iterator[Text]:
@@ -184,7 +188,7 @@ def _read_lines(part: Part, columns: Columns) -> Iterator[Text]:
         while file.tell() < part.stop:
             line = file.readline()
             if not line:
-                raise CorpusError(f"{part.path} has become shorter since the job began.")
+                raise CorpusError(_SHORTER.format(part.path))
             if not part.start and number == 1:
                 line = line.removeprefix(MARK)
             if not line.isspace():
