@@ -54,6 +54,18 @@ def test_a_worker_that_is_killed_loses_nothing(work, tmp_path):
     assert len(found) == 60 and not any(row["error"] for row in found)
 
 
+def test_a_part_that_always_kills_its_worker_is_given_up_with_a_message(work, tmp_path):
+    code = (work / "code.py").read_text(encoding="utf8").replace("not flag.exists()", "True")
+    (tmp_path / "code.py").write_text(code, encoding="utf8")
+    (tmp_path / "in.txt").write_text("Ann Lee.\nDIE\n")
+    words = [tmp_path / "in.txt", tmp_path / "out", "-m", work / "touchy", "-s", 1]
+    words += ["--code", tmp_path / "code.py", "-t", 1, "--engine", "ray"]
+    command = [sys.executable, "-m", "spacy", "early-exit", "tag", *map(str, words)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 1 and "Each part is tried 4 times" in found.stdout, found.stdout
+    assert len((tmp_path / "died").read_text()) == 4
+
+
 def test_a_job_that_is_killed_goes_on(work, texts, tmp_path):
     output = tmp_path / "out"
     words = runs.arguments(work, output, "-s", 2, "-t", 1, "-n", 5, "--engine", "ray")
