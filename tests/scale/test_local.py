@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: extra [par
 import pyarrow.parquet as pq  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
+from spacy_early_exit.budget.controller import SharedController  # noqa: E402
 from spacy_early_exit.cli import early_exit as commands  # noqa: E402
 from spacy_early_exit.corpora import CorpusError  # noqa: E402
 from spacy_early_exit.scale import job as jobs  # noqa: E402
+from spacy_early_exit.scale import local  # noqa: E402
 from spacy_early_exit.scale import tagger as taggers  # noqa: E402
 from spacy_early_exit.scale.job import Job, Plan, make_plan  # noqa: E402
 from spacy_early_exit.scale.local import Local  # noqa: E402
@@ -252,6 +256,24 @@ def test_without_pyarrow_the_error_names_the_extra():
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert "spacy-early-exit[parquet]" in found.stdout
+
+
+def test_a_manager_takes_what_workers_tell_one_after_the_other(work, monkeypatch):
+    inside, most = [], []
+
+    def account(self, *told):
+        inside.append(told)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+
+    monkeypatch.setattr(SharedController, "account", account)
+    curve = tagger(Setting(str(work / "model"))).pipe.calibrated()
+    make = local._Manager._registry["controller"][0]  # what the manager's process makes
+    controller = make(curve, 2.0, workers=4)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: controller.exchange(2.0, 10, 50, 100), range(8)))
+    assert most == [1] * 8
 
 
 @pytest.mark.slow
