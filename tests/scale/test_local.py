@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,9 +22,10 @@ from spacy_early_exit.corpora import CorpusError  # noqa: E402
 from spacy_early_exit.scale import job as jobs  # noqa: E402
 from spacy_early_exit.scale import local  # noqa: E402
 from spacy_early_exit.scale import tagger as taggers  # noqa: E402
+from spacy_early_exit.scale.budget import Budget, sample  # noqa: E402
 from spacy_early_exit.scale.job import Job, Plan, make_plan  # noqa: E402
 from spacy_early_exit.scale.local import Local  # noqa: E402
-from spacy_early_exit.scale.parts import Columns  # noqa: E402
+from spacy_early_exit.scale.parts import Columns, cut  # noqa: E402
 from spacy_early_exit.scale.table import SCHEMA, whole_file  # noqa: E402
 from spacy_early_exit.scale.tagger import Setting, Tagger, Task, tagger  # noqa: E402
 from tests.makers.project import ROOT  # noqa: E402
@@ -256,6 +258,15 @@ def test_without_pyarrow_the_error_names_the_extra():
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert "spacy-early-exit[parquet]" in found.stdout
+
+
+def test_a_sample_does_without_files_that_can_not_be_read(job):
+    parts = list(cut(job.source, Columns(), 20))
+    gone = replace(parts[0], path="gone.txt")
+    budget = Budget(tagger(job.task.setting, 1).pipe.calibrated(), 1.5)
+    found = sample(job.task, [gone, *parts[1:]], 1, budget)
+    assert found == sample(job.task, parts[1:], 1, budget) != 1.5
+    assert sample(job.task, [gone], 1, budget) == 1.5  # there is nothing to go by
 
 
 def test_a_manager_takes_what_workers_tell_one_after_the_other(work, monkeypatch):
