@@ -210,8 +210,34 @@ def test_an_item_waits_for_others_but_not_for_long(monkeypatch):
         return alone, found, await last
 
     alone, found, last = asyncio.run(ask())
-    assert found == [0, 2, 4, 6, 8, 10, 12] and last == 16 and 0.05 <= alone < 2
+    assert found == [0, 2, 4, 6, 8, 10, 12] and last == 16 and 0.025 <= alone < 2
     assert batches == [[1], [0, 1, 2], [3, 4, 5], [6], [8]]
+
+
+@pytest.mark.parametrize("pause, count", [(0.1, 4), (0.02, 100)])
+def test_a_batch_gathers_as_long_as_new_items_come_but_not_for_ever(pause, count, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from examples.server.batching import Batcher
+
+    batches = []
+
+    def run(items):
+        batches.append(list(items))
+        return items
+
+    async def ask():
+        batcher = Batcher(run, most=1000, wait=0.5, queue=1000)
+        batcher.start()
+        asked = [asyncio.ensure_future(batcher.submit(-1))]  # so that two are there at the start
+        for item in range(count):
+            asked.append(asyncio.ensure_future(batcher.submit(item)))
+            await asyncio.sleep(pause)
+        await asyncio.gather(*asked)
+        await batcher.stop()
+
+    asyncio.run(ask())
+    assert sum(batches, []) == list(range(-1, count))
+    assert len(batches[0]) > 2 and len(batches[0]) < 60
 
 
 @pytest.mark.takes(seconds=20)

@@ -39,7 +39,8 @@ class Limits:
     such as MAX_BATCH.
 
     max_batch (int): Texts in a batch.
-    max_wait_ms (float): How long a text that comes alone waits for others, in milliseconds.
+    max_wait_ms (float): How long a text waits for others at most, in milliseconds; alone, half of
+        it.
     max_queue (int): Texts that wait. More are refused with status 503.
     max_characters (int): Characters of a text. Longer ones are refused with status 422.
     max_error_rate (float): The share of the requests of the last minute, at most the latest 100,

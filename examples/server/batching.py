@@ -13,12 +13,13 @@ class QueueIsFull(Exception):
 class Batcher:
     """Collects items that are submitted at the same time, and runs them together in a thread.
 
-    While a batch runs, the next one gathers. An item that comes alone waits for others, but not for
-    long.
+    While a batch runs, the next one gathers. Before it runs, it waits for others as long as new
+    ones come, but not for long: clients that the last batch has answered ask again one by one.
 
     run (Callable): Returns a result for each item. One that is an exception is raised for its item.
     most (int): Largest number of items in a batch.
-    wait (float): How long, in seconds, an item may wait for others while nothing runs.
+    wait (float): How long, in seconds, an item may wait for others while nothing runs. It is over
+        when nobody new came for a half of it.
     queue (int): How many items may wait at all.
     """
 
@@ -82,15 +83,18 @@ class Batcher:
 
     async def _gather(self, first: Any) -> tuple[list[Any], bool]:
         """RETURNS (tuple[list[Any], bool]): A batch, and whether it is the last one."""
-        batch = [first]
-        if self._queue.empty():
-            await asyncio.sleep(self.wait)
-        while len(batch) < self.most and not self._queue.empty():
-            more = self._queue.get_nowait()
-            if more is None:
-                return batch, True
-            batch.append(more)
-        return batch, False
+        batch, clock = [first], asyncio.get_running_loop().time
+        until, before = clock() + self.wait, 0
+        while True:
+            while len(batch) < self.most and not self._queue.empty():
+                more = self._queue.get_nowait()
+                if more is None:
+                    return batch, True
+                batch.append(more)
+            if len(batch) in (before, self.most) or clock() >= until:
+                return batch, False
+            before = len(batch)
+            await asyncio.sleep(self.wait / 2)
 
     def _run_safely(self, items: Sequence[Any]) -> Sequence[Any]:
         try:
