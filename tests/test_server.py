@@ -257,6 +257,9 @@ def test_a_server_that_is_stopped_answers_what_it_has(nlp, tmp_path, monkeypatch
             answer = httpx.post(f"http://127.0.0.1:{port}/entities", json=query, timeout=60)
             statuses.append(answer.status_code)
 
+        wrong = [load_test.make_request({"text": TEXTS[0], "speedup": 0})]
+        with pytest.raises(SystemExit, match="1 clients met an error, .* status 422: b.*speedup"):
+            load_test.load(port, wrong, clients=1, seconds=60)
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
