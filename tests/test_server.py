@@ -40,7 +40,7 @@ def serve(nlp, monkeypatch):
 
 async def metric(client, name) -> float:
     """RETURNS (float): What Prometheus reads under a name."""
-    text = (await client.get("/metrics/")).text
+    text = (await client.get("/metrics")).text
     (value,) = re.findall(rf"^early_exit_{re.escape(name)} (\S+)$", text, re.MULTILINE)
     return float(value)
 
@@ -132,17 +132,24 @@ def test_a_speedup_is_held_and_what_is_wrong_with_one_is_said(serve):
 
 
 def test_prometheus_reads_requests_words_savings_and_the_queue(serve, nlp):
+    async def in_parts():
+        yield b'{"text": "Ann"}'
+
     async def ask():
         async with serve() as client:
             answer = await client.post("/entities", json={"text": TEXTS[0]})
             await client.post("/entities", json={"text": 3})
-            names = ['requests_total{status="200"}', 'requests_total{status="422"}']
+            await client.post("/entities", content="Ann " * 300_000)
+            await client.post("/entities", content=in_parts())  # so that it has no length
+            await client.get("/nowhere")
+            await client.get("/ready")
+            names = [f'requests_total{{status="{n}"}}' for n in (200, 404, 411, 413, 422)]
             names += ["words_total", "saving", "queue", "request_seconds_count"]
             return answer.json()["record"], [await metric(client, name) for name in names]
 
     record, found = asyncio.run(ask())
     saving = record["full"] / record["spent"]
-    assert found == [1, 1, len(nlp.make_doc(TEXTS[0])), pytest.approx(saving), 0, 1]
+    assert found == [*[1] * 5, len(nlp.make_doc(TEXTS[0])), pytest.approx(saving), 0, 1]
 
 
 def test_one_text_that_fails_does_not_take_others_along_and_many_make_it_unready_for_a_minute(
@@ -263,7 +270,7 @@ def test_a_server_that_is_stopped_answers_what_it_has(nlp, tmp_path, monkeypatch
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        metrics = f"http://127.0.0.1:{port}/metrics/"
+        metrics = f"http://127.0.0.1:{port}/metrics"
         # Three wait behind the first one; on a slow machine, some have their answer by then.
         while "queue 3.0" not in httpx.get(metrics).text and not statuses:
             time.sleep(0.05)

@@ -18,7 +18,14 @@ import spacy
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_asgi_app
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -30,6 +37,7 @@ from .batching import Batcher, QueueIsFull
 
 BYTES = 12  # of a character in JSON, at most: an emoji as two escapes
 ENOUGH = 20  # requests that an error rate takes
+OWN = ("/health", "/ready", "/metrics")  # paths that are not counted
 RECENT = 60.0  # seconds that a failure counts: a server that gets no requests must recover, too
 
 
@@ -214,13 +222,12 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
         await batcher.stop()
 
     app = FastAPI(lifespan=run)
-    app.mount("/metrics", make_asgi_app(metrics.registry))
     app.add_middleware(Bounded, most=BYTES * limits.max_characters + 1000)
+    app.add_middleware(Counted, answers=metrics.requests)  # those of Bounded, too
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
         """Say what is wrong, but not what was sent, as FastAPI would: it may be no JSON."""
-        metrics.requests.labels(422).inc()
         known = ("body", *Query.model_fields)
         wrong = [
             {"where": [part for part in found["loc"] if part in known], "what": found["msg"]}
@@ -248,10 +255,14 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
         finally:
             end = time.perf_counter()
             failures.append((end, status == 500))
-            metrics.requests.labels(status).inc()
             metrics.seconds.observe(end - begin)
         metrics.add(answer["words"], answer["record"])
         return JSONResponse({"entities": answer["entities"], "record": answer["record"]})
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        """What Prometheus reads."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -293,3 +304,32 @@ class Bounded:
                 await Response(status_code=status)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+class Counted:
+    """Counts answers by status, those to paths that are not there, too.
+
+    app (Any): The server behind it.
+    answers (Counter): The counter.
+    """
+
+    def __init__(self, app: Any, answers: Counter):
+        self.app, self.answers = app, answers
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Let the server answer."""
+        if scope["type"] != "http" or scope["path"] in OWN:
+            await self.app(scope, receive, send)
+            return
+        status = 500  # the answer of a server that raises, which is given further out
+
+        async def note(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        finally:
+            self.answers.labels(status).inc()
