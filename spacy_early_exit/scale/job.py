@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import (
@@ -27,7 +28,12 @@ from .parts import Part, cut
 from .table import ASIDE, read_about
 from .tagger import Report, Tagger, Task, totals_of
 
-ABOUT, METRICS = "_job.json", "_metrics.json"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+ABOUT, METRICS, LOCK = "_job.json", "_metrics.json", "_lock"
 COUNTS = ("texts", "words", "errors", "spent", "full")
 MAX_CPUS = 4  # of a worker, by default: more gain little, and fewer workers need less memory
 
@@ -123,13 +129,12 @@ def begin(job: Job, tagger: Tagger) -> Tuple[List[Part], Dict[str, float]]:
     RAISES (ValueError): If the output is that of another job.
     """
     folder = job.task.folder
-    folder.mkdir(parents=True, exist_ok=True)
     parts = list(cut(job.source, job.task.columns, job.size))
     about = describe(job, tagger, parts)
     place = folder / ABOUT
     if place.is_file():
         check_same(json.loads(place.read_text(encoding="utf8")), about, folder)
-    elif any(folder.iterdir()):
+    elif any(path.name != LOCK for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty, and no job began in it. Write to another folder.")
     write_json(place, about)
     shutil.rmtree(folder / ASIDE, ignore_errors=True)  # of workers that were killed
@@ -266,8 +271,19 @@ def run(
     show (Callable): Called with the progress at the start and after every part.
     RETURNS (Tuple[Progress, Dict[str, Any]]): Its numbers, and those of the metrics file.
     RAISES (CorpusError): If the input can't be read, or the output is damaged.
-    RAISES (ValueError): If the output is that of another job.
+    RAISES (ValueError): If the output is that of another job, or inside the input, or if another
+        run is at work in it.
     """
+    folder = job.task.folder
+    if folder.resolve().is_relative_to(job.source.resolve()):
+        raise ValueError(f"{folder} is inside the input, and would be read. Write somewhere else.")
+    with alone(folder):
+        return _run(job, engine, plan, tagger, show)
+
+
+def _run(
+    job: Job, engine: Engine, plan: Plan, tagger: Tagger, show: Callable[[Progress], None]
+) -> Tuple[Progress, Dict[str, Any]]:
     parts, done = begin(job, tagger)
     todo = [part for part in parts if not is_done(job, part)]
     speedup, budget = tagger.pipe.speedup, None
@@ -284,6 +300,26 @@ def run(
     write_json(job.task.folder / METRICS, metrics)
     shutil.rmtree(job.task.folder / ASIDE, ignore_errors=True)
     return progress, metrics
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder. The lock ends with the process, however that ends. File
+    systems without locks, and Windows, keep nobody out.
+
+    folder (Path): The folder, which is made if it is not there.
+    RAISES (ValueError): If another run is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"Another run is at work in {folder}. Wait for its end.") from None
+            except OSError:
+                pass
+        yield
 
 
 def write_json(path: Path, about: Mapping[str, Any]) -> None:

@@ -70,6 +70,7 @@ def test_a_job_has_the_rows_that_the_pipeline_gives(work, texts, tmp_path):
     assert "saved less than speedup = 2" in told and "--adaptive" in told  # not on these texts
     assert sorted(path.name for path in output.iterdir() if path.suffix != ".parquet") == [
         "_job.json",
+        "_lock",
         "_metrics.json",
     ]
 
@@ -111,6 +112,26 @@ def test_only_the_same_job_goes_on(job, work, tmp_path):
     assert "differ in: input." in tag(*more, ok=False)
     (output / "_job.json").unlink()
     assert "is not empty" in tag(*same, "-s", 2, "-n", 20, ok=False)
+
+
+def test_a_second_run_with_the_same_output_is_refused(job, texts):
+    with jobs.alone(job.task.folder):
+        with pytest.raises(ValueError, match="Another run is at work in"):
+            run(job)
+    progress, _ = run(job)
+    assert progress.sums["texts"] == len(texts)
+
+
+def test_an_output_inside_the_input_is_refused(job, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(job.source, tmp_path / "in")
+    for output in (tmp_path / "in", tmp_path / "in" / "out"):
+        inside = replace(job, source=tmp_path / "in", task=replace(job.task, folder=output))
+        with pytest.raises(ValueError, match="is inside the input"):
+            run(inside)
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["texts.txt"]
+    beside = replace(job, source=tmp_path / "in", task=replace(job.task, folder=tmp_path / "in2"))
+    run(beside)
 
 
 def test_a_damaged_file_of_the_output_is_an_error_that_names_it(job):
