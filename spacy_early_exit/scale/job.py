@@ -21,6 +21,7 @@ from typing import (
 )
 
 from ..budget.controller import TOLERANCE
+from ..corpora import CorpusError
 from ..files.integrity import checksum
 from ..measure.machine import machine
 from .budget import Budget
@@ -133,8 +134,12 @@ def begin(job: Job, tagger: Tagger) -> Tuple[List[Part], Dict[str, float]]:
     about = describe(job, tagger, parts)
     place = folder / ABOUT
     if place.is_file():
-        check_same(json.loads(place.read_text(encoding="utf8")), about, folder)
-    elif any(path.name != LOCK for path in folder.iterdir()):
+        try:
+            found = dict(json.loads(place.read_text(encoding="utf8")))
+        except (TypeError, ValueError) as e:
+            raise CorpusError(f"{place} is damaged. Write to another folder.") from e
+        check_same(found, about, folder)
+    elif {path.name for path in folder.iterdir()} - {LOCK, f"{ABOUT}.tmp"}:
         raise ValueError(f"{folder} is not empty, and no job began in it. Write to another folder.")
     write_json(place, about)
     shutil.rmtree(folder / ASIDE, ignore_errors=True)  # of workers that were killed
@@ -293,11 +298,13 @@ def _run(
         random.Random(0).shuffle(todo)  # so that every stretch of the job is like the whole
     progress = Progress(parts, done)
     show(progress)
-    for report in engine.run(job.task, todo, plan, budget) if todo else ():
-        progress.add(report)
-        show(progress)
-    metrics = progress.metrics(job, plan, speedup)
-    write_json(job.task.folder / METRICS, metrics)
+    try:
+        for report in engine.run(job.task, todo, plan, budget) if todo else ():
+            progress.add(report)
+            show(progress)
+    finally:  # an engine may give up
+        metrics = progress.metrics(job, plan, speedup)
+        write_json(job.task.folder / METRICS, metrics)
     shutil.rmtree(job.task.folder / ASIDE, ignore_errors=True)
     return progress, metrics
 

@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -112,6 +113,33 @@ def test_only_the_same_job_goes_on(job, work, tmp_path):
     assert "differ in: input." in tag(*more, ok=False)
     (output / "_job.json").unlink()
     assert "is not empty" in tag(*same, "-s", 2, "-n", 20, ok=False)
+
+
+def test_a_job_that_was_killed_at_its_very_start_begins_anew(job, texts):
+    job.task.folder.mkdir()
+    (job.task.folder / "_job.json.tmp").write_text("{")
+    progress, _ = run(job)
+    assert progress.sums["texts"] == len(texts)
+
+
+@pytest.mark.parametrize("content", ["", "3", '{"speedup'])
+def test_a_damaged_memory_of_the_job_is_an_error_that_names_it(content, job):
+    job.task.folder.mkdir()
+    (job.task.folder / "_job.json").write_text(content)
+    with pytest.raises(CorpusError, match=r"_job\.json is damaged"):
+        run(job)
+
+
+def test_a_run_that_an_engine_gives_up_leaves_its_numbers(job):
+    class Weak(Local):
+        def run(self, *given):
+            yield from islice(super().run(*given), 2)
+            raise OSError("no more workers")
+
+    pipeline = tagger(job.task.setting, 1)
+    with pytest.raises(OSError, match="no more workers"):
+        jobs.run(job, Weak(), Plan(1, 1), pipeline, lambda progress: None)
+    assert runs.metrics(job.task.folder)["texts"] == 40
 
 
 def test_a_second_run_with_the_same_output_is_refused(job, texts):
