@@ -37,6 +37,7 @@ except ImportError:  # Windows
 ABOUT, METRICS, LOCK = "_job.json", "_metrics.json", "_lock"
 COUNTS = ("texts", "words", "errors", "spent", "full")
 MAX_CPUS = 4  # of a worker, by default: more gain little, and fewer workers need less memory
+MIN_USED = 0.9  # share of all processors that workers of so many must use
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,18 @@ def make_plan(nodes: Sequence[int], workers: Optional[int], cpus: Optional[int])
 
     nodes (Sequence[int]): The number of processors of each machine.
     workers (Optional[int]): The number of workers; None: as many as there is room for.
-    cpus (Optional[int]): The number of processors of each worker; None: up to four.
+    cpus (Optional[int]): The number of processors of each worker; None: up to four, as many as leave
+        hardly any processor out.
     RETURNS (Plan): The plan.
     RAISES (ValueError): If there is no room for it. Engines would wait for ever.
     """
     each = cpus or min(MAX_CPUS, max(nodes, default=1))
-    if workers and not cpus:
-        while each > 1 and sum(node // each for node in nodes) < workers:
-            each -= 1
+    while each > 1 and not cpus:
+        room = sum(node // each for node in nodes)
+        enough = room >= workers if workers else room * each >= MIN_USED * sum(nodes)
+        if enough:
+            break
+        each -= 1
     room = sum(node // each for node in nodes)
     if not room or (workers or 1) > room:
         raise ValueError(
