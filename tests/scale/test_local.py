@@ -28,7 +28,7 @@ from spacy_early_exit.scale.job import Job, Plan, make_plan  # noqa: E402
 from spacy_early_exit.scale.local import Local  # noqa: E402
 from spacy_early_exit.scale.parts import Columns, cut  # noqa: E402
 from spacy_early_exit.scale.table import SCHEMA, whole_file  # noqa: E402
-from spacy_early_exit.scale.tagger import Setting, Tagger, Task, tagger  # noqa: E402
+from spacy_early_exit.scale.tagger import Setting, Tagger, Task, tag_table, tagger  # noqa: E402
 from tests.makers.project import ROOT  # noqa: E402
 from tests.scale import runs  # noqa: E402
 
@@ -209,6 +209,22 @@ def test_a_component_that_fails_for_a_batch_costs_only_the_bad_text_its_row(work
     monkeypatch.setattr(worker, "_row", lambda doc: taggers.Tagged(len(doc), [], 1, 1))
     found = worker.tag(["Ann", "FAIL", "Bob"])
     assert [one.error for one in found] == [None, "ValueError: the batch fails", None]
+
+
+def test_batches_of_long_texts_have_fewer(job, texts, monkeypatch):
+    worker, sizes = tagger(job.task.setting, 1), []
+    tag_them = worker.tag
+    monkeypatch.setattr(taggers, "MAX_CHARACTERS", 1000)
+    monkeypatch.setattr(
+        worker, "tag", lambda batch, *more: sizes.append(len(batch)) or tag_them(batch, *more)
+    )
+    table = pa.table({"text": ["Ann. " * 120, None, "Ann. " * 120, *["Bob."] * 5, "Ann. " * 300]})
+    found = tag_table(worker, table)
+    assert sizes == [3, 6] and len(found) == 9
+    sizes.clear()
+    run(replace(job, size=1000))
+    assert sum(sizes) == len(texts) and len(sizes) > 1
+    assert runs.rows(job.task.folder)[-1]["id"] == f"texts.txt:{len(texts)}"
 
 
 def test_errors_are_counted_and_told(work, tmp_path):
