@@ -102,8 +102,8 @@ def make_plan(nodes: Sequence[int], workers: Optional[int], cpus: Optional[int])
 
     nodes (Sequence[int]): The number of processors of each machine.
     workers (Optional[int]): The number of workers; None: as many as there is room for.
-    cpus (Optional[int]): The number of processors of each worker; None: up to four, as many as leave
-        hardly any processor out.
+    cpus (Optional[int]): The number of processors of each worker; None: up to four, as many as
+        leave hardly any processor out.
     RETURNS (Plan): The plan.
     RAISES (ValueError): If there is no room for it. Engines would wait for ever.
     """

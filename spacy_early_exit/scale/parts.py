@@ -11,6 +11,8 @@ from ..corpora import CorpusError
 from .table import reading
 
 KINDS = (".parquet", ".jsonl", ".txt")
+# Their lines are no texts. Files with other endings are read as texts, one per line.
+OTHERS = (".csv", ".tsv", ".json", ".gz", ".bz2", ".xz", ".zst", ".zip")
 # A part ends with its number of texts, or with this many bytes: then texts are long.
 MAX_BYTES = 32 * 2**20
 MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
@@ -74,9 +76,14 @@ def find_files(source: Path) -> List[Tuple[str, Path]]:
 
     source (Path): A file; or a folder: then all Parquet, JSON lines and text files inside it,
         unless their name or that of their folder begins with a dot or an underscore.
-    RAISES (CorpusError): If there are none.
+    RAISES (CorpusError): If there are none, or the file is of another kind.
     """
     if source.is_file():
+        if source.suffix.lower() in OTHERS:
+            raise CorpusError(
+                f"{source} can't be read: write its texts to a file that ends with "
+                f"{', '.join(KINDS)}."
+            )
         return [(source.name, source)]
     if not source.is_dir():
         raise CorpusError(f"There is no file or folder {source}.")

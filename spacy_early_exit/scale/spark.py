@@ -112,7 +112,8 @@ class Spark:
                 raise
             raise OSError(
                 "A worker was killed, as often as Spark tries a part (spark.task.maxFailures). Is "
-                "there too little memory? Have fewer workers, or more spark.executor.memoryOverhead."
+                "there too little memory? Have fewer workers, or more "
+                "spark.executor.memoryOverhead."
             ) from e
         finally:
             if not job.done():

@@ -100,6 +100,10 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path):
     for name in ("missing.txt", "bad.parquet"):
         with pytest.raises(CorpusError, match=f"no file or folder .*{name}"):
             read_all(tmp_path / name, 10)
+    for name in ("a.csv", "a.jsonl.gz"):
+        (tmp_path / name).write_text("Ann")
+        with pytest.raises(CorpusError, match=rf"{name} can't be read: write its texts to"):
+            read_all(tmp_path / name, 10)
     bad.write_bytes(b"PAR1 no more")
     with pytest.raises(CorpusError, match=r"bad\.parquet can't be read"):
         read_all(bad, 10)
