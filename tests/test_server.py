@@ -182,13 +182,17 @@ def test_one_text_that_fails_does_not_take_others_along_and_many_make_it_unready
     assert some == [200, 500, 200] and ready == [200, 200, 503, 200] and alive == 200
 
 
-def test_more_than_may_wait_is_refused_at_once(serve):
+@pytest.mark.parametrize("limits", [{"max_queue": 4}, {"max_queue_characters": 60}])
+def test_more_than_may_wait_is_refused_at_once(limits, serve):
     async def ask():
-        async with serve(max_queue=4, max_batch=1) as client:
+        async with serve(**limits, max_batch=1) as client:
             asked = [client.post("/entities", json={"text": text}) for text in TEXTS]
-            return await asyncio.gather(*asked)
+            answers = await asyncio.gather(*asked)
+            ready = await client.get("/ready")
+            return [*answers, await client.post("/entities", json={"text": TEXTS[0]})], ready
 
-    answers = asyncio.run(ask())
+    (*answers, last), ready = asyncio.run(ask())
+    assert last.status_code == ready.status_code == 200  # nothing waits any more
     refused = [answer for answer in answers if answer.status_code == 503]
     assert {answer.status_code for answer in answers} == {200, 503} and len(refused) >= 4
     assert all(answer.headers["retry-after"] == "1" for answer in refused)

@@ -50,6 +50,8 @@ class Limits:
     max_wait_ms (float): How long a text waits for others at most, in milliseconds; alone, half of
         it.
     max_queue (int): Texts that wait. More are refused with status 503.
+    max_queue_characters (int): Characters of all texts that wait: they should be answered before an
+        orchestrator that stops the server ends it. When so many wait, more texts are refused.
     max_characters (int): Characters of a text. Longer ones are refused with status 422.
     max_error_rate (float): The share of the requests of the last minute, at most the latest 100,
         that may fail. With more, the server is not ready.
@@ -58,6 +60,7 @@ class Limits:
     max_batch: int = 32
     max_wait_ms: float = 2.0
     max_queue: int = 256
+    max_queue_characters: int = 500_000
     max_characters: int = 20_000
     max_error_rate: float = 0.5
 
@@ -209,6 +212,8 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
         most=limits.max_batch,
         wait=limits.max_wait_ms / 1000,
         queue=limits.max_queue,
+        weigh=lambda query: len(query.text),
+        weight=limits.max_queue_characters,
     )
     metrics = Metrics(batcher)
     failures: deque[tuple[float, bool]] = deque(maxlen=100)  # when, and whether it was one
@@ -277,7 +282,7 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
         rate = sum(recent) / max(ENOUGH, len(recent))
         well = {
             "alive": batcher.is_alive,
-            "queue": batcher.waiting < limits.max_queue,
+            "queue": not batcher.is_full,
             "errors": rate <= limits.max_error_rate,
         }
         return JSONResponse(well, 200 if all(well.values()) else 503)
