@@ -107,7 +107,7 @@ class Spark:
                 told.update(new)
                 yield from new.values()
             job.result()  # raises what Spark raised
-        except Py4JError as e:
+        except (PySparkException, Py4JError) as e:
             if not any(sign in str(e) for sign in KILLED):
                 raise
             raise OSError(

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -316,6 +317,17 @@ def test_faulty_arguments_are_refused_before_anything_is_written(work, tmp_path)
     assert "Name one of them" in tag(*words, "-c", "ner", "-w", 1, ok=False)
     assert "no file or folder" in tag(tmp_path / "no.txt", *words[1:], "-w", 1, ok=False)
     assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_a_cluster_that_is_not_there_is_refused(work, tmp_path, monkeypatch):
+    class Ray:
+        def __init__(self, address):
+            raise ConnectionError(f"nobody at {address}")
+
+    monkeypatch.setitem(sys.modules, "spacy_early_exit.scale.ray", SimpleNamespace(Ray=Ray))
+    words = [work / "texts.txt", tmp_path / "out", "-m", work / "model", "-e", "ray"]
+    told = tag(*words, "--address", "host:1", ok=False)
+    assert "Ray can't be started." in told and "nobody at host:1" in told
 
 
 def test_without_pyarrow_the_error_names_the_extra():

@@ -42,6 +42,7 @@ def test_workers_share_a_budget(work, texts, tmp_path):
     tag(*runs.arguments(work, tmp_path / "out", "-s", 1.3, "-t", 1, "--adaptive", "-n", 10))
     found = runs.metrics(tmp_path / "out")
     assert found["adaptive"] and found["texts"] == len(texts)
+    assert found["saved"] == pytest.approx(1.3, rel=0.1)
 
 
 def test_a_worker_that_is_killed_loses_nothing(work, tmp_path):
@@ -95,12 +96,15 @@ def test_a_dataset_is_tagged_beside_what_reads_it(work, texts, tmp_path):
 
 
 @pytest.mark.usefixtures("cluster")
-def test_actors_without_room_for_reading_are_refused():
+def test_actors_without_room_for_reading_are_refused(monkeypatch):
     assert pool()["concurrency"] == 1
     with pytest.raises(ValueError, match="no room for 2 workers of 1 CPUs"):
         pool(workers=2)
     with pytest.raises(ValueError, match="no room for 1 workers of 2 CPUs"):
         pool(cpus=2)
+    monkeypatch.setattr("spacy_early_exit.scale.ray.nodes", lambda: [])
+    with pytest.raises(ValueError, match="no room for"):
+        pool()
 
 
 def test_no_pipeline_travels_with_the_tasks(work):
