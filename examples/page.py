@@ -34,6 +34,17 @@ def load(folder: str) -> tuple[Language, EarlyExitPipe]:
     return nlp, next(pipe for _, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe))
 
 
+def reach(pipe: EarlyExitPipe) -> float:
+    """RETURNS (float): The largest speedup that a pipeline gives, and does not refuse.
+
+    pipe (EarlyExitPipe): Its early-exit component.
+    RAISES (ValueError): If it is not calibrated.
+    """
+    found = pipe.calibrated()
+    strict = pipe.settings.strict and found.min_kept is not None
+    return found.keeps_up_to if strict else found.most
+
+
 def main(folder: str) -> None:
     """Draw the page.
 
@@ -44,11 +55,16 @@ def main(folder: str) -> None:
     nlp, pipe = load(folder)
     text = st.text_area("Text", TEXT, max_chars=MAX_CHARACTERS)
     try:
-        most = pipe.calibrated().most
+        most = reach(pipe)
     except ValueError as error:
         st.error(str(error))
         return
-    asked = st.slider("Speedup: how many times fewer operations", 1.0, most, min(2.0, most), 0.1)
+    if most < 1.1:  # a slider needs two steps
+        st.info("There is no speedup within reach: this is full depth.")
+        asked = 1.0
+    else:
+        title = "Speedup: how many times fewer operations"
+        asked = st.slider(title, 1.0, most, min(2.0, most), 0.1)
     (doc,) = annotated(pipe, [nlp.make_doc(text)], speedup=asked, store_exits=True)
     record = get_records(doc)[pipe.name]
     if not any(record.layers or ()):

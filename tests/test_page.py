@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 
 import pytest
 
@@ -96,3 +97,28 @@ def test_words_are_shaded_by_the_layer_at_which_they_exit_at_any_speedup(url, br
     page.locator("textarea").press("Control+Enter")
     page.wait_for_function("document.querySelector('.entities').innerText.includes('onerror')")
     assert "evil" not in page.title() and not faults
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_slider_ends_where_speedups_are_refused(strict, nlp, tmp_path):
+    testing = pytest.importorskip("streamlit.testing.v1", reason="pip install streamlit")
+    ner = nlp.get_pipe("early_exit_ner")
+    calibrate(ner, examples_of(nlp), [1.2, 1.5], min_kept=0.985)
+    full, *others = ner.calibration.points
+    points = (full, *(replace(point, score=0.0, error=0.0) for point in others))
+    ner.calibration = replace(ner.calibration, points=points)
+    nlp.get_pipe_config("early_exit_ner")["strict"] = strict
+    nlp.to_disk(tmp_path)
+    page = testing.AppTest.from_function(draw, args=(str(ROOT), str(tmp_path)), default_timeout=60)
+    page.run()
+    assert not page.exception and not page.error
+    # Strict, no speedup is left, and so no slider.
+    assert [slider.max >= 1.5 for slider in page.slider] == ([] if strict else [True])
+
+
+def draw(root, folder):
+    import runpy
+    import sys
+
+    sys.argv[1:] = [folder]
+    runpy.run_path(f"{root}/examples/page.py")

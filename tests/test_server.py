@@ -7,8 +7,10 @@ import re
 import threading
 import time
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
+from spacy.language import Language
 
 from tests.makers.project import ROOT, resident
 from tests.makers.texts import TEXTS
@@ -39,7 +41,7 @@ def serve(nlp, monkeypatch):
 
 async def metric(client, name) -> float:
     """RETURNS (float): What Prometheus reads under a name."""
-    text = (await client.get("/metrics/")).text
+    text = (await client.get("/metrics")).text
     (value,) = re.findall(rf"^early_exit_{re.escape(name)} (\S+)$", text, re.MULTILINE)
     return float(value)
 
@@ -131,20 +133,27 @@ def test_a_speedup_is_held_and_what_is_wrong_with_one_is_said(serve):
 
 
 def test_prometheus_reads_requests_words_savings_and_the_queue(serve, nlp):
+    async def in_parts():
+        yield b'{"text": "Ann"}'
+
     async def ask():
         async with serve() as client:
             answer = await client.post("/entities", json={"text": TEXTS[0]})
             await client.post("/entities", json={"text": 3})
-            names = ['requests_total{status="200"}', 'requests_total{status="422"}']
+            await client.post("/entities", content="Ann " * 300_000)
+            await client.post("/entities", content=in_parts())  # so that it has no length
+            await client.get("/nowhere")
+            await client.get("/ready")
+            names = [f'requests_total{{status="{n}"}}' for n in (200, 404, 411, 413, 422)]
             names += ["words_total", "saving", "queue", "request_seconds_count"]
             return answer.json()["record"], [await metric(client, name) for name in names]
 
     record, found = asyncio.run(ask())
     saving = record["full"] / record["spent"]
-    assert found == [1, 1, len(nlp.make_doc(TEXTS[0])), pytest.approx(saving), 0, 1]
+    assert found == [*[1] * 5, len(nlp.make_doc(TEXTS[0])), pytest.approx(saving), 0, 1]
 
 
-def test_one_text_that_fails_does_not_take_others_along_and_many_make_it_unready(
+def test_one_text_that_fails_does_not_take_others_along_and_many_make_it_unready_for_a_minute(
     serve, nlp, monkeypatch
 ):
     annotate = type(nlp.get_pipe(NAME)).annotate
@@ -165,19 +174,26 @@ def test_one_text_that_fails_does_not_take_others_along_and_many_make_it_unready
                 answers = await asyncio.gather(*asked, return_exceptions=True)
                 found.append([getattr(answer, "status_code", 500) for answer in answers])
                 ready.append((await client.get("/ready")).status_code)
+            later = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 61)
+            monkeypatch.setattr("examples.server.app.time", later)
+            ready.append((await client.get("/ready")).status_code)
             return found, ready, (await client.get("/health")).status_code
 
     (some, _), ready, alive = asyncio.run(ask())
-    assert some == [200, 500, 200] and ready == [200, 200, 503] and alive == 200
+    assert some == [200, 500, 200] and ready == [200, 200, 503, 200] and alive == 200
 
 
-def test_more_than_may_wait_is_refused_at_once(serve):
+@pytest.mark.parametrize("limits", [{"max_queue": 4}, {"max_queue_characters": 60}])
+def test_more_than_may_wait_is_refused_at_once(limits, serve):
     async def ask():
-        async with serve(max_queue=4, max_batch=1) as client:
+        async with serve(**limits, max_batch=1) as client:
             asked = [client.post("/entities", json={"text": text}) for text in TEXTS]
-            return await asyncio.gather(*asked)
+            answers = await asyncio.gather(*asked)
+            ready = await client.get("/ready")
+            return [*answers, await client.post("/entities", json={"text": TEXTS[0]})], ready
 
-    answers = asyncio.run(ask())
+    (*answers, last), ready = asyncio.run(ask())
+    assert last.status_code == ready.status_code == 200  # nothing waits any more
     refused = [answer for answer in answers if answer.status_code == 503]
     assert {answer.status_code for answer in answers} == {200, 503} and len(refused) >= 4
     assert all(answer.headers["retry-after"] == "1" for answer in refused)
@@ -206,34 +222,97 @@ def test_an_item_waits_for_others_but_not_for_long(monkeypatch):
         return alone, found, await last
 
     alone, found, last = asyncio.run(ask())
-    assert found == [0, 2, 4, 6, 8, 10, 12] and last == 16 and 0.05 <= alone < 2
+    assert found == [0, 2, 4, 6, 8, 10, 12] and last == 16 and 0.025 <= alone < 2
     assert batches == [[1], [0, 1, 2], [3, 4, 5], [6], [8]]
 
 
-@pytest.mark.takes(seconds=20)
+@pytest.mark.parametrize("pause, count", [(0.1, 4), (0.02, 100)])
+def test_a_batch_gathers_as_long_as_new_items_come_but_not_for_ever(pause, count, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from examples.server.batching import Batcher
+
+    batches = []
+
+    def run(items):
+        batches.append(list(items))
+        return items
+
+    async def ask():
+        batcher = Batcher(run, most=1000, wait=0.5, queue=1000)
+        batcher.start()
+        asked = [asyncio.ensure_future(batcher.submit(-1))]  # so that two are there at the start
+        for item in range(count):
+            asked.append(asyncio.ensure_future(batcher.submit(item)))
+            await asyncio.sleep(pause)
+        await asyncio.gather(*asked)
+        await batcher.stop()
+
+    asyncio.run(ask())
+    assert [item for batch in batches for item in batch] == list(range(-1, count))
+    assert 2 < len(batches[0]) < 60
+
+
+def test_a_server_that_is_stopped_answers_what_it_has(nlp, monkeypatch):
+    uvicorn = pytest.importorskip("uvicorn", reason="pip install uvicorn")
+    monkeypatch.syspath_prepend(ROOT)
+    from examples.server.app import Limits, create_app
+
+    gate = threading.Event()
+    gate.set()  # the server asks for one text at its start
+
+    @Language.component("gate")
+    def wait(doc):
+        assert gate.wait(60)
+        return doc
+
+    nlp.add_pipe("gate")
+    app = create_app(nlp, Limits(max_batch=1))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    gate.clear()
+    (port,) = (s.getsockname()[1] for found in server.servers for s in found.sockets)
+    statuses = []
+
+    def ask():
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/entities", json={"text": TEXTS[0]}, timeout=60
+        )
+        statuses.append(answer.status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for asking in threads:
+        asking.start()
+    while "queue 3.0" not in httpx.get(f"http://127.0.0.1:{port}/metrics").text:  # and one runs
+        time.sleep(0.01)
+    server.should_exit = True  # as SIGTERM does
+    with pytest.raises(httpx.ConnectError):
+        for _ in range(1000):
+            httpx.get(f"http://127.0.0.1:{port}/ready")
+            time.sleep(0.01)
+    assert statuses == [] and thread.is_alive()
+    gate.set()
+    for asking in [*threads, thread]:
+        asking.join(60)
+    assert statuses == [200] * 4 and not thread.is_alive()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
-def test_a_server_that_is_stopped_answers_what_it_has(nlp, tmp_path, monkeypatch):
+def test_a_process_that_serves_ends_well_and_what_loads_it_names_an_error(
+    nlp, tmp_path, monkeypatch
+):
     pytest.importorskip("uvicorn", reason="pip install uvicorn")
     monkeypatch.syspath_prepend(ROOT)
     from examples.server import load_test
 
     nlp.to_disk(tmp_path)
     monkeypatch.chdir(ROOT)
-    statuses = []
-    with load_test.server(tmp_path, {"MAX_WAIT_MS": "8000"}) as port:
-
-        def ask():
-            query = {"text": TEXTS[0]}
-            answer = httpx.post(f"http://127.0.0.1:{port}/entities", json=query, timeout=60)
-            statuses.append(answer.status_code)
-
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        metrics = f"http://127.0.0.1:{port}/metrics/"
-        while "queue 3.0" not in httpx.get(metrics).text:  # behind the first one
-            assert statuses == []
-            time.sleep(0.05)
-    for thread in threads:
-        thread.join()
-    assert statuses == [200] * 4
+    with load_test.server(tmp_path, {}) as port:
+        right, wrong = (load_test.make_request({"text": "Oslo", "speedup": s}) for s in (None, 0))
+        assert load_test.load(port, [right], clients=2, seconds=1)
+        with pytest.raises(SystemExit, match="1 clients met an error, .* status 422: b.*speedup"):
+            load_test.load(port, [wrong], clients=1, seconds=60)

@@ -18,7 +18,14 @@ import spacy
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_asgi_app
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -30,6 +37,8 @@ from .batching import Batcher, QueueIsFull
 
 BYTES = 12  # of a character in JSON, at most: an emoji as two escapes
 ENOUGH = 20  # requests that an error rate takes
+OWN = ("/health", "/ready", "/metrics")  # paths that are not counted
+RECENT = 60.0  # seconds that a failure counts: a server that gets no requests must recover, too
 
 
 @dataclass(frozen=True)
@@ -38,16 +47,20 @@ class Limits:
     such as MAX_BATCH.
 
     max_batch (int): Texts in a batch.
-    max_wait_ms (float): How long a text that comes alone waits for others, in milliseconds.
+    max_wait_ms (float): How long a text waits for others at most, in milliseconds; alone, half of
+        it.
     max_queue (int): Texts that wait. More are refused with status 503.
+    max_queue_characters (int): Characters of all texts that wait: they should be answered before an
+        orchestrator that stops the server ends it. When so many wait, more texts are refused.
     max_characters (int): Characters of a text. Longer ones are refused with status 422.
-    max_error_rate (float): The share of the latest 100 requests that may fail. With more, the
-        server is not ready.
+    max_error_rate (float): The share of the requests of the last minute, at most the latest 100,
+        that may fail. With more, the server is not ready.
     """
 
     max_batch: int = 32
     max_wait_ms: float = 2.0
     max_queue: int = 256
+    max_queue_characters: int = 500_000
     max_characters: int = 20_000
     max_error_rate: float = 0.5
 
@@ -199,9 +212,11 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
         most=limits.max_batch,
         wait=limits.max_wait_ms / 1000,
         queue=limits.max_queue,
+        weigh=lambda query: len(query.text),
+        weight=limits.max_queue_characters,
     )
     metrics = Metrics(batcher)
-    failures: deque[bool] = deque(maxlen=100)
+    failures: deque[tuple[float, bool]] = deque(maxlen=100)  # when, and whether it was one
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -212,13 +227,12 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
         await batcher.stop()
 
     app = FastAPI(lifespan=run)
-    app.mount("/metrics", make_asgi_app(metrics.registry))
     app.add_middleware(Bounded, most=BYTES * limits.max_characters + 1000)
+    app.add_middleware(Counted, answers=metrics.requests)  # those of Bounded, too
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
         """Say what is wrong, but not what was sent, as FastAPI would: it may be no JSON."""
-        metrics.requests.labels(422).inc()
         known = ("body", *Query.model_fields)
         wrong = [
             {"where": [part for part in found["loc"] if part in known], "what": found["msg"]}
@@ -244,11 +258,16 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
             status = error.status_code
             raise
         finally:
-            failures.append(status == 500)
-            metrics.requests.labels(status).inc()
-            metrics.seconds.observe(time.perf_counter() - begin)
+            end = time.perf_counter()
+            failures.append((end, status == 500))
+            metrics.seconds.observe(end - begin)
         metrics.add(answer["words"], answer["record"])
         return JSONResponse({"entities": answer["entities"], "record": answer["record"]})
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        """What Prometheus reads."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -258,10 +277,12 @@ def create_app(nlp: Language | None = None, limits: Limits | None = None) -> Fas
     @app.get("/ready")
     async def ready() -> JSONResponse:
         """Whether requests should be sent here."""
-        rate = sum(failures) / max(ENOUGH, len(failures))
+        since = time.perf_counter() - RECENT
+        recent = [failed for when, failed in failures if when > since]
+        rate = sum(recent) / max(ENOUGH, len(recent))
         well = {
             "alive": batcher.is_alive,
-            "queue": batcher.waiting < limits.max_queue,
+            "queue": not batcher.is_full,
             "errors": rate <= limits.max_error_rate,
         }
         return JSONResponse(well, 200 if all(well.values()) else 503)
@@ -288,3 +309,32 @@ class Bounded:
                 await Response(status_code=status)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+class Counted:
+    """Counts answers by status, those to paths that are not there, too.
+
+    app (Any): The server behind it.
+    answers (Counter): The counter.
+    """
+
+    def __init__(self, app: Any, answers: Counter):
+        self.app, self.answers = app, answers
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Let the server answer."""
+        if scope["type"] != "http" or scope["path"] in OWN:
+            await self.app(scope, receive, send)
+            return
+        status = 500  # the answer of a server that raises, which is given further out
+
+        async def note(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        finally:
+            self.answers.labels(status).inc()

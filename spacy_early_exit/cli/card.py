@@ -76,6 +76,8 @@ def card_cli(
     examples = read_corpus(nlp, ner, data)
     shown = ",".join(f"{speedup:g}" for speedup in sorted({1.0, *asked}))
     command = ["python", "-m", "spacy", "early-exit", "evaluate", model, str(data), "-s", shown]
+    command += [] if component is None else ["-c", component]
+    command += [] if code is None else ["--code", str(code)]
     about = About(
         training_data=training_data,
         license=license_.lower().replace(" ", "-"),

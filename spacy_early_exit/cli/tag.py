@@ -83,9 +83,10 @@ def tag_cli(
     job = jobs.Job(
         source.absolute(), Task(setting, Columns(text, id), output.absolute()), adaptive, size
     )
-    runner: Engine = makers[engine.capitalize()](*([] if engine == "local" else [address]))
+    with refusing(OSError, ValueError, title=f"{engine.capitalize()} can't be started."):
+        runner: Engine = makers[engine.capitalize()](*([] if engine == "local" else [address]))
     try:
-        with refusing(ValueError):
+        with refusing(OSError, ValueError):
             plan = runner.plan(workers, cpus)
         with refusing(OSError, ValueError, ImportError, title=f"Can't run {model!r}."):
             pipeline = tagger(setting, plan.cpus)

@@ -71,6 +71,13 @@ class Card:
     machine: Dict[str, str]
     threads: int
 
+    @property
+    def example(self) -> float:
+        """RETURNS (float): The largest speedup shown that keeps as much of the score as it must."""
+        found = self.component.calibration
+        asked = [row["speedup"] for row in self.rows]
+        return max(s for s in asked if s == 1 or not (found and found.check_kept(s, "")))
+
 
 def collect(
     nlp: Language,

@@ -1,9 +1,10 @@
 """The budget of a job: the speedup that all its workers hold together."""
 
 from itertools import islice
-from typing import NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from ..budget.curve import Calibration
+from ..corpora import CorpusError
 from .parts import Part, read
 from .tagger import BATCH, Task, tagger
 
@@ -34,13 +35,18 @@ def sample(task: Task, parts: Sequence[Part], threads: int, budget: Budget) -> f
     RETURNS (float): The position, a speedup on the curve, at which the sample saves as much as is
         to be held.
     """
-    each = BATCH // SAMPLED
-    texts = [one.text for part in parts[:SAMPLED] for one in islice(read(part, task.columns), each)]
+    texts: List[Optional[str]] = []
+    for part in parts[:SAMPLED]:
+        try:
+            texts += [one.text for one in islice(read(part, task.columns), BATCH // SAMPLED)]
+        except CorpusError:  # its own task will say so
+            continue
     worker, most = tagger(task.setting, threads), budget.calibration.most
     position = min(budget.speedup, most)
     for _ in range(ROUNDS):
         tagged = worker.tag(texts, budget.calibration.threshold_for(position))
-        spent, full = (sum(cost or 0 for cost in costs) for costs in zip(*(t[2:4] for t in tagged)))
+        spent = sum(one.spent or 0 for one in tagged)
+        full = sum(one.full or 0 for one in tagged)
         if full:
             position = min(most, max(1.0, position * budget.speedup * spent / full))
     return position

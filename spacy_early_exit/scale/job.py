@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import (
@@ -20,6 +21,7 @@ from typing import (
 )
 
 from ..budget.controller import TOLERANCE
+from ..corpora import CorpusError
 from ..files.integrity import checksum
 from ..measure.machine import machine
 from .budget import Budget
@@ -27,9 +29,15 @@ from .parts import Part, cut
 from .table import ASIDE, read_about
 from .tagger import Report, Tagger, Task, totals_of
 
-ABOUT, METRICS = "_job.json", "_metrics.json"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+ABOUT, METRICS, LOCK = "_job.json", "_metrics.json", "_lock"
 COUNTS = ("texts", "words", "errors", "spent", "full")
 MAX_CPUS = 4  # of a worker, by default: more gain little, and fewer workers need less memory
+MIN_USED = 0.9  # share of all processors that workers of so many must use
 
 
 @dataclass(frozen=True)
@@ -94,14 +102,18 @@ def make_plan(nodes: Sequence[int], workers: Optional[int], cpus: Optional[int])
 
     nodes (Sequence[int]): The number of processors of each machine.
     workers (Optional[int]): The number of workers; None: as many as there is room for.
-    cpus (Optional[int]): The number of processors of each worker; None: up to four.
+    cpus (Optional[int]): The number of processors of each worker; None: up to four, as many as
+        leave hardly any processor out.
     RETURNS (Plan): The plan.
     RAISES (ValueError): If there is no room for it. Engines would wait for ever.
     """
     each = cpus or min(MAX_CPUS, max(nodes, default=1))
-    if workers and not cpus:
-        while each > 1 and sum(node // each for node in nodes) < workers:
-            each -= 1
+    while each > 1 and not cpus:
+        room = sum(node // each for node in nodes)
+        enough = room >= workers if workers else room * each >= MIN_USED * sum(nodes)
+        if enough:
+            break
+        each -= 1
     room = sum(node // each for node in nodes)
     if not room or (workers or 1) > room:
         raise ValueError(
@@ -123,13 +135,16 @@ def begin(job: Job, tagger: Tagger) -> Tuple[List[Part], Dict[str, float]]:
     RAISES (ValueError): If the output is that of another job.
     """
     folder = job.task.folder
-    folder.mkdir(parents=True, exist_ok=True)
     parts = list(cut(job.source, job.task.columns, job.size))
     about = describe(job, tagger, parts)
     place = folder / ABOUT
     if place.is_file():
-        check_same(json.loads(place.read_text(encoding="utf8")), about, folder)
-    elif any(folder.iterdir()):
+        try:
+            found = dict(json.loads(place.read_text(encoding="utf8")))
+        except (TypeError, ValueError) as e:
+            raise CorpusError(f"{place} is damaged. Write to another folder.") from e
+        check_same(found, about, folder)
+    elif {path.name for path in folder.iterdir()} - {LOCK, f"{ABOUT}.tmp"}:
         raise ValueError(f"{folder} is not empty, and no job began in it. Write to another folder.")
     write_json(place, about)
     shutil.rmtree(folder / ASIDE, ignore_errors=True)  # of workers that were killed
@@ -266,8 +281,19 @@ def run(
     show (Callable): Called with the progress at the start and after every part.
     RETURNS (Tuple[Progress, Dict[str, Any]]): Its numbers, and those of the metrics file.
     RAISES (CorpusError): If the input can't be read, or the output is damaged.
-    RAISES (ValueError): If the output is that of another job.
+    RAISES (ValueError): If the output is that of another job, or inside the input, or if another
+        run is at work in it.
     """
+    folder = job.task.folder
+    if folder.resolve().is_relative_to(job.source.resolve()):
+        raise ValueError(f"{folder} is inside the input, and would be read. Write somewhere else.")
+    with alone(folder):
+        return _run(job, engine, plan, tagger, show)
+
+
+def _run(
+    job: Job, engine: Engine, plan: Plan, tagger: Tagger, show: Callable[[Progress], None]
+) -> Tuple[Progress, Dict[str, Any]]:
     parts, done = begin(job, tagger)
     todo = [part for part in parts if not is_done(job, part)]
     speedup, budget = tagger.pipe.speedup, None
@@ -277,13 +303,35 @@ def run(
         random.Random(0).shuffle(todo)  # so that every stretch of the job is like the whole
     progress = Progress(parts, done)
     show(progress)
-    for report in engine.run(job.task, todo, plan, budget) if todo else ():
-        progress.add(report)
-        show(progress)
-    metrics = progress.metrics(job, plan, speedup)
-    write_json(job.task.folder / METRICS, metrics)
+    try:
+        for report in engine.run(job.task, todo, plan, budget) if todo else ():
+            progress.add(report)
+            show(progress)
+    finally:  # an engine may give up
+        metrics = progress.metrics(job, plan, speedup)
+        write_json(job.task.folder / METRICS, metrics)
     shutil.rmtree(job.task.folder / ASIDE, ignore_errors=True)
     return progress, metrics
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder. The lock ends with the process, however that ends. File
+    systems without locks, and Windows, keep nobody out.
+
+    folder (Path): The folder, which is made if it is not there.
+    RAISES (ValueError): If another run is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"Another run is at work in {folder}. Wait for its end.") from None
+            except OSError:
+                pass
+        yield
 
 
 def write_json(path: Path, about: Mapping[str, Any]) -> None:

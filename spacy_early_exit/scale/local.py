@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.managers import BaseManager
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 from ..budget.controller import SharedController
 from ..runtime.processors import processors
@@ -87,21 +87,41 @@ def shared(budget: Optional[Budget], plan: Plan) -> Iterator[Any]:
     if budget is None:
         yield None
         return
-    with _Manager(ctx=get_context("spawn")) as manager:
+    manager = _Manager(ctx=get_context("spawn"))
+    manager.start(_watch_parent)
+    with manager:
         yield manager.controller(*budget, workers=plan.workers)  # type: ignore[attr-defined]
+
+
+class _Controller(SharedController):
+    """A controller that several threads may ask: a manager has one for each worker."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._lock = threading.Lock()
+
+    def exchange(self, *told: Any) -> Tuple[float, float]:
+        """One after the other: see ``SharedController``."""
+        with self._lock:
+            return super().exchange(*told)
 
 
 class _Manager(BaseManager):
     """Has the shared controller."""
 
 
-_Manager.register("controller", SharedController, exposed=["exchange"])
+_Manager.register("controller", _Controller, exposed=["exchange"])
 
 
 def _begin(controller: Any) -> None:
     """Begin a worker. It ends with the process that started it, however that ends."""
     global _exchange
     _exchange = None if controller is None else controller.exchange
+    _watch_parent()
+
+
+def _watch_parent() -> None:
+    """Let this process end with the one that started it, which may be killed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -11,9 +11,12 @@ from ..corpora import CorpusError
 from .table import reading
 
 KINDS = (".parquet", ".jsonl", ".txt")
+# Their lines are no texts. Files with other endings are read as texts, one per line.
+OTHERS = (".csv", ".tsv", ".json", ".gz", ".bz2", ".xz", ".zst", ".zip")
 # A part ends with its number of texts, or with this many bytes: then texts are long.
 MAX_BYTES = 32 * 2**20
 MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+_SHORTER = "{} has become shorter since the job began."
 
 
 class Text(NamedTuple):
@@ -73,9 +76,14 @@ def find_files(source: Path) -> List[Tuple[str, Path]]:
 
     source (Path): A file; or a folder: then all Parquet, JSON lines and text files inside it,
         unless their name or that of their folder begins with a dot or an underscore.
-    RAISES (CorpusError): If there are none.
+    RAISES (CorpusError): If there are none, or the file is of another kind.
     """
     if source.is_file():
+        if source.suffix.lower() in OTHERS:
+            raise CorpusError(
+                f"{source} can't be read: write its texts to a file that ends with "
+                f"{', '.join(KINDS)}."
+            )
         return [(source.name, source)]
     if not source.is_dir():
         raise CorpusError(f"There is no file or folder {source}.")
@@ -165,15 +173,18 @@ def _read_rows(part: Part, columns: Columns) -> Iterator[Text]:
                 skip = part.start - row
             groups.append(number)
         row = stop
-    number = part.first
+    number, end = part.first, part.first + part.texts
     for batch in file.iter_batches(columns=wanted, row_groups=groups, batch_size=1000):
         batch, skip = batch.slice(skip), max(0, skip - len(batch))
-        batch = batch.slice(0, part.first + part.texts - number)
+        batch = batch.slice(0, end - number)
         ids = batch[columns.id].to_pylist() if has_id else [None] * len(batch)
         for text, id in zip(batch[columns.text].to_pylist(), ids):
             missing = None if text is not None else f"The column {columns.text!r} is null here."
             yield Text(_id(part, number, id), text, missing)
             number += 1
+        if number == end:  # what follows in the row group is of another part
+            return
+    raise CorpusError(_SHORTER.format(part.path))
 
 
 def _read_lines(part: Part, columns: Columns) -> Iterator[Text]:
@@ -184,7 +195,7 @@ def _read_lines(part: Part, columns: Columns) -> Iterator[Text]:
         while file.tell() < part.stop:
             line = file.readline()
             if not line:
-                raise CorpusError(f"{part.path} has become shorter since the job began.")
+                raise CorpusError(_SHORTER.format(part.path))
             if not part.start and number == 1:
                 line = line.removeprefix(MARK)
             if not line.isspace():

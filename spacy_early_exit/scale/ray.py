@@ -19,6 +19,8 @@ try:
 except ImportError as e:
     raise ImportError("Ray is not installed: pip install 'spacy-early-exit[ray]'.") from e
 
+ATTEMPTS = 4  # at the same part. Ray itself would try for ever
+
 
 class Ray:
     """Workers of a Ray cluster. Each is an actor of Ray Data, which starts it again if it dies.
@@ -48,15 +50,23 @@ class Ray:
             controller = ray.remote(num_cpus=0)(SharedController).remote(
                 *budget, workers=plan.workers
             )
+        ray.data.DataContext.get_current().enable_progress_bars = False  # the command has its own
         rows = [asdict(part) for part in parts]
         reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             PartTagger,
             fn_constructor_args=(task, plan.cpus, controller),
             num_cpus=plan.cpus,
             concurrency=min(plan.workers, len(rows)),
+            max_task_retries=ATTEMPTS - 1,
         )
-        for row in reports.iter_rows():
-            yield Report(**row)
+        try:
+            for row in reports.iter_rows():
+                yield Report(**row)
+        except ray.exceptions.RayActorError as e:
+            raise OSError(
+                f"A worker was killed. Each part is tried {ATTEMPTS} times. Is there too little "
+                f"memory? Try fewer --workers. Ray says: {e}"
+            ) from e
 
     def stop(self) -> None:
         """Leave the cluster, unless it was there before."""
@@ -131,11 +141,12 @@ def pool(workers: Optional[int] = None, cpus: int = 1) -> Dict[str, Any]:
     """
     if not ray.is_initialized():
         ray.init()
-    smallest, *others = sorted(nodes())
-    plan = make_plan([smallest - 1, *others], workers, cpus)
+    smallest, *others = sorted(nodes()) or [0]
+    plan = make_plan([max(0, smallest - 1), *others], workers, cpus)
     return {
         "concurrency": plan.workers,
         "num_cpus": plan.cpus,
+        "max_task_retries": ATTEMPTS - 1,
         "batch_size": 1000,
         "batch_format": "pyarrow",
     }

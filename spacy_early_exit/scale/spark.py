@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
@@ -18,13 +19,16 @@ from .parts import Columns, Part
 from .tagger import Report, Setting, Task, tag_part, tag_table, tagger
 
 try:
+    from py4j.protocol import Py4JError
     from pyspark import AccumulatorParam, SparkConf, SparkContext, TaskContext
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 except ImportError as e:
     raise ImportError("Spark is not installed: pip install 'spacy-early-exit[spark]'.") from e
 
 ATTEMPTS = 4  # at a task, on this machine
 WAVES = 10  # jobs of Spark, each with a threshold of its own
+KILLED = ("exited unexpectedly", "ExecutorLost")  # what Spark says of a worker
 LOOK = 0.2  # seconds between two looks at what is done
 At = Optional[Tuple[float, float]]  # position and threshold
 
@@ -42,6 +46,12 @@ class Spark:
 
     def plan(self, workers: Optional[int], cpus: Optional[int]) -> Plan:
         """Start Spark, and divide its processors: see ``job.Engine``."""
+        try:
+            return self._plan(workers, cpus)
+        except (PySparkException, Py4JError) as e:
+            raise OSError("Spark can't be started: " + " ".join(str(e).splitlines()[:2])) from e
+
+    def _plan(self, workers: Optional[int], cpus: Optional[int]) -> Plan:
         SparkContext._ensure_initialized()  # so that it has read its configuration
         conf = SparkConf().setAppName("spacy-early-exit")
         if self._address:
@@ -53,7 +63,7 @@ class Spark:
             conf.setMaster(f"local[{here.workers * each},{ATTEMPTS}]")
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         self._session = SparkSession.builder.config(conf=conf).getOrCreate()
-        return make_plan([self._session.sparkContext.defaultParallelism], workers, each)
+        return plan_of(self._session.sparkContext, workers, each)
 
     def run(
         self, task: Task, parts: Sequence[Part], plan: Plan, budget: Optional[Budget]
@@ -79,8 +89,14 @@ class Spark:
         context = self._session.sparkContext
         reports = context.accumulator({}, Reports())
         tag = functools.partial(_tag, task, plan.cpus, at, reports)
+        group = uuid.uuid4().hex
+
+        def do_all() -> None:
+            context.setJobGroup(group, "spacy early-exit tag")  # of this thread
+            context.parallelize(parts, len(parts)).foreach(tag)
+
         pool = ThreadPoolExecutor(1)
-        job = pool.submit(context.parallelize(parts, len(parts)).foreach, tag)
+        job = pool.submit(do_all)
         told: Dict[int, Report] = {}
         try:
             ended = False
@@ -91,15 +107,47 @@ class Spark:
                 told.update(new)
                 yield from new.values()
             job.result()  # raises what Spark raised
+        except (PySparkException, Py4JError) as e:
+            if not any(sign in str(e) for sign in KILLED):
+                raise
+            raise OSError(
+                "A worker was killed, as often as Spark tries a part (spark.task.maxFailures). Is "
+                "there too little memory? Have fewer workers, or more "
+                "spark.executor.memoryOverhead."
+            ) from e
         finally:
             if not job.done():
-                context.cancelAllJobs()
+                context.cancelJobGroup(group)
             pool.shutdown()
 
     def stop(self) -> None:
         """Leave the cluster, unless it was there before."""
         if self._started and self._session is not None:
             self._session.stop()
+
+
+def plan_of(context: Any, workers: Optional[int], cpus: int) -> Plan:
+    """Find out who will do the work.
+
+    context (SparkContext): Spark.
+    workers (Optional[int]): The number of workers that is asked for.
+    cpus (int): The number of processors of each.
+    RETURNS (Plan): The plan.
+    RAISES (ValueError): If there is no room for it, or the number of workers is the cluster's.
+    """
+    if context.master.startswith("local"):
+        return make_plan([context.defaultParallelism], workers, cpus)
+    if workers:
+        raise ValueError(
+            "On a cluster, the number of workers is Spark's: set spark.executor.instances and "
+            "spark.executor.cores in place of --workers."
+        )
+    conf = context.getConf()
+    executors = int(conf.get("spark.executor.instances", "0"))
+    cores = int(conf.get("spark.executor.cores", "0"))
+    # Executors may come later than this, and not all at once: so there is nothing to check.
+    room = executors * (cores // cpus) or context.defaultParallelism // cpus
+    return Plan(max(1, room), cpus)
 
 
 class Reports(AccumulatorParam):  # type: ignore[misc]

@@ -3,9 +3,8 @@
 import functools
 import time
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import pyarrow as pa
 import torch
@@ -20,6 +19,7 @@ from .parts import Columns, Part, Text, read
 from .table import Tagged, to_table, whole_file, write_about
 
 BATCH = 1000  # texts that are tagged together: fewer are slower
+MAX_CHARACTERS = 1_000_000  # of a batch, or little more: its Docs are in memory together
 SHARED_BATCH = 256  # with a shared budget, which is told after each batch
 # Tells what texts cost and returns the next position and threshold: SharedController.exchange.
 Exchange = Callable[..., Tuple[float, float]]
@@ -222,7 +222,7 @@ def tag_part(
         with whole_file(task.folder / part.output) as writer:
             texts, told = read(part, task.columns), (0, 0, 0)
             position, threshold = (None, None) if exchange is None else exchange()
-            while batch := list(islice(texts, BATCH if exchange is None else SHARED_BATCH)):
+            for batch in batches(texts, BATCH if exchange is None else SHARED_BATCH):
                 writer.write_batch(_tag_batch(worker, batch, threshold, report))
                 if exchange is not None:
                     sums = (report.words, report.spent, report.full)
@@ -234,6 +234,25 @@ def tag_part(
     except (CorpusError, OSError) as e:
         return Report(part.number, loading=report.loading, failed=str(e))
     return report
+
+
+def batches(texts: Iterable[Text], size: int) -> Iterator[List[Text]]:
+    """Cut texts into batches.
+
+    texts (Iterable[Text]): The texts.
+    size (int): The largest number of texts in a batch. Of long texts there are fewer.
+    YIELDS (List[Text]): The batches.
+    """
+    batch: List[Text] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text.text or "")
+        if len(batch) == size or characters >= MAX_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _tag_batch(
@@ -270,12 +289,12 @@ def tag_table(worker: Tagger, table: Any, columns: Columns = Columns()) -> pa.Re
     columns (Columns): Where texts and ids are.
     RETURNS (RecordBatch): A row for each of its rows.
     """
-    texts = table[columns.text].to_pylist()
+    given = table[columns.text].to_pylist()
     has_id = columns.id in table.schema.names
-    ids = table[columns.id].to_pylist() if has_id else [None] * len(texts)
+    ids = table[columns.id].to_pylist() if has_id else [None] * len(given)
     tagged: List[Tagged] = []
-    for start in range(0, len(texts), BATCH):
-        tagged += worker.tag(texts[start : start + BATCH])
+    for batch in batches((Text("", text) for text in given), BATCH):
+        tagged += worker.tag([text.text for text in batch])
     return to_table([None if one is None else str(one) for one in ids], tagged)
 
 

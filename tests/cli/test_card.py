@@ -1,6 +1,7 @@
 """Model cards, and what becomes of them on the way to a hub."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import spacy
@@ -65,6 +66,27 @@ def test_it_says_what_was_measured_where_and_by_which_command(work):
     (command,) = re.findall(r"^python -m spacy early-exit evaluate .*$", text, re.MULTILINE)
     printed = run(*command.split()[1:], cwd=work)
     assert "ents_f" in printed and rows[1][4].rstrip("X") in printed
+
+
+def test_its_command_names_the_component_and_the_code(work, tmp_path):
+    (tmp_path / "code.py").write_text("", encoding="utf8")
+    given = ["-t", "x", "-s", "1.5", "-r", 0, "-o", tmp_path / "c.md", "-c", NAME]
+    card("model", "dev.spacy", *given, "--code", tmp_path / "code.py", cwd=work)
+    text = (tmp_path / "c.md").read_text(encoding="utf8")
+    assert f"-s 1,1.5 -c {NAME} --code {tmp_path / 'code.py'}\n" in text
+
+
+@pytest.mark.parametrize("score, shown", [(1.0, "1.5"), (0.0, "1")])
+def test_its_example_asks_for_a_speedup_that_keeps_the_score(score, shown, work, tmp_path):
+    nlp = spacy.load(work / "model")
+    ner = nlp.get_pipe(NAME)
+    full, *others = ner.calibration.points
+    points = (replace(full, score=1.0), *(replace(p, score=score, error=0.0) for p in others))
+    ner.calibration = replace(ner.calibration, points=points)
+    nlp.to_disk(tmp_path / "model")
+    card("model", work / "dev.spacy", "-t", "x", "-s", "1.5", "-r", 0, cwd=tmp_path)
+    text = (tmp_path / "model" / "README.md").read_text(encoding="utf8")
+    assert f'"speedup": {shown}}}' in text
 
 
 def test_it_is_the_readme_of_the_package(work, tmp_path):

@@ -18,7 +18,7 @@ def touchy(doc):
     if "DIE" in doc.text:
         flag = Path(__file__).with_name("died")
         if not flag.exists():
-            flag.touch()
+            flag.open("a").write("x")
             os.kill(os.getpid(), signal.SIGKILL)
     return doc
 """

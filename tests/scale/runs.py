@@ -66,7 +66,10 @@ def start(command, **environment):
 
 
 def kill_midway(command, output, files=1, seconds=120):
-    """Start a job and kill it, alone, when some of its files are there."""
+    """Start a job and kill it, alone, when some of its files are there.
+
+    RETURNS (int): The group of its processes.
+    """
     job = start(command)
     for _ in range(seconds * 50):
         if len(list(output.glob("*.parquet"))) >= files:
@@ -76,3 +79,16 @@ def kill_midway(command, output, files=1, seconds=120):
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     job.stdout.close()
+    return job.pid
+
+
+def orphans(group, seconds=20):
+    """RETURNS (List[str]): The processes of a group that do not end by themselves."""
+    for _ in range(seconds * 5):
+        told = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True)
+        lines = [line.split(None, 2) for line in told.stdout.splitlines()]
+        left = [args for pgid, state, *args in lines if pgid == str(group) and state[0] != "Z"]
+        if not left:
+            break
+        time.sleep(0.2)
+    return left

@@ -100,6 +100,10 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path):
     for name in ("missing.txt", "bad.parquet"):
         with pytest.raises(CorpusError, match=f"no file or folder .*{name}"):
             read_all(tmp_path / name, 10)
+    for name in ("a.csv", "a.jsonl.gz"):
+        (tmp_path / name).write_text("Ann")
+        with pytest.raises(CorpusError, match=rf"{name} can't be read: write its texts to"):
+            read_all(tmp_path / name, 10)
     bad.write_bytes(b"PAR1 no more")
     with pytest.raises(CorpusError, match=r"bad\.parquet can't be read"):
         read_all(bad, 10)
@@ -110,9 +114,26 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path):
         read_all(bad, 10, Columns("n"))
 
 
-def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
-    write_txt(tmp_path / "a.txt", TEXTS)
-    (part,) = cut(tmp_path / "a.txt", Columns(), 10)
-    (tmp_path / "a.txt").write_text("short")
-    with pytest.raises(CorpusError, match=r"a\.txt has become shorter"):
+@pytest.mark.parametrize("name, write", [("a.txt", write_txt), ("a.parquet", write_parquet)])
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(name, write, tmp_path):
+    write(tmp_path / name, TEXTS)
+    *_, part = cut(tmp_path / name, Columns(), 4)
+    write(tmp_path / name, TEXTS[:1])
+    with pytest.raises(CorpusError, match=rf"{name} has become shorter"):
         list(read(part, Columns()))
+
+
+def test_a_part_of_a_large_row_group_reads_no_further_than_its_end(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"text": ["Ann"] * 5000}), tmp_path / "a.parquet")
+    sizes = []
+
+    class Counting(pq.ParquetFile):
+        def iter_batches(self, **given):
+            for batch in super().iter_batches(**given):
+                sizes.append(len(batch))
+                yield batch
+
+    monkeypatch.setattr(module.pq, "ParquetFile", Counting)
+    part, *_ = cut(tmp_path / "a.parquet", Columns(), 1000)
+    assert len(list(read(part, Columns()))) == 1000
+    assert sizes == [1000]

@@ -39,9 +39,10 @@ def test_a_job_on_all_processors_has_the_rows_of_the_pipeline(work, texts, tmp_p
 
 
 def test_workers_share_a_budget(work, texts, tmp_path):
-    tag(*runs.arguments(work, tmp_path / "out", "-s", 1.3, "-t", 1, "--adaptive", "-n", 10))
+    tag(*runs.arguments(work, tmp_path / "out", "-s", 2, "-t", 1, "--adaptive", "-n", 10))
     found = runs.metrics(tmp_path / "out")
     assert found["adaptive"] and found["texts"] == len(texts)
+    assert found["saved"] == pytest.approx(2, rel=0.1)  # 1.24 without --adaptive
 
 
 def test_a_worker_that_is_killed_loses_nothing(work, tmp_path):
@@ -52,6 +53,18 @@ def test_a_worker_that_is_killed_loses_nothing(work, tmp_path):
     assert (work / "died").exists()
     found = runs.rows(tmp_path / "out")
     assert len(found) == 60 and not any(row["error"] for row in found)
+
+
+def test_a_part_that_always_kills_its_worker_is_given_up_with_a_message(work, tmp_path):
+    code = (work / "code.py").read_text(encoding="utf8").replace("not flag.exists()", "True")
+    (tmp_path / "code.py").write_text(code, encoding="utf8")
+    (tmp_path / "in.txt").write_text("Ann Lee.\nDIE\n")
+    words = [tmp_path / "in.txt", tmp_path / "out", "-m", work / "touchy", "-s", 1]
+    words += ["--code", tmp_path / "code.py", "-t", 1, "--engine", "ray"]
+    command = [sys.executable, "-m", "spacy", "early-exit", "tag", *map(str, words)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 1 and "Each part is tried 4 times" in found.stdout, found.stdout
+    assert len((tmp_path / "died").read_text()) == 4
 
 
 def test_a_job_that_is_killed_goes_on(work, texts, tmp_path):
@@ -83,12 +96,15 @@ def test_a_dataset_is_tagged_beside_what_reads_it(work, texts, tmp_path):
 
 
 @pytest.mark.usefixtures("cluster")
-def test_actors_without_room_for_reading_are_refused():
+def test_actors_without_room_for_reading_are_refused(monkeypatch):
     assert pool()["concurrency"] == 1
     with pytest.raises(ValueError, match="no room for 2 workers of 1 CPUs"):
         pool(workers=2)
     with pytest.raises(ValueError, match="no room for 1 workers of 2 CPUs"):
         pool(cpus=2)
+    monkeypatch.setattr("spacy_early_exit.scale.ray.nodes", lambda: [])
+    with pytest.raises(ValueError, match="no room for"):
+        pool()
 
 
 def test_no_pipeline_travels_with_the_tasks(work):

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,8 @@ if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spacy_early_exit.scale.spark import tag_partitions
+from spacy_early_exit.scale.job import Plan
+from spacy_early_exit.scale.spark import plan_of, tag_partitions
 from spacy_early_exit.scale.table import SCHEMA, SPARK_SCHEMA
 from tests.makers.project import ROOT
 from tests.scale import runs
@@ -46,9 +48,10 @@ def test_a_job_has_the_rows_of_the_pipeline(work, texts, tmp_path):
 
 
 def test_jobs_share_a_budget(work, texts, tmp_path):
-    tag(*runs.arguments(work, tmp_path / "out", "-s", 1.3, "--adaptive", "-n", 10))
+    tag(*runs.arguments(work, tmp_path / "out", "-s", 2, "--adaptive", "-n", 10))
     found = runs.metrics(tmp_path / "out")
     assert found["adaptive"] and found["texts"] == len(texts)
+    assert found["saved"] == pytest.approx(2, rel=0.1)  # 1.24 without --adaptive
 
 
 def test_a_worker_that_is_killed_loses_nothing(work, tmp_path):
@@ -59,6 +62,35 @@ def test_a_worker_that_is_killed_loses_nothing(work, tmp_path):
     assert (work / "died").exists()
     found = runs.rows(tmp_path / "out")
     assert len(found) == 60 and not any(row["error"] for row in found)
+
+
+def test_a_part_that_always_kills_its_worker_is_given_up_with_a_message(work, tmp_path):
+    code = (work / "code.py").read_text(encoding="utf8").replace("not flag.exists()", "True")
+    (tmp_path / "code.py").write_text(code, encoding="utf8")
+    (tmp_path / "in.txt").write_text("Ann Lee.\nDIE\n")
+    words = [tmp_path / "in.txt", tmp_path / "out", "-m", work / "touchy", "-s", 1]
+    words += ["--code", tmp_path / "code.py", "--engine", "spark"]
+    command = [sys.executable, "-m", "spacy", "early-exit", "tag", *map(str, words)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 1 and "spark.task.maxFailures" in found.stdout, found.stdout
+    assert len((tmp_path / "died").read_text()) == 4
+
+
+@pytest.mark.parametrize(
+    "master, conf, cpus, plan",
+    [
+        ("local[8,4]", {}, 2, Plan(4, 2)),
+        ("spark://host:7077", {}, 2, Plan(4, 2)),
+        ("yarn", {"spark.executor.instances": "10", "spark.executor.cores": "5"}, 2, Plan(20, 2)),
+        ("yarn", {"spark.executor.instances": "10"}, 1, Plan(8, 1)),
+        ("k8s://host", {}, 16, Plan(1, 16)),
+    ],
+)
+def test_a_cluster_has_the_workers_of_its_configuration(master, conf, cpus, plan):
+    context = SimpleNamespace(master=master, defaultParallelism=8, getConf=lambda: conf)
+    assert plan_of(context, None, cpus) == plan
+    with pytest.raises(ValueError, match="number of workers is Spark's|no room"):
+        plan_of(context, 5, cpus)
 
 
 def test_a_job_that_is_killed_goes_on(work, texts, tmp_path):
