@@ -166,7 +166,7 @@ def price(
         padding += 2 * sizes.heads * spec.head_width * _padded_pairs(queries, context)
         own = criterion.macs(number, spec, tags) if judged and criterion is not None else 0
         if own:
-            spent += own * _by_window([running.words], batch)
+            spent += own * words_by_window([running.words], batch)
     for sizes, layers in alike.items():
         spent.index_add_(
             0,
@@ -179,7 +179,7 @@ def price(
             ),
         )
     heads = [visit.heads for visit in trace if visit.heads is not None]
-    spent += head_macs(spec, tags, _by_window(heads, batch))
+    spent += head_macs(spec, tags, words_by_window(heads, batch))
     return Cost(spent, full_macs(spec, tags, wordpieces, batch.words_of_window), padding)
 
 
@@ -221,7 +221,7 @@ def _padded_pairs(queries: Sequence[int], context: Sequence[int]) -> int:
     return pairs
 
 
-def _by_window(words: Sequence[Tensor], batch: Batch) -> Tensor:
+def words_by_window(words: Sequence[Tensor], batch: Batch) -> Tensor:
     """RETURNS (Tensor): How many of the given words each window has. *Shape:* ``(windows,)``"""
     nowhere = batch.window_of_word[:0]
     owners = torch.cat([nowhere, *(batch.window_of_word[some] for some in words)])
