@@ -72,15 +72,15 @@ def begin_update(
 
     @usual_torch()
     def backprop(gradient: Gradient) -> List[Doc]:
-        _backpropagate(network, outputs, own, gradient)
+        backpropagate(network, outputs, own, gradient)
         release_freed_memory()
         return docs
 
     scores = JointLogits(
         **vars(Places.of(windows)),
         logits=torch2xp(torch.cat([nothing, *outputs], dim=1).detach()),
-        exit_layer=_join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
-        text=_join([np.full(len(w.words), text) for w, text in zip(windows, texts)], np.int64),
+        exit_layer=join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
+        text=join([np.full(len(w.words), text) for w, text in zip(windows, texts)], np.int64),
         learned={name: torch2xp(known.detach()) for name, known in network.decoder.items()},
         teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,
         own=own,
@@ -88,13 +88,19 @@ def begin_update(
     return scores, backprop
 
 
-def _backpropagate(
+def backpropagate(
     network: ExitNetwork,
     outputs: Sequence[Tensor],
     own: Sequence[Sequence[Tensor]],
     gradient: Gradient,
 ) -> None:
-    """Backpropagate the gradient of all heads' logits to the weights, batch by batch."""
+    """Backpropagate the gradient of all heads' logits to the weights, batch by batch.
+
+    network (ExitNetwork): The network.
+    outputs (Sequence[Tensor]): The logits of each batch.
+    own (Sequence[Sequence[Tensor]]): What else the stage needed.
+    gradient (Gradient): The gradient.
+    """
     of_logits = xp2torch(gradient.logits, device=network.device)
     parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
     pairs = list(zip(outputs, parts))
@@ -106,5 +112,6 @@ def _backpropagate(
         torch.autograd.backward([of for of, _ in pairs], [slope for _, slope in pairs])
 
 
-def _join(arrays: Sequence["NDArray[Any]"], dtype: Any) -> "NDArray[Any]":
+def join(arrays: Sequence["NDArray[Any]"], dtype: Any) -> "NDArray[Any]":
+    """RETURNS (NDArray): Arrays one after the other, of which there may be none."""
     return np.concatenate([np.zeros(0, dtype=dtype), *arrays]).astype(dtype)

@@ -7,6 +7,7 @@ from thinc.api import Model
 from thinc.util import get_torch_default_device
 
 from ..encoders.base import EncoderSource
+from ..encoders.shared import SharedEncoder
 from ..files.network import Trained
 from ..network.exit_network import ExitNetwork
 from ..retired import reads_retired
@@ -16,8 +17,11 @@ from ..runtime.torch_state import usual_dtype, usual_torch
 from ..settings import RunSettings
 from ..text.tokenizer import WordpieceTokenizer
 from ..text.windows import SharedWordpieces
+from .borrowed import BorrowedShim
 from .learn import begin_update
+from .learn_shared import begin_shared_update
 from .predict import predict
+from .predict_shared import predict_shared
 from .shim import TaggerShim, shim_of
 
 Input = Tuple[Sequence[Doc], RunSettings]
@@ -60,7 +64,8 @@ def build_tagger_model(
             f"EarlyExitTagger: shared_wordpieces must be 'split' or 'keep', not "
             f"{shared_wordpieces!r}."
         )
-    shim = TaggerShim(
+    kind = BorrowedShim if isinstance(encoder, SharedEncoder) else TaggerShim
+    shim = kind(
         encoder,
         float(head_lr_factor),
         bool(freeze_encoder),
@@ -118,17 +123,24 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     if is_train:
         ready_for_torch()
         with usual_torch():
-            return begin_update(shim, docs, settings, model.attrs["dropout_rate"])
+            begin = begin_shared_update if settings.readers else begin_update
+            return begin(shim, docs, settings, model.attrs["dropout_rate"])
     trained = shim.prepare_for(settings.precision)
-    predicted = predict(trained, docs, settings)
+    run = predict_shared if settings.readers else predict
+    predicted = run(trained, docs, settings)
     release_freed_memory_now_and_then()
     return predicted, lambda gradient: docs
 
 
 @usual_torch()
 def init(model: TaggerModel, X: Any = None, Y: Any = None) -> None:
-    """Fetch the encoder and draw the heads. The number of tags is the model's ``nO``."""
+    """Fetch the encoder, unless it is shared, and draw the heads. The number of tags is the model's
+    ``nO``.
+    """
     shim = shim_of(model)
+    if isinstance(shim, BorrowedShim):
+        shim.make_heads(model.get_dim("nO"))
+        return
     with usual_dtype():
         loaded = shim.encoder.load()
     network = ExitNetwork(loaded.spec, model.get_dim("nO"))

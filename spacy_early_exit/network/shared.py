@@ -88,9 +88,7 @@ class Asking:
         if criterion is None or not is_judged:
             return
         learned = network.extra_parameters
-        step = Step(
-            number, self.words, logits, self.batch, self.reader.threshold, learned, states
-        )
+        step = Step(number, self.words, logits, self.batch, self.reader.threshold, learned, states)
         self.words = without_sure(self.batch, self.words, checked(criterion, step, self.state))
 
     def cost(self) -> Tuple[Tensor, Tensor]:

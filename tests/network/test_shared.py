@@ -106,11 +106,13 @@ def assert_same(found, other, threshold, batch, network):
             ["bert", "modernbert", "deberta-v2", "mpnet"], HOW, CRITERIA, CRITERIA, [0.1, 0.3, 0.6]
         ),
         lambda family, how, first, second, threshold: (
-            (first, second) in [("token", "token, window of 2"), ("patience", "sentence")]
-            and threshold == 0.3
-            and (family == "bert" or (how == "both" and first == "token"))
-        )
-        or (family, how, second, threshold) == ("bert", "copy", "never", 0.3),
+            (
+                (first, second) in [("token", "token, window of 2"), ("patience", "sentence")]
+                and threshold == 0.3
+                and (family == "bert" or (how == "both" and first == "token"))
+            )
+            or (family, how, second, threshold) == ("bert", "copy", "never", 0.3)
+        ),
     ),
 )
 @pytest.mark.takes(seconds=15)
