@@ -21,7 +21,7 @@ class BorrowedShim(TaggerShim):
     encoder is neither trained nor saved. Without its lender it can't be used.
     """
 
-    _lender: Optional[TaggerShim] = None
+    known_lender: Optional[TaggerShim] = None  # whose encoder it read last
 
     @property
     def lender(self) -> TaggerShim:
@@ -29,9 +29,9 @@ class BorrowedShim(TaggerShim):
 
         RAISES (ValueError): If it is not known.
         """
-        if self._lender is None:
+        if self.known_lender is None:
             raise ValueError("The component whose encoder is shared is not known.")
-        return self._lender
+        return self.known_lender
 
     def borrow(self, lender: TaggerShim, name: str) -> None:
         """Read the states of another's encoder.
@@ -40,7 +40,7 @@ class BorrowedShim(TaggerShim):
         name (str): The name of its component.
         RAISES (ValueError): If the heads were trained over another encoder.
         """
-        self._lender = lender
+        self.known_lender = lender
         theirs = lender.trained
         if self._model is None or self._model.network.encoder is theirs.network.encoder:
             return
@@ -145,4 +145,4 @@ class BorrowedShim(TaggerShim):
 
     def __getstate__(self) -> Any:
         """RETURNS (Dict[str, Any]): What is pickled. The lender is looked up again."""
-        return {**super().__getstate__(), "_lender": None}
+        return {**super().__getstate__(), "known_lender": None}

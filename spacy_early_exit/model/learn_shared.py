@@ -190,8 +190,8 @@ def _run_batch(network: ExitNetwork, batch: Batch, settings: RunSettings, dropou
 def _taught(
     batch: Batch, readers: Sequence[Reader], learners: Sequence[Learner]
 ) -> Dict[str, Tensor]:
-    """RETURNS (Dict[str, Tensor]): The logits of the teachers, at full depth, of the tasks that have
-    one. They share an encoder, as their pupils do.
+    """RETURNS (Dict[str, Tensor]): The logits of the teachers, at full depth, of the tasks that
+    have one. They share an encoder, as their pupils do.
     """
     teachers = {
         reader.name: learner.teacher

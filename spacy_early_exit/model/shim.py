@@ -72,7 +72,7 @@ class TaggerShim(Shim):
         self._checked = False
         self._warned = False
         # The last pass that several components learn from.
-        self.learning_pass: "Optional[LearningPass]" = None
+        self.learning_pass: Optional[LearningPass] = None
 
     @property
     def is_trained(self) -> bool:

@@ -1,8 +1,8 @@
 """One pass through the encoder for several tasks.
 
 Every task has exit heads, a criterion and a threshold of its own. A word goes on while any task
-wants it. The answer of a task is that of the layer at which the task was sure, even if the word goes
-on for another. Where only one task is left, this is the loop of ``loop.py``.
+wants it. The answer of a task is that of the layer at which the task was sure, even if the word
+goes on for another. Where only one task is left, this is the loop of ``loop.py``.
 """
 
 from dataclasses import dataclass, field

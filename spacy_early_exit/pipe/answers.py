@@ -48,8 +48,8 @@ def read_answers(doc: Doc, name: str, owner: str) -> "DocExits":
         )
     if found["length"] != len(doc):
         raise ValueError(
-            f"The words of the Doc have changed since '{owner}' left the answers of '{name}' on it. "
-            f"Put components that merge or split words before '{owner}', or after '{name}'."
+            f"The words of the Doc have changed since '{owner}' left the answers of '{name}' on "
+            f"it. Put components that merge or split words before '{owner}', or after '{name}'."
         )
     values = {key: value for key, value in found.items() if key not in ("of", "length")}
     return DocExits(**values)

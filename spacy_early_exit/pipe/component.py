@@ -1,7 +1,8 @@
 """What spaCy asks of a trainable pipe: labels, prediction, training and files. No torch.
 
 ``task.py`` says what a task is. ``dial.py`` has threshold and speedup. ``lending.py`` shares
-encoders. ``stream.py`` annotates a stream. ``targets.py`` finds what is learnt from examples. ``saved.py`` saves and loads.
+encoders. ``stream.py`` annotates a stream. ``targets.py`` finds what is learnt from examples.
+``saved.py`` saves and loads.
 """
 
 import warnings

@@ -1,6 +1,6 @@
 """One encoder for several components: its owner runs it for all that borrow it.
 
-The owner's pass answers for the borrowers, too, and leaves their answers on the Doc, from where they
+The owner's pass answers for the borrowers, too, and leaves their answers on the Doc, where they
 read them. A pipeline is asked on every call which of its components share: it may change.
 """
 
@@ -142,7 +142,7 @@ class Lending:
                 f"'{self.name}' has no weights yet. Train it (nlp.initialize(...) fetches the "
                 f"pre-trained encoder), or load a trained pipeline with spacy.load(...)."
             )
-        warn_if_shared(self)  # type: ignore[arg-type]
+        warn_if_shared(self)
         lender = self.bind()
         if lender is not None and call.threshold is not None:
             raise ValueError(
@@ -157,6 +157,8 @@ class Lending:
         pipes = [self, *(pipe for pipe in self.borrowers() if pipe._shim.is_trained)]
         if len(pipes) == 1:
             return run
+        for pipe in pipes[1:]:
+            pipe.bind()
         readers = [reader_of(pipe, self, knob, run, call.is_set) for pipe in pipes]
         return replace(run, readers=tuple(readers))
 
@@ -248,16 +250,24 @@ def reader_of(pipe: "Any", owner: Lending, knob: Knob, run: RunSettings, is_call
 
 def find_lender(borrower: Lending, nlp: Language) -> "Optional[Any]":
     """RETURNS (Optional[EarlyExitPipe]): The component whose encoder another one borrows, if it is
-    in the pipeline. It may have been renamed there.
+    in the pipeline. If it has been renamed since it was used, the other one's config gets the new
+    name.
 
     borrower (Lending): The other one.
     nlp (Language): The pipeline.
     """
-    name, found = borrower.lender_name, dict(nlp.components)
-    if name in found:
-        return found[name] if isinstance(found[name], Lending) else None
-    known = (pipe for pipe in found.values() if isinstance(pipe, Lending) and pipe.name == name)
-    return next(known, None)
+    wanted, shim = borrower.lender_name, borrower._shim
+    pipes = [(name, pipe) for name, pipe in nlp.components if isinstance(pipe, Lending)]
+    if wanted in nlp.component_names:
+        return dict(pipes).get(wanted)
+    for name, pipe in pipes:
+        if pipe._shim is shim.known_lender:
+            shim.encoder = replace(shim.encoder, component=name)
+            for own, found in pipes:
+                if found is borrower:
+                    nlp.get_pipe_config(own)["model"]["encoder"]["component"] = name
+            return pipe
+    return None
 
 
 def check_lender(borrower: Lending, lender: Lending) -> None:

@@ -52,7 +52,7 @@ def blank_shared(encoder, ner=None, tagger=None, others=0):
     training = {"@misc": "spacy-early-exit.JointTraining.v1", "detach_early_heads": False}
     nlp.add_pipe(NER, config={**config, "model": model, "training": training, **(ner or {})})
     for number in range(1 + others):
-        add_tagger(nlp, f"{TAGGER}{number or ''}", training=training, **(tagger or {}))
+        add_tagger(nlp, f"{TAGGER}{number or ''}", **{"training": training, **(tagger or {})})
     return nlp
 
 
