@@ -1,7 +1,7 @@
 """``spacy early-exit calibrate``: which threshold reaches which speedup."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Literal, Mapping, Optional, Sequence, Tuple
 
 import typer
 from spacy.tokens import Doc
@@ -195,7 +195,10 @@ def show_curve(found: "Calibration", score: str, others: Mapping[str, str] = {})
     ]
     header = ["speedup", "threshold", score.upper(), "kept", ""]
     header += [cell for name in names for cell in (others[name].upper(), "kept", "")]
-    print(table(rows, header=header, aligns=["r", "r", *["r", "r", "l"] * (1 + len(names))]))
+    aligns: List[Literal["r", "c", "l"]] = ["r", "r", "r", "r", "l"]
+    for _ in names:
+        aligns += ["r", "r", "l"]
+    print(table(rows, header=header, aligns=aligns))
     full = found.points[0].score
     if full is not None and full < CLOSE_TO_ZERO:
         msg.warn("The score at full depth is close to 0: train on more texts, or for more epochs.")

@@ -111,6 +111,20 @@ class BorrowedShim(TaggerShim):
             self._teacher.keep_tags(self._taught_tags)
         return self._teacher
 
+    @usual_torch()
+    def separated(self) -> TaggerShim:
+        """RETURNS (TaggerShim): One that has copies of the encoder and of the heads for its own."""
+        shim = TaggerShim(
+            self.lender.encoder,
+            self.head_lr_factor,
+            self.freeze_encoder,
+            self.freeze_full_depth,
+            self.mixed_precision,
+            self.lender.shared_wordpieces,
+        )
+        shim.set(Trained(copy.deepcopy(self.trained.network), self.trained.tokenizer))
+        return shim
+
     def to_device(self, device_type: str, device_id: int) -> None:
         """Move the heads.
 
