@@ -1,9 +1,9 @@
 """Names and parts of speech from one encoder, beside two pipelines with an encoder each.
 
-The corpus is two folders with train.tsv and dev.tsv, one with names and one with parts of speech, of
-the same sentences. Sentences that only one of them has are left out. All pipelines are trained on
-the same sentences, in both stages, with the same number of steps, and calibrated on the same tune
-part. What is finished is not repeated.
+The corpus is two folders with train.tsv and dev.tsv, one with names and one with parts of speech,
+of the same sentences. Sentences that only one of them has are left out. All pipelines are trained
+on the same sentences, in both stages, with the same number of steps, and calibrated on the same
+tune part. What is finished is not repeated.
 
 For each pipeline and speedup, the results have F of the names, accuracy of the tags, words per
 second, and the peak memory of a process that does nothing but tag dev. ``together`` are the two

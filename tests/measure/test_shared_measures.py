@@ -18,7 +18,6 @@ from tests.makers.commands import run
 from tests.makers.shared import NER, TAGGER, all_answers, blank_shared, both_of, train_shared
 from tests.makers.texts import TEXTS
 
-
 pytestmark = pytest.mark.takes(seconds=15)  # whichever comes first calibrates
 
 

@@ -283,3 +283,43 @@ class TestSpacysHabits:
         except ValueError as e:
             pytest.skip(str(e))
         assert len(found) == len(TEXTS) and re.search("NOUN", str(found))
+
+
+class TestSeparate:
+    def test_a_borrower_gets_a_copy_of_its_own(self, nlp, tmp_path):
+        full = {"threshold": 0.0}
+        before = all_answers(nlp, component_cfg={NER: full})
+        nlp.get_pipe(NER).threads = 1
+        spacy_early_exit.separate(nlp, TAGGER)
+        ner, tagger = nlp.get_pipe(NER), nlp.get_pipe(TAGGER)
+        assert encoder_of(ner) is not encoder_of(tagger) and tagger.threads == 1
+        cfg = {NER: full, TAGGER: full}
+        after = all_answers(nlp, component_cfg=cfg)
+        for one, other in zip(after, before):
+            assert (one["ents"], one["pos"]) == (other["ents"], other["pos"])
+        nlp.to_disk(tmp_path / "saved")
+        again = spacy.load(tmp_path / "saved", exclude=[NER])
+        alone = all_answers(again, component_cfg={TAGGER: full})
+        assert [one["pos"] for one in alone] == [one["pos"] for one in before]
+
+    def test_one_that_borrows_nothing_is_refused(self, nlp):
+        with pytest.raises(ValueError, match=f"'{NER}' does not use the encoder of another"):
+            spacy_early_exit.separate(nlp, NER)
+
+
+def test_an_adopted_owner_keeps_its_full_depth(nlp):
+    """Full depth is another network's, of which the borrower knows nothing: each answers by its
+    own, and both passes are paid for.
+    """
+    cfg = {NER: {"speedup": 1.0}}
+    shared = all_answers(nlp, component_cfg=cfg)
+    ner = nlp.get_pipe(NER)
+    other = copy.deepcopy(ner.network)
+    for head in other.heads:
+        head.bias.data[0] += 100.0  # it finds nothing
+    ner.model.shims[0].keep_original(other)
+    found = all_answers(nlp, component_cfg=cfg)
+    assert not any(one["ents"] for one in found) and any(one["ents"] for one in shared)
+    assert [one["pos"] for one in found] == [one["pos"] for one in shared]
+    assert all(one[NER][1] > 1.9 * other[NER][1] for one, other in zip(found, shared))
+    assert any(one["ents"] for one in all_answers(nlp)), "below full depth, the pass is shared"
