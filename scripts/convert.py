@@ -5,7 +5,7 @@ becomes the words' `tag`, and their `pos` where all of the file are Universal De
 speech (with `--attribute pos` they must be); `_` stands for none. For a segmenter the tokens are
 characters, and B, M, E and S tell where words begin and end.
 
-JSON lines have entities by characters, as spacy_early_exit/corpora.py reads them.
+JSON lines have entities by characters, as spacy_early_exit/corpora/json_lines.py reads them.
 """
 
 import argparse

@@ -57,7 +57,7 @@ discard_oversize = false
 
 [training.logger]
 @loggers = "spacy.ConsoleLogger.v3"
-progress_bar = null
+progress_bar = "train"
 console_output = true
 output_file = null
 

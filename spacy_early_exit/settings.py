@@ -32,7 +32,7 @@ class Settings:
         that the speedup over the whole stream stays at ``speedup``.
     store_exits (bool): Whether Docs keep the exit layer of every word.
     batch_wordpieces (int): Maximum number of wordpieces in a batch. On a CPU, batches run in
-        parallel.
+        parallel. On a GPU, those to predict are eight times as large.
     threads (Optional[int]): Threads to predict with on a CPU; None: as many as torch may use, but
         no more than the processors available to this process.
     window_length (Optional[int]): Maximum number of wordpieces in a window, including special
@@ -46,8 +46,12 @@ class Settings:
         and values as well.
     halt_special (bool): Whether the encoder's special tokens exit with the first word of their
         window or stay until its last word has exited. Other words attend to them either way.
-    quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: predict in fp32. Training
-        and saved weights are always fp32.
+    quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: predict in the
+        ``precision``. Training and saved weights are always fp32.
+    precision (str): What the encoder predicts in: ``"fp32"``, ``"bf16"`` (GPUs, and CPUs that
+        multiply it), or ``"fp16"`` (older GPUs). Exit heads stay in fp32.
+    device (Optional[str]): What to predict on, such as ``"cuda"`` or ``"cuda:1"``, which does not
+        need cupy; None: where spaCy puts models.
     strict (bool): Whether a speedup that loses more of the score than the calibration's
         ``--min-f-kept`` allows is refused. Otherwise it is warned of.
     """
@@ -62,6 +66,8 @@ class Settings:
     kv: Literal["copy", "drop"] = "copy"
     halt_special: bool = True
     quantize: Optional[Literal["int8"]] = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: Optional[str] = None
     strict: bool = False
 
     def check(self, name: str) -> None:
@@ -74,6 +80,16 @@ class Settings:
                 check_choice(name, field.name, getattr(self, field.name), (True, False))
         check_choice(name, "kv", self.kv, ("copy", "drop"))
         check_choice(name, "quantize", self.quantize, (None, "int8"))
+        check_choice(name, "precision", self.precision, ("fp32", "bf16", "fp16"))
+        if self.quantize is not None and self.precision != "fp32":
+            raise ValueError(
+                f"'{name}' can predict in int8 or in {self.precision}, not both: set quantize = "
+                f"null, or precision = 'fp32'."
+            )
+        if self.device is not None and not (isinstance(self.device, str) and self.device):
+            raise ValueError(
+                f"device of '{name}' must be a name such as 'cuda', or null, not {self.device!r}."
+            )
         check_least(name, "batch_wordpieces", self.batch_wordpieces, 1)
         check_least(name, "window_overlap", self.window_overlap, 0)
         if self.threads is not None:
@@ -90,9 +106,14 @@ class Settings:
         return {
             "kept_state": "post_norm" if self.kv == "copy" else "dropped",
             "windows": f"{self.window_length or 'whole'}, overlap {self.window_overlap}{spans}",
-            "precision": self.quantize or "fp32",
+            "precision": self.predicts_in,
             "special tokens": special if self.halt_special else "stay until their window ends",
         }
+
+    @property
+    def predicts_in(self) -> Literal["fp32", "bf16", "fp16", "int8"]:
+        """RETURNS (str): What matrix products are computed in when predicting."""
+        return self.quantize or self.precision
 
     def to_run(
         self,
@@ -137,11 +158,6 @@ class RunSettings(Settings):
     readers: Tuple["Reader", ...] = ()
     learners: Tuple["Learner", ...] = ()
     reader: str = ""
-
-    @property
-    def precision(self) -> Literal["fp32", "int8"]:
-        """RETURNS (str): The precision of matrix products when predicting."""
-        return self.quantize or "fp32"
 
 
 class SettingProperty:

@@ -343,3 +343,60 @@ class TestSlim:
         assert slim.at_least(rows, 1.5) == 0.5
         assert slim.at_least(rows, 2.6) == pytest.approx(0.4)
         assert slim.at_least(rows, 4.0) == 0.0
+
+
+class TestGPU:
+    """The script for GPUs, as far as a CPU can run it."""
+
+    def run(self, monkeypatch, output, *more):
+        from benchmarks.speed import gpu
+
+        small = ("--device", "cpu", "--shapes", "tiny", "--words", "300", "--rounds", "1")
+        small += ("--batch-sizes", "4,8", "--wordpieces", "400", "--no-compile")
+        monkeypatch.setattr(sys, "argv", ["gpu", *small, *more, "--output", str(output)])
+        gpu.main()
+        return results.read(output)
+
+    @pytest.mark.takes(seconds=15)
+    def test_it_measures_everything(self, tmp_path, monkeypatch):
+        found = self.run(monkeypatch, tmp_path / "gpu.json", "--minutes", "2")
+        assert set(found) == {"oracle", "speed", "training"}
+        for row in found["oracle"]:
+            if "fp32" in row["run"]:
+                assert row["difference"] <= 1e-4
+                assert not row["other_exit_layers"] and not row["other_labels_without_a_tie"]
+        runs = [row["run"] for row in found["speed"]]
+        ours = [f"{n}X, {precision}" for precision in ("bf16", "fp32") for n in range(1, 5)]
+        assert runs[:8] == ours and len(runs) == 10
+        savings = [row["mac_speedup"] for row in found["speed"][:4]]
+        assert savings == sorted(savings) and savings[0] == 1.0 < savings[1]
+        assert len(found["training"]) == 2
+        assert all(row["words_per_second"] > 0 for row in found["speed"] + found["training"])
+
+    def test_when_its_time_is_over_it_says_what_is_left_out(self, tmp_path, monkeypatch):
+        found = self.run(monkeypatch, tmp_path / "gpu.json", "--minutes", "0")
+        assert [row["what"] for row in found["left out"]] == [
+            *("oracle", "speed", "beside", "training")
+        ]
+
+    def test_what_fails_does_not_end_it(self, tmp_path, monkeypatch):
+        from benchmarks.speed import gpu
+
+        def fails(*_):
+            raise torch.cuda.OutOfMemoryError("too little")
+
+        for part in ("oracle", "speed", "beside"):
+            monkeypatch.setattr(gpu, part, fails)
+        found = self.run(monkeypatch, tmp_path / "gpu.json", "--minutes", "1")
+        assert [row["why"] for row in found["failed"]] == ["OutOfMemoryError: too little"] * 3
+        assert len(found["training"]) == 2
+
+    def test_texts_are_of_mixed_length_and_exit_where_they_were_recorded_to(self):
+        from benchmarks.speed import gpu
+
+        windows, recorded = gpu.texts(2000)
+        lengths = [len(window.ids) for window in windows]
+        assert max(lengths) <= gpu.POSITIONS and max(lengths) > 10 * min(lengths)
+        for layers in recorded.values():
+            assert [len(each) for each in layers] == [len(window.words) for window in windows]
+            assert {int(layer) for each in layers for layer in each} <= set(range(1, 7))

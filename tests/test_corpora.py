@@ -23,6 +23,7 @@ from spacy_early_exit.corpora import (
     read_texts,
     set_entities,
 )
+from tests.makers.project import ROOT
 
 ANN = "Ann Lee lives in New York."
 SPANS = [(0, 7, "PER"), (17, 25, "LOC")]
@@ -330,3 +331,158 @@ def test_nothing_of_a_doc_is_lost_on_the_way_to_a_file(write, en, tmp_path):
     (doc,) = read_annotated(tmp_path / "made.spacy", en).docs
     assert tags(doc) == tags(docs[0]) == ["B-PER", "I-PER", "O", "O", "-", "-", "O"]
     assert isinstance(doc, Doc)
+
+
+TOOLS = sorted((ROOT / "tests" / "fixtures" / "corpora").iterdir())
+
+
+@pytest.fixture
+def of_tools(tmp_path, en):
+    """The same three texts as every tool writes them, and as a ``.spacy`` file."""
+    docs, _ = read_entities(ROOT / "tests" / "fixtures" / "corpora" / "prodigy.jsonl", en)
+    DocBin(docs=docs).to_disk(tmp_path / "made.spacy")
+    return [*TOOLS, tmp_path / "made.spacy"]
+
+
+def test_what_any_tool_exports_is_the_same_corpus(of_tools, en):
+    assert len(of_tools) == 8
+    for path in of_tools:
+        docs, _ = read_annotated(path, en)
+        found = [([t.text for t in doc], [(e.text, e.label_) for e in doc.ents]) for doc in docs]
+        assert [ents for _, ents in found] == [
+            [("Ann Lee", "PER"), ("New York", "LOC")],
+            [("Zoë", "PER"), ("Acme", "ORG"), ("Oslo", "LOC")],
+            [],
+        ], path.name
+        assert found[2][0] == ["Nothing", "to", "report", "today", "."], path.name
+        assert "-" not in {tag for doc in docs for tag in tags(doc)}, path.name
+
+
+def write_tasks(path, *tasks):
+    srsly.write_json(path / "made.json", tasks)
+    return path / "made.json"
+
+
+def task(*marked, text=ANN, **about):
+    """A task of Label Studio, as somebody annotated it."""
+    result = [{"type": "labels", "value": value} for value in marked]
+    return {"data": {"text": text}, "annotations": [{"result": result, **about}]}
+
+
+def region(start, end, words, label="PER"):
+    return {"start": start, "end": end, "text": words, "labels": [label]}
+
+
+def test_of_several_annotations_the_last_that_stands_counts(tmp_path, en):
+    both = task(region(0, 7, "Ann Lee"))
+    both["annotations"] += task(region(0, 3, "Ann"))["annotations"]
+    both["annotations"] += task(was_cancelled=True)["annotations"]
+    path = write_tasks(tmp_path, both, task(was_cancelled=True), {**both, "annotations": []})
+    docs, (remark,) = read_annotated(path, en)
+    assert [[ent.text for ent in doc.ents] for doc in docs] == [["Ann"], [], []]
+    assert remark.startswith("2 of 3 texts list no entities and count as not annotated")
+    assert remark.endswith("in task 2.")
+
+
+def test_offsets_that_fit_no_words_are_not_believed(tmp_path, en):
+    text = "Ann\nLee 👍🏽 met Bob"
+    right = task(region(0, 7, "Ann\\nLee"), region(15, 18, "Bob"), text=text)
+    wrong = task(region(1, 7, "Ann Lee"), text=text)
+    docs, (remark,) = read_annotated(write_tasks(tmp_path, right, wrong), en)
+    assert [[ent.text for ent in doc.ents] for doc in docs] == [["Ann\nLee", "Bob"]]
+    assert remark == (
+        f"1 of 2 texts has offsets that don't fit the words of its entities and is left out: "
+        f"{text!r} in task 2."
+    )
+
+
+@pytest.mark.parametrize(
+    "tasks, message",
+    [
+        ({"text": ANN}, "made.json is no list of tasks"),
+        ([ANN], "made.json is no list of tasks"),
+        ([{"data": {"a": "x", "b": "y"}}], 'task 1: there is no "text" in {'),
+        ([{"data": {"text": ANN}}], 'task 1: there is no list of "annotations"'),
+        ([task(), {**task(), "annotations": [{"result": "x"}]}], 'task 2: "result" must be a list'),
+        ([task({"labels": ["PER"]})], "task 1: an entity must be [start, end,"),
+        ([task({"start": 0, "end": 99, "labels": ["PER"]})], "can't reach from character 0 to 99"),
+        ([task(region(0, 3, "Ann", label="-"))], "task 1: the label '-' can't be used"),
+        ([task(text="\ud800")], "task 1: character 0 of the text is a lone surrogate"),
+    ],
+)
+def test_what_is_no_export_of_label_studio_is_refused(tasks, message, tmp_path, en):
+    (tmp_path / "made.json").write_text(json.dumps(tasks), encoding="utf8")
+    with pytest.raises(CorpusError) as e:
+        read_annotated(tmp_path / "made.json", en)
+    assert message in str(e.value) and "made.json" in str(e.value)
+    (tmp_path / "made.json").write_text("[{", encoding="utf8")
+    with pytest.raises(CorpusError, match=r"made.json is not valid JSON"):
+        read_annotated(tmp_path / "made.json", en)
+
+
+def test_a_task_without_a_field_called_text_has_the_only_string(tmp_path, en):
+    one = task(region(0, 3, "Ann"))
+    one["data"] = {"post": ANN, "likes": 3}
+    (doc,), _ = read_annotated(write_tasks(tmp_path, one), en)
+    assert doc.text == ANN and len(doc.ents) == 1
+
+
+@pytest.mark.parametrize(
+    "of_words",
+    ["B-X I-X B-X O I-Y", "I-X I-X B-X O I-Y", "B-X E-X S-X O S-Y", "B-X L-X U-X O U-Y"],
+)
+def test_every_scheme_of_columns_says_the_same(of_words, write, en):
+    lines = [f"w{i} NN {tag}" for i, tag in enumerate(of_words.split())]
+    (doc,), _ = read_annotated(write(*lines, name="made.conll"), en)
+    assert tags(doc) == ["B-X", "I-X", "B-X", "O", "B-Y"]
+
+
+def word(name, text="Ann", pos="PROPN", tag="NNP", misc="_"):
+    return f"{name}\t{text}\t_\t{pos}\t{tag}\t_\t_\t_\t_\t{misc}"
+
+
+def test_conllu_has_syntactic_words_and_the_spaces_of_the_text(write, en):
+    lines = [
+        "# text = Ann doesn't.",
+        word("1"),
+        word("2-3", "doesn't", "_", "_", "SpaceAfter=No"),
+        word("2", "does", "AUX", "VBZ"),
+        word("3", "n't", "PART", "_"),
+        word("3.1", "exist", "VERB"),
+        word("4", ".", "PUNCT", ".", "SpaceAfter=No"),
+    ]
+    (doc,), _ = read_annotated(write(*lines, name="made.conllu"), en)
+    assert doc.text == "Ann doesn't."
+    assert [(t.text, t.pos_, t.tag_) for t in doc] == [
+        ("Ann", "PROPN", "NNP"),
+        ("does", "AUX", "VBZ"),
+        ("n't", "PART", ""),
+        (".", "PUNCT", "."),
+    ]
+    assert tags(doc) == ["-"] * 4, "no entity is annotated in all of the file"
+
+
+@pytest.mark.parametrize(
+    "name, line, message",
+    [
+        ("made.conll", "Ann", "line 2: expected a word and, in the last column, its tag, found"),
+        ("made.conll", "Ann PER", "line 2: expected O or a tag such as B-PER (IOB, BIO, BIOES"),
+        ("made.conll", "Ann B-", "line 2: expected O or a tag such as B-PER"),
+        ("made.conllu", "1\tAnn", "line 2: CoNLL-U has 10 columns with tabs between them"),
+        ("made.conllu", word("x"), "line 2: expected a number and a word"),
+        ("made.conllu", word("2", " "), "line 2: expected a number and a word"),
+        ("made.conllu", word("2", pos="NNP"), "line 2: 'NNP' is no part of speech of Universal"),
+        ("made.conllu", word("2", misc="NER=PER"), "line 2: expected O or a tag such as B-PER"),
+    ],
+)
+def test_columns_that_say_something_else_are_refused(name, line, message, write, en):
+    first = word("1") if name == "made.conllu" else "Bob O"
+    with pytest.raises(CorpusError) as e:
+        read_annotated(write(first, line, name=name), en)
+    assert message in str(e.value) and name in str(e.value)
+
+
+def test_columns_without_words_are_no_corpus(write, en):
+    for name in ("made.conll", "made.conllu"):
+        with pytest.raises(CorpusError, match="has no sentences"):
+            read_annotated(write("", "# nothing" if name == "made.conllu" else "", name=name), en)

@@ -15,7 +15,7 @@ PACKAGE = Path(spacy_early_exit.__file__).parent
 ORDER = [
     {"__init__"},
     {"cli"},
-    {"adopt"},
+    {"adopt", "scale"},
     {"measure"},
     {"recipe"},
     {"tasks", "configure", "separate"},

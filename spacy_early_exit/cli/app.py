@@ -21,7 +21,10 @@ from ..pipe.docs import same_words
 from .refusals import Commands, Refused, refusing
 
 DEFAULT = "1,1.5,2,3,4"
-ANNOTATED = "Annotated texts: .spacy, or .jsonl with entities"
+ANNOTATED = (
+    "Annotated texts: .spacy, .conllu, or with entities .jsonl (Prodigy, doccano), .json (Label "
+    "Studio) or .conll"
+)
 
 early_exit = typer.Typer(
     name="early-exit",
@@ -103,7 +106,7 @@ def read_annotated(nlp: Language, path: Path) -> List[Doc]:
     """Read annotated texts, and report which annotation can't be used.
 
     nlp (Language): The pipeline.
-    path (Path): A ``.spacy`` file, or a ``.jsonl`` file with entities.
+    path (Path): The file. Its suffix says what it is: see ``corpora.read_annotated``.
     RETURNS (List[Doc]): The texts, with their annotation.
     RAISES (CorpusError): If they can't be read.
     """
@@ -118,15 +121,15 @@ def read_corpus(nlp: Language, pipe: EarlyExitPipe, path: Path) -> List[Example]
 
     nlp (Language): The pipeline.
     pipe (EarlyExitPipe): Its early-exit component.
-    path (Path): A ``.spacy`` file, or for entities a ``.jsonl`` file.
+    path (Path): A ``.spacy`` or ``.conllu`` file, or for entities one of several others.
     RETURNS (List[Example]): The texts, not yet predicted, with their annotation.
     RAISES (CorpusError): If they can't be read.
     RAISES (Refused): If they can't have the kind of annotation that the component learns.
     """
-    if path.suffix == ".jsonl" and pipe.scheme != "bio":
+    if path.suffix in corpora.ENTITIES_ONLY and pipe.scheme != "bio":
         raise Refused(
             f"{path} has entities, but '{pipe.name}' finds none: it is of {pipe.kind}.",
-            "Annotate texts for it in a .spacy file.",
+            "Annotate texts for it in a .spacy or .conllu file.",
         )
     return [Example(same_words(doc), doc) for doc in read_annotated(nlp, path)]
 

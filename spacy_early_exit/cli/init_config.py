@@ -72,7 +72,9 @@ def init_config_cli(
     if ready:
         config["paths"]["train"] = str(train)
     elif train is not None:
-        msg.warn(f"spaCy trains on .spacy files: convert {train} to one.")
+        msg.warn(
+            f"spaCy trains on .spacy files: python -m spacy early-exit convert {train} train.spacy"
+        )
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         config.to_disk(output)

@@ -16,10 +16,12 @@ class Neighbourhoods:
 
     places (Tensor): Place of each word on that line. *Shape:* ``(words,)``
     reach (int): How many words on each side are neighbours.
+    length (int): Places on the line.
     """
 
     places: Tensor
     reach: int
+    length: int
 
     @classmethod
     def of(cls, batch: Batch, reach: int) -> "Neighbourhoods":
@@ -31,8 +33,9 @@ class Neighbourhoods:
         RETURNS (Neighbourhoods): The line.
         """
         words = torch.arange(batch.words, device=batch.window_of_word.device)
-        reach = min(reach, int(torch.bincount(batch.window_of_word).max()))
-        return cls(words + reach * batch.window_of_word, reach)
+        reach = min(reach, max(batch.word_counts))
+        length = batch.words + reach * (batch.windows - 1)
+        return cls(words + reach * batch.window_of_word, reach, length)
 
     def largest(self, words: Tensor, values: Tensor) -> Tensor:
         """Find the largest value among each word and its neighbours.
@@ -44,7 +47,7 @@ class Neighbourhoods:
         """
         if self.reach == 0:
             return values
-        line = values.new_zeros(int(self.places[-1]) + 1)
+        line = values.new_zeros(self.length)
         places = self.places[words]
         line[places] = values
         return F.max_pool1d(line[None], 2 * self.reach + 1, 1, self.reach)[0][places]

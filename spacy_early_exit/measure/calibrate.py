@@ -93,7 +93,7 @@ def simulate(ner: EarlyExitPipe, docs: Iterable[Doc]) -> Callable[[float], float
     from ..model import predict, predict_shared
 
     run = ner.ready_to_predict(Knob(speedup=1.0))
-    trained = ner.model.shims[0].prepare_for(run.precision)
+    trained = ner.model.shims[0].prepare_for(run.predicts_in, run.device)
     if run.readers:
         at = partial(_readers_at, ner, run)
         return predict_shared.simulate_together(trained, groups(docs, GROUP), run, at)

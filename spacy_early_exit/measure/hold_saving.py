@@ -18,6 +18,7 @@ from ..retired import reads_retired
 from .docs import run_upstream, tasks_of
 
 Scorer = Callable[..., Dict[str, Any]]
+SPENT = ("exit_cost", "mac_speedup")  # how the names of scores begin that are about cost
 
 
 @reads_retired("hold_saving")
@@ -101,9 +102,9 @@ def make_hold_saving(
 
 
 def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
-    """RETURNS (Optional[Callable]): A scorer that returns 0 for every number except the cost, for
-    which 0 would be the best. Scores must not be missing: spaCy forgets the weight of a score that
-    is missing once, and all later checkpoints would then be equally good.
+    """RETURNS (Optional[Callable]): A scorer that returns 0 for every number except what was spent,
+    for which 0 would be the best. Scores must not be missing: spaCy forgets the weight of a score
+    that is missing once, and all later checkpoints would then be equally good.
     """
     if scorer is None:
         return None
@@ -111,7 +112,7 @@ def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
     def score(examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
         scores = scorer(examples, **kwargs)
         return {
-            name: value if isinstance(value, dict) or name.startswith("exit_cost") else 0.0
+            name: value if isinstance(value, dict) or name.startswith(SPENT) else 0.0
             for name, value in scores.items()
         }
 

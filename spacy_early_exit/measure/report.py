@@ -165,9 +165,22 @@ def _sentence(report: Report, number: int) -> Tuple[str, str]:
 
 
 def _shaded(report: Report, number: int, colors: Sequence[str]) -> Markup:
-    """RETURNS (Markup): A text whose words are marked, by displaCy."""
-    doc, captions = report.docs[number], report.captions[number]
+    doc = report.docs[number]
     layers = get_records(doc)[report.component].layers or ()
+    return shade(doc, layers, report.captions[number], colors)
+
+
+def shade(
+    doc: Doc, layers: Sequence[int], captions: Sequence[str], colors: Sequence[str]
+) -> Markup:
+    """Mark the words of a text, by displaCy.
+
+    doc (Doc): The text.
+    layers (Sequence[int]): The layer at which each word exited, from 1; 0: don't mark it.
+    captions (Sequence[str]): The caption next to the layer of each word.
+    colors (Sequence[str]): The background colour for each layer.
+    RETURNS (Markup): HTML, without any that the text may contain.
+    """
     words, by_label = [], {}
     for token, layer, caption in zip(doc, layers, captions):
         if layer:

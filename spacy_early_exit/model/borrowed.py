@@ -10,10 +10,11 @@ import torch
 from ..budget.fingerprint import fingerprint_of_weights
 from ..files import network as storage
 from ..files.network import Trained, without_encoder
+from ..network.devices import device_named
 from ..network.exit_network import ExitNetwork, check_finite
-from ..network.products.int8 import Precision
+from ..network.products.half import Precision
 from ..runtime.torch_state import usual_torch
-from .shim import TaggerShim
+from .shim import BUILDING, TaggerShim
 
 
 class BorrowedShim(TaggerShim):
@@ -88,16 +89,29 @@ class BorrowedShim(TaggerShim):
             self._fingerprint = fingerprint_of_weights(without_encoder(self.trained.network))
         return self._fingerprint
 
-    def prepare_for(self, precision: Precision) -> Trained:
-        """RETURNS (Trained): What to predict with. Heads are always computed in fp32.
+    def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
+        """RETURNS (Trained): What to predict with. Heads are always computed in fp32. Copies on
+        another device are kept until the weights change.
 
         precision (Precision): Ignored.
-        RAISES (ValueError): If a weight is not finite.
+        device (Optional[str]): The device to predict on; None: where the heads are.
+        RAISES (ValueError): If the machine has no such device, or a weight is not finite.
         """
         if not self._checked:
             check_finite(self.trained.network)
             self._checked = True
-        return self.trained
+        elsewhere, trained = self._faster, self.trained
+        there = trained.network.device if device is None else device_named(device)
+        if there == trained.network.device:
+            return trained
+        with BUILDING, usual_torch():
+            if ("fp32", there) not in elsewhere:
+                # The encoder that is used there is its owner's.
+                known = {id(trained.network.encoder): trained.network.encoder}
+                network = copy.deepcopy(trained.network, known)
+                storage.move_heads(network, there)
+                elsewhere["fp32", there] = trained._replace(network=network)
+        return elsewhere["fp32", there]
 
     @usual_torch()
     def teacher(self) -> ExitNetwork:

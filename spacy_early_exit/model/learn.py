@@ -1,12 +1,13 @@
 """Learning: the logits of all heads for Docs, and backpropagation."""
 
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from spacy.tokens import Doc
-from thinc.api import Model, torch2xp, xp2torch
+from thinc.api import Model, PyTorchGradScaler, torch2xp, xp2torch
+from thinc.compat import has_cupy
 from torch import Tensor
 
 from ..criteria.entropy import TokenExit
@@ -53,6 +54,10 @@ def begin_update(
     criterion = settings.criterion or TokenExit(window=0)
     # Not when heads are only measured. bfloat16 has the range of fp32, so nothing needs scaling.
     mixed = shim.mixed_precision and settings.stage is not None
+    dtype = torch.bfloat16 if shim.scaler is None else torch.float16
+    check_cupy(network)
+    if settings.stage is not None:
+        shim.learning_pass = None  # it learns alone
     torch.clear_autocast_cache()  # within the caller's autocast, old weights would stay cached
     teacher = shim.teacher() if stage.needs_teacher else None
     windows: List[Window] = []
@@ -63,7 +68,7 @@ def begin_update(
             windows.extend(batch)
             texts.extend(copy * len(docs) + window.doc for window in batch)
         ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
-        with torch.autocast(network.device.type, torch.bfloat16, enabled=mixed):
+        with torch.autocast(network.device.type, dtype, enabled=mixed):
             answers.append(stage.run(network, ragged, dropout, criterion, teacher))
     outputs = [answer.logits.float() for answer in answers]
     own = [part for answer in answers for part in answer.own]
@@ -72,7 +77,7 @@ def begin_update(
 
     @usual_torch()
     def backprop(gradient: Gradient) -> List[Doc]:
-        backpropagate(network, outputs, own, gradient)
+        backpropagate(network, outputs, own, gradient, shim.scaler)
         release_freed_memory()
         return docs
 
@@ -88,11 +93,25 @@ def begin_update(
     return scores, backprop
 
 
+def check_cupy(network: ExitNetwork) -> None:
+    """Check that thinc can share memory with torch: its optimizers work with numpy and cupy.
+
+    network (ExitNetwork): The network.
+    RAISES (ValueError): If the network is on a GPU, and there is no cupy.
+    """
+    if network.device.type == "cuda" and not has_cupy:
+        raise ValueError(
+            "spaCy trains on a GPU by means of cupy, which is not installed: pip install "
+            "cupy-cuda12x, or the one for your version of CUDA (docs.cupy.dev says which)."
+        )
+
+
 def backpropagate(
     network: ExitNetwork,
     outputs: Sequence[Tensor],
     own: Sequence[Sequence[Tensor]],
     gradient: Gradient,
+    scaler: Optional[PyTorchGradScaler] = None,
 ) -> None:
     """Backpropagate the gradient of all heads' logits to the weights, batch by batch.
 
@@ -100,6 +119,7 @@ def backpropagate(
     outputs (Sequence[Tensor]): The logits of each batch.
     own (Sequence[Sequence[Tensor]]): What else the stage needed.
     gradient (Gradient): The gradient.
+    scaler (Optional[PyTorchGradScaler]): Scales it on its way; None: nothing does.
     """
     of_logits = xp2torch(gradient.logits, device=network.device)
     parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
@@ -109,7 +129,20 @@ def backpropagate(
     pairs.extend(zip((t for part in own for t in part if t.requires_grad), gradient.own))
     pairs = [pair for pair in pairs if pair[0].requires_grad]
     if pairs:
-        torch.autograd.backward([of for of, _ in pairs], [slope for _, slope in pairs])
+        slopes = [slope for _, slope in pairs]
+        torch.autograd.backward([of for of, _ in pairs], scaled(slopes, scaler))
+
+
+def scaled(slopes: List[Tensor], scaler: Optional[PyTorchGradScaler]) -> List[Tensor]:
+    """RETURNS (List[Tensor]): Gradients on one device, scaled.
+
+    slopes (List[Tensor]): The gradients.
+    scaler (Optional[PyTorchGradScaler]): Scales them; None: they stay as they are.
+    """
+    if scaler is None or not slopes:
+        return slopes
+    scaler.to_(slopes[0].device)
+    return cast(List[Tensor], scaler.scale(slopes))
 
 
 def join(arrays: Sequence["NDArray[Any]"], dtype: Any) -> "NDArray[Any]":

@@ -1,9 +1,10 @@
 """The thinc model: Docs in, exit logits out."""
 
-from typing import Any, Callable, Sequence, Tuple, TypeAlias
+import inspect
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, TypeAlias
 
 from spacy.tokens import Doc
-from thinc.api import Model
+from thinc.api import Model, PyTorchGradScaler
 from thinc.util import get_torch_default_device
 
 from ..encoders.base import EncoderSource
@@ -37,6 +38,7 @@ def build_tagger_model(
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "split",
+    grad_scaler_config: Optional[Dict[str, Any]] = None,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v2``. Cheap: the encoder comes at initialize.
 
@@ -54,6 +56,10 @@ def build_tagger_model(
     shared_wordpieces (SharedWordpieces): What becomes of words that would share a wordpiece: they
         are tokenized one by one (``"split"``), or they share it and get the same logits
         (``"keep"``).
+    grad_scaler_config (Optional[Dict[str, Any]]): If given, mixed precision is fp16, for GPUs
+        without bfloat16, and gradients are scaled. ``init_scale``, ``backoff_factor``,
+        ``growth_factor`` and ``growth_interval`` are those of thinc's PyTorchGradScaler; ``{}``:
+        its defaults. None: no gradient is scaled.
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -64,6 +70,11 @@ def build_tagger_model(
             f"EarlyExitTagger: shared_wordpieces must be 'split' or 'keep', not "
             f"{shared_wordpieces!r}."
         )
+    if isinstance(encoder, SharedEncoder) and grad_scaler_config is not None:
+        raise ValueError(
+            f"EarlyExitTagger: gradients are scaled where they reach the encoder, which is that of "
+            f"'{encoder.component}'. Set grad_scaler_config there alone."
+        )
     kind = BorrowedShim if isinstance(encoder, SharedEncoder) else TaggerShim
     shim = kind(
         encoder,
@@ -72,6 +83,7 @@ def build_tagger_model(
         bool(freeze_full_depth),
         bool(mixed_precision),
         shared_wordpieces,
+        _scaler(mixed_precision, grad_scaler_config),
     )
     return Model(
         "early_exit_tagger",
@@ -91,6 +103,7 @@ def build_tagger_model_v1(
     freeze_full_depth: bool = False,
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "keep",
+    grad_scaler_config: Optional[Dict[str, Any]] = None,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v1``, for pipelines saved before
     ``shared_wordpieces`` existed. It is the same as ``build_tagger_model``, except that words share
@@ -103,7 +116,31 @@ def build_tagger_model_v1(
         freeze_full_depth,
         mixed_precision,
         shared_wordpieces,
+        grad_scaler_config,
     )
+
+
+def _scaler(mixed: bool, config: Optional[Dict[str, Any]]) -> Optional[PyTorchGradScaler]:
+    """RETURNS (Optional[PyTorchGradScaler]): What scales gradients; None: nothing.
+
+    mixed (bool): Whether training is in mixed precision.
+    config (Optional[Dict[str, Any]]): Its settings.
+    RAISES (ValueError): If it has no such settings. The message names those that it has.
+    """
+    if config is None or not config.get("enabled", True):
+        return None
+    if not mixed:
+        raise ValueError(
+            "EarlyExitTagger: grad_scaler_config is for mixed precision: set mixed_precision = "
+            "true, or grad_scaler_config = null."
+        )
+    try:
+        return PyTorchGradScaler(**{"enabled": True, **config})
+    except TypeError as e:
+        known = ", ".join(list(inspect.signature(PyTorchGradScaler).parameters))
+        raise ValueError(
+            f"EarlyExitTagger: grad_scaler_config may have {known}, not {', '.join(config)}."
+        ) from e
 
 
 def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[Any], Any]]:
@@ -125,7 +162,7 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
         with usual_torch():
             begin = begin_shared_update if settings.readers else begin_update
             return begin(shim, docs, settings, model.attrs["dropout_rate"])
-    trained = shim.prepare_for(settings.precision)
+    trained = shim.prepare_for(settings.predicts_in, settings.device)
     run = predict_shared if settings.readers else predict
     predicted = run(trained, docs, settings)
     release_freed_memory_now_and_then()

@@ -15,6 +15,7 @@ from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
 from ..network.cost import full_macs
 from ..network.criterion import Criterion
+from ..network.devices import fetched, is_asynchronous
 from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_with_exits
@@ -28,6 +29,7 @@ from ..text.windows import batches, windows_of
 Result = TypeVar("Result")
 
 MIN_WORDPIECES = 256  # of a batch that is small only so that every worker has one
+TIMES_ON_GPU = 8  # as many wordpieces in a batch: small ones leave a GPU idle. Not measured.
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
         with usual_torch(), torch.inference_mode():
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             exits = run_with_exits(network, ragged, settings.criterion, settings.threshold)
+            exits = fetched(exits)
             if not exits.logits.isfinite().all():
-                raise ValueError(not_finite(network, ragged))
+                raise ValueError(not_finite(network, ragged, network))
         return list(by_window(batch, exits))
 
     cut, done = run_in_batches(run, trained, docs, settings)
@@ -90,8 +93,8 @@ def run_in_batches(
     RETURNS (Tuple[List[List[Window]], List[Result]]): The batches, and the result of each.
     """
     network, windows = trained.network, windows_for(trained, docs, settings)
-    if network.device.type != "cpu":
-        cut = list(batches(windows, settings.batch_wordpieces))
+    if is_asynchronous(network.device):
+        cut = list(batches(windows, TIMES_ON_GPU * settings.batch_wordpieces))
         return cut, [run(batch) for batch in cut]
     threads = thread_count(settings.threads)
     at_once, least = batches_at_once(threads), MIN_WORDPIECES
@@ -124,17 +127,20 @@ def _rough_work(spec: EncoderSpec, batch: Sequence[Window]) -> int:
     return weights * sum(len(window.ids) for window in batch)
 
 
-def not_finite(network: ExitNetwork, batch: Batch) -> str:
+def not_finite(network: ExitNetwork, batch: Batch, heads: ExitNetwork) -> str:
     """RETURNS (str): Where a NaN or an infinity first occurs in a batch, as an error message.
 
-    network (ExitNetwork): The network.
+    network (ExitNetwork): The network whose encoder runs.
     batch (Batch): The batch.
+    heads (ExitNetwork): The network whose heads read it.
     """
     where = "where words exit early"
     for number, of_words in enumerate(run_all_layers(network, batch), start=1):
-        if not network.logits(number, of_words).isfinite().all():
+        if not heads.logits(number, of_words).isfinite().all():
             where = f"from layer {number} on"
             break
+    if network.encoder.embeddings.word.weight.dtype == torch.float16:
+        where += " (in fp16, which ends at 65,504: precision = 'bf16' may do)"
     return (
         f"The network gives NaN or infinity for a text, {where}, so it can't be tagged. Its "
         f"weights are extreme, or were changed in place. Load the pipeline again, or train again "
@@ -226,7 +232,7 @@ def _wrong_with(found: Sequence[Ints], logits: Sequence[Floats]) -> str:
 
 def by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
     """YIELDS (DocExits): The results of each window of a batch, for the words that it owns."""
-    logits, exit_layer = exits.logits.cpu().numpy(), exits.exit_layer.cpu().numpy()
+    logits, exit_layer = exits.logits.numpy(), exits.exit_layer.numpy()
     spent, full = exits.spent.tolist(), exits.full.tolist()
     waste_rate = exits.padding / sum(spent)
     start = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..files.network import Trained
 from ..network.all_heads import run_all_layers
 from ..network.batch import Batch
+from ..network.devices import fetched
 from ..network.exit_network import ExitNetwork
 from ..network.shared import Reader, run_shared, simulate_shared
 from ..network.window import Window
@@ -60,10 +61,10 @@ def _run(
     def run(batch: List[Window]) -> List[List[DocExits]]:
         with usual_torch(), torch.inference_mode():
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
-            found = run_shared(network, ragged, readers)
+            found = [fetched(exits) for exits in run_shared(network, ragged, readers)]
             for reader, exits in zip(readers, found):
                 if not exits.logits.isfinite().all():
-                    raise ValueError(not_finite(reader.network, ragged))
+                    raise ValueError(not_finite(network, ragged, reader.network))
         return [list(by_window(batch, exits)) for exits in found]
 
     cut, done = run_in_batches(run, trained, docs, settings)

@@ -2,13 +2,14 @@
 
 import contextlib
 import copy
+import functools
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 import srsly
 import torch
-from thinc.api import Model, Optimizer, torch2xp, xp2torch
+from thinc.api import Model, Optimizer, PyTorchGradScaler, torch2xp, xp2torch
 from thinc.shims.shim import Shim
 from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
@@ -19,8 +20,10 @@ from ..encoders.base import EncoderSource
 from ..files import network as storage
 from ..files.integrity import check_size, read_at_most, unpack
 from ..files.network import Trained
+from ..network.devices import device_named
 from ..network.exit_network import ExitNetwork, check_finite
-from ..network.products.int8 import Precision, quantized
+from ..network.products.half import HALVES, Precision, halved
+from ..network.products.int8 import quantized
 from ..network.products.packed import is_worth_packing, packed
 from ..runtime.forks import Lock, ready_for_torch
 from ..runtime.torch_state import usual_torch
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from ..network.criterion import Criterion
     from .learn_shared import LearningPass
 
-_BUILDING = Lock()
+BUILDING = Lock()
 MAX_LEARN_RATE = 5e-4  # that an encoder tolerates: spaCy's default is twice that
 
 
@@ -43,9 +46,11 @@ class TaggerShim(Shim):
     freeze_encoder (bool): Whether to train the heads alone.
     freeze_full_depth (bool): Whether to train the earlier heads alone, so that full depth stays as
         it is.
-    mixed_precision (bool): Whether products are computed in bfloat16 while training.
+    mixed_precision (bool): Whether products are computed in 16 bits while training.
     shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
         one by one or do share it.
+    scaler (Optional[PyTorchGradScaler]): Scales gradients, so that mixed precision can be fp16;
+        None: it is bfloat16.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class TaggerShim(Shim):
         freeze_full_depth: bool = False,
         mixed_precision: bool = False,
         shared_wordpieces: SharedWordpieces = "split",
+        scaler: Optional[PyTorchGradScaler] = None,
     ):
         super().__init__(None)
         self._model: Optional[Trained] = None
@@ -65,10 +71,11 @@ class TaggerShim(Shim):
         self.freeze_full_depth = freeze_full_depth
         self.mixed_precision = mixed_precision
         self.shared_wordpieces = shared_wordpieces
+        self.scaler = scaler
         self._teacher: Optional[ExitNetwork] = None
         self._taught_tags = 0
         self._fingerprint: Optional[str] = None
-        self._faster: Dict[Precision, Trained] = {}
+        self._faster: Dict[Tuple[Precision, torch.device], Trained] = {}
         self._checked = False
         self._warned = False
         # The last pass that several components learn from.
@@ -206,12 +213,14 @@ class TaggerShim(Shim):
             self._fingerprint = fingerprint_of_weights(self.trained.network)
         return self._fingerprint
 
-    def prepare_for(self, precision: Precision) -> Trained:
-        """RETURNS (Trained): What to predict with: a copy in int8, or in fp32 with packed weights
-        if that is faster. It is kept until the weights change.
+    def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
+        """RETURNS (Trained): What to predict with: a copy in int8 or in 16 bits, on another device,
+        or in fp32 with packed weights if that is faster. It is kept until the weights change.
 
         precision (Precision): The precision of matrix products.
-        RAISES (ValueError): If the machine can't do int8, or a weight is not finite.
+        device (Optional[str]): The device to predict on; None: where the network is.
+        RAISES (ValueError): If the machine has no such precision or device, or a weight is not
+            finite.
         """
         ready_for_torch()  # what follows runs in parallel
         if not self._checked:
@@ -220,16 +229,18 @@ class TaggerShim(Shim):
             self._checked = True
         # In this order: a later caller must not find what was made from older weights.
         faster, trained = self._faster, self.trained
-        if precision == "fp32" and not is_worth_packing(trained.network):
+        there = trained.network.device if device is None else device_named(device)
+        stays = there == trained.network.device
+        if precision == "fp32" and stays and not is_worth_packing(trained.network):
             return trained
-        if precision not in faster:
-            make = packed if precision == "fp32" else quantized
-            with _BUILDING, usual_torch():  # for threads that start together, it is built once
-                if precision not in faster:
+        how = precision, there
+        if how not in faster:
+            make = functools.partial(_prepared, precision=precision, device=there)
+            with BUILDING, usual_torch():  # for threads that start together, it is built once
+                if how not in faster:
                     first = None if trained.original is None else make(trained.original)
-                    network = make(trained.network)
-                    faster[precision] = Trained(network, trained.tokenizer, first)
-        return faster[precision]
+                    faster[how] = Trained(make(trained.network), trained.tokenizer, first)
+        return faster[how]
 
     def __getstate__(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): What is pickled. Packed weights are made again, and so is the
@@ -270,6 +281,8 @@ class TaggerShim(Shim):
             self.learning_pass.teach_encoder()
         if self.trained.original is not None:
             self.keep_original(None)  # full depth must use what is learnt, too
+        if self._overflowed():
+            return
         for name, parameter in self.own_parameters():
             if parameter.grad is None:
                 continue
@@ -288,6 +301,22 @@ class TaggerShim(Shim):
             parameter.data = xp2torch(value, device=parameter.device)
             parameter.grad = None
         self.weights_changed()
+
+    def _overflowed(self) -> bool:
+        """RETURNS (bool): Whether a gradient was too large for its scale. Then they are all
+        dropped. Otherwise they have been unscaled.
+        """
+        if self.scaler is None:
+            return False
+        learnt = {n: p for n, p in self.own_parameters() if p.grad is not None}
+        # In a shared pass, the encoder's alone are scaled.
+        is_shared = self.learning_pass is not None
+        scaled = [n for n in learnt if n.startswith("encoder.") or not is_shared]
+        overflowed: bool = self.scaler.unscale([learnt[name].grad for name in scaled])
+        self.scaler.update()
+        for parameter in learnt.values() if overflowed else ():
+            parameter.grad = None
+        return overflowed
 
     def _check_rate(self, rate: float) -> None:
         if rate <= MAX_LEARN_RATE or self._warned:
@@ -335,6 +364,7 @@ class TaggerShim(Shim):
             self.freeze_full_depth,
             self.mixed_precision,
             self.shared_wordpieces,
+            copy.deepcopy(self.scaler),
         )
         if self._model is not None:
             copied.from_bytes(self.to_bytes())
@@ -385,6 +415,17 @@ class TaggerShim(Shim):
         """
         self.set(trained_on_disk(Path(path)))
         return self
+
+
+def _prepared(network: ExitNetwork, precision: Precision, device: torch.device) -> ExitNetwork:
+    """RETURNS (ExitNetwork): A network to predict with: see ``TaggerShim.prepare_for``."""
+    if device != network.device:
+        network = copy.deepcopy(network).to(device)
+    if precision in HALVES:
+        return halved(network, precision)
+    if precision == "int8":
+        return quantized(network)
+    return packed(network) if is_worth_packing(network) else network
 
 
 def trained_in_bytes(data: bytes) -> Optional[Trained]:

@@ -78,10 +78,11 @@ def run_all_heads_halting(
     running = Running.all_of(batch)
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
     everything = kept  # of all wordpieces, including those of windows that have ended
-    exit_layer = torch.full_like(batch.piece_of_word, network.spec.layers)
+    exit_layer = torch.zeros_like(batch.piece_of_word)
     answers: List[Tensor] = []
     for number in range(1, network.spec.layers + 1):
         if len(running.words):
+            exit_layer.index_fill_(0, running.words, number)
             kept = network.encoder.run_layer(number, kept, running, dropout)
             everything = running.written_into(everything, kept)
         of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
@@ -89,7 +90,6 @@ def run_all_heads_halting(
         if number == network.spec.layers or not len(running.words):
             continue
         after = let_leave(network, halting, number, of_words, running)
-        exit_layer[running.words[running.departed(after)]] = number
         kept, running = running.rows_for(after, kept), after
     return torch.stack(answers), exit_layer
 
@@ -110,4 +110,4 @@ def let_leave(
     states = of_words.index_select(0, running.words).float()
     with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
         leaving = halting.leave(number, running.words, network.logits(number, states), states)
-    return running.without(leaving) if leaving.any() else running
+    return running.after(leaving)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .devices import compacted, is_asynchronous, upload, without_waiting
 from .layers.attention import lengths_of
 from .window import Window
 
@@ -32,6 +33,7 @@ class Batch:
     window_of_word (Tensor): *Shape:* ``(words,)``
     unit_of_word (Tensor): *Shape:* ``(words,)``
     lengths (List[int]): Wordpieces of each window.
+    word_counts (List[int]): Words of each window.
     units (int): Number of units, not counting those of the special tokens. These follow: the one of
         window ``i`` is ``units + i``.
     kv (KV): Whether words that have exited stay in the context that others attend to, with the
@@ -48,6 +50,7 @@ class Batch:
     window_of_word: Tensor
     unit_of_word: Tensor
     lengths: List[int]
+    word_counts: List[int]
     units: int
     kv: KV
     halt_special: bool
@@ -65,7 +68,7 @@ class Batch:
     @cached_property
     def words_of_window(self) -> Tensor:
         """RETURNS (Tensor): Number of words of each window. *Shape:* ``(windows,)``"""
-        return torch.bincount(self.window_of_word, minlength=self.windows)
+        return upload(self.word_counts, self.ids.device)
 
     @classmethod
     def of(
@@ -96,7 +99,8 @@ class Batch:
         number = np.arange(len(windows))
 
         def tensor(array: "np.ndarray") -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
+            contiguous = np.ascontiguousarray(array, dtype=np.int64)
+            return upload(torch.from_numpy(contiguous), device)
 
         return cls(
             ids=tensor(np.concatenate([window.ids for window in windows])),
@@ -111,6 +115,7 @@ class Batch:
                 np.concatenate([w.unit_of_word + u for w, u in zip(windows, first_unit)])
             ),
             lengths=lengths,
+            word_counts=word_counts,
             units=units,
             kv=kv,
             halt_special=halt_special,
@@ -133,6 +138,8 @@ class Running:
     query_lengths (List[int]): Queries of each running window.
     context_lengths (List[int]): Wordpieces of each running window.
     windows (Tensor): Windows that have not ended. *Shape:* ``(running windows,)``
+    longest (int): The most wordpieces of one of them, including those that were dropped; 0: all
+        have ended.
     """
 
     batch: Batch
@@ -143,6 +150,7 @@ class Running:
     query_lengths: List[int]
     context_lengths: List[int]
     windows: Tensor
+    longest: int
     _known: Dict[Any, Any] = field(default_factory=dict, compare=False)
 
     @cached_property
@@ -161,7 +169,7 @@ class Running:
         """RETURNS (Tensor): Wordpieces of each running window, including those that were dropped.
         *Shape:* ``(running windows,)``
         """
-        lengths = torch.tensor(self.batch.lengths, device=self.windows.device)
+        lengths = upload(self.batch.lengths, self.windows.device)
         return lengths.index_select(0, self.windows)
 
     def cached(self, make: Callable[..., Any], *settings: Any) -> Any:
@@ -190,7 +198,18 @@ class Running:
             query_lengths=batch.lengths,
             context_lengths=batch.lengths,
             windows=torch.arange(batch.windows, device=device),
+            longest=max(batch.lengths),
         )
+
+    def after(self, leaving: Tensor) -> "Running":
+        """Let words exit: see ``without``.
+
+        leaving (Tensor): Which of ``words`` may exit. *Shape:* ``(active words,)``
+        RETURNS (Running): What is still computed; the same object if no word exits.
+        """
+        if is_asynchronous(leaving.device):
+            return without_waiting(self, leaving)
+        return self.without(leaving) if leaving.any() else self
 
     def without(self, leaving: Tensor) -> "Running":
         """Let words exit.
@@ -238,6 +257,7 @@ class Running:
             query_lengths=[counts[i] for i in running],
             context_lengths=[context[i] for i in running],
             windows=windows,
+            longest=max((batch.lengths[i] for i in running), default=0),
         )
 
     def departed(self, after: "Running") -> Tensor:
@@ -246,6 +266,15 @@ class Running:
         after (Running): The later state.
         """
         return ~torch.isin(self.words, after.words, assume_unique=True)
+
+    def gone(self, after: "Running") -> Tensor:
+        """RETURNS (Tensor): Places in ``words`` of those that have exited by a later state.
+        *Shape:* ``(words that have exited,)``
+
+        after (Running): The later state.
+        """
+        places = torch.arange(len(self.words), device=self.words.device)
+        return compacted(places, self.departed(after), len(self.words) - len(after.words))
 
     def rows_of(self, words: Tensor) -> Tensor:
         """RETURNS (Tensor): Row of each word's wordpiece in the context. *Shape:* ``(words,)``"""

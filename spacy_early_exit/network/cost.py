@@ -6,12 +6,13 @@ exit heads for the words that were judged. So the cost does not depend on batch,
 """
 
 import operator
-from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from .batch import Batch, Running
+from .devices import counts_of, upload
 from .families import EncoderSpec, LayerSizes
 from .layers.attention import groups
 from .layers.disentangled import place_counts
@@ -147,7 +148,8 @@ def price(
     """
     batch = trace[0].running.batch
     wordpieces = _counts(batch.lengths, batch)
-    spent, padding = embedding_macs(spec, wordpieces), 0
+    spent = embedding_macs(spec, wordpieces)
+    padding: Union[int, Tensor] = 0  # read once, at the end
     alike: Dict[LayerSizes, List[Running]] = {}
     if spec.convolution:
         spent = spent + convolution_macs(spec, wordpieces)
@@ -163,7 +165,8 @@ def price(
             padding += _price_places(spec, sizes, running, spent)
         else:
             alike.setdefault(sizes, []).append(running)
-        padding += 2 * sizes.heads * spec.head_width * _padded_pairs(queries, context)
+        pairs = _padded_pairs(queries, context, batch.ids.device)
+        padding += 2 * sizes.heads * spec.head_width * pairs
         own = criterion.macs(number, spec, tags) if judged and criterion is not None else 0
         if own:
             spent += own * words_by_window([running.words], batch)
@@ -180,42 +183,45 @@ def price(
         )
     heads = [visit.heads for visit in trace if visit.heads is not None]
     spent += head_macs(spec, tags, words_by_window(heads, batch))
-    return Cost(spent, full_macs(spec, tags, wordpieces, batch.words_of_window), padding)
+    full = full_macs(spec, tags, wordpieces, batch.words_of_window)
+    return Cost(spent, full, int(padding))
 
 
 def _price_near(
     spec: EncoderSpec, sizes: LayerSizes, running: Running, done: int, spent: Tensor
-) -> int:
+) -> Tensor:
     """Add the cost of a layer that attends nearby.
 
-    RETURNS (int): MACs spent on wordpieces that are too far away.
+    RETURNS (Tensor): MACs spent on wordpieces that are too far away. *Shape:* ``()``
     """
     pairs = running.cached(near_pairs, spec.local_reach)
     spent[running.windows] += layer_macs(spec, sizes, *_lengths(running), pairs)
-    return 2 * sizes.heads * spec.head_width * (done - int(pairs.sum()))
+    in_vain: Tensor = done - pairs.sum()
+    return 2 * sizes.heads * spec.head_width * in_vain
 
 
-def _price_places(spec: EncoderSpec, sizes: LayerSizes, running: Running, spent: Tensor) -> int:
+def _price_places(spec: EncoderSpec, sizes: LayerSizes, running: Running, spent: Tensor) -> Tensor:
     """Add the cost of a layer that scores relative positions.
 
-    RETURNS (int): MACs spent on relative positions themselves.
+    RETURNS (Tensor): MACs spent on relative positions themselves. *Shape:* ``()``
     """
     queries, context = _lengths(running)
     places = place_counts(spec, running.lengths)
     spent[running.windows] += layer_macs(spec, sizes, queries, context, places=places)
-    most = int(places.max())
+    most = int(place_counts(spec, torch.tensor(running.longest)))  # more for longer windows
     done = 2 * spec.hidden_size * most  # each as a query and as a key
-    for start, end in groups(running.query_lengths, running.context_lengths):
-        longest = int(queries[start:end].max() + context[start:end].max())
+    lengths = running.query_lengths, running.context_lengths
+    for start, end in groups(*lengths, running.windows.device):
+        longest = sum(max(part[start:end]) for part in lengths)
         done += (end - start) * longest * most
     mixed = sizes.heads * spec.head_width
-    return mixed * (done - int((places * (queries + context)).sum()))
+    return mixed * (done - (places * (queries + context)).sum())
 
 
-def _padded_pairs(queries: Sequence[int], context: Sequence[int]) -> int:
+def _padded_pairs(queries: Sequence[int], context: Sequence[int], device: torch.device) -> int:
     """RETURNS (int): Pairs that attention computes in vain, since it pads groups."""
     pairs = 0
-    for start, end in groups(queries, context):
+    for start, end in groups(queries, context, device):
         q, k = queries[start:end], context[start:end]
         pairs += len(q) * max(q) * max(k) - sum(map(operator.mul, q, k))
     return pairs
@@ -225,7 +231,7 @@ def words_by_window(words: Sequence[Tensor], batch: Batch) -> Tensor:
     """RETURNS (Tensor): How many of the given words each window has. *Shape:* ``(windows,)``"""
     nowhere = batch.window_of_word[:0]
     owners = torch.cat([nowhere, *(batch.window_of_word[some] for some in words)])
-    return torch.bincount(owners, minlength=batch.windows)
+    return counts_of(owners, batch.windows)
 
 
 def _lengths(running: Running) -> Tuple[Tensor, Tensor]:
@@ -237,4 +243,4 @@ def _lengths(running: Running) -> Tuple[Tensor, Tensor]:
 
 
 def _counts(lengths: Sequence[int], batch: Batch) -> Tensor:
-    return torch.tensor(lengths, dtype=torch.int64, device=batch.ids.device)
+    return upload(lengths, batch.ids.device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Running
+from .devices import is_asynchronous
 from .families import Attention, EncoderSpec
 from .layers.disentangled import DisentangledLayer, PlaceTable
 from .layers.layer import Layer, drop_out
@@ -76,7 +77,9 @@ class Embeddings(nn.Module):
         """
         positions = offsets + self.first_position
         padding = self.first_position - 1
-        if padding < 0 or not (ids == padding).any():
+        if padding < 0:
+            return positions
+        if not is_asynchronous(ids.device) and not (ids == padding).any():
             return positions
         # A text may spell out the padding token. RoBERTa does not count it in positions.
         is_padding = (ids == padding).long()
@@ -104,7 +107,8 @@ class Encoder(nn.Module):
         # If layers do not normalise their sums, as in ModernBERT, heads read them through this
         # norm.
         has_norm = "final_norm" in spec.table.whole
-        self.final_norm = nn.LayerNorm(width, eps=eps, bias=spec.norm_bias) if has_norm else None
+        norm = nn.LayerNorm(width, eps=eps, bias=spec.norm_bias) if has_norm else None
+        self.final_norm: Optional[nn.Module] = norm
 
     def layer(self, number: int) -> Layer:
         """RETURNS (Layer): A layer, counted from 1."""

@@ -67,9 +67,9 @@ def run_with_exits(
     running, state = Running.all_of(batch), criterion.start(batch)
     trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)  # (context, width)
-    logits = kept.new_zeros(batch.words, network.tags)
+    logits = network.head(1).weight.new_zeros(batch.words, network.tags)
     exit_layer = torch.zeros_like(batch.piece_of_word)
-    states = torch.zeros_like(kept) if keep_states else None
+    states = network.encoder.states(torch.zeros_like(kept)) if keep_states else None
 
     for number in range(1, network.spec.layers + 1):
         kept = network.encoder.run_layer(number, kept, running)
@@ -86,10 +86,9 @@ def run_with_exits(
         step = Step(
             number, running.words, answer, batch, threshold, network.extra_parameters, of_words
         )
-        leaving = checked(criterion, step, state)
-        if not leaving.any():
+        after = running.after(checked(criterion, step, state))
+        if after is running:
             continue
-        after = running.without(leaving)
         if not len(after.words):
             break
         kept, running = running.rows_for(after, kept), after

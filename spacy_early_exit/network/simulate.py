@@ -40,20 +40,16 @@ def simulate_exits(
         return criterion.own_loop.simulate(network, batch, logits, states, criterion, threshold)
     spec, running, state = network.spec, Running.all_of(batch), criterion.start(batch)
     trace: List[Visit] = []
-    exit_layer = torch.full_like(batch.piece_of_word, spec.layers)
+    exit_layer = torch.zeros_like(batch.piece_of_word)
     for number in range(1, spec.layers + 1):
         words = running.words
+        exit_layer.index_fill_(0, words, number)
         trace.append(Visit(number, running, words, number < spec.layers))
         if number == spec.layers:
             break
         seen = logits[number - 1, words], states[number - 1, words]
         step = Step(number, words, seen[0], batch, threshold, network.extra_parameters, seen[1])
-        leaving = criterion.leave(step, state)
-        if not leaving.any():
-            continue
-        after = running.without(leaving)
-        exit_layer[words[running.departed(after)]] = number
-        running = after
+        running = running.after(criterion.leave(step, state))
         if not len(running.words):
             break
     return exit_layer, price(spec, network.tags, trace, criterion)

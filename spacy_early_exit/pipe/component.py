@@ -361,9 +361,14 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
         return {} if losses is None else losses
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): The scores on annotated examples, and what training logs."""
+        """RETURNS (Dict[str, Any]): The scores on annotated examples, and what training logs: among
+        it ``threshold``, at which the component stands, whatever a call may have asked for.
+        """
         scores: Dict[str, Any] = super().score(examples, **{"name": self.name, **kwargs})
-        return {**scores, **getattr(self.training, "figures", dict)()}
+        at = self.threshold_in_force
+        names = () if at is None else ("threshold", f"threshold_{self.name}")
+        figures: Dict[str, float] = getattr(self.training, "figures", dict)()
+        return {**scores, **dict.fromkeys(names, at), **figures}
 
     # --------------------------------------------------------------- the inside
 

@@ -152,6 +152,19 @@ class Dial:
     def speedup(self, value: Optional[float]) -> None:
         self._set_property(make_knob(None, value, f"the property speedup of '{self.name}'"))
 
+    @property
+    def threshold_in_force(self) -> Optional[float]:
+        """RETURNS (Optional[float]): The threshold, also if a speedup is in force; None if it is
+        not calibrated.
+        """
+        knob = self._knob()
+        if knob.speedup is None or knob.speedup == 1:
+            return knob.threshold or 0.0
+        found = self.calibration
+        if found is None or found.differences(self.fingerprint()) or knob.speedup > found.most:
+            return None
+        return found.threshold_for(knob.speedup)
+
     def _set_property(self, knob: Knob) -> None:
         self._run_settings(knob if knob.is_set else config_knob(self.cfg))  # refuses invalid ones
         self._property = knob

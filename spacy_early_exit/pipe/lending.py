@@ -124,10 +124,12 @@ class Lending:
         lender = self.bind()
         if lender is not None:
             self.check_order(lender)
-        for pipe in [self, *self._readers(run)[1:]]:
+        networks = []
+        for pipe in self._readers(run):
             pipe._shim.check_learned(pipe.name, pipe.decoder, pipe.criterion)
-            pipe._shim.prepare_for(run.precision)
-        return run
+            networks.append(pipe._shim.prepare_for(run.predicts_in, run.device).network)
+        readers = zip(run.readers, networks)
+        return replace(run, readers=tuple(replace(one, network=of) for one, of in readers))
 
     def ready(self, call: Knob = Knob()) -> RunSettings:
         """Get ready to run at a threshold or speedup.

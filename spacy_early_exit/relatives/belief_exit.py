@@ -23,11 +23,13 @@ class Beliefs:
     """What the words of a batch believe. It is overwritten after every layer.
 
     neighbourhoods (Neighbourhoods): The words' neighbours.
+    links (Optional[Links]): Which words tell which; None: not known so far.
     by_word (Optional[Tensor]): A distribution for each word; for words that have exited, their
         last. None: nothing is believed so far. *Shape:* ``(words, tags)``
     """
 
     neighbourhoods: Neighbourhoods
+    links: Optional[Links] = None
     by_word: Optional[Tensor] = None
 
 
@@ -66,13 +68,13 @@ class BeliefExit(CriterionBase):
 
     def leave(self, step: Step, state: Beliefs) -> Tensor:
         """RETURNS (Tensor): Which of ``step.words`` may exit. *Shape:* ``(words,)``, bool"""
-        if state.by_word is None:
+        if state.by_word is None or state.links is None:
+            state.links = Links.of(step.batch.window_of_word, step.learned, self.order)
             state.by_word = step.logits.new_zeros(step.batch.words, step.logits.shape[1])
-        links = Links.of(step.batch.window_of_word, step.learned, self.order)
         scores = step.logits
         for _ in range(self.iterations):
             state.by_word[step.words] = scores.softmax(1)
-            scores = step.logits + links.messages(state.by_word)[step.words]
+            scores = step.logits + state.links.messages(state.by_word)[step.words]
         state.by_word[step.words] = scores.softmax(1)
         return state.neighbourhoods.largest(step.words, uncertainty(scores)) < step.threshold
 

@@ -25,19 +25,19 @@ def run_late_heads(
     running, state = Running.all_of(batch), criterion.start(batch)
     trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)
-    logits = kept.new_zeros(batch.words, network.tags)
+    logits = network.head(1).weight.new_zeros(batch.words, network.tags)
     exit_layer = torch.zeros_like(batch.piece_of_word)
-    states = torch.zeros_like(kept) if keep_states else None
+    states = network.encoder.states(torch.zeros_like(kept)) if keep_states else None
     for number in range(1, network.spec.layers + 1):
         kept = network.encoder.run_layer(number, kept, running)
         of_words = states_of_words(network, kept, running)
         if states is not None:
             states.index_copy_(0, running.pieces, network.encoder.states(kept))
         after = _selected(network, number, of_words, running, criterion, state, threshold)
-        left = running.departed(after)
-        gone = running.words[left]
+        left = running.gone(after)
+        gone = running.words.index_select(0, left)
         trace.append(Visit(number, running, gone, number < network.spec.layers))
-        logits.index_copy_(0, gone, network.logits(number, of_words[left]))
+        logits.index_copy_(0, gone, network.logits(number, of_words.index_select(0, left)))
         exit_layer.index_fill_(0, gone, number)
         if not len(after.words):
             break
@@ -60,8 +60,8 @@ def simulate_late_heads(
     for number in range(1, network.spec.layers + 1):
         of_words = states[number - 1, running.words]
         after = _selected(network, number, of_words, running, criterion, state, threshold)
-        gone = running.words[running.departed(after)]
-        exit_layer[gone] = number
+        gone = running.words.index_select(0, running.gone(after))
+        exit_layer.index_fill_(0, gone, number)
         trace.append(Visit(number, running, gone, number < network.spec.layers))
         running = after
         if not len(running.words):
@@ -84,11 +84,11 @@ def _selected(
     """RETURNS (Running): What goes on after a layer: nothing after the last one."""
     words, batch = running.words, running.batch
     if number == network.spec.layers:
-        return running.without(torch.ones_like(words, dtype=torch.bool))
+        return running.after(torch.ones_like(words, dtype=torch.bool))
     unasked = of_words.new_zeros(len(words), network.tags)
     step = Step(number, words, unasked, batch, threshold, network.extra_parameters, of_words)
     leaving = criterion.leave(step, state)
-    return running.without(leaving) if leaving.any() else running
+    return running.after(leaving)
 
 
 def repeated(batch: Batch, copies: int) -> Batch:
@@ -120,6 +120,7 @@ def repeated(batch: Batch, copies: int) -> Batch:
         window_of_word=shifted(batch.window_of_word, batch.windows),
         unit_of_word=shifted(batch.unit_of_word, batch.units),
         lengths=batch.lengths * copies,
+        word_counts=batch.word_counts * copies,
         units=batch.units * copies,
     )
 
@@ -161,7 +162,8 @@ def run_tries(
     for number in range(branch_after, network.spec.layers):
         if len(running.words):
             after = let_leave(network, halting, number, of_words, running)
-            exit_layer[running.words[running.departed(after)]] = number
+            exit_layer.index_fill_(0, running.words, number)
+            exit_layer.index_fill_(0, after.words, network.spec.layers)
             kept, running = running.rows_for(after, kept), after
         if len(running.words):
             kept = network.encoder.run_layer(number + 1, kept, running, dropout)

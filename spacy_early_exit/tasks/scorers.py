@@ -20,12 +20,13 @@ def exit_cost(examples: Iterable[Example], name: str) -> float:
 
 
 def costs(examples: Iterable[Example], name: str) -> Dict[str, float]:
-    """RETURNS (Dict[str, float]): ``exit_cost`` of a component, and the same under a key that ends
-    with its name. If a pipeline has several components, the last one's ``exit_cost`` replaces the
-    others'.
+    """RETURNS (Dict[str, float]): ``exit_cost`` of a component, its reciprocal ``mac_speedup``, and
+    the same under keys that end with its name. If a pipeline has several components, the last one's
+    replace the others'. If all docs were empty, there is no ``mac_speedup``.
     """
     cost = exit_cost(examples, name)
-    return {"exit_cost": cost, f"exit_cost_{name}": cost}
+    found = {"exit_cost": cost, **({"mac_speedup": 1 / cost} if cost else {})}
+    return {**found, **{f"{key}_{name}": value for key, value in found.items()}}
 
 
 def ner_score(

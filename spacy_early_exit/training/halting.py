@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..network.batch import Batch
 from ..network.criterion import Criterion, Step
+from ..network.devices import is_asynchronous
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SampledHalting:
         leaving = torch.zeros_like(words, dtype=torch.bool)
         for number, (criterion, state) in enumerate(self.criteria):
             mine = self.choice[window] == number
-            if mine.any():
+            if is_asynchronous(words.device) or mine.any():  # to find out would be to wait
                 leaving |= mine & criterion.leave(step, state)
         return leaving
 

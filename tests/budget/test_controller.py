@@ -1,6 +1,7 @@
 """Holding a saving over a stream of texts."""
 
 import copy
+import itertools
 import random
 import warnings
 
@@ -10,7 +11,7 @@ import spacy
 from spacy.util import Config, load_model_from_config, raise_error
 
 import spacy_early_exit
-from spacy_early_exit.budget.controller import MIN_WORDS, Controller
+from spacy_early_exit.budget.controller import MIN_WORDS, Controller, SharedController
 from spacy_early_exit.budget.curve import Calibration, Point
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.evaluate import evaluate
@@ -387,3 +388,53 @@ def test_without_a_speedup_there_is_nothing_to_hold(nlp):
     blank("nowhere", adaptive=True, speedup=2.0)
     copied = copy.deepcopy(nlp.config)
     assert copied["components"][NAME]["adaptive"] is False
+
+
+def share(workers, dearer, parts, resumed=(0, 0, 0)):
+    """Let workers share a controller over texts whose cost is made up: each tells of a batch while
+    the others compute theirs at older thresholds.
+
+    RETURNS (SharedController): The controller.
+    """
+    controller = SharedController(Calibration(CURVE, {}, 10), 3.0, resumed, workers)
+    rng = random.Random(0)
+    at_work = []
+    batches = iter(parts)
+    for kind in itertools.islice(batches, workers):
+        at_work.append((kind, controller.exchange()))
+    while at_work:
+        kind, (position, threshold) = at_work.pop(rng.randrange(len(at_work)))
+        full = 5_000_000
+        cost = min(1.0, dearer[kind] * curve_cost(threshold) * rng.uniform(0.9, 1.1))
+        now = controller.exchange(position, 5000, round(full * cost), full)
+        at_work += [(kind, now) for kind in itertools.islice(batches, 1)]
+    return controller
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_workers_hold_one_budget_over_two_kinds_of_text(workers):
+    """A fifth of the texts are of another kind, which comes at the end, or is mixed in."""
+    kinds = ["chat"] * 320 + ["news"] * 80
+    mixed = random.Random(1).sample(kinds, len(kinds))
+    for parts in (kinds, mixed):
+        found = share(workers, {"chat": 0.85, "news": 1.25}, parts)
+        assert found.achieved == pytest.approx(3.0, rel=0.03)
+        assert found.words == 400 * 5000
+
+
+def test_a_resumed_job_holds_the_budget_over_both_runs():
+    before = (500_000, 250_000_000, 500_000_000)  # which saved 2X
+    found = share(2, {"chat": 1.0}, ["chat"] * 400, before)
+    assert found.words == 500_000 + 400 * 5000
+    assert found.achieved == pytest.approx(3.0, rel=0.03)
+
+
+def test_costs_count_at_the_position_that_they_were_computed_at():
+    """A worker that tells of an old threshold is no reason to move further."""
+    controller = SharedController(Calibration(CURVE, {}, 10), 2.0)
+    old, _ = controller.exchange()
+    assert controller.exchange(old, 1000, 800_000, 1_000_000)[0] > old  # dearer than 2X allows
+    controller = SharedController(Calibration(CURVE, {}, 10), 2.0, position=3.0)
+    assert controller.exchange()[1] == 0.3
+    same = controller.exchange(2.0, 1000, 500_000, 1_000_000)[0]
+    assert same == pytest.approx(2.0)

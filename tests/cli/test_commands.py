@@ -350,7 +350,7 @@ def test_a_name_ends_at_the_first_sign_and_is_no_path(given, expected):
         (["evaluate", "model", "nowhere.spacy"], "no file"),
         (["evaluate", "model", "tune.spacy", "-s", "0.5,2"], "at least 1"),
         (["evaluate", "model", "tune.spacy", "-s", "fast"], "at least 1"),
-        (["evaluate", "model", "model/meta.json"], "can't be read as a .spacy file"),
+        (["evaluate", "model", "model/meta.json"], "meta.json is no list of tasks"),
         (["evaluate", "model", "tune.spacy", "-c", "ner"], "It has: early_exit_ner"),
         (["evaluate", "model", "tune.spacy", "-s", ""], "at least 1"),
         (["evaluate", "nowhere", "tune.spacy"], "Can't load the pipeline"),

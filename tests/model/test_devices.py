@@ -1,13 +1,19 @@
-"""GPUs, where there is one, and mixed precision, which a CPU has as well."""
+"""GPUs, where there is one, and mixed precision and 16 bits, which a CPU has as well."""
+
+import contextlib
 
 import numpy as np
 import pytest
 import spacy
 import thinc.api
 import torch
+from thinc.api import PyTorchGradScaler
 
 from spacy_early_exit.measure.calibrate import calibrate
 from spacy_early_exit.measure.temperature import heads_on
+from spacy_early_exit.model import learn, predict
+from spacy_early_exit.network.products.half import HALVES as DTYPES
+from spacy_early_exit.network.products.half import halved
 from tests.makers.commands import run
 from tests.makers.encoders import FAMILIES
 from tests.makers.pipelines import answers, blank, train_small, trained_pipeline
@@ -43,6 +49,10 @@ STAGES = {
         "criterion": {"@misc": "spacy-early-exit.BeliefExit.v1"},
     },
 }
+
+
+def network_of(ner):
+    return ner.model.shims[0].trained.network
 
 
 def block(name):
@@ -109,6 +119,159 @@ class TestMixedPrecision:
         assert [answers(nlp(text)) for text in TEXTS] == [answers(plain(text)) for text in TEXTS]
 
 
+class TestGradientScaling:
+    """fp16 with scaled gradients, on a CPU, where thinc refuses to scale."""
+
+    CONFIG = {"mixed_precision": True, "grad_scaler_config": {"init_scale": 1024.0}}
+
+    @pytest.fixture
+    def scales_on_a_cpu(self, monkeypatch):
+        def scale(self, tensor, known, inplace):
+            return tensor * self._scale
+
+        monkeypatch.setattr(PyTorchGradScaler, "_scale_tensor", scale)
+
+    @pytest.mark.takes(seconds=15)
+    def test_it_trains_nearly_as_in_fp32(self, encoders, scales_on_a_cpu):
+        _, plain = trained_for(3, encoders["bert"])
+        nlp, mixed = trained_for(3, encoders["bert"], model=self.CONFIG)
+        assert mixed != plain
+        np.testing.assert_allclose(mixed, plain, rtol=0.1)
+        assert nlp.get_pipe(NAME).model.shims[0].scaler._growth_tracker.item() == 3
+
+    def test_a_step_that_overflows_is_left_out_and_the_scale_falls(self, encoders, scales_on_a_cpu):
+        config = {"mixed_precision": True, "grad_scaler_config": {"init_scale": 2.0**100}}
+        nlp, _ = trained_for(0, encoders["bert"], model=config)
+        shim = nlp.get_pipe(NAME).model.shims[0]
+        before = {n: p.detach().clone() for n, p in shim.trained.network.named_parameters()}
+        nlp.update(examples_of(nlp), sgd=nlp.resume_training(), drop=0.0)
+        for name, parameter in shim.trained.network.named_parameters():
+            assert torch.equal(parameter, before[name]) and parameter.grad is None
+        assert shim.scaler._scale.item() == 2.0**99
+
+    def test_without_a_gpu_thinc_says_so(self, encoders):
+        with pytest.raises(ValueError, match="Gradient scaling is"):
+            trained_for(1, encoders["bert"], model=self.CONFIG)
+
+    @pytest.mark.parametrize(
+        "config, said",
+        [
+            ({"grad_scaler_config": {"init_scale": 2.0}}, "set mixed_precision = true"),
+            ({**CONFIG, "grad_scaler_config": {"scale": 2.0}}, "may have enabled, init_scale"),
+        ],
+    )
+    def test_settings_that_make_no_sense_are_refused(self, config, said, encoders):
+        with pytest.raises(ValueError, match=said):
+            blank(encoders["bert"], model=config)
+
+    def test_switched_off_it_is_bfloat16(self, encoders):
+        config = {"mixed_precision": True, "grad_scaler_config": {"enabled": False}}
+        assert blank(encoders["bert"], model=config).get_pipe(NAME).model.shims[0].scaler is None
+
+
+class Test16Bits:
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    def test_a_pipeline_predicts_in_them_and_stays_in_fp32(self, precision, nlp):
+        expected = [answers(doc) for doc in nlp.pipe(TEXTS)]
+        ner = nlp.get_pipe(NAME)
+        weights = {n: p.detach().clone() for n, p in network_of(ner).named_parameters()}
+        ner.precision = precision
+        found = [answers(doc) for doc in nlp.pipe(TEXTS)]
+        alike = sum(a[0] == b[0] for a, b in zip(found, expected))
+        assert alike >= 0.8 * len(TEXTS)
+        half = ner.model.shims[0].prepare_for(precision).network
+        assert half.encoder.embeddings.word.weight.dtype == DTYPES[precision]
+        for name, parameter in network_of(ner).named_parameters():
+            assert torch.equal(parameter, weights[name])
+
+    def test_a_calibration_is_for_its_precision(self, nlp):
+        ner = nlp.get_pipe(NAME)
+        calibrate(ner, examples_of(nlp), [1.2])
+        ner.calibrated()
+        ner.precision = "bf16"
+        with pytest.raises(ValueError, match="precision"):
+            ner.calibrated()
+        calibrate(ner, examples_of(nlp), [1.2])
+        ner.calibrated()
+
+    def test_it_is_part_of_the_config(self, nlp, tmp_path):
+        nlp.to_disk(tmp_path)
+        loaded = spacy.load(tmp_path, config={"components": {NAME: {"precision": "bf16"}}})
+        assert loaded.get_pipe(NAME).precision == "bf16"
+        assert len(list(loaded.pipe(TEXTS))) == len(TEXTS)
+
+    @pytest.mark.parametrize(
+        "setting, value, said",
+        [
+            ("precision", "bfloat16", "must be 'fp32' or 'bf16' or 'fp16', not 'bfloat16'"),
+            ("precision", None, "not None"),
+            ("quantize", "int8", "int8 or in bf16, not both"),
+            ("device", 0, "a name such as 'cuda'"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, setting, value, said, nlp):
+        ner = nlp.get_pipe(NAME)
+        ner.precision = "bf16"
+        with pytest.raises(ValueError, match=said):
+            setattr(ner, setting, value)
+
+    def test_overflow_in_fp16_is_an_error_that_says_so(self, nlp):
+        ner = nlp.get_pipe(NAME)
+        ner.precision = "fp16"
+        with torch.no_grad():
+            network_of(ner).encoder.embeddings.norm.weight.fill_(6e4)
+        ner.model.shims[0].weights_changed()
+        with pytest.raises(ValueError, match="in fp16, which ends at 65,504"):
+            nlp("Ann met Bob in Rome.")
+
+    def test_a_gpu_without_bfloat16_is_named(self, nlp, monkeypatch):
+        network = network_of(nlp.get_pipe(NAME))
+        monkeypatch.setattr(type(network), "device", torch.device("cuda:0"))
+        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+        with pytest.raises(ValueError, match="which Tesla V100 is not. Set precision to 'fp16'"):
+            halved(network, "bf16")
+
+
+class TestDevice:
+    def test_another_device_predicts_from_a_copy(self, nlp):
+        ner = nlp.get_pipe(NAME)
+        expected = [answers(doc) for doc in nlp.pipe(TEXTS)]
+        ner.device = "cpu:0"  # another name
+        assert [answers(doc) for doc in nlp.pipe(TEXTS)] == expected
+        assert ner.model.shims[0].prepare_for("fp32", "cpu:0").network is not network_of(ner)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_without_a_gpu_it_says_what_to_do(self, nlp):
+        nlp.get_pipe(NAME).device = "cuda"
+        with pytest.raises(ValueError, match="sees no GPU here. Install a build of torch for GPUs"):
+            nlp("Ann")
+
+    def test_training_on_a_gpu_without_cupy_says_what_to_install(self, monkeypatch, nlp):
+        network = network_of(nlp.get_pipe(NAME))
+        monkeypatch.setattr(type(network), "device", torch.device("cuda:0"))
+        monkeypatch.setattr(learn, "has_cupy", False)
+        with pytest.raises(ValueError, match="pip install cupy-cuda12x"):
+            learn.check_cupy(network)
+
+    def test_batches_are_larger_there(self, nlp, monkeypatch):
+        counts, run = [], predict.run_with_exits
+
+        def watched(network, batch, *given):
+            counts.append(batch.windows)
+            return run(network, batch, *given)
+
+        monkeypatch.setattr(predict, "run_with_exits", watched)
+        ner = nlp.get_pipe(NAME)
+        ner.batch_wordpieces, ner.threads = 50, 1
+        list(nlp.pipe(TEXTS))
+        here, counts[:] = len(counts), []
+        monkeypatch.setattr(predict, "is_asynchronous", lambda device: True)
+        list(nlp.pipe(TEXTS))
+        assert len(counts) < here / 2
+
+
 def no_gpu() -> str:
     """Why there is none to test on; empty if there is."""
     if not torch.cuda.is_available():
@@ -150,6 +313,16 @@ class TestGPU:
         found = [[(e.start, e.end, e.label_) for e in doc.ents] for doc in cpu.pipe(TEXTS)]
         assert found == expected
         cpu.get_pipe(NAME).calibrated()
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_a_cpus_pipeline_predicts_there_without_cupy(self, precision, encoders):
+        thinc.api.require_cpu()
+        nlp = train_small(encoders["bert"], steps=20)
+        expected = [[(e.start, e.end, e.label_) for e in doc.ents] for doc in nlp.pipe(TEXTS)]
+        ner = nlp.get_pipe(NAME)
+        ner.device, ner.precision = "cuda", precision
+        found = [[(e.start, e.end, e.label_) for e in doc.ents] for doc in nlp.pipe(TEXTS)]
+        assert found == expected or precision == "bf16"
 
     def test_int8_is_refused_there(self, encoders):
         nlp = train_small(encoders["bert"], steps=1, quantize=None)

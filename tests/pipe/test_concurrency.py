@@ -1,10 +1,7 @@
 """Whatever runs at once, every call gets what it would get alone."""
 
-import asyncio
-import importlib
 import os
 import random
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -14,7 +11,6 @@ import torch
 
 from tests.makers.commands import run
 from tests.makers.pipelines import answers
-from tests.makers.project import ROOT, resident
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths
 
 NAME = "early_exit_ner"
@@ -103,98 +99,3 @@ def test_two_processes_give_the_same_however_they_start(method, nlp, tmp_path):
     (tmp_path / "workers.py").write_text(WORKERS)
     found = run(tmp_path / "workers.py", method, tmp_path / "pipeline", *TEXTS, seconds=570)
     assert "same" in found
-
-
-@pytest.fixture
-def client(nlp, tmp_path, monkeypatch):
-    """Clients of the example, which serves ``nlp``."""
-    httpx = pytest.importorskip("httpx")
-    pytest.importorskip("fastapi")
-    nlp.to_disk(tmp_path)
-    monkeypatch.setenv("PIPELINE", str(tmp_path))
-    monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.delitem(sys.modules, "examples.web_server", raising=False)
-    transport = httpx.ASGITransport(app=importlib.import_module("examples.web_server").app)
-    return lambda: httpx.AsyncClient(transport=transport, base_url="http://test")
-
-
-@pytest.mark.parametrize("requests", [300, pytest.param(2_500, marks=pytest.mark.slow)])
-@pytest.mark.takes(seconds=10)
-def test_a_web_server_answers_32_requests_at_a_time_and_keeps_no_memory(
-    requests, client, nlp, capsys
-):
-    draw = random.Random(0)
-    thresholds = [None, 0.0, 0.15, 0.6]
-    queries = [
-        {"text": draw.choice(TEXTS), "threshold": draw.choice(thresholds)} for _ in range(requests)
-    ]
-
-    def expected(query):
-        cfg = {NAME: {"threshold": query["threshold"]}}
-        doc = nlp(query["text"], component_cfg=cfg)
-        found = [(e.start_char, e.end_char, e.label_) for e in doc.ents]
-        return found, doc._.early_exit[NAME].spent
-
-    right = {repr(query): expected(query) for query in queries}
-    assert len({str(answer) for answer in right.values()}) > 5
-
-    async def ask_all(queries):
-        gate = asyncio.Semaphore(32)
-        async with client() as asked:
-
-            async def ask(query):
-                async with gate:
-                    response = await asked.post("/entities", json=query)
-                assert response.status_code == 200, response.text
-                answer = response.json()
-                assert all(0 < entity["confidence"] <= 1 for entity in answer["entities"])
-                found = [(e["start"], e["end"], e["label"]) for e in answer["entities"]]
-                return found, answer["record"]["spent"]
-
-            return await asyncio.gather(*map(ask, queries))
-
-    asyncio.run(ask_all(queries[: requests // 3]))  # until all threads have been there
-    before = resident()
-    found = asyncio.run(ask_all(queries))
-    grown = resident() - before
-    assert found == [right[repr(query)] for query in queries]
-    with capsys.disabled():
-        print(f"\n{requests} requests: memory grew by {grown / 2**20:.1f} MB")
-    assert grown < 20 * 2**20
-
-
-@pytest.mark.parametrize(
-    "content, status",
-    [
-        *((f'{{"text": "Ann", "threshold": {wrong}}}', 422) for wrong in ("2", "NaN", "1e999")),
-        ('{"text": "Ann", "threshold": "x"}', 422),
-        *((f'{{"text": "Ann", "speedup": {wrong}}}', 422) for wrong in ("0.5", "NaN", "1e999")),
-        ('{"text": "Ann", "threshold": 0.1, "speedup": 2}', 422),
-        (r'{"text": "Ann", "thre\ud83dshold": 0.1}', 422),
-        ('{"text": "' + "Ann " * 30_000 + '"}', 422),
-        ('{"text": {"x": "' + "Ann " * 1_000 + '"}}', 422),
-        ("Ann " * 1_000, 422),
-        (r'{"text": "\ud83d Ann Lee"}', 200),
-    ],
-    ids=lambda given: str(given)[:40],
-)
-def test_a_web_server_refuses_what_it_can_not_answer_without_an_echo(content, status, client):
-    async def ask():
-        async with client() as asked:
-            headers = {"content-type": "application/json"}
-            return await asked.post("/entities", content=content, headers=headers)
-
-    answer = asyncio.run(ask())
-    assert answer.status_code == status and len(answer.text) < 300, answer.text
-    assert "threshold" in answer.text or "threshold" not in content
-
-
-def test_a_web_server_takes_a_speedup_and_says_what_is_wrong_with_one(client):
-    async def ask(speedup):
-        async with client() as asked:
-            return await asked.post("/entities", json={"text": TEXTS[0], "speedup": speedup})
-
-    record = asyncio.run(ask(1)).json()["record"]
-    assert record["spent"] >= record["full"] > 0
-    refused = asyncio.run(ask(1000))
-    assert refused.status_code == 422 and "calibrate" in refused.json()["detail"]

@@ -6,12 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..devices import compacted, is_asynchronous, upload
+
 # A group may hold at most this many cells of its score matrix per needed cell. Measured
 # with trained exits on tweets: see benchmarks/notes/engine.md.
 MAX_PADDING = 1.5
 # Sequences of at least this many wordpieces are attended to one by one: then a call costs little
 # compared with its work, and nothing is padded.
 ALONE = 192
+# On a GPU a call costs as much as much padding: groups are larger there. Not measured.
+MAX_PADDING_ON_GPU = 4.0
 
 
 class Bias(Protocol):
@@ -54,7 +58,7 @@ def attend(
     """
     parts = []
     q_start = k_start = 0
-    for group, (start, end) in enumerate(groups(query_lengths, context_lengths)):
+    for group, (start, end) in enumerate(groups(query_lengths, context_lengths, query.device)):
         q_lengths, k_lengths = query_lengths[start:end], context_lengths[start:end]
         q_end, k_end = q_start + sum(q_lengths), k_start + sum(k_lengths)
         q_cells, k_cells = cells(q_lengths, query.device), cells(k_lengths, key.device)
@@ -71,26 +75,30 @@ def attend(
         )  # (group, heads, longest, width / heads)
         mixed = mixed.transpose(1, 2).reshape(-1, query.shape[1])
         if q_cells is not None:
-            mixed = mixed.index_select(0, q_cells[1].view(-1).nonzero().squeeze(1))
+            mixed = mixed.index_select(0, _cells_of_rows(q_lengths, q_cells[1]))
         parts.append(mixed)
         q_start, k_start = q_end, k_end
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def groups(
-    query_lengths: Sequence[int], context_lengths: Sequence[int]
+    query_lengths: Sequence[int], context_lengths: Sequence[int], device: torch.device
 ) -> Iterator[Tuple[int, int]]:
     """Cut a batch into runs of sequences whose attention is padded to the longest of the run.
 
     query_lengths (Sequence[int]): Queries of each sequence.
     context_lengths (Sequence[int]): Wordpieces of each sequence, best in sorted order.
+    device (torch.device): Where they are computed.
     YIELDS (Tuple[int, int]): First sequence of a group, and the one after its last.
     """
+    most, alone = MAX_PADDING, float(ALONE)
+    if is_asynchronous(device):
+        most, alone = MAX_PADDING_ON_GPU, float("inf")
     start, needed, longest_q, longest_k = 0, 0, 0, 0
     for i, (q, k) in enumerate(zip(query_lengths, context_lengths)):
         wider_q, wider_k = max(longest_q, q), max(longest_k, k)
         padded = (i + 1 - start) * wider_q * wider_k
-        if i > start and (longest_k >= ALONE or padded > MAX_PADDING * (needed + q * k)):
+        if i > start and (longest_k >= alone or padded > most * (needed + q * k)):
             yield start, i
             start, needed, wider_q, wider_k = i, 0, q, k
         needed += q * k
@@ -106,7 +114,7 @@ def padding(lengths: Sequence[int], device: torch.device) -> Tuple[Tensor, Tenso
     RETURNS (Tuple[Tensor, Tensor]): Row of each cell (a padding cell repeats its sequence's
         first row), and whether the cell is a row. *Shapes:* ``(sequences, longest)``
     """
-    counts = torch.tensor(lengths, device=device)
+    counts = upload(lengths, device)
     starts = counts.cumsum(0) - counts
     cells = torch.arange(max(lengths), device=device)
     valid = cells < counts[:, None]
@@ -121,6 +129,18 @@ def cells(lengths: Sequence[int], device: torch.device) -> Optional[Tuple[Tensor
     device (torch.device): The device of the answer.
     """
     return None if min(lengths) == max(lengths) else padding(lengths, device)
+
+
+def _cells_of_rows(lengths: Sequence[int], valid: Tensor) -> Tensor:
+    """RETURNS (Tensor): The cell of each row. *Shape:* ``(rows,)``
+
+    lengths (Sequence[int]): Rows of each sequence.
+    valid (Tensor): Which cells are rows. *Shape:* ``(sequences, longest)``
+    """
+    if not is_asynchronous(valid.device):
+        return valid.view(-1).nonzero().squeeze(1)
+    cells = torch.arange(valid.numel(), device=valid.device)
+    return compacted(cells, valid.view(-1), sum(lengths))
 
 
 def _split_heads(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Running
+from ..devices import compacted
 from ..families import EncoderSpec
 from .attention import Bias
 from .layer import Layer, activation_function, drop_out
@@ -78,8 +79,8 @@ class PlaceTable(nn.Module):
         running (Running): What is still computed.
         """
         device = running.offsets.device
-        farthest = int(running.lengths.max()) - 1
-        start, end = places_within(self.spec, running.lengths.max()).tolist()
+        farthest = running.longest - 1
+        start, end = places_within(self.spec, torch.tensor(running.longest)).tolist()
         away = torch.arange(-farthest, farthest + 1, device=device)
         row_of = place_of(self.spec, away) - start
         pairs = distances_of(running)
@@ -109,7 +110,10 @@ class Convolution(nn.Conv1d):
         window = running.batch.window_of_piece
         found = F.linear(states, self.weight[:, :, side], self.bias)
         for step in range(1, side + 1):
-            first = (window[step:] == window[:-step]).nonzero().squeeze(1)  # having a next one
+            is_followed = window[step:] == window[:-step]
+            count = sum(max(length - step, 0) for length in running.batch.lengths)
+            rows = torch.arange(len(is_followed), device=window.device)
+            first = compacted(rows, is_followed, count)
             ahead, back = self.weight[:, :, side + step], self.weight[:, :, side - step]
             one, other = states.index_select(0, first), states.index_select(0, first + step)
             found = found.index_add(0, first, F.linear(other, ahead))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..batch import Running
 from ..families import EncoderSpec
 from .attention import Bias, attend
+from .ragged import ragged_kernel
 
 # Rows of the feed-forward layer that are computed at once when predicting on a CPU: their wide
 # states, 1.5 MB for MiniLM, then stay in its cache. Measured: see benchmarks/notes/engine.md.
@@ -113,6 +114,8 @@ class Layer(nn.Module):
         scale: Optional[float] = None,
     ) -> Tensor:
         """RETURNS (Tensor): See ``attend``. *Shape:* ``(queries, width)``"""
+        if bias is None and (kernel := ragged_kernel(query, dropout)):
+            return kernel(query, key, value, running, self.attention_heads, dropout, scale)
         lengths = running.query_lengths, running.context_lengths
         return attend(query, key, value, *lengths, self.attention_heads, dropout, bias, scale)
 

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from ..batch import Running
+from ..devices import is_asynchronous, upload
 from .relative import FixedBias, distances
 
 # Windows longer than this many times a query's reach are cut into blocks of queries, each with its
 # own context. Measured: see benchmarks/notes/engine.md.
 LONG = 4
+# To know the blocks is to wait for a GPU, so it computes more in vain. Not measured.
+LONG_ON_GPU = 16
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,12 @@ def neighbourhood(running: Running, reach: int) -> Neighbourhood:
     reach (int): How far a query attends to either side.
     RETURNS (Neighbourhood): The neighbourhood.
     """
-    longest = int(running.lengths.max())
+    longest = running.longest
     plain = Neighbourhood(running.query_lengths, running.context_lengths)
     if longest - 1 <= reach:
         return plain
-    found = plain if longest <= LONG * reach else _in_blocks(running, reach)
+    long = LONG_ON_GPU if is_asynchronous(running.windows.device) else LONG
+    found = plain if longest <= long * reach else _in_blocks(running, reach)
     near = distances(
         running.query_offsets,
         found.of_context(running.offsets),
@@ -102,13 +106,16 @@ def _far_apart(running: Running, reach: int) -> Tuple[Tensor, Tensor, int]:
     followed one another, too far apart to reach each other; and the distance between them.
     *Shapes:* ``(queries,)``, ``(context,)``
     """
-    apart = int(running.lengths.max()) + reach
+    apart = running.longest + reach
     device = running.windows.device
     number = torch.arange(len(running.windows), device=device)
-    q_lengths = torch.tensor(running.query_lengths, device=device)
-    k_lengths = torch.tensor(running.context_lengths, device=device)
+
+    def places(offsets: Tensor, lengths: List[int]) -> Tensor:
+        counts = upload(lengths, device)
+        return offsets + apart * number.repeat_interleave(counts, output_size=len(offsets))
+
     return (
-        running.query_offsets + apart * number.repeat_interleave(q_lengths),
-        running.offsets + apart * number.repeat_interleave(k_lengths),
+        places(running.query_offsets, running.query_lengths),
+        places(running.offsets, running.context_lengths),
         apart,
     )

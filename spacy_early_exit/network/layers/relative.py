@@ -64,7 +64,7 @@ def distances(
     """
     found = []
     q_start = k_start = 0
-    for start, end in groups(query_lengths, context_lengths):
+    for start, end in groups(query_lengths, context_lengths, of_queries.device):
         q_lengths, k_lengths = query_lengths[start:end], context_lengths[start:end]
         q_index, _ = padding(q_lengths, of_queries.device)
         k_index, k_valid = padding(k_lengths, of_context.device)

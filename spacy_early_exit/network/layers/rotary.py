@@ -60,7 +60,7 @@ class Rotation:
             first * self.cos - second * self.sin,
             second * self.cos + first * self.sin,
         )
-        return torch.cat(turned, dim=2).view(rows, width)
+        return torch.cat(turned, dim=2).view(rows, width).to(states.dtype)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ attention, exit heads.
 """
 
 import functools
-from typing import Literal, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..exit_network import ExitNetwork
 from .packed import padded, with_linears
 
-Precision = Literal["fp32", "int8"]
 ZERO = 128  # the unsigned byte that stands for 0.0
 
 

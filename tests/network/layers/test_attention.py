@@ -15,7 +15,7 @@ LENGTHS = st.lists(
 @given(LENGTHS)
 def test_groups_cover_all_sequences_in_order_with_little_padding(lengths):
     queries, context = [q for q, _ in lengths], [k for _, k in lengths]
-    found = list(groups(queries, context))
+    found = list(groups(queries, context, torch.device("cpu")))
     assert [start for start, _ in found] == [0] + [end for _, end in found[:-1]]
     assert found[-1][1] == len(lengths)
     for start, end in found:
