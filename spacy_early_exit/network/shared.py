@@ -15,6 +15,7 @@ from .all_heads import Halting
 from .batch import Batch, Running
 from .cost import Cost, Visit, head_macs, price, words_by_window
 from .criterion import Criterion, Step, checked
+from .devices import compacted
 from .exit_network import ExitNetwork
 from .loop import Exits, states_of_words
 
@@ -43,6 +44,8 @@ class Asking:
     reader (Reader): The task.
     batch (Batch): The batch.
     words (Tensor): The words that it still wants, ascending. *Shape:* ``(wanted words,)``
+    wants (Tensor): Which words those are, or will be once the pass goes on. *Shape:* ``(words,)``,
+        bool
     state (Any): What its criterion remembers.
     exit_layer (Tensor): The layer at which it was sure of each word, so far. *Shape:* ``(words,)``
     visits (List[Tuple[Tensor, int]]): The words that its heads were applied to, layer by layer, and
@@ -52,6 +55,7 @@ class Asking:
     reader: Reader
     batch: Batch
     words: Tensor
+    wants: Tensor
     state: Any
     exit_layer: Tensor
     visits: List[Tuple[Tensor, int]] = field(default_factory=list)
@@ -64,6 +68,7 @@ class Asking:
             reader=reader,
             batch=batch,
             words=torch.arange(batch.words, device=batch.ids.device),
+            wants=torch.ones_like(batch.piece_of_word, dtype=torch.bool),
             state=None if criterion is None else criterion.start(batch),
             exit_layer=torch.zeros_like(batch.piece_of_word),
         )
@@ -73,12 +78,13 @@ class Asking:
         is_last = number == self.reader.network.spec.layers
         return bool(len(self.words)) and (is_last or self.reader.criterion is not None)
 
-    def judge(self, number: int, logits: Tensor, states: Tensor) -> None:
-        """Take the answers after a layer, and give up the words that it is now sure of.
+    def judge(self, number: int, logits: Tensor, states: Tensor) -> bool:
+        """Take the answers after a layer, and want no more of the words that it is now sure of.
 
         number (int): The layer, counted from 1.
         logits (Tensor): Its logits for the words that it wanted. *Shape:* ``(wanted words, tags)``
         states (Tensor): Their states. *Shape:* ``(wanted words, hidden_size)``
+        RETURNS (bool): Whether it may want fewer words than before.
         """
         network, criterion = self.reader.network, self.reader.criterion
         self.exit_layer.index_fill_(0, self.words, number)
@@ -86,10 +92,12 @@ class Asking:
         macs = criterion.macs(number, network.spec, network.tags) if criterion and is_judged else 0
         self.visits.append((self.words, macs))
         if criterion is None or not is_judged:
-            return
+            return False
         learned = network.extra_parameters
         step = Step(number, self.words, logits, self.batch, self.reader.threshold, learned, states)
-        self.words = without_sure(self.batch, self.words, checked(criterion, step, self.state))
+        sure = checked(criterion, step, self.state)
+        self.wants = without_sure(self.batch, self.words, sure)
+        return True
 
     def cost(self) -> Tuple[Tensor, Tensor]:
         """RETURNS (Tuple[Tensor, Tensor]): The MACs of its heads and its criterion, by window: what
@@ -117,12 +125,13 @@ def run_shared(network: ExitNetwork, batch: Batch, readers: Sequence[Reader]) ->
     asking = [Asking.of(reader, batch) for reader in readers]
     trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)  # (context, width)
-    answers = [kept.new_zeros(batch.words, reader.network.tags) for reader in readers]
+    heads = [reader.network.head(1) for reader in readers]
+    answers = [head.weight.new_zeros(batch.words, head.out_features) for head in heads]
 
     for number in range(1, last + 1):
         kept = network.encoder.run_layer(number, kept, running)
         trace.append(Visit(number, running))
-        of_words = None
+        of_words, judged = None, False
         for task, logits in zip(asking, answers):
             if not task.asks_at(number):
                 continue
@@ -131,10 +140,12 @@ def run_shared(network: ExitNetwork, batch: Batch, readers: Sequence[Reader]) ->
             mine = rows_of(task.words, running.words, of_words)
             answer = task.reader.network.logits(number, mine)
             logits.index_copy_(0, task.words, answer)
-            task.judge(number, answer, mine)
+            judged |= task.judge(number, answer, mine)
         if number == last:
             break
-        after = still_wanted(running, [task.words for task in asking])
+        if not judged:
+            continue
+        after = go_on(running, asking)
         if not len(after.words):
             break
         kept, running = running.rows_for(after, kept), after
@@ -155,30 +166,52 @@ def rows_of(words: Tensor, among: Tensor, states: Tensor) -> Tensor:
 
 
 def without_sure(batch: Batch, words: Tensor, sure: Tensor) -> Tensor:
-    """RETURNS (Tensor): The words that a task still wants. Words that share a wordpiece stay until
-    it is sure of them all. *Shape:* ``(wanted words,)``
+    """RETURNS (Tensor): Which words a task still wants. Words that share a wordpiece stay until it
+    is sure of them all. *Shape:* ``(words,)``, bool
 
     batch (Batch): The batch.
-    words (Tensor): The words that it wanted. *Shape:* ``(words,)``
-    sure (Tensor): Which of them it is sure of. *Shape:* ``(words,)``
+    words (Tensor): The words that it wanted. *Shape:* ``(wanted words,)``
+    sure (Tensor): Which of them it is sure of. *Shape:* ``(wanted words,)``
     """
-    wanted = torch.zeros(batch.units, dtype=torch.bool, device=words.device)
     unit_of_word = batch.unit_of_word[words]
-    wanted[unit_of_word[~sure]] = True
-    return words[wanted[unit_of_word]]
+    unsure = words.new_zeros(batch.units).index_add_(0, unit_of_word, (~sure).long())
+    nothing = torch.zeros_like(batch.piece_of_word, dtype=torch.bool)
+    return nothing.index_copy_(0, words, unsure[unit_of_word] > 0)
 
 
-def still_wanted(running: Running, wanted: Sequence[Tensor]) -> Running:
+def go_on(running: Running, asking: Sequence[Asking]) -> Running:
     """RETURNS (Running): What goes on: the words that some task wants. Its ``words`` may be empty.
 
     running (Running): What was computed.
-    wanted (Sequence[Tensor]): The words that each task wants. *Shapes:* ``(wanted words,)``
+    asking (Sequence[Asking]): The tasks. Their ``words`` become those that they still want.
     """
-    goes_on = torch.zeros(running.batch.words, dtype=torch.bool, device=running.words.device)
-    for words in wanted:
-        goes_on[words] = True
-    staying = goes_on[running.words]
-    return running if staying.all() else running.without(~staying)
+    words, wants = [task.words for task in asking], [task.wants for task in asking]
+    after, left = still_wanted(running, words, wants)
+    for task, some in zip(asking, left):
+        task.words = some
+    return after
+
+
+def still_wanted(
+    running: Running, words: Sequence[Tensor], wants: Sequence[Tensor]
+) -> Tuple[Running, List[Tensor]]:
+    """Go on with the words that some task wants. On a GPU, this waits once, for all tasks.
+
+    running (Running): What was computed.
+
+    running (Running): What was computed.
+    words (Sequence[Tensor]): The words that each task wanted. *Shapes:* ``(wanted words,)``
+    wants (Sequence[Tensor]): Which words each still wants. *Shapes:* ``(words,)``, bool
+    RETURNS (Tuple[Running, List[Tensor]]): What is still computed, the same object if no word
+        exits; its ``words`` may be empty. And the words that each task still wants.
+    """
+    goes_on = torch.stack(list(wants)).any(0)
+    after, counts = running.after_counting(~goes_on[running.words], wants)
+    left = [
+        some if count == len(some) else compacted(some, want[some], count)
+        for some, want, count in zip(words, wants, counts)
+    ]
+    return after, left
 
 
 def price_shared(network: ExitNetwork, trace: Sequence[Visit], asking: Sequence[Asking]) -> Cost:
@@ -215,7 +248,7 @@ def simulate_shared(
             if task.asks_at(number):
                 seen = of_task[number - 1, task.words]
                 task.judge(number, seen, seen[:, :0])
-        running = still_wanted(running, [task.words for task in asking])
+        running = go_on(running, asking)
         if not len(running.words):
             break
     return price_shared(network, trace, asking)
@@ -244,7 +277,8 @@ def run_layers_halting(
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
     everything = kept  # of all wordpieces, including those of windows that have ended
     wanted = [running.words for _ in readers]
-    exit_layers = [torch.full_like(batch.piece_of_word, last) for _ in readers]
+    wants = [torch.ones_like(batch.piece_of_word, dtype=torch.bool) for _ in readers]
+    exit_layers = [torch.zeros_like(batch.piece_of_word) for _ in readers]
     states: List[Tensor] = []
     for number in range(1, last + 1):
         if len(running.words):
@@ -252,6 +286,8 @@ def run_layers_halting(
             everything = running.written_into(everything, kept)
         of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
         states.append(of_words)
+        for words, exit_layer in zip(wanted, exit_layers):
+            exit_layer.index_fill_(0, words, number)
         if number == last or not len(running.words):
             continue
         for at, (reader, halting) in enumerate(zip(readers, haltings)):
@@ -262,8 +298,7 @@ def run_layers_halting(
             with torch.no_grad(), torch.autocast(seen.device.type, enabled=False):
                 logits = reader.network.logits(number, seen)
                 sure = halting.leave(number, wanted[at], logits, seen)
-            before, wanted[at] = wanted[at], without_sure(batch, wanted[at], sure)
-            exit_layers[at][before[~torch.isin(before, wanted[at], assume_unique=True)]] = number
-        after = still_wanted(running, wanted)
+            wants[at] = without_sure(batch, wanted[at], sure)
+        after, wanted = still_wanted(running, wanted, wants)
         kept, running = running.rows_for(after, kept), after
     return states, exit_layers
