@@ -12,11 +12,11 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from spacy.tokens import Doc
-from thinc.api import torch2xp
+from thinc.api import PyTorchGradScaler, torch2xp
 from torch import Tensor
 
 from ..criteria.entropy import TokenExit
-from ..network.all_heads import Halting, run_all_layers
+from ..network.all_heads import Halting
 from ..network.batch import Batch
 from ..network.exit_network import ExitNetwork
 from ..network.shared import Reader, run_layers_halting
@@ -27,8 +27,9 @@ from ..settings import RunSettings
 from ..text.windows import batches
 from ..training.base import Gradient, JointLogits, Places
 from ..training.sharing import Learner
+from ..training.taught import taught_together
 from .borrowed import BorrowedShim
-from .learn import backpropagate, join
+from .learn import backpropagate, check_cupy, join, scaled
 from .predict import windows_for
 from .shim import TaggerShim
 
@@ -45,7 +46,7 @@ class Part:
         ``(words,)``
     haltings (Dict[str, Optional[Halting]]): What decided that.
     taught (Dict[str, Tensor]): The logits of each task's teacher. *Shape:*
-        ``(layers, words, tags that it knows)``
+        ``(layers or 1, words, tags that it knows)``
     """
 
     batch: Batch
@@ -62,12 +63,21 @@ class LearningPass:
     docs (List[Doc]): The docs.
     windows (List[Window]): Their windows, batch by batch.
     parts (List[Part]): The batches.
+    scaler (Optional[PyTorchGradScaler]): Scales gradients where they reach the encoder, which is in
+        fp16 then; None: nothing does.
     """
 
-    def __init__(self, docs: List[Doc], windows: List[Window], parts: List[Part]):
+    def __init__(
+        self,
+        docs: List[Doc],
+        windows: List[Window],
+        parts: List[Part],
+        scaler: Optional[PyTorchGradScaler],
+    ):
         self.docs = docs
         self.windows = windows
         self.parts = parts
+        self.scaler = scaler
         self.is_over = False
 
     def is_of(self, docs: Sequence[Doc]) -> bool:
@@ -85,7 +95,8 @@ class LearningPass:
         ]
         self.is_over, self.parts = True, []
         if pairs:
-            torch.autograd.backward([state for state, _ in pairs], [slope for _, slope in pairs])
+            slopes = scaled([slope for _, slope in pairs], self.scaler)
+            torch.autograd.backward([state for state, _ in pairs], slopes)
 
 
 def begin_shared_update(
@@ -100,6 +111,7 @@ def begin_shared_update(
     RETURNS (Tuple[JointLogits, Callable]): As ``learn.begin_update`` returns them.
     """
     owner = shim.lender if isinstance(shim, BorrowedShim) else shim
+    check_cupy(owner.trained.network)
     shared, is_own = _pass_for(owner, shim, docs, settings, dropout)
     teaches = not isinstance(shim, BorrowedShim) or shim.teaches_encoder
     network, windows = shim.trained.network, shared.windows
@@ -107,7 +119,8 @@ def begin_shared_update(
     reader, learner = settings.readers[number], settings.learners[number]
     outputs = []
     for part in shared.parts:
-        with _autocast(shim, network):
+        # Gradients of heads are not scaled: they need fp32, or the range that it has.
+        with _autocast(network, torch.bfloat16, shim.mixed_precision and owner.scaler is None):
             logits = _logits(network, learner, part, dropout, teaches)
         outputs.append(logits.float())
         learner.see(part.haltings[reader.name], logits, part.batch, reader)
@@ -161,14 +174,15 @@ def _run(owner: TaggerShim, docs: List[Doc], settings: RunSettings, dropout: flo
     """RETURNS (LearningPass): A pass over docs."""
     network = owner.trained.network
     torch.clear_autocast_cache()  # within the caller's autocast, old weights would stay cached
+    dtype = torch.bfloat16 if owner.scaler is None else torch.float16
     windows: List[Window] = []
     parts: List[Part] = []
     for batch in batches(windows_for(owner.trained, docs, settings), settings.batch_wordpieces):
         windows.extend(batch)
         ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
-        with _autocast(owner, network):
+        with _autocast(network, dtype, owner.mixed_precision):
             parts.append(_run_batch(network, ragged, settings, dropout))
-    return LearningPass(docs, windows, parts)
+    return LearningPass(docs, windows, parts, owner.scaler)
 
 
 def _run_batch(network: ExitNetwork, batch: Batch, settings: RunSettings, dropout: float) -> Part:
@@ -182,6 +196,7 @@ def _run_batch(network: ExitNetwork, batch: Batch, settings: RunSettings, dropou
         for reader, learner in zip(readers, learners)
     }
     states, left = run_layers_halting(network, batch, readers, [*haltings.values()], dropout)
+    states = [state.float() for state in states]
     leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
     exit_layers = {reader.name: layers for reader, layers in zip(readers, left)}
     return Part(batch, states, leaves, exit_layers, haltings, taught)
@@ -193,21 +208,12 @@ def _taught(
     """RETURNS (Dict[str, Tensor]): The logits of the teachers, at full depth, of the tasks that
     have one. They share an encoder, as their pupils do.
     """
-    teachers = {
-        reader.name: learner.teacher
+    asked = {
+        reader.name: (learner.teacher, learner.deepest)
         for reader, learner in zip(readers, learners)
         if learner.teacher is not None
     }
-    if not teachers:
-        return {}
-    with torch.no_grad():
-        states = list(run_all_layers(next(iter(teachers.values())), batch))
-        return {
-            name: torch.stack(
-                [teacher.logits(number, of).float() for number, of in enumerate(states, start=1)]
-            )
-            for name, teacher in teachers.items()
-        }
+    return dict(zip(asked, taught_together([*asked.values()], batch)))
 
 
 def _logits(
@@ -222,5 +228,5 @@ def _logits(
     return torch.stack(answers)
 
 
-def _autocast(shim: TaggerShim, network: ExitNetwork) -> Any:
-    return torch.autocast(network.device.type, torch.bfloat16, enabled=shim.mixed_precision)
+def _autocast(network: ExitNetwork, dtype: torch.dtype, mixed: bool) -> Any:
+    return torch.autocast(network.device.type, dtype, enabled=mixed)

@@ -67,6 +67,11 @@ class SelfSampling:
         """RETURNS (bool): Whether it needs the network as it was before this stage."""
         return self.pattern == "off_policy" or self.pseudo_labels or self.distillation > 0
 
+    @property
+    def needs_deepest_alone(self) -> bool:
+        """RETURNS (bool): Whether it needs nothing of the teacher but the deepest head."""
+        return self.pattern != "off_policy"
+
     def run(
         self,
         network: ExitNetwork,
@@ -78,7 +83,7 @@ class SelfSampling:
         """RETURNS (Answers): The logits of all heads for the batch, with gradients."""
         taught = None
         if teacher is not None:
-            taught = taught_by(teacher, batch, deepest=self.pattern != "off_policy")
+            taught = taught_by(teacher, batch, self.needs_deepest_alone)
         halting = self.halting(network, batch, criterion, taught)
         logits, exit_layer = run_all_heads_halting(network, batch, halting, dropout)
         self.see(halting, logits, network, batch, criterion)

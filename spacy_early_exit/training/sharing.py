@@ -33,7 +33,7 @@ class SharedStage(Protocol):
         batch (Batch): The batch.
         criterion (Criterion): The component's criterion.
         taught (Optional[Tensor]): The teacher's logits, if there is a teacher. *Shape:*
-            ``(layers, words, tags that it knew)``
+            ``(layers or 1, words, tags that it knew)``
         """
 
     def see(
@@ -60,10 +60,12 @@ class Learner:
 
     stage (SharedStage): Its stage of training.
     teacher (Optional[ExitNetwork]): The network as it was before this stage, if the stage needs it.
+    deepest (bool): Whether the stage needs its deepest head alone.
     """
 
     stage: SharedStage
     teacher: Optional[ExitNetwork]
+    deepest: bool = False
 
     def halting(
         self, reader: Reader, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
@@ -90,4 +92,5 @@ def learner_of(name: str, stage: Any, shim: Any) -> Learner:
             f"'{name}' shares an encoder, and {type(stage).__name__} can't train in a shared pass. "
             f"Train with JointTraining.v1 or SelfSampling.v1."
         )
-    return Learner(stage, shim.teacher() if getattr(stage, "needs_teacher", False) else None)
+    teacher = shim.teacher() if getattr(stage, "needs_teacher", False) else None
+    return Learner(stage, teacher, getattr(stage, "needs_deepest_alone", False))

@@ -3,9 +3,11 @@
 import pytest
 import spacy
 import torch
+from thinc.api import PyTorchGradScaler
 
 from spacy_early_exit.model import learn_shared
-from spacy_early_exit.network.all_heads import run_all_heads
+from spacy_early_exit.network.all_heads import run_all_heads, run_all_layers
+from spacy_early_exit.training import taught
 from spacy_early_exit.training.joint import JointTraining
 from tests.makers.shared import (
     NER,
@@ -139,6 +141,60 @@ def test_an_optimizer_in_nlp_update_works_too(encoders):
     assert scores["ents_f"] > 0.8 and scores["pos_acc"] > 0.9
 
 
+class TestGradientScaling:
+    """fp16 with scaled gradients, on a CPU, where thinc refuses to scale."""
+
+    def blank(self, encoders, monkeypatch, scale):
+        monkeypatch.setattr(PyTorchGradScaler, "_scale_tensor", lambda self, t, *_: t * self._scale)
+        model = {"mixed_precision": True, "grad_scaler_config": {"init_scale": scale}}
+        owner = {"model": {"encoder": {"name": encoders["bert"]}, **model}}
+        nlp = blank_shared(encoders["bert"], owner)
+        spacy.util.fix_random_seed(0)
+        nlp.initialize(lambda: both_of(nlp))
+        return nlp
+
+    def test_the_encoders_gradient_is_nearly_that_of_fp32(self, encoders, monkeypatch):
+        nlp = self.blank(encoders, monkeypatch, 1024.0)
+        shim = nlp.get_pipe(NER).model.shims[0]
+        found = {}
+        for name in ("fp16", "fp32"):
+            shim.mixed_precision = name == "fp16"
+            if name == "fp32":
+                shim.scaler = None
+            nlp.update(both_of(nlp), sgd=False, drop=0.0)
+            shim.learning_pass.teach_encoder()
+            assert not shim._overflowed()
+            found[name] = [*gradients(nlp).values(), *(h.weight.grad for h in heads_of(nlp, NER))]
+            for parameter in nlp.get_pipe(NER).network.parameters():
+                parameter.grad = None
+        for mixed, plain in zip(found["fp16"], found["fp32"], strict=True):
+            assert not torch.equal(mixed, plain) or not plain.any()
+            assert (mixed - plain).norm() <= 0.1 * plain.norm() + 1e-3
+
+    def test_both_are_learnt_and_the_scale_is_the_owners(self, encoders, monkeypatch):
+        nlp = self.blank(encoders, monkeypatch, 1024.0)
+        optimizer = nlp.create_optimizer()
+        optimizer.learn_rate = 5e-3
+        first, *_, last = [step(nlp, both_of(nlp), optimizer) for _ in range(20)]
+        assert all(last[name] < 0.7 * first[name] for name in (NER, TAGGER))
+        scalers = [nlp.get_pipe(name).model.shims[0].scaler for name in (NER, TAGGER)]
+        assert scalers[0]._growth_tracker.item() == 20 and scalers[1] is None
+
+    def test_a_step_that_overflows_is_left_out(self, encoders, monkeypatch):
+        nlp = self.blank(encoders, monkeypatch, 2.0**100)
+        ner, tagger = nlp.get_pipe(NER), nlp.get_pipe(TAGGER)
+        before, heads = weights_of(ner.network), weights_of(tagger.network.heads)
+        step(nlp, both_of(nlp), nlp.create_optimizer())
+        assert not changed(before, ner.network) and not gradients(nlp)
+        assert ner.model.shims[0].scaler._scale.item() == 2.0**99
+        assert changed(heads, tagger.network.heads), "its gradients are not scaled"
+
+    def test_a_borrower_has_no_scale(self, encoders):
+        model = {"encoder": shared_encoder(), "mixed_precision": True, "grad_scaler_config": {}}
+        with pytest.raises(ValueError, match=f"that of '{NER}'. Set grad_scaler_config there"):
+            blank_shared(encoders["bert"], tagger={"model": model})
+
+
 class TestMissingAnnotation:
     def test_carries_no_loss(self, nlp):
         only_names = nlp.update(both_of(nlp, tags=False), sgd=False)
@@ -254,6 +310,22 @@ class TestTheSecondStage:
         teachers = [nlp.get_pipe(name).model.shims[0].teacher() for name in (NER, TAGGER)]
         assert teachers[0].encoder is teachers[1].encoder, "one copy of the encoder teaches both"
         assert nlp.evaluate(both_of(nlp), component_cfg=FULL)["pos_acc"] > 0.8
+
+    @pytest.mark.parametrize("pattern", ["on_policy", "off_policy"])
+    def test_the_teachers_are_asked_once_of_each_text(
+        self, encoders, first_stage, monkeypatch, pattern
+    ):
+        nlp, optimizer = self.second(encoders, first_stage, pattern=pattern)
+        batches = []
+
+        def watched(network, batch):
+            batches.append(batch)
+            return run_all_layers(network, batch)
+
+        monkeypatch.setattr(taught, "run_all_layers", watched)
+        for _ in range(3):
+            step(nlp, both_of(nlp), optimizer)
+        assert len(batches) == 1, "one pass, for the teachers of both"
 
     def test_a_word_goes_on_while_any_task_wants_it(self, encoders, first_stage):
         """With a task that wants all words to the end, the other task's states are full depth's."""
