@@ -92,6 +92,34 @@ def test_the_record_says_whose_pass_it_was(nlp):
     assert KEY not in doc.user_data, "nothing stays on the Doc that nobody needs any more"
 
 
+def test_on_another_device_the_heads_of_all_tasks_are_copies(nlp):
+    ner, tagger = nlp.get_pipe(NER), nlp.get_pipe(TAGGER)
+    expected = all_answers(nlp)
+    ner.device = "cpu:0"  # another name
+    assert all_answers(nlp) == expected
+    copied = tagger.model.shims[0].prepare_for("fp32", "cpu:0").network
+    assert copied.head(1) is not tagger.network.head(1)
+    assert encoder_of(tagger) is copied.encoder, "its owner's copy is used"
+    readers = ner.ready_to_predict().readers
+    assert readers[1].network is copied and readers[0].network is not ner.network
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_pass_in_16_bits_has_heads_in_fp32(nlp, precision):
+    expected = all_answers(nlp, component_cfg={NER: {"threshold": 0.0}})
+    nlp.get_pipe(NER).precision = precision
+    found = all_answers(nlp, component_cfg={NER: {"threshold": 0.0}})
+    alike = sum(a["pos"] == b["pos"] for a, b in zip(found, expected))
+    assert alike >= 0.8 * len(TEXTS)
+    docs = list(map(nlp.make_doc, TEXTS))
+    for doc, one in zip(docs, nlp.get_pipe(NER).predict(docs)):
+        for exits in (one.exits, *one.exits.others.values()):
+            assert exits.logits.dtype == "float32", doc
+    with pytest.raises(ValueError, match="precision of .* runs in the pass of"):
+        nlp.get_pipe(TAGGER).precision = "fp16" if precision == "bf16" else "bf16"
+        nlp(TEXTS[0])
+
+
 class TestThresholds:
     def test_each_task_has_its_own(self, nlp):
         before = all_answers(nlp)
