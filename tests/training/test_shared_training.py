@@ -64,6 +64,7 @@ def gradients(nlp) -> dict:
     return {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.takes(seconds=10)
 def test_both_are_learnt(encoders):
     nlp = train_shared(blank_shared(encoders["bert"]), steps=40)
     scores = nlp.evaluate(both_of(nlp), component_cfg=FULL)
