@@ -54,6 +54,8 @@ BLOCKS = {
     "model.encoder": {
         "HFEncoder.v1": "An encoder in Hugging Face's format, loaded by `nlp.initialize`.",
         "PipelineEncoder.v1": "The encoder of a spaCy pipeline, copied by `nlp.initialize`.",
+        "SharedEncoder.v1": "The encoder of another component of the same pipeline: see "
+        "[share an encoder](../how-to/share.md).",
     },
     "get_spans": {
         "line_spans.v1": "Lines, as `str.splitlines` cuts them.",

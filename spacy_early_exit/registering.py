@@ -36,6 +36,7 @@ PLACES: Dict[str, Dict[str, str]] = {
         "ReductionTraining.v1": "relatives.reduction_training:make_reduction_training",
         "SelfSampling.v1": "training.self_sampling:make_self_sampling",
         "SentenceExit.v1": "criteria:make_sentence_exit",
+        "SharedEncoder.v1": "encoders.shared:make_shared_encoder",
         "TokenExit.v1": "criteria:make_token_exit",
         "TokenReduction.v1": "relatives.reduction_exit:make_token_reduction",
         "Viterbi.v1": "decoders:make_viterbi",

@@ -6,15 +6,17 @@ import json
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Literal, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Literal, Mapping, Optional, Sequence, Tuple
 
 from .budget.fingerprint import describe
 from .text.spans import SpanGetter
 
 if TYPE_CHECKING:
     from .network.criterion import Criterion
+    from .network.shared import Reader
     from .text.windows import SharedWordpieces
     from .training.base import Stage
+    from .training.sharing import Learner
 
 # What a component_cfg may contain. spaCy may pass the same one to prediction and to training, so
 # each ignores the settings meant for the other.
@@ -143,12 +145,19 @@ class RunSettings(Settings):
     shared_wordpieces (SharedWordpieces): Whether words that would share a wordpiece are tokenized
         one by one or do share it.
     stage (Optional[Stage]): How to train, when it is called for training; None: jointly.
+    readers (Tuple[Reader, ...]): If the pass is shared, all tasks that read it, that of the
+        encoder's owner first. Empty: it is not shared.
+    learners (Tuple[Learner, ...]): How each of them learns, when it is called for training.
+    reader (str): Which of them is meant, when it is called for training.
     """
 
     criterion: Optional["Criterion"] = None
     threshold: float = 0.0
     shared_wordpieces: "SharedWordpieces" = "split"
     stage: Optional["Stage"] = None
+    readers: Tuple["Reader", ...] = ()
+    learners: Tuple["Learner", ...] = ()
+    reader: str = ""
 
 
 class SettingProperty:

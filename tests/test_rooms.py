@@ -18,7 +18,7 @@ ORDER = [
     {"adopt", "scale"},
     {"measure"},
     {"recipe"},
-    {"tasks", "configure"},
+    {"tasks", "configure", "separate"},
     {"pipe"},
     {"model"},
     {"settings"},

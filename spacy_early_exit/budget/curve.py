@@ -1,13 +1,25 @@
 """The calibrated curve: how much each threshold saves, and what it was measured with."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..retired import without_retired
 
 CLOSE = 0.02  # a measured speedup this little above the one asked for is as good
 DOUBT = 1.645  # standard errors: of 100 shares, 95 are at most this much above what was measured
+
+
+class TaskScore(NamedTuple):
+    """The score of a task that shares the pass.
+
+    score (float): Its main score.
+    error (Optional[float]): The standard error of the share that this score is of full depth's, if
+        it is known.
+    """
+
+    score: float
+    error: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -19,12 +31,14 @@ class Point:
     score (Optional[float]): The task's main score, if the texts were annotated.
     error (Optional[float]): The standard error of the share that this score is of full depth's, if
         it is known.
+    others (Mapping[str, TaskScore]): The scores of the other tasks of a shared pass, by component.
     """
 
     threshold: float
     speedup: float
     score: Optional[float] = None
     error: Optional[float] = None
+    others: Mapping[str, TaskScore] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,13 +48,16 @@ class Calibration:
     points (Tuple[Point, ...]): By threshold, ascending. Their speedups ascend, too.
     fingerprint (Mapping[str, str]): What was calibrated, by name.
     words (int): The number of words that it was measured on.
-    min_kept (Optional[float]): The share of full depth's score that is to be kept; None: any.
+    min_kept (Optional[float]): The share of full depth's score that is to be kept, by each task;
+        None: any.
+    bounds (Mapping[str, float]): Other shares for some tasks of a shared pass, by component.
     """
 
     points: Tuple[Point, ...]
     fingerprint: Mapping[str, str]
     words: int
     min_kept: Optional[float] = None
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def most(self) -> float:
@@ -54,14 +71,38 @@ class Calibration:
         full = self.points[0].score
         return point.score / full if full and point.score is not None else None
 
-    def loses(self, point: Point) -> bool:
-        """RETURNS (bool): Whether a point keeps less of full depth's score than ``min_kept`` beyond
-        doubt: the texts are a sample. On others, up to ``DOUBT`` standard errors more may be kept.
+    def shares(self, point: Point) -> Dict[str, TaskScore]:
+        """RETURNS (Dict[str, TaskScore]): The share of full depth's score that each task keeps at a
+        point, by component; that of the calibrated component itself under an empty name.
+
+        point (Point): The point.
         """
-        kept = self.kept(point)
-        if self.min_kept is None or kept is None:
-            return False
-        return kept + DOUBT * (point.error or 0.0) < self.min_kept
+        found = {} if (kept := self.kept(point)) is None else {"": TaskScore(kept, point.error)}
+        for name, (score, error) in point.others.items():
+            full = self.points[0].others.get(name)
+            if full is not None and full.score:
+                found[name] = TaskScore(score / full.score, error)
+        return found
+
+    def losers(self, point: Point) -> Dict[str, float]:
+        """RETURNS (Dict[str, float]): The tasks that keep less of full depth's score at a point
+        than they are to keep, beyond doubt, and that share: the texts are a sample. On others, up
+        to ``DOUBT`` standard errors more may be kept.
+
+        point (Point): The point.
+        """
+        if self.min_kept is None:
+            return {}
+        least = self.min_kept
+        return {
+            name: self.bounds.get(name, least)
+            for name, (kept, error) in self.shares(point).items()
+            if kept + DOUBT * (error or 0.0) < self.bounds.get(name, least)
+        }
+
+    def loses(self, point: Point) -> bool:
+        """RETURNS (bool): Whether a task keeps too little at a point, beyond doubt."""
+        return bool(self.losers(point))
 
     @property
     def keeps_up_to(self) -> float:
@@ -79,11 +120,12 @@ class Calibration:
         if self.min_kept is None or speedup <= self.keeps_up_to * (1 + CLOSE):
             return ""
         worse = next(p for p in self.points if self.loses(p) and p.speedup * (1 + CLOSE) >= speedup)
-        kept = self.kept(worse)
+        task, bound = next(iter(self.losers(worse).items()))
+        kept, of = self.shares(worse)[task].score, f" of '{task}'" if task else ""
         return (
-            f"speedup = {speedup:g} loses more than {1 - self.min_kept:.1%} of the score: on the "
+            f"speedup = {speedup:g} loses more than {1 - bound:.1%} of the score{of}: on the "
             f"texts that '{name}' was calibrated on, it keeps {kept:.1%} at {worse.speedup:.2f}X. "
-            f"The largest speedup that may keep {self.min_kept:.1%} is {self.keeps_up_to:.2f}. Ask "
+            f"The largest speedup that may keep {bound:.1%} is {self.keeps_up_to:.2f}. Ask "
             f"for that, train on more texts, or calibrate it with a smaller --min-f-kept."
         )
 
@@ -153,12 +195,19 @@ class Calibration:
         """RETURNS (Dict[str, Any]): Plain data, for JSON."""
         return {
             "points": [
-                {"threshold": p.threshold, "saving": p.speedup, "score": p.score, "error": p.error}
+                {
+                    "threshold": p.threshold,
+                    "saving": p.speedup,
+                    "score": p.score,
+                    "error": p.error,
+                    **({"others": {n: list(of) for n, of in p.others.items()}} if p.others else {}),
+                }
                 for p in self.points
             ],
             "fingerprint": dict(self.fingerprint),
             "words": self.words,
             "min_kept": self.min_kept,
+            **({"bounds": dict(self.bounds)} if self.bounds else {}),
         }
 
     @classmethod
@@ -177,6 +226,7 @@ class Calibration:
                 point["saving"],
                 point.get("score", point.get("ents_f")),
                 point.get("error"),
+                {name: TaskScore(*of) for name, of in dict(point.get("others", {})).items()},
             )
             for point in data["points"]
         )
@@ -190,13 +240,19 @@ class Calibration:
         min_kept = data.get("min_kept")
         if not (min_kept is None or (type(min_kept) in (int, float) and 0 <= min_kept <= 1)):
             raise ValueError(f"the min_kept of a calibration must be from 0 to 1, not {min_kept!r}")
-        return cls(points, fingerprint, words, min_kept)
+        bounds = dict(data.get("bounds", {}))
+        if not all(type(of) in (int, float) and 0 <= of <= 1 for of in bounds.values()):
+            raise ValueError(f"the bounds of a calibration must be from 0 to 1, not {bounds!r}")
+        return cls(points, fingerprint, words, min_kept, bounds)
+
+
+def _scores(point: Point) -> List[Optional[float]]:
+    return [point.score, point.error, *(x for of in point.others.values() for x in of)]
 
 
 def _check(points: Sequence[Point]) -> None:
     numbers = [
-        (p.threshold, p.speedup, *(0.0 if x is None else x for x in (p.score, p.error)))
-        for p in points
+        (p.threshold, p.speedup, *(0.0 if x is None else x for x in _scores(p))) for p in points
     ]
     if not all(type(x) in (int, float) and abs(x) < math.inf for row in numbers for x in row):
         raise ValueError("thresholds, speedups and scores of a calibration must be numbers")

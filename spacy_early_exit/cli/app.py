@@ -61,7 +61,8 @@ def load(
     """Load a pipeline with an early-exit component.
 
     model (str): Folder or name of the pipeline.
-    component (Optional[str]): Name of its early-exit component; None: the only one.
+    component (Optional[str]): Name of its early-exit component; None: the only one that has an
+        encoder.
     code (Optional[Path]): A Python file that registers what the pipeline's config names.
     RETURNS (Tuple[Language, EarlyExitPipe]): Pipeline and component. It neither refuses
         speedups nor warns of them: what they lose is what the commands find out.
@@ -74,14 +75,20 @@ def load(
             f"{model} has no early-exit component.",
             f"It has: {', '.join(nlp.pipe_names) or 'none'}.",
         )
-    if component is None and len(mine) == 1:
-        component = next(iter(mine))
+    owners = [name for name, pipe in mine.items() if pipe.lender_name is None]
+    if component is None and len(owners) == 1:
+        component = owners[0]
     pipe = mine.get(component or "")
     if pipe is None:
         wrong = f"'{component}' is not an early-exit component of {model}."
         if component is None:
             wrong = f"{model} has {len(mine)} early-exit components."
         raise Refused(wrong, f"It has: {', '.join(mine)}. Choose one with --component.")
+    if pipe.lender_name is not None:
+        raise Refused(
+            f"'{component}' runs in the pass of '{pipe.lender_name}'.",
+            "Choose that one: it is measured with all tasks of the pass.",
+        )
     pipe.settings = replace(pipe.settings, strict=False)
     warnings.filterwarnings("ignore", "speedup = .* loses more than")
     return nlp, pipe

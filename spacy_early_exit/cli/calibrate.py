@@ -1,7 +1,7 @@
 """``spacy early-exit calibrate``: which threshold reaches which speedup."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Literal, Mapping, Optional, Sequence, Tuple
 
 import typer
 from spacy.tokens import Doc
@@ -49,6 +49,11 @@ def calibrate_cli(
         "--min-f-kept",
         help="Warn of speedups that keep less than this share of full depth's score. See above",
     ),
+    min_kept: Optional[List[str]] = typer.Option(
+        None,
+        "--min-kept",
+        help="NAME=SHARE: the same for one component of several that share an encoder",
+    ),
     texts: Optional[Path] = typer.Option(
         None,
         "--texts",
@@ -78,14 +83,15 @@ def calibrate_cli(
 
     Afterwards you can set speedup in the config, as a property or for a call. The pipeline warns
     (or, with strict = true, refuses) if it is asked for a speedup that keeps less of full depth's
-    score than --min-f-kept. Differences that may be due to the choice of texts do not count.
+    score than --min-f-kept. Differences that may be due to the choice of texts do not count. If
+    several components share an encoder, all are measured, and none may lose more.
 
     With --max-disagreement 0.02, the saved threshold is the largest one at which at most 2 % of a
     document's words are expected to get another tag than at full depth, with the given confidence.
     That takes documents of its own, --held-out, without annotation: .spacy, or one text per line.
     """
     from ..measure.calibrate import calibrate, run
-    from ..measure.docs import set_sentences
+    from ..measure.docs import set_sentences, tasks_of
     from ..measure.guarantee import check_documents, guarantee
     from ..measure.temperature import fit_temperatures, scale_heads
 
@@ -93,9 +99,14 @@ def calibrate_cli(
     check_output(output, folder=True)
     if not 0 <= min_f_kept <= 1:
         raise Refused(f"--min-f-kept must be a share, from 0 to 1, not {min_f_kept:g}.")
+    bounds = read_bounds(min_kept or [])
     if (max_disagreement is None) != (held_out is None):
         raise Refused("--max-disagreement and --held-out go together.")
     nlp, ner = load(model, component, code)
+    tasks = tasks_of(ner)
+    for name in bounds:
+        if name not in [task.name for task in tasks[1:]]:
+            raise Refused(f"--min-kept: no component '{name}' shares the encoder of '{ner.name}'.")
     held = [] if held_out is None else read_texts(nlp, held_out)
     examples = read_texts(nlp, data) if unlabelled else read_corpus(nlp, ner, data)
     more = [] if texts is None else read_texts(nlp, texts)
@@ -111,9 +122,12 @@ def calibrate_cli(
                 raise ValueError("--temperature needs annotated texts.")
             saved = run(ner, examples, ner.threshold or 0.0, with_score=False).speedup
             asked = sorted({*asked, saved})
-            temperatures = fit_temperatures(ner, examples)
-            scale_heads(ner, temperatures)
-            msg.info(f"Temperatures, by layer: {', '.join(f'{t:.2f}' for t in temperatures)}")
+            for task in tasks:
+                temperatures = fit_temperatures(task, examples)
+                scale_heads(task, temperatures)
+                of = f" of '{task.name}'" if len(tasks) > 1 else ""
+                shown = ", ".join(f"{t:.2f}" for t in temperatures)
+                msg.info(f"Temperatures{of}, by layer: {shown}")
         found = calibrate(
             ner,
             examples,
@@ -121,37 +135,70 @@ def calibrate_cli(
             texts=[eg.reference for eg in more],
             with_score=not unlabelled,
             min_kept=None if unlabelled else min_f_kept or None,
+            bounds=bounds,
             progress=progress,
         )
         if temperature and ner.threshold:
-            configure(nlp, threshold=found.threshold_for(min(saved, found.most)), name=ner.name)
+            for task in tasks:
+                threshold = found.threshold_for(min(saved, found.most))
+                configure(nlp, threshold=threshold, name=task.name)
             msg.info(f"The threshold is now {ner.threshold:.4f}, to save {saved:.2f}X as before.")
         verdict = None
         if max_disagreement is not None:
             verdict = guarantee(ner, fresh, max_disagreement, confidence, progress=progress)
-    show_curve(found, ner.main_score)
+    show_curve(found, ner.main_score, {task.name: task.main_score for task in tasks[1:]})
     if asked[-1] > found.most:
         msg.warn(f"Speedups above {found.most:.2f} are out of reach.")
     if verdict is not None and max_disagreement is not None:
         show_guarantee(verdict, max_disagreement, confidence)
-        configure(nlp, threshold=verdict.threshold, name=ner.name)
+        for task in tasks:
+            configure(nlp, threshold=verdict.threshold, name=task.name)
     with writing(output, ValueError):
         nlp.to_disk(output)
     msg.good(f"Saved the calibrated pipeline to {output}, measured on {found.words} words.")
 
 
-def show_curve(found: "Calibration", score: str) -> None:
+def read_bounds(given: Sequence[str]) -> Dict[str, float]:
+    """RETURNS (Dict[str, float]): The share for each component.
+
+    given (Sequence[str]): NAME=SHARE, each.
+    RAISES (Refused): If one is something else.
+    """
+    bounds = {}
+    for one in given:
+        name, _, share = one.rpartition("=")
+        try:
+            bounds[name] = float(share)
+        except ValueError:
+            bounds[name] = -1.0
+        if not name or not 0 <= bounds[name] <= 1:
+            raise Refused(f"--min-kept must be NAME=SHARE, such as tagger=0.99, not {one!r}.")
+    return bounds
+
+
+def show_curve(found: "Calibration", score: str, others: Mapping[str, str] = {}) -> None:
     """Print a calibration.
 
     found (Calibration): The calibration.
     score (str): Name of its points' score.
+    others (Mapping[str, str]): Those of the other tasks of a shared pass, by component.
     """
+    names = [name for name in others if name in found.points[0].others]
     rows = [
-        (f"{point.speedup:.2f}", f"{point.threshold:.4f}", *show_score(found, point))
+        (
+            f"{point.speedup:.2f}",
+            f"{point.threshold:.4f}",
+            *show_score(found, point),
+            *(cell for name in names for cell in show_other(found, point, name)),
+        )
         for point in found.points
     ]
     header = ["speedup", "threshold", score.upper(), "kept", ""]
-    print(table(rows, header=header, aligns=["r", "r", "r", "r", "l"]))
+    header += [cell for name in names for cell in (others[name].upper(), "kept", "")]
+    aligns: List[Literal["r", "c", "l"]] = ["r", "r", "r", "r", "l"]
+    for _ in names:
+        aligns += ["r", "r", "l"]
+    print(table(rows, header=header, aligns=aligns))
     full = found.points[0].score
     if full is not None and full < CLOSE_TO_ZERO:
         msg.warn("The score at full depth is close to 0: train on more texts, or for more epochs.")
@@ -169,8 +216,27 @@ def show_score(found: "Calibration", point: "Point") -> Tuple[str, str, str]:
     kept = found.kept(point)
     if point.score is None or kept is None:
         return "-" if point.score is None else f"{100 * point.score:.2f}", "-", ""
-    doubt = f" ± {100 * DOUBT * point.error:.1f}" if point.error else ""
-    return f"{100 * point.score:.2f}", f"{kept:.1%}{doubt}", "loses" if found.loses(point) else ""
+    return _shown(found, point, "", point.score)
+
+
+def show_other(found: "Calibration", point: "Point", name: str) -> Tuple[str, str, str]:
+    """RETURNS (Tuple[str, str, str]): The same for another task of a shared pass.
+
+    found (Calibration): The calibration.
+    point (Point): The point.
+    name (str): Name of its component.
+    """
+    score = point.others[name].score
+    if name not in found.shares(point):
+        return f"{100 * score:.2f}", "-", ""
+    return _shown(found, point, name, score)
+
+
+def _shown(found: "Calibration", point: "Point", name: str, score: float) -> Tuple[str, str, str]:
+    kept, error = found.shares(point)[name]
+    doubt = f" ± {100 * DOUBT * error:.1f}" if error else ""
+    loses = "loses" if name in found.losers(point) else ""
+    return f"{100 * score:.2f}", f"{kept:.1%}{doubt}", loses
 
 
 def show_kept(found: "Calibration") -> None:

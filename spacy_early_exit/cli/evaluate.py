@@ -75,6 +75,8 @@ def evaluate_cli(
         set_sentences(nlp, ner, examples)
         rows = evaluate(nlp, ner, examples, values, by=by, rounds=rounds, progress=progress)
     forms = {by: "{:g}", **dict.fromkeys(ner.scores, "{:.4f}"), **COLUMNS}
+    # What the other tasks of a shared pass score, and theirs of the rest.
+    forms.update({name: _form(name) for name in rows[0] if name not in forms})
     columns = [name for name in forms if name in rows[0]]
     shown = [[forms[name].format(row[name]) for name in columns] for row in rows]
     header = [name.replace("words_per_second_", "") for name in columns]
@@ -84,6 +86,11 @@ def evaluate_cli(
             output.parent.mkdir(parents=True, exist_ok=True)
             srsly.write_json(output, {f"{by}s": rows})
         msg.good(f"Saved the results to {output}")
+
+
+def _form(name: str) -> str:
+    known = (form for column, form in COLUMNS.items() if name.startswith(f"{column}_"))
+    return next(known, "{:.4f}")
 
 
 def read_thresholds(thresholds: str) -> List[float]:

@@ -10,10 +10,10 @@ import contextlib
 import copy
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec, check_sizes
@@ -50,11 +50,15 @@ class Trained(NamedTuple):
     network (ExitNetwork): The network.
     tokenizer (WordpieceTokenizer): The tokenizer.
     original (Optional[ExitNetwork]): The network that answers at full depth, if it is another one.
+    borrowed (Optional[str]): If the encoder is another component's, the checksum of the encoder
+        that the heads belong to; empty once they are over it. None: the encoder is its own. As read
+        from files, a borrowed encoder has no weights, and there is no tokenizer.
     """
 
     network: ExitNetwork
     tokenizer: WordpieceTokenizer
     original: Optional[ExitNetwork] = None
+    borrowed: Optional[str] = None
 
     @property
     def networks(self) -> List[ExitNetwork]:
@@ -73,6 +77,8 @@ class Trained(NamedTuple):
             possible.
         RAISES (ValueError): If they don't fit. The message says what would.
         """
+        if self.borrowed:  # its windows are the lender's
+            return
         most = self.network.spec.max_wordpieces
         specials = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
         if not specials < (window_length or most) <= most:
@@ -92,22 +98,26 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
     """
     from safetensors.torch import save
 
-    network, tokenizer, original = trained
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    files = {TOKENIZER: tokenizer.to_str().encode("utf8"), WEIGHTS: save(weights)}
+    network, tokenizer, original, borrowed = trained
+    own = network if borrowed is None else without_encoder(network)
+    weights = {name: tensor.contiguous() for name, tensor in own.state_dict().items()}
+    files = {WEIGHTS: save(weights)}
+    if borrowed is None:
+        files[TOKENIZER] = tokenizer.to_str().encode("utf8")
     for name, most in _most_of(network).items():
         try:
-            check_size(len(files[name]), most)
+            check_size(len(files.get(name, b"")), most)
         except ValueError as e:
             raise ValueError(f"The file {name} can't be saved: {e}.") from e
     if original is not None:
         others = original.state_dict().items()
-        own = {name: tensor for name, tensor in others if not torch.equal(tensor, weights[name])}
-        files[ORIGINAL] = save({name: tensor.contiguous() for name, tensor in own.items()})
+        differ = {name: tensor for name, tensor in others if not torch.equal(tensor, weights[name])}
+        files[ORIGINAL] = save({name: tensor.contiguous() for name, tensor in differ.items()})
     about = {
         "encoder": network.spec.to_dict(),
         "tags": network.tags,
         "original": original is not None,
+        **({} if borrowed is None else {"borrowed": borrowed}),
         "files": {name: checksum(data) for name, data in files.items()},
     }
     return {NETWORK: seal(about), **files}
@@ -127,8 +137,12 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     about = _part(read, place, NETWORK, MAX_NETWORK_BYTES, _read_about)
     saved = about.files
     most = _most_of(about.network)
-    tokenizer = _part(read, place, TOKENIZER, most[TOKENIZER], _read_tokenizer, saved)
     weights = _part(read, place, WEIGHTS, most[WEIGHTS], _read_weights, saved)
+    if about.borrowed is not None:
+        network = _filled(about.network, weights, place, WEIGHTS, encoder=False)
+        move_heads(network, device)
+        return Trained(network, cast(WordpieceTokenizer, None), borrowed=about.borrowed)
+    tokenizer = _part(read, place, TOKENIZER, most[TOKENIZER], _read_tokenizer, saved)
     original = None
     if about.has_original:
         own = _part(read, place, ORIGINAL, most[WEIGHTS], _read_weights, saved)
@@ -139,8 +153,27 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     return Trained(network.to(device), tokenizer, original)
 
 
+def without_encoder(network: ExitNetwork) -> nn.ModuleDict:
+    """RETURNS (ModuleDict): What a network has besides its encoder, by the same names."""
+    parts = {name: part for name, part in network.named_children() if name != "encoder"}
+    return nn.ModuleDict(parts)
+
+
+def move_heads(network: ExitNetwork, device: torch.device) -> None:
+    """Move what a network has besides its encoder.
+
+    network (ExitNetwork): The network, changed in place.
+    device (torch.device): Where to.
+    """
+    without_encoder(network).to(device)
+
+
 def _filled(
-    network: ExitNetwork, weights: Mapping[str, Tensor], place: str, file: str
+    network: ExitNetwork,
+    weights: Mapping[str, Tensor],
+    place: str,
+    file: str,
+    encoder: bool = True,
 ) -> ExitNetwork:
     try:
         with torch.device("meta"):
@@ -149,7 +182,8 @@ def _filled(
             network.make_room_for(_like(weights, "decoder."), _like(weights, "criterion."))
     except KeyError as e:  # not every name is valid for a parameter
         raise ValueError(f"The file {file} in {place} is damaged: a name is invalid ({e}).") from e
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    own = network if encoder else without_encoder(network)
+    wanted = {name: tuple(tensor.shape) for name, tensor in own.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in wanted:
         if name.startswith("decoder."):  # all its axes are tags
@@ -160,7 +194,7 @@ def _filled(
             f"The file {file} in {place} does not match {NETWORK}: '{wrong}' has shape "
             f"{found.get(wrong)} instead of {wanted.get(wrong)}."
         )
-    network.load_state_dict(weights, assign=True)
+    own.load_state_dict(weights, assign=True)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     return network
@@ -193,11 +227,13 @@ class _About(NamedTuple):
     files (Mapping[str, str]): Checksums of the other files; empty if it was saved before checksums
         existed.
     has_original (bool): Whether another network answers at full depth.
+    borrowed (Optional[str]): The checksum of the encoder, if it is another component's.
     """
 
     network: ExitNetwork
     files: Mapping[str, str]
     has_original: bool
+    borrowed: Optional[str]
 
 
 def _part(
@@ -240,9 +276,12 @@ def _read_about(data: bytes) -> _About:
     has_original = about.get("original", False)
     if type(has_original) is not bool:
         raise ValueError(f"original must be true or false, not {has_original!r}")
+    borrowed = about.get("borrowed")
+    if not (borrowed is None or (isinstance(borrowed, str) and borrowed)):
+        raise ValueError(f"borrowed must be a checksum, not {borrowed!r}")
     # A file's bytes and the tensors made from them are in memory together, for one file at a time.
     _check_memory(_size_of(network) * (3 if has_original else 2))
-    return _About(network, about.get("files", {}), has_original)
+    return _About(network, about.get("files", {}), has_original, borrowed)
 
 
 def _read_tokenizer(data: bytes) -> WordpieceTokenizer:

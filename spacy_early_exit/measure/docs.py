@@ -23,6 +23,15 @@ def count_words(docs: Sequence[Doc]) -> int:
     return sum(len(doc) for doc in docs)
 
 
+def tasks_of(ner: EarlyExitPipe) -> List[EarlyExitPipe]:
+    """RETURNS (List[EarlyExitPipe]): The components that a component's pass answers for, itself
+    first.
+
+    ner (EarlyExitPipe): The component.
+    """
+    return [ner, *(pipe for pipe in ner.borrowers() if pipe.model.shims[0].is_trained)]
+
+
 def run_upstream(nlp: Language, ner: EarlyExitPipe, docs: List[Doc]) -> List[Doc]:
     """Run the components before the early-exit component, if it cuts texts into spans, which they
     may set.
@@ -70,7 +79,8 @@ def annotated(
     speedup: Optional[float] = None,
     store_exits: bool = False,
 ) -> List[Doc]:
-    """Let a component annotate the words of docs, ignoring their existing annotation.
+    """Let a component, and those that share its encoder, annotate the words of docs, ignoring
+    existing annotation.
 
     ner (EarlyExitPipe): The component.
     docs (Sequence[Doc]): The docs, which stay as they are.
@@ -80,14 +90,20 @@ def annotated(
     RETURNS (List[Doc]): A new doc for each. Errors are raised: a measurement that left out a doc
         would be wrong.
     """
-    kept, handler = ner.settings, ner.get_error_handler()
-    ner.settings = replace(kept, store_exits=store_exits)
-    ner.set_error_handler(raise_error)
+    tasks = tasks_of(ner)
+    kept = [(task.settings, task.get_error_handler()) for task in tasks]
+    for task in tasks:
+        task.settings = replace(task.settings, store_exits=store_exits)
+        task.set_error_handler(raise_error)
     try:
         copies = [fresh(ner, doc) for doc in docs]
-        return list(
+        found = list(
             ner.pipe(copies, threshold=threshold, speedup=speedup, adaptive=False, batch_size=1000)
         )
+        for task in tasks[1:]:
+            found = list(task.pipe(found, batch_size=1000))
+        return found
     finally:
-        ner.settings = kept
-        ner.set_error_handler(handler)
+        for task, (settings, handler) in zip(tasks, kept):
+            task.settings = settings
+            task.set_error_handler(handler)

@@ -12,7 +12,7 @@ from ..budget.search import speedup_of
 from ..pipe.component import EarlyExitPipe
 from ..pipe.dial import Knob
 from ..pipe.records import get_records
-from .docs import annotated, count_words, fresh
+from .docs import annotated, count_words, fresh, tasks_of
 from .temperature import confidence_error
 
 FULL = {"speedup": 1.0, "threshold": 0.0}  # the values for full depth
@@ -44,7 +44,8 @@ def evaluate(
         tag that full depth gives them), ``confidence_error`` (expected calibration error of the
         entities' confidences; 0 if none are kept), and with rounds ``words_per_second`` (median),
         ``words_per_second_min`` and ``words_per_second_max``, of ``nlp.pipe`` on the raw texts, and
-        ``wall_speedup`` (how many times as fast as full depth, the median of the rounds).
+        ``wall_speedup`` (how many times as fast as full depth, the median of the rounds). If others
+        share its encoder, their scores, and theirs of the rest under keys that end with ``_NAME``.
     RAISES (ValueError): If a speedup is not calibrated, before anything is measured; or if there
         are no words.
     """
@@ -87,19 +88,36 @@ def _scores(
     """RETURNS (Dict[str, float]): The scores of annotated docs, and how they compare with full
     depth.
     """
-    texts = [eg.reference for eg in examples]
     records = [get_records(doc)[ner.name] for doc in docs]
+    row = {"mac_speedup": speedup_of((r.spent, r.full) for r in records)}
+    for task in tasks_of(ner):
+        ending = "" if task is ner else f"_{task.name}"
+        of_task = _scores_of(task, [eg.reference for eg in examples], docs, full)
+        # Scores keep their names, unless two tasks have the same.
+        row.update(
+            {
+                name if name in task.scores and name not in row else f"{name}{ending}": value
+                for name, value in of_task.items()
+            }
+        )
+    return row
+
+
+def _scores_of(
+    task: EarlyExitPipe, texts: Sequence[Doc], docs: Sequence[Doc], full: Sequence[Doc]
+) -> Dict[str, float]:
+    """RETURNS (Dict[str, float]): The scores of one component."""
+    records = [get_records(doc)[task.name] for doc in docs]
     layers = [layer for record in records for layer in record.layers or () if layer]
-    scores = ner.score([Example(doc, text) for doc, text in zip(docs, texts)])
+    scores = task.score([Example(doc, text) for doc, text in zip(docs, texts)])
     pairs = [
         a == b
         for doc, other in zip(docs, full)
-        for a, b in zip(ner.answers(doc), ner.answers(other))
+        for a, b in zip(task.answers(doc), task.answers(other))
     ]
-    sure = [c for doc, text in zip(docs, texts) for c in ner.confidences(doc, text)]
+    sure = [c for doc, text in zip(docs, texts) for c in task.confidences(doc, text)]
     return {
-        **{name: scores[name] or 0.0 for name in ner.scores},
-        "mac_speedup": speedup_of((r.spent, r.full) for r in records),
+        **{name: scores[name] or 0.0 for name in task.scores},
         "mean_exit_layer": statistics.fmean(layers) if layers else 0.0,
         "agreement": statistics.fmean(pairs) if pairs else 1.0,
         "confidence_error": confidence_error(sure),

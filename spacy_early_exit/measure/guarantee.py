@@ -6,7 +6,7 @@ from spacy.tokens import Doc
 
 from ..budget.guarantee import Verdict, accept_in_order, documents_needed
 from ..pipe.component import EarlyExitPipe
-from .docs import annotated
+from .docs import annotated, tasks_of
 
 STEP = 1.05  # ratio of successive candidates' speedups
 
@@ -40,6 +40,8 @@ def guarantee(
 ) -> Guarantee:
     """Find the fastest setting whose expected share of words per document that get another tag
     than at full depth is within a bound.
+
+    If several tasks share the pass, a word counts as soon as one of its tags is another.
 
     The guarantee holds for documents drawn independently from the same source as ``texts``. The
     texts must not have been used for training or for any choice, such as of a checkpoint or the
@@ -104,4 +106,8 @@ def check_documents(documents: int, max_disagreement: float, confidence: float) 
 
 
 def _tags(ner: EarlyExitPipe, docs: Sequence[Doc], threshold: float) -> List[List[Any]]:
-    return [ner.answers(doc) for doc in annotated(ner, docs, threshold=threshold)]
+    tasks = tasks_of(ner)
+    return [
+        list(zip(*(task.answers(doc) for task in tasks)))
+        for doc in annotated(ner, docs, threshold=threshold)
+    ]

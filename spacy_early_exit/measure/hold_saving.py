@@ -15,7 +15,7 @@ from ..configure import configure
 from ..pipe.component import EarlyExitPipe
 from ..pipe.docs import same_words
 from ..retired import reads_retired
-from .docs import run_upstream
+from .docs import run_upstream, tasks_of
 
 Scorer = Callable[..., Dict[str, Any]]
 SPENT = ("exit_cost", "mac_speedup")  # how the names of scores begin that are about cost
@@ -47,7 +47,8 @@ def make_hold_saving(
         reader does.
     speedup (float): The speedup to hold, full-depth cost / spent cost.
     every (int): Steps between evaluations: ``training.eval_frequency``.
-    component (str): Name of the component.
+    component (str): Name of the component. If others share its encoder, the speedup is that of the
+        pass, and they get the same threshold.
     most_words (int): About how many words to use, in whole texts from all over the file.
     RETURNS (Callable): The callback.
     RAISES (ValueError): If an argument makes no sense.
@@ -57,12 +58,12 @@ def make_hold_saving(
             f"hold_saving: speedup must be above 1 and every at least 1, not {speedup} and {every}."
         )
     texts: List[Doc] = []
-    scorers: List[Any] = []  # the component's scorer, while it is replaced
+    scorers: List[Any] = []  # the components and their scorers, while these are replaced
 
     def hold_saving(nlp: Language, info: Dict[str, Any]) -> None:
-        if scorers and info["step"]:
-            ner = nlp.get_pipe(component)
-            ner.scorer = scorers.pop()
+        while scorers and info["step"]:
+            task, scorer = scorers.pop()
+            task.scorer = scorer
         if info["step"] % every:
             return
         if not texts:
@@ -73,13 +74,16 @@ def make_hold_saving(
                 f"hold_saving: '{component}' is not an early-exit component, but a "
                 f"{type(ner).__name__}."
             )
+        tasks = tasks_of(ner)
         if info["step"] == 0:
-            scorers.append(ner.scorer)
-            ner.scorer = _all_zero(ner.scorer)
+            for task in tasks:
+                scorers.append((task, task.scorer))
+                task.scorer = _all_zero(task.scorer)
         docs = run_upstream(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
 
         def speedup_at(threshold: float) -> float:
-            ner.threshold = threshold
+            for task in tasks:
+                task.threshold = threshold
             exits = [prediction.exits for prediction in ner.predict(docs)]
             return speedup_of((seen.spent, seen.full) for seen in exits)
 
@@ -90,7 +94,9 @@ def make_hold_saving(
                 f"{info['step']}. The most that one saves is {speedup_at(threshold):.2f}X.",
                 stacklevel=2,
             )
-        configure(nlp, threshold=threshold, name=component)
+        for task in tasks:
+            name = next(name for name, pipe in nlp.pipeline if pipe is task)
+            configure(nlp, threshold=threshold, name=name)
 
     return hold_saving
 

@@ -4,7 +4,7 @@ The page is a single file without scripts. It loads nothing from the internet.
 """
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
@@ -21,7 +21,7 @@ from ..budget.curve import Point
 from ..pipe.component import EarlyExitPipe
 from ..pipe.records import get_records
 from . import figures
-from .docs import annotated
+from .docs import annotated, tasks_of
 from .evaluate import evaluate
 
 MAX_TAGS = 12
@@ -49,6 +49,8 @@ class Report:
     costs (List[Tuple[int, float]]): For each text with words, its number of words and spent /
         full-depth cost.
     exits_by_tag (Dict[str, List[int]]): How many words exited at each layer, by tag.
+    others (Dict[str, Tuple[str, ...]]): The scores in ``rows`` of the other tasks of a shared pass,
+        by component.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Report:
     captions: List[List[str]]
     costs: List[Tuple[int, float]]
     exits_by_tag: Dict[str, List[int]]
+    others: Dict[str, Tuple[str, ...]] = field(default_factory=dict)
 
 
 def collect(
@@ -115,6 +118,13 @@ def collect(
         captions=[[ner.shown(token)[1] for token in doc] for doc in docs],
         costs=costs,
         exits_by_tag=dict(sorted(by_tag.items(), key=lambda tag: -sum(tag[1]))[:MAX_TAGS]),
+        others={
+            task.name: tuple(
+                f"{name}_{task.name}" if f"{name}_{task.name}" in rows[0] else name
+                for name in task.scores
+            )
+            for task in tasks_of(ner)[1:]
+        },
     )
 
 

@@ -3,6 +3,7 @@
 Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 """
 
+from dataclasses import replace
 from typing import Any, Iterable, List, Sequence, Tuple
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 from ..model.learn import measure_heads
 from ..network.arrays import Ints
 from ..pipe.component import EarlyExitPipe
-from ..pipe.dial import Knob
 from ..pipe.stream import groups
 from ..pipe.targets import targets
 from ..runtime.torch_state import usual_torch
@@ -97,7 +97,8 @@ def heads_on(ner: EarlyExitPipe, examples: Iterable[Example]) -> Tuple[Any, Ints
         tag is not known. *Shapes:* ``(layers, words, tags)``, ``(words,)``
     """
     examples = list(examples)
-    run = ner.ready(Knob(speedup=1.0))
+    # At full depth, whatever the knob; by itself, even if it shares an encoder.
+    run = replace(ner.ready_to_learn(), stage=None, readers=(), learners=())
     scores = measure_heads(ner.model, [eg.predicted for eg in examples], run)
     return scores.logits, targets(ner, examples, scores)
 

@@ -1,12 +1,12 @@
 """Learning: the logits of all heads for Docs, and backpropagation."""
 
-from typing import Any, Callable, List, Sequence, Tuple, cast
+from typing import Any, Callable, List, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from spacy.tokens import Doc
-from thinc.api import Model, torch2xp, xp2torch
+from thinc.api import Model, PyTorchGradScaler, torch2xp, xp2torch
 from thinc.compat import has_cupy
 from torch import Tensor
 
@@ -56,6 +56,8 @@ def begin_update(
     mixed = shim.mixed_precision and settings.stage is not None
     dtype = torch.bfloat16 if shim.scaler is None else torch.float16
     check_cupy(network)
+    if settings.stage is not None:
+        shim.learning_pass = None  # it learns alone
     torch.clear_autocast_cache()  # within the caller's autocast, old weights would stay cached
     teacher = shim.teacher() if stage.needs_teacher else None
     windows: List[Window] = []
@@ -75,15 +77,15 @@ def begin_update(
 
     @usual_torch()
     def backprop(gradient: Gradient) -> List[Doc]:
-        _backpropagate(shim, outputs, own, gradient)
+        backpropagate(network, outputs, own, gradient, shim.scaler)
         release_freed_memory()
         return docs
 
     scores = JointLogits(
         **vars(Places.of(windows)),
         logits=torch2xp(torch.cat([nothing, *outputs], dim=1).detach()),
-        exit_layer=_join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
-        text=_join([np.full(len(w.words), text) for w, text in zip(windows, texts)], np.int64),
+        exit_layer=join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
+        text=join([np.full(len(w.words), text) for w, text in zip(windows, texts)], np.int64),
         learned={name: torch2xp(known.detach()) for name, known in network.decoder.items()},
         teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,
         own=own,
@@ -104,14 +106,21 @@ def check_cupy(network: ExitNetwork) -> None:
         )
 
 
-def _backpropagate(
-    shim: TaggerShim,
+def backpropagate(
+    network: ExitNetwork,
     outputs: Sequence[Tensor],
     own: Sequence[Sequence[Tensor]],
     gradient: Gradient,
+    scaler: Optional[PyTorchGradScaler] = None,
 ) -> None:
-    """Backpropagate the gradient of all heads' logits to the weights, batch by batch."""
-    network = shim.trained.network
+    """Backpropagate the gradient of all heads' logits to the weights, batch by batch.
+
+    network (ExitNetwork): The network.
+    outputs (Sequence[Tensor]): The logits of each batch.
+    own (Sequence[Sequence[Tensor]]): What else the stage needed.
+    gradient (Gradient): The gradient.
+    scaler (Optional[PyTorchGradScaler]): Scales it on its way; None: nothing does.
+    """
     of_logits = xp2torch(gradient.logits, device=network.device)
     parts = of_logits.split([output.shape[1] for output in outputs], dim=1)
     pairs = list(zip(outputs, parts))
@@ -121,11 +130,21 @@ def _backpropagate(
     pairs = [pair for pair in pairs if pair[0].requires_grad]
     if pairs:
         slopes = [slope for _, slope in pairs]
-        if shim.scaler is not None:
-            shim.scaler.to_(network.device)
-            slopes = cast(List[Tensor], shim.scaler.scale(slopes))
-        torch.autograd.backward([of for of, _ in pairs], slopes)
+        torch.autograd.backward([of for of, _ in pairs], scaled(slopes, scaler))
 
 
-def _join(arrays: Sequence["NDArray[Any]"], dtype: Any) -> "NDArray[Any]":
+def scaled(slopes: List[Tensor], scaler: Optional[PyTorchGradScaler]) -> List[Tensor]:
+    """RETURNS (List[Tensor]): Gradients on one device, scaled.
+
+    slopes (List[Tensor]): The gradients.
+    scaler (Optional[PyTorchGradScaler]): Scales them; None: they stay as they are.
+    """
+    if scaler is None or not slopes:
+        return slopes
+    scaler.to_(slopes[0].device)
+    return cast(List[Tensor], scaler.scale(slopes))
+
+
+def join(arrays: Sequence["NDArray[Any]"], dtype: Any) -> "NDArray[Any]":
+    """RETURNS (NDArray): Arrays one after the other, of which there may be none."""
     return np.concatenate([np.zeros(0, dtype=dtype), *arrays]).astype(dtype)

@@ -8,6 +8,7 @@ from thinc.api import Model, PyTorchGradScaler
 from thinc.util import get_torch_default_device
 
 from ..encoders.base import EncoderSource
+from ..encoders.shared import SharedEncoder
 from ..files.network import Trained
 from ..network.exit_network import ExitNetwork
 from ..retired import reads_retired
@@ -17,8 +18,11 @@ from ..runtime.torch_state import usual_dtype, usual_torch
 from ..settings import RunSettings
 from ..text.tokenizer import WordpieceTokenizer
 from ..text.windows import SharedWordpieces
+from .borrowed import BorrowedShim
 from .learn import begin_update
+from .learn_shared import begin_shared_update
 from .predict import predict
+from .predict_shared import predict_shared
 from .shim import TaggerShim, shim_of
 
 Input = Tuple[Sequence[Doc], RunSettings]
@@ -66,7 +70,13 @@ def build_tagger_model(
             f"EarlyExitTagger: shared_wordpieces must be 'split' or 'keep', not "
             f"{shared_wordpieces!r}."
         )
-    shim = TaggerShim(
+    if isinstance(encoder, SharedEncoder) and grad_scaler_config is not None:
+        raise ValueError(
+            f"EarlyExitTagger: gradients are scaled where they reach the encoder, which is that of "
+            f"'{encoder.component}'. Set grad_scaler_config there alone."
+        )
+    kind = BorrowedShim if isinstance(encoder, SharedEncoder) else TaggerShim
+    shim = kind(
         encoder,
         float(head_lr_factor),
         bool(freeze_encoder),
@@ -154,17 +164,24 @@ def forward(model: TaggerModel, X: Any, is_train: bool) -> Tuple[Any, Callable[[
     if is_train:
         ready_for_torch()
         with usual_torch():
-            return begin_update(shim, docs, settings, model.attrs["dropout_rate"])
+            begin = begin_shared_update if settings.readers else begin_update
+            return begin(shim, docs, settings, model.attrs["dropout_rate"])
     trained = shim.prepare_for(settings.predicts_in, settings.device)
-    predicted = predict(trained, docs, settings)
+    run = predict_shared if settings.readers else predict
+    predicted = run(trained, docs, settings)
     release_freed_memory_now_and_then()
     return predicted, lambda gradient: docs
 
 
 @usual_torch()
 def init(model: TaggerModel, X: Any = None, Y: Any = None) -> None:
-    """Fetch the encoder and draw the heads. The number of tags is the model's ``nO``."""
+    """Fetch the encoder, unless it is shared, and draw the heads. The number of tags is the model's
+    ``nO``.
+    """
     shim = shim_of(model)
+    if isinstance(shim, BorrowedShim):
+        shim.make_heads(model.get_dim("nO"))
+        return
     with usual_dtype():
         loaded = shim.encoder.load()
     network = ExitNetwork(loaded.spec, model.get_dim("nO"))

@@ -1,8 +1,8 @@
 """Predicting: windows of Docs, batches in parallel, and the results of each Doc's words."""
 
 import functools
-from dataclasses import dataclass
-from typing import Callable, Iterable, Iterator, List, Sequence
+from dataclasses import dataclass, field
+from typing import Callable, Iterable, Iterator, List, Mapping, Sequence, Tuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from ..runtime.torch_state import usual_torch
 from ..settings import RunSettings
 from ..text.windows import batches, windows_of
 
+Result = TypeVar("Result")
+
 MIN_WORDPIECES = 256  # of a batch that is small only so that every worker has one
 TIMES_ON_GPU = 8  # as many wordpieces in a batch: small ones leave a GPU idle. Not measured.
 
@@ -43,6 +45,7 @@ class DocExits:
     full (int): MACs of full depth with one head.
     waste (float): MACs that the run spent on padding in addition: the doc's share of that of its
         batches.
+    others (Mapping[str, DocExits]): The output for the other tasks of a shared pass, by name.
     """
 
     words: Ints
@@ -51,6 +54,7 @@ class DocExits:
     spent: int
     full: int
     waste: float
+    others: Mapping[str, "DocExits"] = field(default_factory=dict)
 
 
 def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[DocExits]:
@@ -70,23 +74,50 @@ def predict(trained: Trained, docs: List[Doc], settings: RunSettings) -> List[Do
             exits = run_with_exits(network, ragged, settings.criterion, settings.threshold)
             exits = fetched(exits)
             if not exits.logits.isfinite().all():
-                raise ValueError(_not_finite(network, ragged))
-        return list(_by_window(batch, exits))
+                raise ValueError(not_finite(network, ragged, network))
+        return list(by_window(batch, exits))
 
-    windows = windows_for(trained, docs, settings)
-    if not is_asynchronous(network.device):
-        threads = thread_count(settings.threads)
-        at_once, least = batches_at_once(threads), MIN_WORDPIECES
-        cut = list(batches(windows, settings.batch_wordpieces, at_once, least))
-        done = run_side_by_side(run, cut, threads, functools.partial(_rough_work, network.spec))
-    else:
+    cut, done = run_in_batches(run, trained, docs, settings)
+    return join_docs(cut, done, len(docs), network.tags)
+
+
+def run_in_batches(
+    run: Callable[[List[Window]], Result], trained: Trained, docs: List[Doc], settings: RunSettings
+) -> Tuple[List[List[Window]], List[Result]]:
+    """Cut docs into batches of windows and run them, on a CPU side by side.
+
+    run (Callable): Runs a batch.
+    trained (Trained): Network and tokenizer.
+    docs (List[Doc]): The docs.
+    settings (RunSettings): How to run the model.
+    RETURNS (Tuple[List[List[Window]], List[Result]]): The batches, and the result of each.
+    """
+    network, windows = trained.network, windows_for(trained, docs, settings)
+    if is_asynchronous(network.device):
         cut = list(batches(windows, TIMES_ON_GPU * settings.batch_wordpieces))
-        done = [run(batch) for batch in cut]
-    parts: List[List[DocExits]] = [[] for _ in docs]
+        return cut, [run(batch) for batch in cut]
+    threads = thread_count(settings.threads)
+    at_once, least = batches_at_once(threads), MIN_WORDPIECES
+    cut = list(batches(windows, settings.batch_wordpieces, at_once, least))
+    work = functools.partial(_rough_work, network.spec)
+    return cut, run_side_by_side(run, cut, threads, work)
+
+
+def join_docs(
+    cut: List[List[Window]], done: List[List[DocExits]], docs: int, tags: int
+) -> List[DocExits]:
+    """RETURNS (List[DocExits]): The results of each doc.
+
+    cut (List[List[Window]]): The batches.
+    done (List[List[DocExits]]): The results of each of their windows.
+    docs (int): Number of docs.
+    tags (int): Number of tags.
+    """
+    parts: List[List[DocExits]] = [[] for _ in range(docs)]
     for batch, found in zip(cut, done):
         for window, part in zip(batch, found):
             parts[window.doc].append(part)
-    return [_join_windows(doc_parts, network.tags) for doc_parts in parts]
+    return [_join_windows(doc_parts, tags) for doc_parts in parts]
 
 
 def _rough_work(spec: EncoderSpec, batch: Sequence[Window]) -> int:
@@ -96,11 +127,16 @@ def _rough_work(spec: EncoderSpec, batch: Sequence[Window]) -> int:
     return weights * sum(len(window.ids) for window in batch)
 
 
-def _not_finite(network: ExitNetwork, batch: Batch) -> str:
-    """RETURNS (str): Where a NaN or an infinity first occurs in a batch, as an error message."""
+def not_finite(network: ExitNetwork, batch: Batch, heads: ExitNetwork) -> str:
+    """RETURNS (str): Where a NaN or an infinity first occurs in a batch, as an error message.
+
+    network (ExitNetwork): The network whose encoder runs.
+    batch (Batch): The batch.
+    heads (ExitNetwork): The network whose heads read it.
+    """
     where = "where words exit early"
     for number, of_words in enumerate(run_all_layers(network, batch), start=1):
-        if not network.logits(number, of_words).isfinite().all():
+        if not heads.logits(number, of_words).isfinite().all():
             where = f"from layer {number} on"
             break
     if network.encoder.embeddings.word.weight.dtype == torch.float16:
@@ -127,7 +163,7 @@ def simulate(
     network = trained.network
     answers = []
     with usual_torch(), torch.inference_mode():
-        for batch in _batches_of(trained, groups, settings):
+        for batch in batches_of(trained, groups, settings):
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             states = list(run_all_layers(network, ragged))
             logits = [network.logits(n, of_words) for n, of_words in enumerate(states, start=1)]
@@ -153,7 +189,7 @@ def full_depth_macs(
     return int(full_macs(spec, trained.network.tags, wordpieces, words).sum())
 
 
-def _batches_of(
+def batches_of(
     trained: Trained, groups: Iterable[List[Doc]], settings: RunSettings
 ) -> Iterator[List[Window]]:
     """YIELDS (List[Window]): The batches of each group of docs, group by group."""
@@ -194,7 +230,7 @@ def _wrong_with(found: Sequence[Ints], logits: Sequence[Floats]) -> str:
     return "" if least >= 0 and most < known else f"{least} to {most}: tags are 0 to {known - 1}"
 
 
-def _by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
+def by_window(batch: Sequence[Window], exits: Exits) -> Iterator[DocExits]:
     """YIELDS (DocExits): The results of each window of a batch, for the words that it owns."""
     logits, exit_layer = exits.logits.numpy(), exits.exit_layer.numpy()
     spent, full = exits.spent.tolist(), exits.full.tolist()

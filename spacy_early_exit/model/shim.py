@@ -32,8 +32,9 @@ from ..text.windows import SharedWordpieces
 if TYPE_CHECKING:
     from ..decoders import Decoder
     from ..network.criterion import Criterion
+    from .learn_shared import LearningPass
 
-_BUILDING = Lock()
+BUILDING = Lock()
 MAX_LEARN_RATE = 5e-4  # that an encoder tolerates: spaCy's default is twice that
 
 
@@ -77,6 +78,8 @@ class TaggerShim(Shim):
         self._faster: Dict[Tuple[Precision, torch.device], Trained] = {}
         self._checked = False
         self._warned = False
+        # The last pass that several components learn from.
+        self.learning_pass: Optional[LearningPass] = None
 
     @property
     def is_trained(self) -> bool:
@@ -233,18 +236,17 @@ class TaggerShim(Shim):
         how = precision, there
         if how not in faster:
             make = functools.partial(_prepared, precision=precision, device=there)
-            with _BUILDING, usual_torch():  # for threads that start together, it is built once
+            with BUILDING, usual_torch():  # for threads that start together, it is built once
                 if how not in faster:
-                    network, tokenizer, original = trained
-                    first = None if original is None else make(original)
-                    faster[how] = Trained(make(network), tokenizer, first)
+                    first = None if trained.original is None else make(trained.original)
+                    faster[how] = Trained(make(trained.network), trained.tokenizer, first)
         return faster[how]
 
     def __getstate__(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): What is pickled. Packed weights are made again, and so is the
         teacher if the copy is trained further. Workers only predict.
         """
-        return {**self.__dict__, "_faster": {}, "_teacher": None}
+        return {**self.__dict__, "_faster": {}, "_teacher": None, "learning_pass": None}
 
     @usual_torch()
     def teacher(self) -> ExitNetwork:
@@ -264,6 +266,10 @@ class TaggerShim(Shim):
         """
         self._teacher = teacher
 
+    def own_parameters(self) -> Iterator[Tuple[str, torch.nn.Parameter]]:
+        """RETURNS (Iterator[Tuple[str, Parameter]]): The parameters that it trains, by name."""
+        return self.trained.network.named_parameters()
+
     @usual_torch()
     def finish_update(self, optimizer: Optimizer) -> None:
         """Take an optimizer step; everything except the encoder takes a larger one, and so do
@@ -271,11 +277,13 @@ class TaggerShim(Shim):
 
         optimizer (Optimizer): thinc's optimizer.
         """
+        if self.learning_pass is not None:
+            self.learning_pass.teach_encoder()
         if self.trained.original is not None:
             self.keep_original(None)  # full depth must use what is learnt, too
         if self._overflowed():
             return
-        for name, parameter in self.trained.network.named_parameters():
+        for name, parameter in self.own_parameters():
             if parameter.grad is None:
                 continue
             factor: Optional[float] = getattr(parameter, "lr_factor", None)
@@ -300,10 +308,13 @@ class TaggerShim(Shim):
         """
         if self.scaler is None:
             return False
-        parameters = [p for p in self.trained.network.parameters() if p.grad is not None]
-        overflowed: bool = self.scaler.unscale([p.grad for p in parameters])
+        learnt = {n: p for n, p in self.own_parameters() if p.grad is not None}
+        # In a shared pass, the encoder's alone are scaled.
+        is_shared = self.learning_pass is not None
+        scaled = [n for n in learnt if n.startswith("encoder.") or not is_shared]
+        overflowed: bool = self.scaler.unscale([learnt[name].grad for name in scaled])
         self.scaler.update()
-        for parameter in parameters if overflowed else ():
+        for parameter in learnt.values() if overflowed else ():
             parameter.grad = None
         return overflowed
 
@@ -327,7 +338,7 @@ class TaggerShim(Shim):
         """
         replaced = []
         with usual_torch():
-            for name, parameter in self.trained.network.named_parameters() if self._model else ():
+            for name, parameter in self.own_parameters() if self._model else ():
                 key = self._key(name, parameter)
                 if key in params:
                     replaced.append((parameter, parameter.data))
@@ -346,7 +357,7 @@ class TaggerShim(Shim):
 
     def copy(self) -> "TaggerShim":
         """RETURNS (TaggerShim): A deep copy, with its own identity for optimizers."""
-        copied = TaggerShim(
+        copied = type(self)(
             self.encoder,
             self.head_lr_factor,
             self.freeze_encoder,

@@ -84,7 +84,7 @@ def slim(
     RAISES (ValueError): If gates are to decide, and the model has none; or if the encoder that it
         was trained from has other sizes.
     """
-    network, tokenizer, _ = trained
+    network, tokenizer = trained.network, trained.tokenizer
     cut, weights = ExitNetwork(network.spec, network.tags), plain_weights(network)
     if pretrained is not None:
         if pretrained.spec != network.spec:

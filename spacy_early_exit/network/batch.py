@@ -8,7 +8,7 @@ first word or with its last.
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Callable, Dict, List, Literal, Optional, Sequence
+from typing import Any, Callable, Dict, List, Literal, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -207,9 +207,21 @@ class Running:
         leaving (Tensor): Which of ``words`` may exit. *Shape:* ``(active words,)``
         RETURNS (Running): What is still computed; the same object if no word exits.
         """
+        return self.after_counting(leaving, ())[0]
+
+    def after_counting(
+        self, leaving: Tensor, marks: Sequence[Tensor]
+    ) -> Tuple["Running", List[int]]:
+        """Let words exit, and count what a device would have to be waited for once more.
+
+        leaving (Tensor): Which of ``words`` may exit. *Shape:* ``(active words,)``
+        marks (Sequence[Tensor]): Booleans. *Shapes:* any one axis
+        RETURNS (Tuple[Running, List[int]]): As ``after``; and how many of each are true.
+        """
         if is_asynchronous(leaving.device):
-            return without_waiting(self, leaving)
-        return self.without(leaving) if leaving.any() else self
+            return without_waiting(self, leaving, marks)
+        after = self.without(leaving) if leaving.any() else self
+        return after, [int(mark.sum()) for mark in marks]
 
     def without(self, leaving: Tensor) -> "Running":
         """Let words exit.

@@ -169,7 +169,7 @@ def price(
         padding += 2 * sizes.heads * spec.head_width * pairs
         own = criterion.macs(number, spec, tags) if judged and criterion is not None else 0
         if own:
-            spent += own * _by_window([running.words], batch)
+            spent += own * words_by_window([running.words], batch)
     for sizes, layers in alike.items():
         spent.index_add_(
             0,
@@ -182,7 +182,7 @@ def price(
             ),
         )
     heads = [visit.heads for visit in trace if visit.heads is not None]
-    spent += head_macs(spec, tags, _by_window(heads, batch))
+    spent += head_macs(spec, tags, words_by_window(heads, batch))
     full = full_macs(spec, tags, wordpieces, batch.words_of_window)
     return Cost(spent, full, int(padding))
 
@@ -227,7 +227,7 @@ def _padded_pairs(queries: Sequence[int], context: Sequence[int], device: torch.
     return pairs
 
 
-def _by_window(words: Sequence[Tensor], batch: Batch) -> Tensor:
+def words_by_window(words: Sequence[Tensor], batch: Batch) -> Tensor:
     """RETURNS (Tensor): How many of the given words each window has. *Shape:* ``(windows,)``"""
     nowhere = batch.window_of_word[:0]
     owners = torch.cat([nowhere, *(batch.window_of_word[some] for some in words)])

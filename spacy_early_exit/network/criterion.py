@@ -16,6 +16,7 @@ from typing import (
     runtime_checkable,
 )
 
+import torch
 from torch import Tensor
 
 from .batch import Batch
@@ -106,3 +107,22 @@ class Criterion(Protocol):
 
     def leave(self, step: Step, state: Any) -> Tensor:
         """RETURNS (Tensor): Which of ``step.words`` may exit. *Shape:* ``(words,)``, bool"""
+
+
+def checked(criterion: Criterion, step: Step, state: Any) -> Tensor:
+    """RETURNS (Tensor): Which words may exit, by a criterion that may be somebody else's. *Shape:*
+    ``(words,)``, bool
+
+    criterion (Criterion): The criterion.
+    step (Step): What it sees.
+    state (Any): What it remembers.
+    RAISES (ValueError): If it returns something else than it should.
+    """
+    leaving = criterion.leave(step, state)
+    if leaving.dtype != torch.bool or leaving.shape != step.words.shape:
+        raise ValueError(
+            f"leave of the criterion {type(criterion).__name__} must return a bool for each of "
+            f"step.words, of shape {tuple(step.words.shape)}. It returned {leaving.dtype} "
+            f"of shape {tuple(leaving.shape)}."
+        )
+    return leaving

@@ -98,13 +98,18 @@ def compacted(values: Tensor, kept: Tensor, count: int) -> Tensor:
     return values.new_empty(len(values) + 1).scatter_(0, places, values)[:count]
 
 
-def without_waiting(running: "Running", leaving: Tensor) -> "Running":
+def without_waiting(
+    running: "Running", leaving: Tensor, marks: Sequence[Tensor] = ()
+) -> Tuple["Running", List[int]]:
     """Let words exit: see ``Running.without``. It waits for the device once, to read the numbers of
     words, queries and wordpieces of each window.
 
     running (Running): What was computed.
     leaving (Tensor): Which of its words may exit. *Shape:* ``(active words,)``
-    RETURNS (Running): What is still computed; the same object if no word exits.
+    marks (Sequence[Tensor]): Booleans, whose true ones are counted in the same wait. *Shapes:* any
+        one axis
+    RETURNS (Tuple[Running, List[int]]): What is still computed, the same object if no word exits;
+        and the counts.
     """
     batch = running.batch
     unit_of_word = batch.unit_of_word[running.words]
@@ -129,10 +134,15 @@ def without_waiting(running: "Running", leaving: Tensor) -> "Running":
         stays = stays & (alive[unit_of_piece] | (unit_of_piece >= batch.units))
     is_query = stays & alive[unit_of_piece]
     queries, context = by_window(window_of_piece, is_query), by_window(window_of_piece, stays)
-    counts: List[List[int]] = torch.stack([words, queries, context]).tolist()  # here it waits
-    words_left, query_counts, context_counts = counts
+    counted = [words, queries, context, *(mark.sum()[None] for mark in marks)]
+    counts: List[int] = torch.cat(counted).tolist()  # here it waits
+    of_windows, of_marks = counts[: 3 * batch.windows], counts[3 * batch.windows :]
+    words_left, query_counts, context_counts = (
+        of_windows[start : start + batch.windows]
+        for start in range(0, len(of_windows), batch.windows)
+    )
     if sum(words_left) == len(running.words):
-        return running
+        return running, of_marks
     number = torch.arange(batch.windows, device=leaving.device)
     windows = compacted(number, window_runs, sum(map(bool, words_left)))
     new_rows = stays.cumsum(0) - 1
@@ -143,7 +153,7 @@ def without_waiting(running: "Running", leaving: Tensor) -> "Running":
         row_of_piece.index_copy_(0, running.pieces, new_rows.clamp_min(0))
     is_partial = sum(query_counts) < len(pieces)
     of_queries, of_context = _cumulated(queries[windows]), _cumulated(context[windows])
-    return replace(
+    after = replace(
         running,
         words=compacted(running.words, word_stays, sum(words_left)),
         pieces=pieces,
@@ -155,6 +165,7 @@ def without_waiting(running: "Running", leaving: Tensor) -> "Running":
         longest=max(compress(batch.lengths, words_left), default=0),
         _known={(bounds,): (of_queries, of_context)},
     )
+    return after, of_marks
 
 
 def bounds(running: "Running") -> Tuple[Tensor, Tensor]:

@@ -30,6 +30,20 @@ class ExitNetwork(nn.Module):
         self.decoder = nn.ParameterDict()
         self.criterion = nn.ParameterDict()
 
+    @classmethod
+    def over(cls, encoder: Encoder, tags: int) -> "ExitNetwork":
+        """RETURNS (ExitNetwork): New heads over an encoder that another network has, too.
+
+        encoder (Encoder): The encoder.
+        tags (int): Number of tags.
+        """
+        with torch.device("meta"):  # no memory for an encoder that is replaced at once
+            network = cls(encoder.spec, tags)
+        network.encoder = encoder
+        width, layers = encoder.spec.hidden_size, encoder.spec.layers
+        network.heads = nn.ModuleList(nn.Linear(width, tags) for _ in range(layers))
+        return network
+
     @property
     def spec(self) -> EncoderSpec:
         """RETURNS (EncoderSpec): The sizes of the encoder."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .batch import Batch, Running
 from .cost import Visit, price
-from .criterion import Criterion, Step
+from .criterion import Criterion, Step, checked
 from .exit_network import ExitNetwork
 
 
@@ -86,14 +86,7 @@ def run_with_exits(
         step = Step(
             number, running.words, answer, batch, threshold, network.extra_parameters, of_words
         )
-        leaving = criterion.leave(step, state)
-        if leaving.dtype != torch.bool or leaving.shape != running.words.shape:
-            raise ValueError(
-                f"leave of the criterion {type(criterion).__name__} must return a bool for each of "
-                f"step.words, of shape {tuple(running.words.shape)}. It returned {leaving.dtype} "
-                f"of shape {tuple(leaving.shape)}."
-            )
-        after = running.after(leaving)
+        after = running.after(checked(criterion, step, state))
         if after is running:
             continue
         if not len(after.words):

@@ -4,7 +4,7 @@ It shares the weights with the fast loop, but none of its arithmetic. Every laye
 wordpiece of the padded rectangle, and the new states of wordpieces that had exited are discarded.
 """
 
-from typing import Any, Optional
+from typing import Any, List, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from .exit_network import ExitNetwork
 from .layers.disentangled import place_of
 from .layers.relative import bucket_of
 from .loop import Exits
+from .shared import Reader
 
 
 def run_reference(
@@ -29,6 +30,20 @@ def run_reference(
     threshold (float): The criterion's threshold.
     RETURNS (Exits): As ``loop.run_with_exits`` returns them, with the states and without the costs.
     """
+    return run_shared_reference(network, batch, [Reader("", network, criterion, threshold)])[0]
+
+
+def run_shared_reference(
+    network: ExitNetwork, batch: Batch, readers: Sequence[Reader]
+) -> List[Exits]:
+    """Tag a batch for several tasks, computing everything and discarding what comes after an exit.
+
+    network (ExitNetwork): The network whose encoder runs.
+    batch (Batch): The batch.
+    readers (Sequence[Reader]): The tasks.
+    RETURNS (List[Exits]): As ``shared.run_shared`` returns them, with the states and without the
+        costs.
+    """
     spec, last = network.spec, network.spec.layers
     cells = torch.zeros(batch.windows, max(batch.lengths), dtype=torch.bool)
     for window, length in enumerate(batch.lengths):
@@ -39,13 +54,15 @@ def run_reference(
     hidden = network.encoder.embeddings(ids.flatten(), offsets.flatten())
     hidden = hidden.view(*ids.shape, spec.hidden_size)  # (windows, longest, width)
 
-    units_left = torch.zeros(batch.units, dtype=torch.bool)
+    # The units that each task is sure of. A unit has left once all tasks are.
+    sure = [torch.zeros(batch.units, dtype=torch.bool) for _ in readers]
     windows_left = torch.zeros(batch.windows, dtype=torch.bool)
-    exit_layer = torch.full((batch.words,), last)
-    logits = torch.zeros(batch.words, network.tags)
-    state = None if criterion is None else criterion.start(batch)
+    exit_layers = [torch.full((batch.words,), last) for _ in readers]
+    logits = [torch.zeros(batch.words, reader.network.tags) for reader in readers]
+    states_of = [None if one.criterion is None else one.criterion.start(batch) for one in readers]
 
     for number in range(1, last + 1):
+        units_left = torch.stack(sure).all(0)
         specials_left = windows_left
         if batch.halt_special:
             touched = batch.window_of_word[units_left[batch.unit_of_word]]
@@ -60,25 +77,29 @@ def run_reference(
         new = network.encoder.layer(number).output_norm(_sums(network, number, hidden, attended))
         hidden = torch.where(gone[:, :, None], hidden, new)
         states = _seen(network, hidden[cells])[batch.piece_of_word]
-        answer = network.logits(number, states)
-        active = ~units_left[batch.unit_of_word]
-        logits[active] = answer[active]
-        if criterion is None or number == last:
-            continue
-        words = active.nonzero().squeeze(1)
-        step = Step(
-            number, words, answer[words], batch, threshold, network.extra_parameters, states[words]
-        )
-        may_leave = torch.zeros_like(active)
-        may_leave[words] = criterion.leave(step, state)
-        staying_units = batch.unit_of_word[active & ~may_leave]
-        leaving = active & ~torch.isin(batch.unit_of_word, staying_units)
-        units_left[batch.unit_of_word[leaving]] = True
-        exit_layer[leaving] = number
+        for task, reader in enumerate(readers):
+            answer = reader.network.logits(number, states)
+            active = ~sure[task][batch.unit_of_word]
+            logits[task][active] = answer[active]
+            if reader.criterion is None or number == last:
+                continue
+            words = active.nonzero().squeeze(1)
+            if not len(words):
+                continue
+            seen, learned = (answer[words], states[words]), reader.network.extra_parameters
+            step = Step(number, words, seen[0], batch, reader.threshold, learned, seen[1])
+            may_leave = torch.zeros_like(active)
+            may_leave[words] = reader.criterion.leave(step, states_of[task])
+            staying_units = batch.unit_of_word[active & ~may_leave]
+            leaving = active & ~torch.isin(batch.unit_of_word, staying_units)
+            sure[task][batch.unit_of_word[leaving]] = True
+            exit_layers[task][leaving] = number
+        units_left = torch.stack(sure).all(0)
         still_there = batch.window_of_word[~units_left[batch.unit_of_word]]
         windows_left = ~torch.isin(torch.arange(batch.windows), still_there)
     costs = torch.zeros(batch.windows, dtype=torch.int64)
-    return Exits(logits, exit_layer, costs, costs, 0, _seen(network, hidden[cells]))
+    states = _seen(network, hidden[cells])
+    return [Exits(*found, costs, costs, 0, states) for found in zip(logits, exit_layers)]
 
 
 def _seen(network: ExitNetwork, states: Tensor) -> Tensor:

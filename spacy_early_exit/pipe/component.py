@@ -1,11 +1,12 @@
 """What spaCy asks of a trainable pipe: labels, prediction, training and files. No torch.
 
-``task.py`` says what a task is. ``dial.py`` has threshold and speedup. ``stream.py`` annotates a
-stream. ``targets.py`` finds what is learnt from examples. ``saved.py`` saves and loads.
+``task.py`` says what a task is. ``dial.py`` has threshold and speedup. ``lending.py`` shares
+encoders. ``stream.py`` annotates a stream. ``targets.py`` finds what is learnt from examples.
+``saved.py`` saves and loads.
 """
 
 import warnings
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -40,23 +41,23 @@ from ..settings import (
 )
 from ..tags import tag_count
 from . import targets
-from .dial import DEFAULT_THRESHOLD, Dial, Knob, check_knob, config_knob, make_knob
-from .records import register_extensions, warn_if_names_are_taken
+from .answers import leave_answers, take_answers
+from .dial import DEFAULT_THRESHOLD, Dial, check_knob, config_knob, make_knob
+from .lending import Lending
+from .records import name_pass, register_extensions, warn_if_names_are_taken
 from .saved import Saved
-from .sharing import warn_if_shared
 from .stream import annotate, annotate_stream
 from .task import Prediction, Task
 
 if TYPE_CHECKING:
     from ..decoders import Decoder
-    from ..model.predict import DocExits
     from ..network.criterion import Criterion
     from ..training.base import Gradient, JointLogits, Stage
 
 register_extensions()
 
 
-class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
+class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
     """What all tasks have in common: a transformer tags words and stops, word by word, when it is
     sure. Subclasses define what the tags are and what becomes of them: see ``tasks/``.
 
@@ -114,6 +115,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         self._labels: List[str] = []
         knob = config_knob(self.cfg)
         check_knob(self.name, knob, self.criterion, self.settings.adaptive)
+        self.check_borrowing()
 
     # ------------------------------------------------------------------ labels
 
@@ -218,7 +220,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
     def _predict(self, docs: List[Doc], run: RunSettings) -> List[Prediction]:
         from ..model.predict import decode
 
-        exits: List[DocExits] = self.model.predict((docs, run))
+        exits = self.exits_of(docs, run)
         logits = [self.to_decode(doc, seen) for doc, seen in zip(docs, exits)]
         tags = decode(self._shim.trained, self.decoder, logits)
         return [Prediction(*answer) for answer in zip(exits, logits, tags)]
@@ -230,7 +232,10 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         scores (Sequence[Prediction]): What ``predict`` returned for them.
         """
         for doc, prediction in zip(docs, scores):
+            leave_answers(doc, self.name, prediction.exits)
             self.annotate(doc, prediction)
+            if self.lender_name is not None:
+                name_pass(doc, self.name, take_answers(doc, self.name))
 
     # ----------------------------------------------------------------- training
 
@@ -259,6 +264,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
         if isinstance(labels, str):
             raise ValueError(f"labels of '{self.name}' must be a list, not {labels!r} alone.")
+        self.bind(nlp)
         student = targets.as_student(self.name, self.training, start_from, labelled)
         few = [] if labelled is None else targets.read_labelled(Path(labelled), self.vocab)
         if start_from is not None:
@@ -307,8 +313,7 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
         examples = list(examples)
         validate_examples(examples, f"{type(self).__name__}.update")
         self._shim.check_learned(self.name, self.decoder, self.criterion)
-        # The stage decides which words exit, not the threshold or speedup in force.
-        run = replace(self.ready(Knob(speedup=1.0)), criterion=self.criterion, stage=self.training)
+        run = self.ready_to_learn()
         set_dropout_rate(self.model, drop)
         scores, backprop = self.model.begin_update(([eg.predicted for eg in examples], run))
         loss, d_scores = self.get_loss(examples, scores)
@@ -370,30 +375,3 @@ class EarlyExitPipe(Task, Saved, Dial, TrainablePipe):
     def network(self) -> Any:
         """RETURNS (ExitNetwork): The torch network, once there is one."""
         return self._shim.trained.network
-
-    def ready_to_predict(self, call: Knob = Knob()) -> RunSettings:
-        """RETURNS (RunSettings): As ``ready``. Also prepares what is derived from the weights, so
-        that a fault of the whole pipeline isn't blamed on single Docs.
-        """
-        run = self.ready(call)
-        self._shim.check_learned(self.name, self.decoder, self.criterion)
-        self._shim.prepare_for(run.predicts_in, run.device)
-        return run
-
-    def ready(self, call: Knob = Knob()) -> RunSettings:
-        """Get ready to run at a threshold or speedup.
-
-        call (Knob): The knob of a call. If it is not set, the one of the property or config is in
-            force.
-        RETURNS (RunSettings): How to run the model, checked.
-        RAISES (ValueError): If there are no weights yet, or a setting does not suit them.
-        """
-        if not self._shim.is_trained:
-            raise ValueError(
-                f"'{self.name}' has no weights yet. Train it (nlp.initialize(...) fetches the "
-                f"pre-trained encoder), or load a trained pipeline with spacy.load(...)."
-            )
-        warn_if_shared(self)
-        run = self._run_settings(self._knob(call))
-        self._shim.trained.check_window_length(run.window_length)
-        return run

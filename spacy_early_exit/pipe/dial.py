@@ -5,7 +5,7 @@ config, in this order. The calibration turns a speedup into a threshold.
 import multiprocessing
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, List, Optional
 
 from ..budget.controller import Controller
 from ..budget.curve import Calibration
@@ -131,6 +131,8 @@ class Dial:
     _warned_of: FrozenSet[str] = frozenset()  # what speedups lose
     _kept_controller: Optional[Controller] = None
     _shim: Any
+    lender_name: Optional[str]  # see lending.py
+    borrowers: Callable[..., List[Any]]
 
     @property
     def threshold(self) -> Optional[float]:
@@ -203,7 +205,13 @@ class Dial:
         RAISES (ValueError): If there is none, or something it depends on has changed since. The
             message says what, and how to calibrate again.
         """
-        return Calibration.current(self.calibration, self.fingerprint(), self.name)
+        fingerprint, found = self.fingerprint(), self.calibration
+        if found is not None:
+            # Without some of the tasks, a pass saves what was measured with them, or more.
+            known = found.fingerprint.items()
+            gone = {name: of for name, of in known if name.startswith("task ")}
+            fingerprint = {**gone, **fingerprint}
+        return Calibration.current(found, fingerprint, self.name)
 
     def fingerprint(self) -> Dict[str, str]:
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
@@ -215,10 +223,23 @@ class Dial:
             **self.settings.fingerprint(),
             "criterion": describe(self.criterion),
             "decoder": describe(self.decoder),
+            **{f"task {pipe.name}": pipe.fingerprint_in_pass() for pipe in self.borrowers(True)},
         }
+
+    def fingerprint_in_pass(self) -> str:
+        """RETURNS (str): What the calibration of a shared pass depends on, of one that borrows the
+        encoder.
+        """
+        weights = self._shim.fingerprint() if self._shim.is_trained else "none"
+        return f"{weights}, {describe(self.criterion)}, {describe(self.decoder)}"
 
     def _run_settings(self, knob: Knob) -> RunSettings:
         """RETURNS (RunSettings): How to run the model at a knob."""
+        if self.lender_name is not None and knob.speedup is not None:
+            raise ValueError(
+                f"'{self.name}' runs in the pass of '{self.lender_name}': a speedup is that of the "
+                f"whole pass. Set it for '{self.lender_name}'."
+            )
         check_knob(self.name, knob, self.criterion)
         threshold = knob.threshold or 0.0
         if knob.speedup is not None and knob.speedup > 1:
@@ -234,6 +255,8 @@ class Dial:
         """
         if self.cfg.get("speedup") is None or not self._shim.is_trained:
             return
+        if not all(pipe._shim.is_trained for pipe in self.borrowers(True)):
+            return  # the rest of the pass is about to be loaded
         try:
             self._run_settings(config_knob(self.cfg))
         except ValueError as e:

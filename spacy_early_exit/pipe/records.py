@@ -39,6 +39,13 @@ class ExitRecord(Dict[str, Any]):
         layers: Optional[Tuple[int, ...]] = self["layers"]
         return layers
 
+    @property
+    def of_pass(self) -> Optional[str]:
+        """RETURNS (Optional[str]): If the component shares an encoder, the name of the encoder's
+        owner: the cost is that of its whole pass, and is in its record, too.
+        """
+        return self.get("pass")
+
 
 def write_record(
     doc: Doc,
@@ -74,6 +81,17 @@ def write_record(
     }
 
 
+def name_pass(doc: Doc, component: str, owner: str) -> None:
+    """Note in a record that the cost is that of another component's pass, which read the text for
+    several.
+
+    doc (Doc): The Doc.
+    component (str): Name of the component.
+    owner (str): Name of the other one.
+    """
+    doc.user_data[KEY][component]["pass"] = owner
+
+
 def get_records(doc: Doc) -> Dict[str, ExitRecord]:
     """Getter of ``Doc._.early_exit``.
 
@@ -88,6 +106,8 @@ def get_records(doc: Doc) -> Dict[str, ExitRecord]:
             full=record["full"],
             layers=None if layers is None else tuple(layers),
         )
+        if "pass" in record:
+            found[component]["pass"] = record["pass"]
     return found
 
 
@@ -190,6 +210,8 @@ def set_records(doc: Doc, value: Optional[Mapping[str, Record]]) -> None:
         doc.user_data[KEY] = {name: known[name] for name in records if name in known}
     for component, (spent, full, layers) in records.items():
         write_record(doc, component, spent, full, None if layers is None else list(layers), [])
+        if value and "pass" in value[component]:
+            name_pass(doc, component, str(value[component]["pass"]))
 
 
 def refuse(obj: Union[Token, Span], value: Any) -> None:

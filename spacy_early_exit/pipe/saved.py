@@ -44,6 +44,7 @@ class Saved:
     _labels: List[str]
     _shim: Any
     warn_of_config: Callable[[], None]
+    lender_name: Optional[str]  # see lending.py
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """RAISES (ValueError): If no saved component of this task can have these labels."""
@@ -133,6 +134,12 @@ class Saved:
             raise ValueError(
                 f"'{self.name}' was saved with {labels} labels in its cfg file, but its weights "
                 f"have {trained.network.tags} tags: the files do not belong to the same pipeline."
+            )
+        if (trained.borrowed is None) != (self.lender_name is None):
+            has, needs = ("no", "an") if trained.borrowed is not None else ("an", "no")
+            raise ValueError(
+                f"'{self.name}' was saved with {has} encoder of its own, but "
+                f"[components.{self.name}.model.encoder] asks for {needs} encoder of its own."
             )
         # The config's knob is not checked: an outdated calibration must not keep it from loading.
         trained.check_window_length(self.settings.window_length)

@@ -12,6 +12,9 @@ Component = TypeVar("Component", bound=TrainablePipe)
 
 _made_in: "WeakKeyDictionary[TrainablePipe, ReferenceType[Language]]" = WeakKeyDictionary()
 
+# The pipeline that a component was found in, if it was not made for it.
+_home: "WeakKeyDictionary[TrainablePipe, ReferenceType[Language]]" = WeakKeyDictionary()
+
 _said_of: "WeakSet[TrainablePipe]" = WeakSet()
 
 
@@ -24,6 +27,25 @@ def made_in(nlp: Language, pipe: Component) -> Component:
     """
     _made_in[pipe] = ref(nlp)
     return pipe
+
+
+def home_of(pipe: TrainablePipe) -> Optional[Language]:
+    """RETURNS (Optional[Language]): The pipeline that a component is in: the one that it was made
+    for, if it is still there; otherwise one that it was sourced or unpickled into. None: there is
+    none.
+
+    pipe (TrainablePipe): The component.
+    """
+    for known in (_home, _made_in):
+        made = known.get(pipe)
+        nlp = None if made is None else made()
+        if nlp is not None and _names(pipe, nlp):
+            return nlp
+    for nlp in _pipelines():
+        if _names(pipe, nlp):
+            _home[pipe] = ref(nlp)
+            return nlp
+    return None
 
 
 def warn_if_shared(pipe: TrainablePipe, nlp: Optional[Language] = None) -> None:

@@ -3,7 +3,6 @@ a speedup.
 """
 
 import warnings
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Iterable, Iterator, List, Optional
 
@@ -111,9 +110,7 @@ def _annotate_following(
 ) -> Iterator[Doc]:
     """YIELDS (Doc): The docs, annotated at thresholds that follow what the docs cost."""
     for part in controller.chunks((len(doc), doc) for doc in docs):
-        threshold = controller.threshold
-        criterion = pipe.criterion if threshold else None
-        at = replace(run, threshold=threshold, criterion=criterion)
+        at = pipe.at_threshold(run, controller.threshold)
         lengths = {id(doc): len(doc) for doc in part}  # before any words are merged
         for doc in annotate(pipe, part, at):
             record = get_records(doc)[pipe.name]

@@ -3,6 +3,7 @@
 from typing import Any, Callable, Dict, Iterable
 
 from spacy.scorer import Scorer, get_ner_prf
+from spacy.tokens import Token
 from spacy.training import Example
 
 from ..pipe.records import get_records
@@ -53,12 +54,19 @@ def tagger_score(
 
     examples (Iterable[Example]): Annotated examples.
     name (str): Name of the component whose cost is added.
-    attribute (str): ``"tag"`` or ``"pos"``.
-    RETURNS (Dict[str, Any]): ``tag_acc`` or ``pos_acc``, and what ``costs`` returns.
+    attribute (str): ``"tag"``, ``"pos"`` or ``"morph"``.
+    RETURNS (Dict[str, Any]): ``tag_acc``, ``pos_acc`` or ``morph_acc``, and what ``costs`` returns.
     """
     examples = list(examples)
-    scores = Scorer.score_token_attr(examples, attribute)
+    getter = _morph_key if attribute == "morph" else getattr
+    scores = Scorer.score_token_attr(examples, attribute, getter=getter)
     return {**scores, **costs(examples, name)}
+
+
+def _morph_key(token: Token, attribute: str) -> int:
+    """RETURNS (int): A word's features as a number; 0 if they are not known."""
+    key: int = token.morph.key if token.has_morph() else 0
+    return key
 
 
 def segmenter_score(

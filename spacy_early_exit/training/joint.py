@@ -9,7 +9,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from ..network.all_heads import run_all_heads
+from ..network.all_heads import Halting, run_all_heads
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
@@ -49,6 +49,22 @@ class JointTraining:
         """RETURNS (Answers): The logits of all heads for the batch, with gradients."""
         logits = run_all_heads(network, batch, dropout, self.detach_early_heads)
         return Answers(logits, torch.full_like(batch.piece_of_word, len(logits)), None)
+
+    def halting(
+        self, network: ExitNetwork, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
+    ) -> Optional[Halting]:
+        """RETURNS (None): No word exits."""
+        return None
+
+    def see(
+        self,
+        halting: Optional[Halting],
+        logits: Tensor,
+        network: ExitNetwork,
+        batch: Batch,
+        criterion: Criterion,
+    ) -> None:
+        """Nothing is drawn."""
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""

@@ -59,12 +59,18 @@ class SelfSampling:
     draws: Optional[SpeedupDraws] = None
     trains_decoder = True
     trains_criterion = False
+    detach_early_heads = False
     copies = 1
 
     @property
     def needs_teacher(self) -> bool:
         """RETURNS (bool): Whether it needs the network as it was before this stage."""
         return self.pattern == "off_policy" or self.pseudo_labels or self.distillation > 0
+
+    @property
+    def needs_deepest_alone(self) -> bool:
+        """RETURNS (bool): Whether it needs nothing of the teacher but the deepest head."""
+        return self.pattern != "off_policy"
 
     def run(
         self,
@@ -77,17 +83,29 @@ class SelfSampling:
         """RETURNS (Answers): The logits of all heads for the batch, with gradients."""
         taught = None
         if teacher is not None:
-            taught = taught_by(teacher, batch, deepest=self.pattern != "off_policy")
-        halting = self._halting(network, batch, criterion, taught)
+            taught = taught_by(teacher, batch, self.needs_deepest_alone)
+        halting = self.halting(network, batch, criterion, taught)
         logits, exit_layer = run_all_heads_halting(network, batch, halting, dropout)
+        self.see(halting, logits, network, batch, criterion)
+        return Answers(logits, exit_layer, taught)
+
+    def see(
+        self,
+        halting: Optional[Halting],
+        logits: Tensor,
+        network: ExitNetwork,
+        batch: Batch,
+        criterion: Criterion,
+    ) -> None:
+        """Let what draws thresholds see what the words do that ran at full depth."""
         if self.draws is not None and isinstance(halting, SampledHalting):
             words = torch.nonzero(halting.thresholds[batch.window_of_word] == 0).squeeze(1)
             self.draws.see(logits, words, batch, criterion, network.extra_parameters)
-        return Answers(logits, exit_layer, taught)
 
-    def _halting(
+    def halting(
         self, network: ExitNetwork, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
     ) -> Halting:
+        """RETURNS (Halting): Decides which words exit."""
         device = batch.ids.device
         if self.pattern == "random":
             layers = torch.randint(1, network.spec.layers + 1, (batch.words,)).to(device)

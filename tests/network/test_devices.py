@@ -7,12 +7,20 @@ import pytest
 import torch
 
 from spacy_early_exit.criteria import SentenceExit, TokenExit, make_patience_exit
-from spacy_early_exit.network.all_heads import run_all_heads_halting
+from spacy_early_exit.files.network import move_heads
+from spacy_early_exit.network.all_heads import run_all_heads, run_all_heads_halting
 from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.devices import device_named, fetched
+from spacy_early_exit.network.exit_network import ExitNetwork
 from spacy_early_exit.network.layers import ragged
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.products.half import halved
+from spacy_early_exit.network.shared import (
+    Reader,
+    run_layers_halting,
+    run_shared,
+    simulate_shared,
+)
 from spacy_early_exit.network.simulate import simulate_exits
 from spacy_early_exit.relatives.belief_exit import make_belief_exit
 from spacy_early_exit.relatives.mean_field import make_ain_decoder
@@ -136,29 +144,30 @@ def test_when_no_word_exits_nothing_changes(cases):
     assert len(device.waits) == 2
 
 
+def drawn_halting(batch, criterion):
+    criteria = [CRITERIA[criterion], CRITERIA["token"]]
+    drawn = torch.arange(batch.windows) % 2
+    return SampledHalting(
+        batch=batch,
+        thresholds=(0.1 + 0.2 * drawn).to(batch.ids.device),
+        criteria=[(one, one.start(batch)) for one in criteria],
+        choice=drawn.to(batch.ids.device),
+        learned={},
+    )
+
+
 @pytest.mark.parametrize("criterion", ["sentence", "token, window of 2", "patience"])
 def test_training_with_exits_answers_alike_and_waits_once_a_layer(criterion, cases, monkeypatch):
     network, windows = cases("bert")
     # The device has no mixed precision.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-
-    def halting(batch):
-        criteria = [CRITERIA[criterion], CRITERIA["token"]]
-        drawn = torch.arange(batch.windows) % 2
-        return SampledHalting(
-            batch=batch,
-            thresholds=(0.1 + 0.2 * drawn).to(batch.ids.device),
-            criteria=[(one, one.start(batch)) for one in criteria],
-            choice=drawn.to(batch.ids.device),
-            learned={},
-        )
-
     with torch.no_grad():
         batch = Batch.of(windows, CPU)
-        logits, exit_layer = run_all_heads_halting(network, batch, halting(batch))
+        drawn = drawn_halting(batch, criterion)
+        logits, exit_layer = run_all_heads_halting(network, batch, drawn)
         with Device() as device:
             there, batch = copy.deepcopy(network).to(DEVICE), Batch.of(windows, DEVICE)
-            drawn = halting(batch)
+            drawn = drawn_halting(batch, criterion)
             device.waits.clear()
             found = run_all_heads_halting(there, batch, drawn)
             waits = list(device.waits)
@@ -186,6 +195,102 @@ def test_simulated_exits_are_alike_and_wait_once_a_layer(cases):
             found, spent = found.cpu(), found_cost.spent.cpu()
     assert torch.equal(found, layers) and torch.equal(spent, cost.spent)
     assert len(layers.unique()) > 1 and len(waits) <= network.spec.layers - 1, waits
+
+
+def readers_over(network, first, second, threshold=0.3):
+    """Two tasks that read the states of one encoder."""
+    tags = ExitNetwork.over(network.encoder, 11)
+    torch.manual_seed(5)
+    for head in tags.heads:
+        torch.nn.init.normal_(head.weight, std=0.6)
+    readers = [("names", network, first), ("tags", tags, second)]
+    return [Reader(name, of, CRITERIA.get(how), threshold) for name, of, how in readers]
+
+
+def readers_there(readers):
+    there = copy.deepcopy(readers)  # still over one encoder
+    there[0].network.to(DEVICE)
+    move_heads(there[1].network, DEVICE)
+    return there
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    "first, second", [("token", "token, window of 2"), ("patience", "sentence"), ("token", "never")]
+)
+def test_a_shared_pass_answers_alike_and_waits_once_a_layer(first, second, how, cases):
+    network, windows = cases("bert")
+    readers = readers_over(network, first, second)
+    with torch.inference_mode():
+        right = run_shared(network, Batch.of(windows, CPU, **HOW[how]), readers)
+        with Device() as device:
+            there = readers_there(readers)
+            device.waits.clear()
+            batch = Batch.of(windows, DEVICE, **HOW[how])
+            found = list(map(fetched, run_shared(there[0].network, batch, there)))
+    for mine, plain in zip(found, right, strict=True):
+        assert_same(mine, plain)
+    assert len(right[0].exit_layer.unique()) > 1, "words must leave at several layers"
+    # The answers of each task are fetched one after the other.
+    assert len(device.waits) <= network.spec.layers - 1 + 2 * len(readers), device.waits
+
+
+def test_a_shared_pass_at_full_depth_waits_for_the_answers_alone(cases):
+    network, windows = cases("bert")
+    readers = readers_over(network, "never", "never")
+    with torch.inference_mode():
+        right = run_shared(network, Batch.of(windows, CPU), readers)
+        with Device() as device:
+            there = readers_there(readers)
+            device.waits.clear()
+            found = run_shared(there[0].network, Batch.of(windows, DEVICE), there)
+            found = list(map(fetched, found))
+    for mine, plain in zip(found, right, strict=True):
+        assert_same(mine, plain)
+    assert len(device.waits) == 2 * len(readers), device.waits
+
+
+def test_simulating_a_shared_pass_waits_once_a_layer(cases):
+    network, windows = cases("bert")
+    readers = readers_over(network, "token", "token, window of 2")
+    with torch.inference_mode():
+        batch = Batch.of(windows, CPU)
+        logits = [run_all_heads(reader.network, batch) for reader in readers]
+        right = simulate_shared(network, batch, logits, readers)
+        with Device() as device:
+            there, batch = readers_there(readers), Batch.of(windows, DEVICE)
+            logits = [part.to(DEVICE) for part in logits]
+            device.waits.clear()
+            found = simulate_shared(there[0].network, batch, logits, there)
+            waits = list(device.waits)
+            spent = found.spent.cpu()
+    assert torch.equal(spent, right.spent) and int(right.spent.sum()) < int(right.full.sum())
+    assert len(waits) <= network.spec.layers - 1, waits
+
+
+def test_training_in_a_shared_pass_answers_alike_and_waits_once_a_layer(cases, monkeypatch):
+    network, windows = cases("bert")
+    readers = readers_over(network, "token", "sentence")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+    def run(readers, batch, haltings):
+        return run_layers_halting(readers[0].network, batch, readers, haltings)
+
+    with torch.no_grad():
+        batch = Batch.of(windows, CPU)
+        haltings = [drawn_halting(batch, name) for name in ("patience", "sentence")]
+        states, exit_layers = run(readers, batch, haltings)
+        with Device() as device:
+            there, batch = readers_there(readers), Batch.of(windows, DEVICE)
+            haltings = [drawn_halting(batch, name) for name in ("patience", "sentence")]
+            device.waits.clear()
+            found = run(there, batch, haltings)
+            waits = list(device.waits)
+            found = [[part.cpu() for part in parts] for parts in found]
+    torch.testing.assert_close(found[0], states, rtol=1e-4, atol=1e-4)
+    for mine, plain in zip(found[1], exit_layers, strict=True):
+        assert torch.equal(mine, plain) and len(plain.unique()) > 1
+    assert len(waits) <= network.spec.layers - 1, waits
 
 
 def plain_kernel(query, key, value, q_starts, k_starts, longest_q, longest_k, dropout, scale):

@@ -216,3 +216,29 @@ def test_beside_entities_it_keeps_its_own_record(nlp, encoders):
     assert doc._.early_exit[NAME] == alone and tags(doc) == tags(nlp(TEXTS[0]))
     spacy_early_exit.configure(both, threshold=0, name=NAME)
     assert both(TEXTS[0])._.early_exit[NAME].layers != alone.layers
+
+
+def test_it_sets_morphological_features(encoders):
+    nlp = spacy.blank("en")
+    nlp.add_pipe(
+        NAME, config={"attribute": "morph", "model": {"encoder": {"name": encoders["bert"]}}}
+    )
+    examples = []
+    for text in TEXTS:
+        doc = nlp.make_doc(text)
+        for token in doc:
+            token.set_morph("Number=Sing|Case=Nom" if token.is_title else "")
+        examples.append(Example(nlp.make_doc(text), doc))
+    spacy.util.fix_random_seed(SEED)
+    optimizer = nlp.initialize(lambda: examples)
+    optimizer.learn_rate = 5e-3
+    tagger = nlp.get_pipe(NAME)
+    assert tagger.labels == ("Case=Nom|Number=Sing", "_") and tagger.main_score == "morph_acc"
+    for _ in range(30):
+        nlp.update(examples, sgd=optimizer, drop=0.0)
+    cfg = {NAME: {"threshold": 0}}
+    assert nlp.evaluate(examples, component_cfg=cfg)["morph_acc"] > 0.9
+    doc = nlp("Ann Lee lives in New York.", component_cfg=cfg)
+    assert doc[0].morph.get("Case") == ["Nom"] and doc[3].has_morph() and not str(doc[3].morph)
+    missing = Example(nlp.make_doc("Ann"), nlp.make_doc("Ann"))
+    assert nlp.update([missing], sgd=False)[NAME] == 0.0

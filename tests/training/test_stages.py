@@ -197,7 +197,7 @@ def test_neighbourhoods_and_shares_are_drawn_for_every_window(trained, batch):
     torch.manual_seed(0)
     drawn = []  # threshold and neighbourhood
     for _ in range(60):
-        halting = stage._halting(trained.network, batch, TokenExit(2), None)
+        halting = stage.halting(trained.network, batch, TokenExit(2), None)
         windows = [halting.criteria[number][0].window for number in halting.choice.tolist()]
         drawn += zip(halting.thresholds.tolist(), windows)
     most = max(threshold for threshold, _ in drawn)
@@ -266,7 +266,7 @@ def test_drawn_speedups_are_those_of_the_network_however_sure_it_is(encoders, ba
         assert (first.exit_layer == network.spec.layers).all()  # nothing was known
         drawn, layers = [], []
         for _ in range(25):
-            halting = stage._halting(network, batch, criterion, None)
+            halting = stage.halting(network, batch, criterion, None)
             _, exit_layer = run_all_heads_halting(network, batch, halting)
             exits = halting.thresholds[batch.window_of_word] > 0
             layers.append(exit_layer[exits].float())

@@ -6,7 +6,7 @@ import gc
 import pytest
 import torch
 
-from spacy_early_exit.network.all_heads import run_all_heads
+from spacy_early_exit.network.all_heads import run_all_heads, run_all_layers
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.text.windows import windows_of
 from spacy_early_exit.training import taught
@@ -34,9 +34,9 @@ def runs(monkeypatch):
 
     def watched(network, batch):
         seen.append(batch)
-        return run_all_heads(network, batch)
+        return run_all_layers(network, batch)
 
-    monkeypatch.setattr(taught, "run_all_heads", watched)
+    monkeypatch.setattr(taught, "run_all_layers", watched)
     return seen
 
 

@@ -1,0 +1,229 @@
+"""Names and parts of speech from one encoder, beside two pipelines with an encoder each.
+
+The corpus is two folders with train.tsv and dev.tsv, one with names and one with parts of speech,
+of the same sentences. Sentences that only one of them has are left out. All pipelines are trained
+on the same sentences, in both stages, with the same number of steps, and calibrated on the same
+tune part. What is finished is not repeated.
+
+For each pipeline and speedup, the results have F of the names, accuracy of the tags, words per
+second, and the peak memory of a process that does nothing but tag dev. ``together`` are the two
+separate components in one pipeline, which is what the shared one replaces. ``--features`` adds a
+third task, of which the corpus has nothing to score: it tags with the parts of speech once more, by
+heads of its own.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import spacy
+from spacy.language import Language
+from spacy.tokens import Doc, DocBin
+
+from benchmarks.common import results
+from benchmarks.common.memory import peak
+from benchmarks.common.train import FINISHED, run
+
+NER, TAGGER = "early_exit_ner", "early_exit_tagger"
+STAGES = {"shared": ("shared", "shared_sampling")}
+TASKS = {"names": "ner", "tags": "tagger", "shared": "ner"}
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", type=Path, help="folder with names, BIO")
+    parser.add_argument("tags", type=Path, help="folder with parts of speech")
+    parser.add_argument("encoder", type=Path)
+    parser.add_argument("work", type=Path, help="folder for corpora and pipelines")
+    parser.add_argument("output", type=Path, help="the results, as JSON")
+    parser.add_argument("--epochs", type=int, default=4, help="of either stage")
+    parser.add_argument("--min-steps", type=int, default=400)
+    parser.add_argument("--most", type=int, default=0, help="training sentences, drawn; 0: all")
+    parser.add_argument("--speedups", default="2,3")
+    parser.add_argument("--rounds", type=int, default=5, help="of time measurement, in turn")
+    parser.add_argument("--seed", default="0")
+    parser.add_argument("--features", action="store_true", help="a third task")
+    args = parser.parse_args()
+    corpus = args.work / "corpus"
+    if not (corpus / FINISHED).exists():
+        prepare(args.names, args.tags, corpus, args.most)
+        (corpus / FINISHED).touch()
+    pipelines = {name: make(args, name, corpus) for name in TASKS}
+    pipelines["together"] = join(args.work, pipelines["names"], pipelines["tags"])
+    if args.features:
+        pipelines["three"] = add_third(args, corpus, pipelines["shared"])
+    speedups = [1.0, *map(float, args.speedups.split(","))]
+    rows: list[dict[str, Any]] = []
+    for speedup in speedups:
+        timed = clock(pipelines, corpus / "dev.spacy", speedup, args.rounds)
+        for name, folder in pipelines.items():
+            row = {"pipeline": name, "speedup": speedup, **timed[name]}
+            row.update(in_a_process(folder, corpus / "dev.spacy", speedup))
+            rows.append(row)
+            print(row)
+    results.write(args.output, rows, seed=args.seed)
+
+
+def read(path: Path) -> list[list[list[str]]]:
+    """RETURNS (list[list[list[str]]]): Sentences of lines of token and tag."""
+    text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    blocks = [block.strip("\n") for block in text.split("\n\n")]
+    return [[line.split("\t") for line in block.split("\n")] for block in blocks if block]
+
+
+def prepare(names: Path, tags: Path, output: Path, most: int) -> None:
+    """Cut tune from the names, and give their sentences the parts of speech."""
+    run("scripts/cut_tune.py", names, output, "--most", most, "--task", "ner")
+    known = {
+        tuple(token for token, _ in sentence): [tag for _, tag in sentence]
+        for part in ("train", "dev")
+        for sentence in read(tags / f"{part}.tsv")
+    }
+    vocab = spacy.blank("en").vocab
+    for part in ("train", "tune", "dev"):
+        found, sentences = DocBin(), read(output / f"{part}.tsv")
+        for sentence in sentences:
+            words = [token for token, _ in sentence]
+            if tuple(words) not in known:
+                continue
+            pos = [tag if tag != "_" else "" for tag in known[tuple(words)]]
+            iob = [tag for _, tag in sentence]
+            found.add(Doc(vocab, words=words, pos=pos, ents=iob))
+        found.to_disk(output / f"{part}.spacy")
+        print(f"{part}: {len(found)} of {len(sentences)} sentences have both")
+
+
+def make(args: argparse.Namespace, name: str, corpus: Path) -> Path:
+    """RETURNS (Path): A pipeline, trained in both stages and calibrated."""
+    first, second = STAGES.get(name, ("joint", "self_sampling"))
+    task, folder = TASKS[name], args.work / name
+    start = train(args, corpus, folder, first, task, 0.5, [])
+    best = train(args, corpus, folder, second, task, 1, ["--paths.first_stage", start])
+    return calibrated(args, corpus, best, folder / "final")
+
+
+def calibrated(args: argparse.Namespace, corpus: Path, pipeline: Path, output: Path) -> Path:
+    """RETURNS (Path): The pipeline, calibrated on tune."""
+    command = ["-m", "spacy", "early-exit", "calibrate", pipeline, corpus / "tune.spacy"]
+    if not output.exists():
+        run(*command, "--output", output, "--speedups", args.speedups)
+    return output
+
+
+def train(
+    args: argparse.Namespace,
+    corpus: Path,
+    folder: Path,
+    stage: str,
+    task: str,
+    every: float,
+    start: list[object],
+) -> Path:
+    """RETURNS (Path): The best checkpoint of a stage."""
+    config, output = folder / f"{stage}.cfg", folder / stage
+    how = ["--task", task, "--attribute", "pos", "--evaluate-every", every]
+    length = ["--epochs", args.epochs, "--min-steps", args.min_steps]
+    template, texts = f"configs/{stage}.cfg", corpus / "train.spacy"
+    run("scripts/create_config.py", template, texts, config, *how, *length)
+    options = ["--paths.train", texts, "--paths.dev", corpus / "tune.spacy"]
+    options += ["--paths.encoder", args.encoder, "--system.seed", args.seed]
+    if not (output / FINISHED).exists():
+        run("-m", "spacy", "train", config, "--output", output, *options, *start, log=output)
+        (output / FINISHED).touch()
+    return output / "model-best"
+
+
+def join(work: Path, names: Path, tags: Path) -> Path:
+    """RETURNS (Path): A pipeline with both separate components."""
+    nlp = spacy.load(names)
+    nlp.add_pipe(TAGGER, source=spacy.load(tags))
+    nlp.to_disk(work / "together")
+    return work / "together"
+
+
+def add_third(args: argparse.Namespace, corpus: Path, shared: Path) -> Path:
+    """RETURNS (Path): The shared pipeline with a third task, which has the second one's heads."""
+    nlp, name = spacy.load(shared), "third"
+    config = nlp.get_pipe_config(TAGGER)
+    third = nlp.add_pipe(TAGGER, name=name, config={**config, "overwrite": True})
+    third.from_disk(shared / TAGGER, exclude=["vocab"])
+    nlp.to_disk(args.work / "three-uncalibrated")
+    return calibrated(args, corpus, args.work / "three-uncalibrated", args.work / "three")
+
+
+def at(nlp: Language, speedup: float) -> dict[str, dict[str, float]]:
+    """RETURNS (dict[str, dict[str, float]]): How to call each component that has an encoder."""
+    owners = [name for name, pipe in nlp.pipeline if not getattr(pipe, "lender_name", None)]
+    return {name: {"speedup": speedup} for name in owners}
+
+
+def texts_of(path: Path, nlp: Language) -> list[Doc]:
+    """RETURNS (list[Doc]): The annotated texts of a file."""
+    return list(DocBin().from_disk(path).get_docs(nlp.vocab))
+
+
+def clock(
+    pipelines: dict[str, Path], dev: Path, speedup: float, rounds: int
+) -> dict[str, dict[str, float]]:
+    """RETURNS (dict[str, dict[str, float]]): Words per second of each pipeline, in rounds in which
+    all take their turn.
+    """
+    loaded = {name: spacy.load(folder) for name, folder in pipelines.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in pipelines}
+    words = 0
+    for number in range(rounds + 1):  # the first is not counted
+        for name, nlp in loaded.items():
+            docs = texts_of(dev, nlp)
+            copies = [Doc(nlp.vocab, words=[token.text for token in doc]) for doc in docs]
+            words = sum(map(len, copies))
+            start = time.perf_counter()
+            for _ in nlp.pipe(copies, batch_size=1000, component_cfg=at(nlp, speedup)):
+                pass
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return {
+        name: {"words_per_second": words / statistics.median(times)}
+        for name, times in seconds.items()
+    }
+
+
+def in_a_process(folder: Path, dev: Path, speedup: float) -> dict[str, float]:
+    """RETURNS (dict[str, float]): Scores, and the peak memory of a process that finds them out."""
+    command = [sys.executable, "-m", __spec__.name, "--alone", folder, dev, speedup]
+    found = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    if found.returncode:
+        raise SystemExit(found.stderr)
+    measured: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
+    return measured
+
+
+def alone(folder: str, dev: str, speedup: str) -> None:
+    """Print the scores of a pipeline, the cost, and the memory of this process, in MB."""
+    nlp = spacy.load(folder)
+    docs = texts_of(Path(dev), nlp)
+    copies = [Doc(nlp.vocab, words=[token.text for token in doc]) for doc in docs]
+    cfg = at(nlp, float(speedup))
+    found = list(nlp.pipe(copies, batch_size=1000, component_cfg=cfg))
+    memory = peak()
+    examples = [spacy.training.Example(doc, gold) for doc, gold in zip(found, docs)]
+    scores: dict[str, float] = {"memory": memory}
+    for name, pipe in nlp.pipeline:
+        of_pipe = pipe.score(examples)
+        scores.update({score: of_pipe[score] for score in pipe.scores})
+        records = [doc._.early_exit[name] for doc in found]
+        spent = sum(record.spent for record in records)
+        scores[f"saved_{name}"] = sum(record.full for record in records) / spent
+    print(json.dumps(scores))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--alone"]:
+        alone(*sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,176 @@
+"""The shim of a component that has exit heads, but reads the states of another's encoder."""
+
+import copy
+from pathlib import Path
+from typing import Any, Iterator, Optional, Tuple
+
+import srsly
+import torch
+
+from ..budget.fingerprint import fingerprint_of_weights
+from ..files import network as storage
+from ..files.network import Trained, without_encoder
+from ..network.devices import device_named
+from ..network.exit_network import ExitNetwork, check_finite
+from ..network.products.half import Precision
+from ..runtime.torch_state import usual_torch
+from .shim import BUILDING, TaggerShim
+
+
+class BorrowedShim(TaggerShim):
+    """As ``TaggerShim``, but only the heads and what decoder and criterion learn are its own: the
+    encoder is neither trained nor saved. Without its lender it can't be used.
+    """
+
+    known_lender: Optional[TaggerShim] = None  # whose encoder it read last
+
+    @property
+    def lender(self) -> TaggerShim:
+        """RETURNS (TaggerShim): The one whose encoder is read.
+
+        RAISES (ValueError): If it is not known.
+        """
+        if self.known_lender is None:
+            raise ValueError("The component whose encoder is shared is not known.")
+        return self.known_lender
+
+    def borrow(self, lender: TaggerShim, name: str) -> None:
+        """Read the states of another's encoder.
+
+        lender (TaggerShim): The other one, with weights.
+        name (str): The name of its component.
+        RAISES (ValueError): If the heads were trained over another encoder.
+        """
+        self.known_lender = lender
+        theirs = lender.trained
+        if self._model is None or self._model.network.encoder is theirs.network.encoder:
+            return
+        network, known = self._model.network, self._model.borrowed
+        is_same = network.spec == theirs.network.spec
+        if known and not (is_same and known == fingerprint_of_weights(theirs.network.encoder)):
+            raise ValueError(
+                f"Its heads were trained over another encoder than that of '{name}'. Load both "
+                f"components from the same pipeline, or train it with this encoder."
+            )
+        network.encoder = theirs.network.encoder
+        self._model = Trained(network, theirs.tokenizer, borrowed="")
+
+    @usual_torch()
+    def make_heads(self, tags: int) -> None:
+        """Draw new heads over the lender's encoder.
+
+        tags (int): Number of tags.
+        """
+        theirs = self.lender.trained
+        network = ExitNetwork.over(theirs.network.encoder, tags)
+        network.init_heads()
+        self.set(Trained(network.to(theirs.network.device), theirs.tokenizer, borrowed=""))
+
+    def _freeze(self) -> None:
+        network = self.trained.network
+        network.head(network.spec.layers).requires_grad_(not self.freeze_full_depth)
+        for learned in network.decoder.values():
+            learned.requires_grad_(not self.freeze_full_depth)
+
+    @property
+    def teaches_encoder(self) -> bool:
+        """RETURNS (bool): Whether the encoder learns from its heads, where its lender trains it."""
+        return not (self.freeze_encoder or self.freeze_full_depth)
+
+    def own_parameters(self) -> Iterator[Tuple[str, torch.nn.Parameter]]:
+        """YIELDS (Tuple[str, Parameter]): Its parameters by name, without those of the encoder."""
+        for name, parameter in self.trained.network.named_parameters():
+            if not name.startswith("encoder."):
+                yield name, parameter
+
+    def fingerprint(self) -> str:
+        """RETURNS (str): A hash of its own weights, computed once until they change."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of_weights(without_encoder(self.trained.network))
+        return self._fingerprint
+
+    def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
+        """RETURNS (Trained): What to predict with. Heads are always computed in fp32. Copies on
+        another device are kept until the weights change.
+
+        precision (Precision): Ignored.
+        device (Optional[str]): The device to predict on; None: where the heads are.
+        RAISES (ValueError): If the machine has no such device, or a weight is not finite.
+        """
+        if not self._checked:
+            check_finite(self.trained.network)
+            self._checked = True
+        elsewhere, trained = self._faster, self.trained
+        there = trained.network.device if device is None else device_named(device)
+        if there == trained.network.device:
+            return trained
+        with BUILDING, usual_torch():
+            if ("fp32", there) not in elsewhere:
+                # The encoder that is used there is its owner's.
+                known = {id(trained.network.encoder): trained.network.encoder}
+                network = copy.deepcopy(trained.network, known)
+                storage.move_heads(network, there)
+                elsewhere["fp32", there] = trained._replace(network=network)
+        return elsewhere["fp32", there]
+
+    @usual_torch()
+    def teacher(self) -> ExitNetwork:
+        """RETURNS (ExitNetwork): A frozen copy of the heads as they were on the first call, over
+        the lender's own frozen copy of the encoder.
+        """
+        if self._teacher is None:
+            network, encoder = self.trained.network, self.lender.teacher().encoder
+            self._teacher = copy.deepcopy(network, {id(network.encoder): encoder})
+            self._teacher.requires_grad_(False)
+            self._teacher.keep_tags(self._taught_tags)
+        return self._teacher
+
+    @usual_torch()
+    def separated(self) -> TaggerShim:
+        """RETURNS (TaggerShim): One that has copies of the encoder and of the heads for its own."""
+        shim = TaggerShim(
+            self.lender.encoder,
+            self.head_lr_factor,
+            self.freeze_encoder,
+            self.freeze_full_depth,
+            self.mixed_precision,
+            self.lender.shared_wordpieces,
+        )
+        shim.set(Trained(copy.deepcopy(self.trained.network), self.trained.tokenizer))
+        return shim
+
+    def to_device(self, device_type: str, device_id: int) -> None:
+        """Move the heads.
+
+        device_type (str): ``"cpu"`` or ``"gpu"``.
+        device_id (int): Number of the GPU.
+        """
+        if self._model is not None:
+            device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
+            storage.move_heads(self.trained.network, torch.device(device))
+            self.weights_changed()
+
+    def to_bytes(self) -> bytes:
+        """RETURNS (bytes): The files of ``storage`` as bytes; empty before initialize."""
+        data: bytes = srsly.msgpack_dumps(
+            {} if self._model is None else storage.to_files(self._to_save())
+        )
+        return data
+
+    def to_disk(self, path: Any) -> None:
+        """Write the files of ``storage``.
+
+        path (Path): The folder.
+        """
+        storage.write(self._to_save(), Path(path))
+
+    def _to_save(self) -> Trained:
+        """RETURNS (Trained): The heads, with the checksum of the encoder that they belong to."""
+        trained = self.trained
+        if trained.borrowed:  # nobody has used them since they were read
+            return trained
+        return trained._replace(borrowed=fingerprint_of_weights(trained.network.encoder))
+
+    def __getstate__(self) -> Any:
+        """RETURNS (Dict[str, Any]): What is pickled. The lender is looked up again."""
+        return {**super().__getstate__(), "known_lender": None}

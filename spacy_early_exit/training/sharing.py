@@ -1,0 +1,96 @@
+"""Stages of training for passes that several tasks read."""
+
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..network.all_heads import Halting
+from ..network.batch import Batch
+from ..network.criterion import Criterion
+from ..network.exit_network import ExitNetwork
+from ..network.shared import Reader
+
+
+@runtime_checkable
+class SharedStage(Protocol):
+    """A stage that says which words exit, and leaves it to others to run the encoder."""
+
+    @property
+    def detach_early_heads(self) -> bool:
+        """RETURNS (bool): Whether only the deepest head's gradient reaches the encoder."""
+
+    def halting(
+        self,
+        network: ExitNetwork,
+        batch: Batch,
+        criterion: Criterion,
+        taught: Optional[Tensor],
+    ) -> Optional[Halting]:
+        """RETURNS (Optional[Halting]): Decides which words exit; None: no word exits.
+
+        network (ExitNetwork): The network.
+        batch (Batch): The batch.
+        criterion (Criterion): The component's criterion.
+        taught (Optional[Tensor]): The teacher's logits, if there is a teacher. *Shape:*
+            ``(layers or 1, words, tags that it knew)``
+        """
+
+    def see(
+        self,
+        halting: Optional[Halting],
+        logits: Tensor,
+        network: ExitNetwork,
+        batch: Batch,
+        criterion: Criterion,
+    ) -> None:
+        """See the logits of a batch, which may change what is drawn for the next.
+
+        halting (Optional[Halting]): What decided which words exit.
+        logits (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``
+        network (ExitNetwork): The network.
+        batch (Batch): The batch.
+        criterion (Criterion): The component's criterion.
+        """
+
+
+@dataclass(frozen=True)
+class Learner:
+    """How a task learns from a shared pass.
+
+    stage (SharedStage): Its stage of training.
+    teacher (Optional[ExitNetwork]): The network as it was before this stage, if the stage needs it.
+    deepest (bool): Whether the stage needs its deepest head alone.
+    """
+
+    stage: SharedStage
+    teacher: Optional[ExitNetwork]
+    deepest: bool = False
+
+    def halting(
+        self, reader: Reader, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
+    ) -> Optional[Halting]:
+        """RETURNS (Optional[Halting]): Decides which words the task is sure of; None: of none."""
+        return self.stage.halting(reader.network, batch, criterion, taught)
+
+    def see(self, halting: Optional[Halting], logits: Tensor, batch: Batch, reader: Reader) -> None:
+        """See the logits of a batch."""
+        if reader.criterion is not None:
+            self.stage.see(halting, logits, reader.network, batch, reader.criterion)
+
+
+def learner_of(name: str, stage: Any, shim: Any) -> Learner:
+    """RETURNS (Learner): How a component learns from a shared pass.
+
+    name (str): The component's name.
+    stage (Stage): Its stage of training.
+    shim (Any): Holds its network, and its teacher.
+    RAISES (ValueError): If the stage runs the encoder itself.
+    """
+    if not isinstance(stage, SharedStage):
+        raise ValueError(
+            f"'{name}' shares an encoder, and {type(stage).__name__} can't train in a shared pass. "
+            f"Train with JointTraining.v1 or SelfSampling.v1."
+        )
+    teacher = shim.teacher() if getattr(stage, "needs_teacher", False) else None
+    return Learner(stage, teacher, getattr(stage, "needs_deepest_alone", False))

@@ -1,0 +1,176 @@
+"""One speedup for a pass of several tasks: calibration, guarantee, report, streams."""
+
+import json
+import warnings
+
+import pytest
+import spacy
+from spacy.tokens import DocBin
+from spacy.util import load_model_from_config
+
+from spacy_early_exit.budget.curve import Calibration, Point, TaskScore
+from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.measure.evaluate import evaluate
+from spacy_early_exit.measure.guarantee import guarantee
+from spacy_early_exit.measure.hold_saving import make_hold_saving
+from spacy_early_exit.measure.report import collect, to_html
+from tests.makers.commands import run
+from tests.makers.shared import NER, TAGGER, all_answers, blank_shared, both_of, train_shared
+from tests.makers.texts import TEXTS
+
+pytestmark = pytest.mark.takes(seconds=15)  # whichever comes first calibrates
+
+
+@pytest.fixture(scope="module")
+def kept(encoders):
+    nlp = train_shared(blank_shared(encoders["bert"]), steps=25)
+    calibrate(nlp.get_pipe(NER), both_of(nlp), [1.5], min_kept=0.9)
+    return nlp.config.to_str(), nlp.to_bytes()
+
+
+@pytest.fixture
+def nlp(kept):
+    config = spacy.util.Config().from_str(kept[0])
+    nlp = load_model_from_config(config).from_bytes(kept[1])
+    warnings.filterwarnings("ignore", "speedup = .* loses more than")
+    return nlp
+
+
+@pytest.fixture
+def corpus(nlp, tmp_path):
+    path = tmp_path / "texts.spacy"
+    DocBin(docs=[eg.reference for eg in both_of(nlp)]).to_disk(path)
+    return path
+
+
+def saved(found) -> float:
+    return sum(one[NER][2] for one in found) / sum(one[NER][1] for one in found)
+
+
+def test_the_calibration_knows_all_tasks(nlp):
+    found = nlp.get_pipe(NER).calibrated()
+    assert all(set(point.others) == {TAGGER} for point in found.points)
+    full = found.points[0]
+    assert full.score and full.others[TAGGER].score
+    assert f"task {TAGGER}" in found.fingerprint
+    assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_a_speedup_is_that_of_the_pass(nlp):
+    nlp.get_pipe(NER).speedup = 1.5
+    assert saved(all_answers(nlp)) >= 1.5
+    threshold = nlp.get_pipe(NER).calibrated().threshold_for(1.5)
+    nlp.get_pipe(NER).speedup = None
+    by_threshold = all_answers(nlp, component_cfg={NER: {"threshold": threshold}})
+    assert all_answers(nlp, component_cfg={NER: {"speedup": 1.5}}) == by_threshold
+
+
+def test_other_heads_of_a_borrower_end_the_calibration(nlp):
+    tagger = nlp.get_pipe(TAGGER)
+    tagger.network.heads[0].bias.data += 1
+    tagger.model.shims[0].weights_changed()
+    with pytest.raises(ValueError, match=f"different task {TAGGER}"):
+        all_answers(nlp, component_cfg={NER: {"speedup": 1.5}})
+
+
+def test_with_fewer_tasks_a_pass_saves_no_less(nlp, tmp_path):
+    speedup = {NER: {"speedup": 1.5}}
+    together = saved(all_answers(nlp, component_cfg=speedup))
+    with nlp.select_pipes(disable=TAGGER):
+        assert saved(all_answers(nlp, component_cfg=speedup)) >= 0.99 * together
+    nlp.to_disk(tmp_path / "saved")
+    alone = spacy.load(tmp_path / "saved", exclude=[TAGGER])
+    assert saved(all_answers(alone, component_cfg=speedup)) >= 0.99 * together
+
+
+class TestBounds:
+    POINTS = (
+        Point(0.0, 1.0, 0.8, others={"tagger": TaskScore(0.9)}),
+        Point(0.1, 2.0, 0.8, 0.0, {"tagger": TaskScore(0.86, 0.0)}),
+        Point(0.2, 3.0, 0.7, 0.0, {"tagger": TaskScore(0.85, 0.0)}),
+    )
+
+    def test_no_task_may_fall_by_more_than_its_bound(self):
+        found = Calibration(self.POINTS, {}, 10, min_kept=0.98)
+        assert [found.loses(point) for point in found.points] == [False, True, True]
+        assert set(found.losers(self.POINTS[2])) == {"", "tagger"}
+        assert "of 'tagger'" in found.check_kept(2.0, "ner") and found.keeps_up_to == 1.0
+
+    def test_a_task_may_have_its_own(self):
+        found = Calibration(self.POINTS, {}, 10, min_kept=0.98, bounds={"tagger": 0.9})
+        assert [found.loses(point) for point in found.points] == [False, False, True]
+        assert Calibration.from_dict(found.to_dict()) == found
+
+    def test_damaged_ones_are_refused(self):
+        data = Calibration(self.POINTS, {}, 10, 0.98, {"tagger": 0.9}).to_dict()
+        with pytest.raises(ValueError):
+            Calibration.from_dict({**data, "bounds": {"tagger": 2}})
+        points = [{**point, "others": {"tagger": ["0.9", None]}} for point in data["points"]]
+        with pytest.raises(ValueError):
+            Calibration.from_dict({**data, "points": points})
+
+
+def test_evaluate_scores_all_tasks(nlp):
+    rows = evaluate(nlp, nlp.get_pipe(NER), both_of(nlp), [1.0, 1.5], rounds=1)
+    assert rows[0]["agreement"] == rows[0][f"agreement_{TAGGER}"] == 1.0
+    for row in rows:
+        assert {"ents_f", "pos_acc", f"mean_exit_layer_{TAGGER}"} <= row.keys()
+    assert rows[1]["mac_speedup"] >= 1.5 and rows[1]["words_per_second"] > 0
+
+
+def test_the_report_has_all_tasks(nlp):
+    report = collect(nlp, nlp.get_pipe(NER), both_of(nlp), [1.5], rounds=0)
+    page = to_html(report)
+    assert f"{TAGGER}, in the same pass" in page and "POS_ACC" in page
+
+
+def test_a_guarantee_is_of_all_tasks(nlp):
+    """A word counts where either of its tags is another."""
+    ner = nlp.get_pipe(NER)
+    texts = [eg.reference for eg in both_of(nlp)]
+    both = guarantee(ner, texts, 0.5, 0.9)
+    with nlp.select_pipes(disable=TAGGER):
+        names = guarantee(ner, texts, 0.5, 0.9)
+    assert both.verdicts[0].mean >= names.verdicts[0].mean
+    assert both.threshold <= names.threshold
+
+
+def test_adaptive_holds_the_speedup_of_the_pass(nlp):
+    cfg = {NER: {"speedup": 1.5, "adaptive": True}}
+    found = all_answers(nlp, TEXTS * 30, component_cfg=cfg)
+    assert saved(found[len(found) // 2 :]) == pytest.approx(1.5, rel=0.15)
+
+
+def test_hold_saving_sets_the_threshold_of_all_tasks(nlp, corpus):
+    hold = make_hold_saving(corpus, speedup=1.5, every=10)
+    scorers = [nlp.get_pipe(name).scorer for name in (NER, TAGGER)]
+    hold(nlp, {"step": 0})
+    assert nlp.evaluate(both_of(nlp))["pos_acc"] == 0.0
+    hold(nlp, {"step": 1})
+    assert [nlp.get_pipe(name).scorer for name in (NER, TAGGER)] == scorers
+    config = nlp.config["components"]
+    assert config[NER]["threshold"] == config[TAGGER]["threshold"] > 0
+    assert saved(all_answers(nlp)) >= 1.5
+
+
+@pytest.mark.takes(seconds=30)
+def test_the_commands_measure_the_pass(nlp, corpus, tmp_path):
+    nlp.to_disk(tmp_path / "saved")
+    model, out = str(tmp_path / "saved"), str(tmp_path / "out")
+    command = ["early-exit", "calibrate", model, str(corpus), "--output", out, "--speedups", "1.5"]
+    found = run("-m", "spacy", *command, "--min-kept", f"{TAGGER}=0.5", "--temperature")
+    assert "POS_ACC" in found and f"Temperatures of '{TAGGER}'" in found
+    again = spacy.load(out)
+    assert again.get_pipe(NER).calibration.bounds == {TAGGER: 0.5}
+    assert saved(all_answers(again, component_cfg={NER: {"speedup": 1.5}})) >= 1.49
+    metrics = tmp_path / "metrics.json"
+    how = ["--rounds", "0", "--speedups", "1,1.5", "--output", metrics]
+    run("-m", "spacy", "early-exit", "evaluate", out, corpus, *how)
+    assert json.loads(metrics.read_text())["speedups"][0]["pos_acc"] > 0.5
+    for wrong, said in [
+        (["--component", TAGGER], f"runs in the pass of '{NER}'"),
+        (["--min-kept", "nobody=0.9"], "no component 'nobody'"),
+        (["--min-kept", TAGGER], "must be NAME=SHARE"),
+    ]:
+        found = run("-m", "spacy", *command, *wrong, ok=False)
+        assert said in " ".join(found.split())
