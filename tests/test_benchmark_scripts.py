@@ -3,8 +3,11 @@
 import ast
 import dataclasses
 import importlib
+import itertools
 import json
 import random
+import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -354,7 +357,9 @@ class TestGPU:
         small = ("--device", "cpu", "--shapes", "tiny", "--words", "300", "--rounds", "1")
         small += ("--batch-sizes", "4,8", "--wordpieces", "400", "--no-compile")
         monkeypatch.setattr(sys, "argv", ["gpu", *small, *more, "--output", str(output)])
-        gpu.main()
+        with pytest.raises(SystemExit) as ended:
+            gpu.main()
+        assert not ended.value.code
         return results.read(output)
 
     @pytest.mark.takes(seconds=15)
@@ -363,7 +368,7 @@ class TestGPU:
         assert set(found) == {"oracle", "speed", "training"}
         for row in found["oracle"]:
             if "fp32" in row["run"]:
-                assert row["difference"] <= 1e-4
+                assert row["difference"] <= 1e-4 and row["ok"] is True
                 assert not row["other_exit_layers"] and not row["other_labels_without_a_tie"]
         runs = [row["run"] for row in found["speed"]]
         ours = [f"{n}X, {precision}" for precision in ("bf16", "fp32") for n in range(1, 5)]
@@ -390,6 +395,67 @@ class TestGPU:
         found = self.run(monkeypatch, tmp_path / "gpu.json", "--minutes", "1")
         assert [row["why"] for row in found["failed"]] == ["OutOfMemoryError: too little"] * 3
         assert len(found["training"]) == 2
+
+    def test_it_fails_if_answers_are_not_those_of_the_cpu(self, tmp_path, monkeypatch):
+        from benchmarks.speed import gpu
+
+        right = gpu.run_with_exits
+        calls = itertools.count()
+
+        def wrong(*given, **more):
+            found = right(*given, **more)
+            moved = found.logits + (0.01 if next(calls) == 1 else 0.0)  # the first on the device
+            return dataclasses.replace(found, logits=moved)
+
+        monkeypatch.setattr(gpu, "run_with_exits", wrong)
+        for part in ("speed", "beside", "training"):
+            monkeypatch.setattr(gpu, part, lambda *_: None)
+        with pytest.raises(AssertionError):
+            self.run(monkeypatch, tmp_path / "gpu.json", "--minutes", "1")
+        rows = results.read(tmp_path / "gpu.json")["oracle"]
+        assert [row.get("ok") for row in rows] == [False, None, True, None]
+
+    @pytest.mark.slow
+    def test_it_ends_even_if_a_measurement_does_not(self, tmp_path):
+        script = (
+            "import time\n"
+            "from benchmarks.speed import gpu\n"
+            "gpu.GRACE, gpu.oracle = 0.0, lambda *_: time.sleep(1000)\n"
+            "gpu.main()\n"
+        )
+        small = ("--device", "cpu", "--shapes", "tiny", "--words", "300", "--minutes", "0.05")
+        command = [sys.executable, "-c", script, *small, "--output", str(tmp_path / "gpu.json")]
+        ended = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True)
+        assert ended.returncode == 1, ended.stderr
+        assert results.read(tmp_path / "gpu.json")["left out"] == [{"what": "what came next"}]
+
+    def test_batches_hold_so_many_wordpieces_with_their_padding(self):
+        from benchmarks.speed import gpu
+
+        windows, _ = gpu.texts(3000)
+        found = list(gpu.of_padded_size(windows, 300))
+        assert sorted(w.doc for part in found for w in part) == list(range(len(windows)))
+        for part in found:
+            assert len(part) == 1 or len(part) * max(len(w.ids) for w in part) <= 300
+        assert max(len(part) for part in found) > 5
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+    def test_full_depth_can_be_compiled(self, tmp_path, monkeypatch):
+        from benchmarks.speed import gpu
+
+        for part in ("oracle", "speed", "beside", "training"):
+            monkeypatch.setattr(gpu, part, lambda *_: None)
+        small = ("--device", "cpu", "--shapes", "tiny", "--words", "300", "--rounds", "1")
+        output = str(tmp_path / "gpu.json")
+        monkeypatch.setattr(sys, "argv", ["gpu", *small, "--output", output])
+        with pytest.raises(SystemExit):
+            gpu.main()
+        found = results.read(tmp_path / "gpu.json")
+        assert [row["run"] for row in found["speed"]] == [
+            "1X again, bf16",
+            "1X, torch.compile, bf16",
+        ]
 
     def test_texts_are_of_mixed_length_and_exit_where_they_were_recorded_to(self):
         from benchmarks.speed import gpu

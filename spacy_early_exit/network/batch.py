@@ -6,7 +6,7 @@ unit exit together. The special tokens of a window form one more unit, which exi
 first word or with its last.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Callable, Dict, List, Literal, Optional, Sequence, Tuple
 
@@ -69,6 +69,13 @@ class Batch:
     def words_of_window(self) -> Tensor:
         """RETURNS (Tensor): Number of words of each window. *Shape:* ``(windows,)``"""
         return upload(self.word_counts, self.ids.device)
+
+    def on_cpu(self) -> "Batch":
+        """RETURNS (Batch): The same batch, on the CPU."""
+        if not is_asynchronous(self.ids.device):
+            return self
+        values = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return replace(self, **{n: value.cpu() for n, value in values if isinstance(value, Tensor)})
 
     @classmethod
     def of(
@@ -183,6 +190,10 @@ class Running:
         if known not in self._known:
             self._known[known] = make(self, *settings)
         return self._known[known]
+
+    def has(self, make: Callable[..., Any], *settings: Any) -> bool:
+        """RETURNS (bool): Whether ``cached`` has been asked for the same."""
+        return (make, *settings) in self._known
 
     @classmethod
     def all_of(cls, batch: Batch) -> "Running":

@@ -17,6 +17,7 @@ from .families import EncoderSpec, LayerSizes
 from .layers.attention import groups
 from .layers.disentangled import place_counts
 from .layers.neighbourhood import Neighbourhood, near_pairs, near_pairs_of_all, neighbourhood
+from .layers.ragged import pads_nothing
 
 if TYPE_CHECKING:
     from .criterion import Criterion
@@ -156,16 +157,18 @@ def price(
     for number, running, _, judged in trace:
         queries, context = running.query_lengths, running.context_lengths
         sizes = spec.layer_sizes[number - 1]
+        pads = not running.has(pads_nothing)
         if spec.is_local(number):
             near: Neighbourhood = running.cached(neighbourhood, spec.local_reach)
             queries, context = near.query_lengths, near.context_lengths
             done = sum(map(operator.mul, queries, context))
+            pads = pads or near.mask is not None
             padding += _price_near(spec, sizes, running, done, spent)
         elif spec.place_span:
             padding += _price_places(spec, sizes, running, spent)
         else:
             alike.setdefault(sizes, []).append(running)
-        pairs = _padded_pairs(queries, context, batch.ids.device)
+        pairs = _padded_pairs(queries, context, batch.ids.device) if pads else 0
         padding += 2 * sizes.heads * spec.head_width * pairs
         own = criterion.macs(number, spec, tags) if judged and criterion is not None else 0
         if own:

@@ -122,7 +122,7 @@ class SpeedupDraws:
     ) -> None:
         """See what words would do that ran at full depth.
 
-        logits (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``
+        logits (Tensor): The logits of every head, in fp32. *Shape:* ``(layers, words, tags)``
         words (Tensor): The words that ran at full depth. *Shape:* ``(words,)``
         batch (Batch): The batch.
         criterion (Criterion): Decides which words exit.
@@ -130,7 +130,6 @@ class SpeedupDraws:
         """
         if not len(words):
             return
-        logits = logits.detach().float()
         nothing = logits.new_zeros(len(words), 0)  # instead of states
         spent = []
         for threshold in self.THRESHOLDS.tolist():

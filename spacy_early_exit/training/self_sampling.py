@@ -99,8 +99,11 @@ class SelfSampling:
     ) -> None:
         """Let what draws thresholds see what the words do that ran at full depth."""
         if self.draws is not None and isinstance(halting, SampledHalting):
-            words = torch.nonzero(halting.thresholds[batch.window_of_word] == 0).squeeze(1)
-            self.draws.see(logits, words, batch, criterion, network.extra_parameters)
+            # It asks for many numbers. On the CPU, a GPU is waited for only here.
+            batch, thresholds = batch.on_cpu(), halting.thresholds.cpu()
+            words = torch.nonzero(thresholds[batch.window_of_word] == 0).squeeze(1)
+            learned = {name: known.cpu() for name, known in network.extra_parameters.items()}
+            self.draws.see(logits.detach().float().cpu(), words, batch, criterion, learned)
 
     def halting(
         self, network: ExitNetwork, batch: Batch, criterion: Criterion, taught: Optional[Tensor]

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from spacy_early_exit.network.all_heads import run_all_heads, run_all_heads_halt
 from spacy_early_exit.network.batch import Batch, Running
 from spacy_early_exit.network.devices import device_named, fetched
 from spacy_early_exit.network.exit_network import ExitNetwork
-from spacy_early_exit.network.layers import ragged
+from spacy_early_exit.network.layers import neighbourhood, ragged
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.products.half import halved
 from spacy_early_exit.network.shared import (
@@ -27,6 +28,7 @@ from spacy_early_exit.relatives.mean_field import make_ain_decoder
 from spacy_early_exit.relatives.reduction_exit import make_token_reduction
 from spacy_early_exit.text.windows import windows_of
 from spacy_early_exit.training.halting import SampledHalting
+from spacy_early_exit.training.self_sampling import make_self_sampling
 from tests.makers.devices import DEVICE, Device
 from tests.makers.encoders import FAMILIES, VARIANTS
 from tests.makers.networks import network_of
@@ -114,6 +116,37 @@ def test_every_family_answers_alike_and_waits_once_a_layer(family, cases):
     assert_same(exits, run_here(network, windows, criterion))
     assert len(exits.exit_layer.unique()) > 1, "the test must see words leave at several layers"
     assert_few_waits(waits, network, network.spec.family)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_blocks_of_long_windows_are_found_once_after_words_exited(how, cases, monkeypatch):
+    monkeypatch.setattr(neighbourhood, "LONG_ON_GPU", 1)
+    network, windows = cases("modernbert")
+    criterion = CRITERIA["token, window of 2"]
+    exits, waits = run_there(network, windows, criterion, **HOW[how])
+    assert_same(exits, run_here(network, windows, criterion, **HOW[how]))
+    assert any("neighbourhood.py" in wait for wait in waits)
+    assert_few_waits(waits, network, "modernbert")
+
+
+def test_what_draws_thresholds_waits_no_more_than_it_copies(cases):
+    network, windows = cases("bert")
+    with torch.no_grad():
+        logits = run_all_heads(network, Batch.of(windows, CPU))
+        halting = drawn_halting(Batch.of(windows, CPU), "token")
+        halting.thresholds[::2] = 0.0
+        here, there = (make_self_sampling(max_speedup=4.0) for _ in range(2))
+        here.see(halting, logits, network, Batch.of(windows, CPU), CRITERIA["token"])
+        with Device() as device:
+            moved = copy.deepcopy(network).to(DEVICE)
+            batch, logits = Batch.of(windows, DEVICE), logits.to(DEVICE)
+            halting = replace(halting, thresholds=halting.thresholds.to(DEVICE))
+            device.waits.clear()
+            there.see(halting, logits, moved, batch, CRITERIA["token"])
+            waits = list(device.waits)
+    assert torch.equal(there.draws.speedups, here.draws.speedups)
+    assert here.draws.speedups[-1] > 1.5
+    assert waits and all("aten._to_copy" in wait for wait in waits), waits
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -327,6 +360,7 @@ def test_kernels_for_ragged_attention_get_what_they_take(family, how, cases, mon
     exits, _ = run_there(network, windows, criterion, **HOW[how])
     assert len(calls) >= network.spec.layers // 2
     assert_same(exits, run_here(network, windows, criterion, **HOW[how]))
+    assert (exits.padding == 0) == (family == "bert")  # others mask what is too far away
 
 
 def test_a_cpu_and_fp32_have_no_kernel_for_ragged_attention():

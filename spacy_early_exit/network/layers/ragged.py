@@ -60,12 +60,17 @@ def _attend(
     scale: Optional[float],
 ) -> Tensor:
     """RETURNS (Tensor): See ``attention.attend``. *Shape:* ``(queries, width)``"""
-    starts = running.cached(bounds)
+    starts, _ = running.cached(bounds), running.cached(pads_nothing)
     longest = max(running.query_lengths), max(running.context_lengths)
     split = (
         rows.view(len(rows), heads, -1) for rows in map(Tensor.contiguous, (query, key, value))
     )
     return kind(*split, *starts, *longest, dropout, scale).reshape(len(query), -1)
+
+
+def pads_nothing(running: Running) -> bool:
+    """RETURNS (bool): True. ``running.has`` it if attention has padded nothing."""
+    return True
 
 
 def _of_torch(*given: Any) -> Tensor:
