@@ -148,7 +148,7 @@ class RunSettings(Settings):
     readers (Tuple[Reader, ...]): If the pass is shared, all tasks that read it, that of the
         encoder's owner first. Empty: it is not shared.
     learners (Tuple[Learner, ...]): How each of them learns, when it is called for training.
-    reader (str): Which of them is meant, when it is called for training.
+    reader (int): Number of the one that is meant, when it is called for training.
     """
 
     criterion: Optional["Criterion"] = None
@@ -157,7 +157,7 @@ class RunSettings(Settings):
     stage: Optional["Stage"] = None
     readers: Tuple["Reader", ...] = ()
     learners: Tuple["Learner", ...] = ()
-    reader: str = ""
+    reader: int = 0
 
 
 class SettingProperty:

@@ -93,6 +93,12 @@ def slim_cli(
     scopes = {name: str(chosen[name] or "layerwise") for name in ("heads_scope", "neurons_scope")}
     for name, scope in scopes.items():
         check_choice(f"--{name.replace('_', '-')}", scope, ["layerwise", "global"])
+    if with_heads is not None and (others := pipe.borrowers(disabled=True)):
+        names = ", ".join(f"'{one.name}'" for one in others)
+        raise Refused(
+            f"--with-heads: {names} would keep heads over the encoder as it was.",
+            "Train all of them with the slim encoder: give --output alone.",
+        )
     shim = pipe.model.shims[0]
     with refusing(ValueError):
         slimming = Slimming(

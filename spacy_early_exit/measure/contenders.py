@@ -109,15 +109,17 @@ def contenders_of(
             f"The benchmark scores entities, so it needs a pipeline with an early_exit_ner, not "
             f"with {kinds}. Use spacy early-exit evaluate instead."
         )
+    # Those that share an encoder run in its owner's pass.
+    passes = {part: pipe for part, pipe in mine.items() if pipe.lender_name is None}
     reachable = min(
-        1.0 if pipe.calibration is None else pipe.calibration.most for pipe in mine.values()
+        1.0 if pipe.calibration is None else pipe.calibration.most for pipe in passes.values()
     )
     within = [speedup for speedup in speedups if speedup <= reachable]
     if not within:
         raise ValueError(f"{name} is only calibrated for speedups up to {reachable:.2f}.")
     contenders = []
     for speedup in within:
-        cfg = {part: {"speedup": speedup, "adaptive": False} for part in mine}
+        cfg = {part: {"speedup": speedup, "adaptive": False} for part in passes}
         arguments = {"model": model, "component_cfg": cfg, **imported}
         contenders.append(Contender(f"{name}, {speedup:g}X", make_spacy, arguments, version))
     return contenders

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..model.learn import measure_heads
 from ..network.arrays import Ints
 from ..pipe.component import EarlyExitPipe
+from ..pipe.dial import Knob
 from ..pipe.stream import groups
 from ..pipe.targets import targets
 from ..runtime.torch_state import usual_torch
@@ -98,7 +99,9 @@ def heads_on(ner: EarlyExitPipe, examples: Iterable[Example]) -> Tuple[Any, Ints
     """
     examples = list(examples)
     # At full depth, whatever the knob; by itself, even if it shares an encoder.
-    run = replace(ner.ready_to_learn(), stage=None, readers=(), learners=())
+    owner = ner.bind() or ner
+    run = owner.ready(Knob(speedup=1.0))
+    run = replace(run, criterion=ner.criterion, readers=())
     scores = measure_heads(ner.model, [eg.predicted for eg in examples], run)
     return scores.logits, targets(ner, examples, scores)
 

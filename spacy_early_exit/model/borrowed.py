@@ -22,7 +22,7 @@ class BorrowedShim(TaggerShim):
     encoder is neither trained nor saved. Without its lender it can't be used.
     """
 
-    known_lender: Optional[TaggerShim] = None  # whose encoder it read last
+    known_lender: Optional[TaggerShim] = None  # whose encoder it reads
 
     @property
     def lender(self) -> TaggerShim:
@@ -34,20 +34,32 @@ class BorrowedShim(TaggerShim):
             raise ValueError("The component whose encoder is shared is not known.")
         return self.known_lender
 
-    def borrow(self, lender: TaggerShim, name: str) -> None:
-        """Read the states of another's encoder.
+    def fits(self, lender: TaggerShim) -> bool:
+        """RETURNS (bool): Whether its heads were trained over another's encoder.
 
-        lender (TaggerShim): The other one, with weights.
+        lender (TaggerShim): The other one.
+        """
+        if not lender.is_trained:
+            return False
+        network, theirs = self.trained.network, lender.trained.network
+        if network.encoder is theirs.encoder:
+            return True
+        if network.spec != theirs.spec:
+            return False
+        known = self.trained.borrowed or fingerprint_of_weights(network.encoder)
+        return known == fingerprint_of_weights(theirs.encoder)
+
+    def borrow(self, name: str) -> None:
+        """Read the states of the lender's encoder.
+
         name (str): The name of its component.
         RAISES (ValueError): If the heads were trained over another encoder.
         """
-        self.known_lender = lender
-        theirs = lender.trained
+        theirs = self.lender.trained
         if self._model is None or self._model.network.encoder is theirs.network.encoder:
             return
-        network, known = self._model.network, self._model.borrowed
-        is_same = network.spec == theirs.network.spec
-        if known and not (is_same and known == fingerprint_of_weights(theirs.network.encoder)):
+        network = self._model.network
+        if not self.fits(self.lender):
             raise ValueError(
                 f"Its heads were trained over another encoder than that of '{name}'. Load both "
                 f"components from the same pipeline, or train it with this encoder."

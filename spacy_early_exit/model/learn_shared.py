@@ -6,8 +6,9 @@ updated after it, read copies of the states, in which their gradients add up. Th
 backpropagated through once, before the owner takes a step or runs another pass.
 """
 
+import warnings
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from spacy.tokens import Doc
 from thinc.api import PyTorchGradScaler, torch2xp
 from torch import Tensor
 
-from ..criteria.entropy import TokenExit
 from ..network.all_heads import Halting
 from ..network.batch import Batch
 from ..network.exit_network import ExitNetwork
@@ -80,6 +80,7 @@ class LearningPass:
         self.parts = parts
         self.scaler = scaler
         self.is_over = False
+        self.read_by: Set[str] = set()  # the components, other than the owner
 
     def is_of(self, docs: Sequence[Doc]) -> bool:
         """RETURNS (bool): Whether it ran on these docs."""
@@ -116,9 +117,7 @@ def begin_shared_update(
     shared, is_own = _pass_for(owner, shim, docs, settings, dropout)
     teaches = not isinstance(shim, BorrowedShim) or shim.teaches_encoder
     network, windows = shim.trained.network, shared.windows
-    number = [reader.name for reader in settings.readers].index(settings.reader)
-    reader, learner = settings.readers[number], settings.learners[number]
-    criterion = reader.criterion or TokenExit(window=0)
+    reader, learner = settings.readers[settings.reader], settings.learners[settings.reader]
     outputs = []
     for part in shared.parts:
         # Gradients of heads are not scaled: they need fp32, or the range that it has.
@@ -126,7 +125,7 @@ def begin_shared_update(
             logits = _logits(network, learner, part, dropout, teaches)
         outputs.append(logits.float())
         halting = part.haltings[reader.name]
-        learner.stage.see(halting, logits, network, part.batch, criterion)
+        learner.stage.see(halting, logits, network, part.batch, learner.criterion)
     taught = [part.taught[reader.name] for part in shared.parts if reader.name in part.taught]
     nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
 
@@ -156,21 +155,46 @@ def _pass_for(
     """RETURNS (Tuple[LearningPass, bool]): The pass over some docs, and whether this component is
     the only one to read it.
     """
-    last = owner.learning_pass
+    last, name = owner.learning_pass, settings.readers[settings.reader].name
     if shim is owner:
         if last is not None:
             last.teach_encoder()
+            _warn_of_unread(owner, name, last, settings)
         owner.learning_pass = _run(owner, docs, settings, dropout)
         return owner.learning_pass, False
-    if last is None or not last.is_of(docs):
-        # The owner does not learn from these, so its encoder does not, either.
+    if last is None or not last.is_of(docs) or name in last.read_by:
+        # The owner does not learn from these now, so its encoder does not, either.
         with torch.no_grad():
             return _run(owner, docs, settings, dropout), True
+    last.read_by.add(name)
     if last.is_over:
         # The owner has taken a step already, as in nlp.update with an optimizer. What is learnt
         # here is part of its next one.
         return _run(owner, docs, settings, dropout), True
     return last, False
+
+
+def _warn_of_unread(
+    owner: TaggerShim, name: str, last: LearningPass, settings: RunSettings
+) -> None:
+    """Warn, once, of components that do not learn while the encoder that they read does.
+
+    owner (TaggerShim): Holds the encoder.
+    name (str): Name of its component.
+    last (LearningPass): The pass before this one, which all had the time to read.
+    settings (RunSettings): How to run the model.
+    """
+    left = [one.name for one in settings.readers if one.name not in {name, *last.read_by}]
+    if not left or owner.warned_of_unread or owner.freeze_encoder or owner.freeze_full_depth:
+        return
+    owner.warned_of_unread = True
+    names = " and ".join(f"'{one}'" for one in left)
+    warnings.warn(
+        f"The encoder learns with '{name}', but {names}, over the same encoder, did not learn from "
+        f"the last batch: its answers get worse. Train all, or freeze all, or set freeze_encoder "
+        f"in the model of '{name}'.",
+        stacklevel=2,
+    )
 
 
 def _run(owner: TaggerShim, docs: List[Doc], settings: RunSettings, dropout: float) -> LearningPass:
@@ -195,9 +219,8 @@ def _run_batch(network: ExitNetwork, batch: Batch, settings: RunSettings, dropou
     drawn = Drawn([learner.stage.draws for learner in learners])
     haltings: Dict[str, Optional[Halting]] = {}
     for reader, learner in zip(readers, learners):
-        criterion = reader.criterion or TokenExit(window=0)
         known = taught.get(reader.name)
-        halting = learner.stage.halting(reader.network, batch, criterion, known, drawn)
+        halting = learner.stage.halting(reader.network, batch, learner.criterion, known, drawn)
         haltings[reader.name] = halting
     states, left = run_layers_halting(network, batch, readers, [*haltings.values()], dropout)
     states = [state.float() for state in states]

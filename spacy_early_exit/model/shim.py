@@ -80,6 +80,7 @@ class TaggerShim(Shim):
         self._warned = False
         # The last pass that several components learn from.
         self.learning_pass: Optional[LearningPass] = None
+        self.warned_of_unread = False
 
     @property
     def is_trained(self) -> bool:

@@ -198,8 +198,6 @@ def still_wanted(
     """Go on with the words that some task wants. On a GPU, this waits once, for all tasks.
 
     running (Running): What was computed.
-
-    running (Running): What was computed.
     words (Sequence[Tensor]): The words that each task wanted. *Shapes:* ``(wanted words,)``
     wants (Sequence[Tensor]): Which words each still wants. *Shapes:* ``(words,)``, bool
     RETURNS (Tuple[Running, List[Tensor]]): What is still computed, the same object if no word

@@ -232,10 +232,11 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
         scores (Sequence[Prediction]): What ``predict`` returned for them.
         """
         for doc, prediction in zip(docs, scores):
-            leave_answers(doc, self.name, prediction.exits)
+            leave_answers(doc, prediction.exits)
             self.annotate(doc, prediction)
             if self.lender_name is not None:
-                name_pass(doc, self.name, take_answers(doc, self.name))
+                name_pass(doc, self.name, self.lender_name)
+                take_answers(doc, self.name)
 
     # ----------------------------------------------------------------- training
 
@@ -264,7 +265,7 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
         if isinstance(labels, str):
             raise ValueError(f"labels of '{self.name}' must be a list, not {labels!r} alone.")
-        self.bind(nlp)
+        self.bind(nlp, anew=True)
         student = targets.as_student(self.name, self.training, start_from, labelled)
         few = [] if labelled is None else targets.read_labelled(Path(labelled), self.vocab)
         if start_from is not None:
@@ -283,7 +284,7 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
         targets.check_stage(self.name, self.training, from_scratch=start_from is None)
         learns = bool(self._shim.make_room_for(self.decoder, self.criterion))
         targets.check_criterion_is_taught(self.name, self.criterion, self.training, learns)
-        run = self.ready()
+        _, run = self.ready_alone()
         if student is not None:
             self._shim.learn_from(teacher)
             targets.show_labelled(student, self, self._shim.trained, few, run)

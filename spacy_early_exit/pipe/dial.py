@@ -223,7 +223,7 @@ class Dial:
             **self.settings.fingerprint(),
             "criterion": describe(self.criterion),
             "decoder": describe(self.decoder),
-            **{f"task {pipe.name}": pipe.fingerprint_in_pass() for pipe in self.borrowers(True)},
+            **{f"task {pipe.name}": pipe.fingerprint_in_pass() for pipe in self.borrowers()},
         }
 
     def fingerprint_in_pass(self) -> str:
@@ -255,8 +255,8 @@ class Dial:
         """
         if self.cfg.get("speedup") is None or not self._shim.is_trained:
             return
-        if not all(pipe._shim.is_trained for pipe in self.borrowers(True)):
-            return  # the rest of the pass is about to be loaded
+        if not all(pipe._shim.is_trained for pipe in self.borrowers()):
+            return
         try:
             self._run_settings(config_knob(self.cfg))
         except ValueError as e:

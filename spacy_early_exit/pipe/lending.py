@@ -5,7 +5,7 @@ read them. A pipeline is asked on every call which of its components share: it m
 """
 
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Optional, Sequence, Tuple
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -42,6 +42,7 @@ class Lending:
     _shim: Any
     _knob: Callable[..., Knob]
     _run_settings: Callable[[Knob], RunSettings]
+    warn_of_config: Callable[[], None]
     _lends = False  # whether a component was seen that borrows the encoder
 
     @property
@@ -67,37 +68,69 @@ class Lending:
             if isinstance(pipe, Lending) and pipe.lender_name and find_lender(pipe, nlp) is self
         ]
 
-    def bind(self, nlp: Optional[Language] = None) -> "Optional[Any]":
-        """Connect a component that borrows an encoder with the one that owns it.
+    def link(self, nlp: Optional[Language] = None) -> "Optional[Any]":
+        """Let a component that borrows an encoder and the one that owns it know each other, which
+        then holds if either is renamed.
 
         nlp (Optional[Language]): Its pipeline, if that is known.
-        RETURNS (Optional[EarlyExitPipe]): The owner; None: it has an encoder of its own.
-        RAISES (ValueError): If the owner is missing, can't lend, or has no weights yet.
+        RETURNS (Optional[EarlyExitPipe]): The owner; None: it has an encoder of its own, or the
+            owner is not in the pipeline.
+        RAISES (ValueError): If the owner can't lend.
         """
         if self.lender_name is None:
             return None
         nlp = home_of(self) if nlp is None else nlp
         lender = None if nlp is None else find_lender(self, nlp)
-        if nlp is None or lender is None:
-            there = ", ".join(nlp.component_names) if nlp is not None else "unknown"
-            raise ValueError(
-                f"'{self.name}' uses the encoder of '{self.lender_name}', which is not in its "
-                f"pipeline (its components: {there}). Load or source both, name the right one in "
-                f"[components.{self.name}.model.encoder], or let spacy_early_exit.separate give "
-                f"'{self.name}' an encoder of its own where both are."
+        if lender is not None:
+            check_lender(self, lender)
+            lender._lends, self._shim.known_lender = True, lender._shim
+        return lender
+
+    def bind(self, nlp: Optional[Language] = None, anew: bool = False) -> "Optional[Any]":
+        """Connect a component that borrows an encoder with the one that owns it.
+
+        nlp (Optional[Language]): Its pipeline, if that is known.
+        anew (bool): Whether its heads, if there are any, are about to be replaced.
+        RETURNS (Optional[EarlyExitPipe]): The owner; None: it has an encoder of its own.
+        RAISES (ValueError): If the owner is missing, can't lend, has no weights yet, or has another
+            encoder than the one that the heads were trained over.
+        """
+        if self.lender_name is None:
+            return None
+        lender = self.link(nlp)
+        if lender is None:
+            nlp = home_of(self) if nlp is None else nlp
+            names = [] if nlp is None else nlp.component_names
+            wrong = (
+                f"which is not in its pipeline (its components: {', '.join(names) or 'unknown'})"
             )
-        check_lender(self, lender)
-        lender._lends = True
+            if self.lender_name in names:
+                wrong = "which is no early-exit component"
+            raise ValueError(
+                f"'{self.name}' uses the encoder of '{self.lender_name}', {wrong}. Load or source "
+                f"both, name the right one in [components.{self.name}.model.encoder], or let "
+                f"spacy_early_exit.separate give '{self.name}' an encoder of its own where both "
+                f"are."
+            )
         if not lender._shim.is_trained:
             raise ValueError(
                 f"'{self.name}' uses the encoder of '{lender.name}', which has no weights yet. "
                 f"'{lender.name}' must come first in the pipeline, and be initialized or loaded."
             )
-        try:
-            self._shim.borrow(lender._shim, lender.name)
-        except ValueError as e:
-            raise ValueError(f"'{self.name}' can't be used. {e}") from e
+        if not anew:
+            try:
+                self._shim.borrow(lender.name)
+            except ValueError as e:
+                raise ValueError(f"'{self.name}' can't be used. {e}") from e
         return lender
+
+    def warn_after_loading(self) -> None:
+        """Warn if the config asks for a speedup that can't be had. A pass that several components
+        share is complete once the last of them has been loaded.
+        """
+        owner = self.link() if self.lender_name is not None else self
+        if owner is not None and [owner, *owner.borrowers()][-1] is self:
+            owner.warn_of_config()
 
     def check_order(self, lender: "Lending") -> None:
         """RAISES (ValueError): If the owner of its encoder does not run before it."""
@@ -139,6 +172,19 @@ class Lending:
         RETURNS (RunSettings): How to run the model, checked.
         RAISES (ValueError): If there are no weights yet, or a setting does not suit them.
         """
+        knob, run = self.ready_alone(call)
+        pipes = [self, *(pipe for pipe in self.borrowers() if pipe._shim.is_trained)]
+        if len(pipes) == 1:
+            return run
+        for pipe in pipes[1:]:
+            pipe.bind()
+        readers = [reader_of(pipe, self, knob, run, call.is_set) for pipe in pipes]
+        return replace(run, readers=tuple(readers))
+
+    def ready_alone(self, call: Knob = Knob()) -> Tuple[Knob, RunSettings]:
+        """RETURNS (Tuple[Knob, RunSettings]): The knob in force, and how to run the model if no
+        other component borrows its encoder. Otherwise as ``ready``.
+        """
         if not self._shim.is_trained:
             raise ValueError(
                 f"'{self.name}' has no weights yet. Train it (nlp.initialize(...) fetches the "
@@ -156,13 +202,7 @@ class Lending:
         run = self._run_settings(knob)
         if lender is None:
             self._shim.trained.check_window_length(run.window_length)
-        pipes = [self, *(pipe for pipe in self.borrowers() if pipe._shim.is_trained)]
-        if len(pipes) == 1:
-            return run
-        for pipe in pipes[1:]:
-            pipe.bind()
-        readers = [reader_of(pipe, self, knob, run, call.is_set) for pipe in pipes]
-        return replace(run, readers=tuple(readers))
+        return knob, run
 
     def at_threshold(self, run: RunSettings, threshold: float) -> RunSettings:
         """RETURNS (RunSettings): The same run, with all tasks at another threshold.
@@ -193,11 +233,12 @@ class Lending:
         from ..network.shared import Reader
         from ..training.sharing import learner_of
 
+        learners = [learner_of(p, learns=p is self) for p in pipes]
         return replace(
             run,
-            reader=self.name,
+            reader=pipes.index(self),
             readers=tuple(Reader(p.name, p._shim.trained.network, p.criterion) for p in pipes),
-            learners=tuple(learner_of(pipe.name, pipe.training, pipe._shim) for pipe in pipes),
+            learners=tuple(learners),
         )
 
     def _readers(self, run: RunSettings) -> "List[Any]":
@@ -251,25 +292,30 @@ def reader_of(pipe: "Any", owner: Lending, knob: Knob, run: RunSettings, is_call
 
 
 def find_lender(borrower: Lending, nlp: Language) -> "Optional[Any]":
-    """RETURNS (Optional[EarlyExitPipe]): The component whose encoder another one borrows, if it is
-    in the pipeline. If it has been renamed since it was used, the other one's config gets the new
-    name.
+    """Find the component whose encoder another one borrows: the one that it is known to be, or else
+    the one that the config names. A pipeline may also have been saved after the owner was renamed,
+    and before the config knew: then it is the one over whose encoder the heads were trained.
 
-    borrower (Lending): The other one.
+    borrower (Lending): The other one. Its config gets the owner's name, if that is a new one.
     nlp (Language): The pipeline.
+    RETURNS (Optional[EarlyExitPipe]): The owner, if it is in the pipeline.
     """
     wanted, shim = borrower.lender_name, borrower._shim
-    pipes = [(name, pipe) for name, pipe in nlp.components if isinstance(pipe, Lending)]
-    if wanted in nlp.component_names:
-        return dict(pipes).get(wanted)
-    for name, pipe in pipes:
-        if pipe._shim is shim.known_lender:
-            shim.encoder = replace(shim.encoder, component=name)
-            for own, found in pipes:
-                if found is borrower:
-                    nlp.get_pipe_config(own)["model"]["encoder"]["component"] = name
-            return pipe
-    return None
+    pipes = {name: pipe for name, pipe in nlp.components if isinstance(pipe, Lending)}
+    found = [name for name, pipe in pipes.items() if pipe._shim is shim.known_lender]
+    if not found and wanted in nlp.component_names:
+        return pipes.get(wanted)
+    if not found and shim.is_trained:
+        owners = [name for name, pipe in pipes.items() if pipe.lender_name is None]
+        found = [name for name in owners if shim.fits(pipes[name]._shim)]
+    if not found:
+        return None
+    if found[0] != wanted:
+        shim.encoder = replace(shim.encoder, component=found[0])
+        for own, pipe in pipes.items():
+            if pipe is borrower:
+                nlp.get_pipe_config(own)["model"]["encoder"]["component"] = found[0]
+    return pipes[found[0]]
 
 
 def check_lender(borrower: Lending, lender: Lending) -> None:

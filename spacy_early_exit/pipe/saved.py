@@ -43,7 +43,7 @@ class Saved:
     calibration: Optional[Calibration]
     _labels: List[str]
     _shim: Any
-    warn_of_config: Callable[[], None]
+    warn_after_loading: Callable[[], None]
     lender_name: Optional[str]  # see lending.py
 
     def check_labels(self, labels: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ class Saved:
         vocab = {"vocab": lambda p: self.vocab.from_disk(p, exclude=exclude)}
         util.from_disk(Path(path), vocab, exclude)
         self._take(*found)
-        self.warn_of_config()
+        self.warn_after_loading()
         return self
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:

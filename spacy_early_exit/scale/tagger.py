@@ -177,14 +177,17 @@ def tagger(setting: Setting, threads: Optional[int] = None) -> Tagger:
 
 
 def find_component(nlp: Language, setting: Setting) -> EarlyExitPipe:
-    """RETURNS (EarlyExitPipe): The component that a setting names, or the only one.
+    """RETURNS (EarlyExitPipe): The component that a setting names, or the only one that has an
+    encoder.
 
     nlp (Language): The pipeline.
     setting (Setting): What to run.
     RAISES (ValueError): If there is none, or not exactly one to choose, or it finds no entities.
     """
     mine = {name: pipe for name, pipe in nlp.pipeline if isinstance(pipe, EarlyExitPipe)}
-    named = {name: pipe for name, pipe in mine.items() if setting.component in (None, name)}
+    named = {name: pipe for name, pipe in mine.items() if setting.component == name}
+    if setting.component is None:
+        named = {name: pipe for name, pipe in mine.items() if pipe.lender_name is None}
     if len(named) != 1:
         raise ValueError(
             f"{setting.model} has these early-exit components: {', '.join(mine) or 'none'}. Name "

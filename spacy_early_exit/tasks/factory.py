@@ -12,7 +12,6 @@ from thinc.api import Config, Model
 
 from ..pipe.component import EarlyExitPipe
 from ..pipe.dial import DEFAULT_THRESHOLD
-from ..pipe.lending import check_lender, find_lender
 from ..pipe.sharing import made_in
 
 # The arguments that are not fields of Settings: the blocks and the knob.
@@ -95,10 +94,7 @@ def make_factory(
     def factory(nlp: Language, name: str, model: Model, **settings: Any) -> EarlyExitPipe:
         """Make the component. Its class describes the arguments."""
         pipe = made_in(nlp, task(nlp.vocab, model, name, **settings))
-        lender = find_lender(pipe, nlp) if pipe.lender_name else None
-        if lender is not None:
-            check_lender(pipe, lender)
-            lender._lends = True
+        pipe.link(nlp)
         return pipe
 
     # spaCy checks a config's values against the factory's signature.

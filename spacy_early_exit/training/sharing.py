@@ -10,6 +10,7 @@ from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
 from .halting import Drawn, SpeedupDraws
+from .joint import JointTraining
 
 
 @runtime_checkable
@@ -65,27 +66,31 @@ class Learner:
     """How a task learns from a shared pass.
 
     stage (SharedStage): Its stage of training.
+    criterion (Criterion): Its criterion, by which a stage may let words exit.
     teacher (Optional[ExitNetwork]): The network as it was before this stage, if the stage needs it.
     deepest (bool): Whether the stage needs its deepest head alone.
     """
 
     stage: SharedStage
+    criterion: Criterion
     teacher: Optional[ExitNetwork]
     deepest: bool = False
 
 
-def learner_of(name: str, stage: Any, shim: Any) -> Learner:
+def learner_of(pipe: Any, learns: bool) -> Learner:
     """RETURNS (Learner): How a component learns from a shared pass.
 
-    name (str): The component's name.
-    stage (Stage): Its stage of training.
-    shim (Any): Holds its network, and its teacher.
-    RAISES (ValueError): If the stage runs the encoder itself.
+    pipe (EarlyExitPipe): The component.
+    learns (bool): Whether it is the one that learns now. Of the others, some may be frozen.
+    RAISES (ValueError): If it learns, and its stage runs the encoder itself.
     """
+    stage = pipe.training
     if not isinstance(stage, SharedStage):
+        if not learns:
+            return Learner(JointTraining(), pipe.criterion, None)
         raise ValueError(
-            f"'{name}' shares an encoder, and {type(stage).__name__} can't train in a shared pass. "
-            f"Train with JointTraining.v1 or SelfSampling.v1."
+            f"'{pipe.name}' shares an encoder, and {type(stage).__name__} can't train in a shared "
+            f"pass. Train with JointTraining.v1 or SelfSampling.v1."
         )
-    teacher = shim.teacher() if getattr(stage, "needs_teacher", False) else None
-    return Learner(stage, teacher, getattr(stage, "needs_deepest_alone", False))
+    teacher = pipe._shim.teacher() if getattr(stage, "needs_teacher", False) else None
+    return Learner(stage, pipe.criterion, teacher, getattr(stage, "needs_deepest_alone", False))

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import spacy
@@ -10,12 +11,22 @@ from spacy.util import load_model_from_config
 
 from spacy_early_exit.budget.curve import Calibration, Point, TaskScore
 from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.measure.contenders import contenders_of
 from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.guarantee import guarantee
 from spacy_early_exit.measure.hold_saving import make_hold_saving
 from spacy_early_exit.measure.report import collect, to_html
+from spacy_early_exit.scale.tagger import Setting, Tagger, find_component
 from tests.makers.commands import run
-from tests.makers.shared import NER, TAGGER, all_answers, blank_shared, both_of, train_shared
+from tests.makers.shared import (
+    NER,
+    TAGGER,
+    add_tagger,
+    all_answers,
+    blank_shared,
+    both_of,
+    train_shared,
+)
 from tests.makers.texts import TEXTS
 
 pytestmark = pytest.mark.takes(seconds=15)  # whichever comes first calibrates
@@ -81,6 +92,25 @@ def test_with_fewer_tasks_a_pass_saves_no_less(nlp, tmp_path):
     nlp.to_disk(tmp_path / "saved")
     alone = spacy.load(tmp_path / "saved", exclude=[TAGGER])
     assert saved(all_answers(alone, component_cfg=speedup)) >= 0.99 * together
+
+
+def test_a_calibration_without_a_task_is_not_for_a_pass_with_it(nlp):
+    ner, speedup = nlp.get_pipe(NER), {NER: {"speedup": 1.5}}
+    with nlp.select_pipes(disable=TAGGER):
+        calibrate(ner, both_of(nlp), [1.5])
+        assert saved(all_answers(nlp, component_cfg=speedup)) >= 1.5
+    with pytest.raises(ValueError, match=f"different task {TAGGER}"):
+        all_answers(nlp, component_cfg=speedup)
+
+
+def test_a_disabled_task_does_not_end_the_calibration(nlp):
+    third = add_tagger(nlp, "third")
+    third.initialize(lambda: both_of(nlp), nlp=nlp)
+    speedup = {NER: {"speedup": 1.5}}
+    with pytest.raises(ValueError, match="different task third"):
+        all_answers(nlp, component_cfg=speedup)
+    nlp.disable_pipe("third")
+    assert saved(all_answers(nlp, component_cfg=speedup)) >= 1.49
 
 
 class TestBounds:
@@ -174,3 +204,38 @@ def test_the_commands_measure_the_pass(nlp, corpus, tmp_path):
     ]:
         found = run("-m", "spacy", *command, *wrong, ok=False)
         assert said in " ".join(found.split())
+
+
+def test_the_benchmark_runs_the_pass(nlp, tmp_path):
+    nlp.to_disk(tmp_path / "saved")
+    contenders = contenders_of(str(tmp_path / "saved"), [1.0, 1.5], [8])
+    assert len(contenders) == 2, "the owner is calibrated, for all"
+    for contender in contenders:
+        docs = contender.make(**contender.arguments)(TEXTS)
+        assert len(docs) == len(TEXTS)
+
+
+def test_a_job_runs_the_owner(nlp, tmp_path):
+    nlp.to_disk(tmp_path / "saved")
+    setting = Setting(model=str(tmp_path / "saved"))
+    assert find_component(nlp, setting) is nlp.get_pipe(NER)
+    found = Tagger(replace(setting, speedup=1.5)).tag(TEXTS)
+    assert sum(one.full for one in found) >= 1.45 * sum(one.spent for one in found)
+    with pytest.raises(ValueError, match="finds no entities"):
+        find_component(nlp, replace(setting, component=TAGGER))
+
+
+def test_a_slim_encoder_is_not_put_under_heads_of_other_tasks(nlp, tmp_path):
+    nlp.to_disk(tmp_path / "saved")
+    command = [
+        "slim",
+        tmp_path / "saved",
+        "-o",
+        tmp_path / "slim",
+        "--with-heads",
+        tmp_path / "out",
+    ]
+    how = ["--heads", 0.5, "--neurons", 0.5, "--importance", "magnitude"]
+    found = run("-m", "spacy", "early-exit", *command, *how, ok=False)
+    assert f"'{TAGGER}' would keep heads over the encoder as it was" in " ".join(found.split())
+    assert not (tmp_path / "slim").exists()

@@ -1,6 +1,7 @@
 """Components that share an encoder: prediction, knobs, files and spaCy's habits."""
 
 import copy
+import gc
 import pickle
 import re
 from dataclasses import replace
@@ -10,7 +11,8 @@ import spacy
 from spacy.util import load_model_from_config
 
 import spacy_early_exit
-from spacy_early_exit.pipe.answers import KEY
+from spacy_early_exit.pipe.answers import are_waiting
+from spacy_early_exit.pipe.sharing import warn_if_shared
 from tests.makers.shared import (
     NER,
     TAGGER,
@@ -89,7 +91,7 @@ def test_the_record_says_whose_pass_it_was(nlp):
     assert answers(copied) == answers(doc)
     copied._.early_exit = records
     assert copied._.early_exit == records
-    assert KEY not in doc.user_data, "nothing stays on the Doc that nobody needs any more"
+    assert not are_waiting(doc), "nothing stays on the Doc that nobody needs any more"
 
 
 def test_on_another_device_the_heads_of_all_tasks_are_copies(nlp):
@@ -175,6 +177,46 @@ class TestFiles:
         with pytest.raises(ValueError, match="trained over another encoder"):
             other(TEXTS[0])
 
+    @pytest.mark.parametrize("is_used", [False, True])
+    def test_another_encoder_under_an_owner_is_refused(self, nlp, encoders, is_used):
+        """Whether the heads were just read, or have answered already."""
+        other = train_shared(blank_shared(encoders["bert"]), steps=1)
+        if is_used:
+            nlp(TEXTS[0])
+        nlp.remove_pipe(NER)
+        nlp.add_pipe(NER, source=other, first=True)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="trained over another encoder"):
+                nlp(TEXTS[0])
+
+    def test_weights_loaded_into_a_used_owner(self, nlp, encoders, tmp_path):
+        found = all_answers(nlp)
+        nlp.to_disk(tmp_path / "saved")
+        other = train_shared(blank_shared(encoders["bert"]), steps=1)
+        other.to_disk(tmp_path / "other")
+        ner = nlp.get_pipe(NER)
+        ner.from_disk(tmp_path / "saved" / NER, exclude=["vocab"])
+        assert all_answers(nlp) == found, "the same weights"
+        ner.from_disk(tmp_path / "other" / NER, exclude=["vocab"])
+        with pytest.raises(ValueError, match="trained over another encoder"):
+            nlp(TEXTS[0])
+        nlp.from_disk(tmp_path / "saved")
+        assert all_answers(nlp) == found
+
+    def test_initialize_begins_anew_over_another_encoder(self, nlp):
+        nlp(TEXTS[0])
+        before = encoder_of(nlp.get_pipe(NER))
+        nlp.initialize(lambda: both_of(nlp))
+        assert encoder_of(nlp.get_pipe(TAGGER)) is encoder_of(nlp.get_pipe(NER)) is not before
+        assert nlp(TEXTS[0])
+
+    def test_an_owner_initialized_alone_leaves_heads_that_do_not_fit(self, nlp):
+        nlp(TEXTS[0])
+        with nlp.select_pipes(disable=TAGGER):
+            nlp.initialize(lambda: both_of(nlp))
+        with pytest.raises(ValueError, match="trained over another encoder"):
+            nlp(TEXTS[0])
+
     def test_heads_are_not_taken_for_a_component_with_an_encoder(self, nlp, encoders, tmp_path):
         nlp.to_disk(tmp_path / "saved")
         plain = spacy.blank("en")
@@ -231,13 +273,32 @@ class TestTheOwnerIsNotThere:
         with pytest.raises(ValueError, match="words of the Doc have changed"):
             nlp("Ann Lee lives in New York.")
 
+    def test_it_is_no_early_exit_component(self):
+        plain = spacy.blank("en")
+        plain.add_pipe("sentencizer")
+        tagger = add_tagger(plain, component="sentencizer")
+        with pytest.raises(ValueError, match="'sentencizer', which is no early-exit component"):
+            tagger.initialize(lambda: both_of(plain), nlp=plain)
+
+    def test_answers_that_nobody_takes_are_not_saved(self, nlp):
+        """A component can't see what a call disables."""
+        docs = list(nlp.pipe(TEXTS, disable=[TAGGER]))
+        with nlp.select_pipes(disable=TAGGER):
+            alone = list(nlp.pipe(TEXTS))
+        for doc, other in zip(docs, alone, strict=True):
+            assert doc.user_data.keys() == other.user_data.keys()
+            assert are_waiting(doc) and not are_waiting(other)
+        tagger = nlp.get_pipe(TAGGER)
+        assert all(token.pos_ for doc in map(tagger, docs) for token in doc), "late, but the same"
+        assert not any(map(are_waiting, docs))
+
     def test_the_owner_alone_runs_as_if_nobody_borrowed(self, nlp):
         with nlp.select_pipes(disable=TAGGER):
             disabled = [(one["ents"], one[NER]) for one in all_answers(nlp)]
         nlp.remove_pipe(TAGGER)
         removed = [(one["ents"], one[NER]) for one in all_answers(nlp)]
         assert disabled == removed
-        assert not nlp(TEXTS[0]).user_data.get(KEY)
+        assert not are_waiting(nlp(TEXTS[0]))
 
 
 class TestWhatIsRefused:
@@ -277,6 +338,62 @@ class TestSpacysHabits:
         assert [{NER: one.pop("names"), **one} for one in all_answers(nlp)] == found
         nlp.to_disk(tmp_path / "saved")
         assert all_answers(spacy.load(tmp_path / "saved")) == renamed
+
+    @pytest.mark.parametrize("disabled", [(), (TAGGER,)], ids=str)
+    @pytest.mark.parametrize("is_used", [False, True])
+    def test_renamed_and_saved_at_once(self, nlp, tmp_path, is_used, disabled):
+        found = all_answers(nlp)
+        nlp.to_disk(tmp_path / "saved")
+        nlp = spacy.load(tmp_path / "saved")
+        if is_used:
+            nlp(TEXTS[0])
+        with nlp.select_pipes(disable=disabled):
+            nlp.rename_pipe(NER, "names")
+        nlp.to_disk(tmp_path / "renamed")
+        for one in (nlp, spacy.load(tmp_path / "renamed")):
+            assert [{NER: of.pop("names"), **of} for of in all_answers(one)] == found
+            config = one.config["components"][TAGGER]["model"]["encoder"]
+            assert config["component"] == "names"
+
+    def test_another_component_under_the_owners_old_name(self, nlp, encoders):
+        found = all_answers(nlp)
+        nlp.rename_pipe(NER, "names")
+        other = train_shared(blank_shared(encoders["bert"]), steps=1)
+        nlp.add_pipe(NER, source=other, first=True)
+        for _ in range(2):
+            doc = nlp(TEXTS[0])
+            assert [token.pos_ for token in doc] == found[0]["pos"]
+            assert doc._.early_exit[TAGGER].of_pass == "names"
+
+    def test_sourced_under_another_name(self, nlp, tmp_path):
+        found = all_answers(nlp)
+        nlp.to_disk(tmp_path / "saved")
+        source, other = spacy.load(tmp_path / "saved"), spacy.blank("en")
+        other.add_pipe(NER, name="names", source=source)
+        other.add_pipe(TAGGER, source=source)
+        del source
+        gc.collect()
+        other.to_disk(tmp_path / "sourced")
+        for one in (other, spacy.load(tmp_path / "sourced")):
+            assert [{NER: of.pop("names"), **of} for of in all_answers(one)] == found
+
+    def test_sourced_while_the_first_pipeline_is_used(self, nlp):
+        """spaCy does not copy them: what one pipeline disables is disabled in both. They say so."""
+        other = spacy.blank("en")
+        for name in (NER, TAGGER):
+            other.add_pipe(name, source=nlp)
+        nlp.disable_pipe(TAGGER)
+        with pytest.raises(ValueError, match="has left none on the Doc"):
+            other(TEXTS[0])
+        nlp.enable_pipe(TAGGER)
+        assert answers(other(TEXTS[0])) == answers(nlp(TEXTS[0]))
+        with pytest.warns(UserWarning, match="is shared: another pipeline still has it"):
+            warn_if_shared(nlp.get_pipe(NER), other)
+
+    def test_the_same_doc_twice(self, nlp):
+        doc = nlp.make_doc(TEXTS[0])
+        for found in nlp.pipe([doc, doc]):
+            assert found._.early_exit[TAGGER].of_pass == NER
 
     def test_sourced_together(self, nlp, tmp_path):
         found = all_answers(nlp)

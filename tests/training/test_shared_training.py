@@ -1,5 +1,7 @@
 """Training components that share an encoder, in spaCy's loop."""
 
+import warnings
+
 import pytest
 import spacy
 import torch
@@ -232,6 +234,41 @@ class TestFreezing:
         assert changed(encoder, nlp.get_pipe(NER).network.encoder)
         assert not changed(own, heads_of(nlp, TAGGER))
 
+    def test_a_borrower_that_no_longer_learns_is_warned_of(self, nlp):
+        """The encoder changes under its heads."""
+        optimizer = nlp.create_optimizer()
+        optimizer.learn_rate = 1e-4
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for sgd in (False, optimizer):  # spaCy takes steps after all, or after each
+                for _ in range(3):
+                    nlp.update(both_of(nlp), sgd=sgd)
+        step(nlp, both_of(nlp), optimizer, exclude=[TAGGER])
+        with pytest.warns(UserWarning, match=f"'{TAGGER}', over the same encoder, did not learn"):
+            step(nlp, both_of(nlp), optimizer, exclude=[TAGGER])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            step(nlp, both_of(nlp), optimizer, exclude=[TAGGER])
+
+    def test_an_owner_whose_encoder_stays_may_learn_alone(self, encoders):
+        model = {"encoder": {"name": encoders["bert"]}, "freeze_encoder": True}
+        nlp = blank_shared(encoders["bert"], {"model": model})
+        optimizer = nlp.initialize(lambda: both_of(nlp))
+        optimizer.learn_rate = 1e-4
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(3):
+                step(nlp, both_of(nlp), optimizer, exclude=[TAGGER])
+
+    def test_who_learns_again_from_the_same_batch_learns_alone(self, nlp):
+        examples, optimizer = both_of(nlp), nlp.create_optimizer()
+        step(nlp, examples, optimizer)
+        tagger, own = nlp.get_pipe(TAGGER), weights_of(heads_of(nlp, TAGGER))
+        tagger.update(examples, sgd=optimizer)
+        tagger.update(examples, sgd=optimizer)
+        assert changed(own, heads_of(nlp, TAGGER))
+        assert not gradients(nlp), "what is left would be part of the owner's next step"
+
     @pytest.mark.parametrize("frozen", ["freeze_encoder", "freeze_full_depth"])
     def test_a_borrower_that_does_not_teach_the_encoder(self, encoders, frozen):
         nlp = blank_shared(encoders["bert"])
@@ -381,6 +418,7 @@ def test_stages_that_run_the_encoder_themselves_are_refused(encoders):
     nlp.initialize(lambda: both_of(nlp))
     with pytest.raises(ValueError, match="EarlyBirdSearch can't train in a shared pass"):
         nlp.update(both_of(nlp), sgd=False)
+    assert nlp.update(both_of(nlp), sgd=False, exclude=[TAGGER])[NER] > 0, "frozen, it may have any"
 
 
 def test_a_borrower_before_its_owner_is_not_initialized(encoders):
