@@ -73,10 +73,11 @@ def main() -> None:
         except ValueError as e:
             raise SystemExit(f"--encoder can't be {args.encoder!r}: {e}") from e
     stage = config["components"][f"early_exit_{args.task}"]["training"]
+    stages = [of["training"] for of in config["components"].values() if "training" in of]
     if stage["@misc"] == SEARCH:
         prepare_search(config, stage, epochs, heads=args.heads, neurons=args.neurons)
     elif epochs > args.epochs:
-        prepare_small(config, stage, choose=not args.keep_last)
+        prepare_small(config, stages, choose=not args.keep_last)
     config["nlp"]["lang"] = args.lang
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)
@@ -90,15 +91,16 @@ def main() -> None:
         )
 
 
-def prepare_small(config: Config, stage: dict[str, Any], choose: bool) -> None:
+def prepare_small(config: Config, stages: list[dict[str, Any]], choose: bool) -> None:
     """Fit a config to a small corpus, which is passed over more often than others.
 
     config (Config): The config, changed in place.
-    stage (dict[str, Any]): Its stage of training, changed in place.
+    stages (list[dict[str, Any]]): Each component's stage of training, changed in place.
     choose (bool): Whether to choose among checkpoints.
     """
-    if stage["@misc"] == SECOND:
-        stage["max_speedup"] = MAX_SPEEDUP  # by then it is known by heart
+    for stage in stages:
+        if stage["@misc"] == SECOND:
+            stage["max_speedup"] = MAX_SPEEDUP  # by then it is known by heart
     if not choose:
         config["training"]["eval_frequency"] = config["training"]["max_steps"]
         print(

@@ -163,6 +163,12 @@ def test_of_small_corpora_speedups_are_drawn_and_the_last_checkpoint_may_be_kept
         assert settings.get("max_speedup") == (max_speedup if stage == "self_sampling" else None)
 
 
+def test_of_small_corpora_all_tasks_draw_speedups(tmp_path):
+    config = config_for(tmp_path, "shared_sampling", "--min-steps", 7)
+    for name in ("early_exit_ner", "early_exit_tagger"):
+        assert config["components"][name]["training"]["max_speedup"] == MAX_SPEEDUP
+
+
 def convert(folder, text, *options, ok=True):
     """What the script makes of a file, or says of it."""
     (folder / "made.tsv").write_text(text, encoding="utf8")

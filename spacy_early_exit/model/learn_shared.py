@@ -26,6 +26,7 @@ from ..runtime.torch_state import usual_torch
 from ..settings import RunSettings
 from ..text.windows import batches
 from ..training.base import Gradient, JointLogits, Places
+from ..training.halting import Drawn
 from ..training.sharing import Learner
 from ..training.taught import taught_together
 from .borrowed import BorrowedShim
@@ -117,13 +118,15 @@ def begin_shared_update(
     network, windows = shim.trained.network, shared.windows
     number = [reader.name for reader in settings.readers].index(settings.reader)
     reader, learner = settings.readers[number], settings.learners[number]
+    criterion = reader.criterion or TokenExit(window=0)
     outputs = []
     for part in shared.parts:
         # Gradients of heads are not scaled: they need fp32, or the range that it has.
         with _autocast(network, torch.bfloat16, shim.mixed_precision and owner.scaler is None):
             logits = _logits(network, learner, part, dropout, teaches)
         outputs.append(logits.float())
-        learner.see(part.haltings[reader.name], logits, part.batch, reader)
+        halting = part.haltings[reader.name]
+        learner.stage.see(halting, logits, network, part.batch, criterion)
     taught = [part.taught[reader.name] for part in shared.parts if reader.name in part.taught]
     nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
 
@@ -189,12 +192,13 @@ def _run_batch(network: ExitNetwork, batch: Batch, settings: RunSettings, dropou
     """RETURNS (Part): A pass over a batch."""
     readers, learners = settings.readers, settings.learners
     taught = _taught(batch, readers, learners)
-    haltings = {
-        reader.name: learner.halting(
-            reader, batch, reader.criterion or TokenExit(window=0), taught.get(reader.name)
-        )
-        for reader, learner in zip(readers, learners)
-    }
+    drawn = Drawn([learner.stage.draws for learner in learners])
+    haltings: Dict[str, Optional[Halting]] = {}
+    for reader, learner in zip(readers, learners):
+        criterion = reader.criterion or TokenExit(window=0)
+        known = taught.get(reader.name)
+        halting = learner.stage.halting(reader.network, batch, criterion, known, drawn)
+        haltings[reader.name] = halting
     states, left = run_layers_halting(network, batch, readers, [*haltings.values()], dropout)
     states = [state.float() for state in states]
     leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]

@@ -3,7 +3,7 @@ to a single budget.
 """
 
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -62,8 +62,43 @@ class RandomHalting:
         return self.layers[words] <= layer
 
 
+class Drawn:
+    """What is drawn for a batch. Each number is drawn when it is first asked for, and then known:
+    tasks that learn from one pass get the same, since they are at one threshold when predicting. If
+    each drew its own, few words would exit, as they stay until all tasks are sure.
+
+    draws (Sequence[Optional[SpeedupDraws]]): What the tasks draw speedups with, if they do.
+    """
+
+    def __init__(self, draws: "Sequence[Optional[SpeedupDraws]]" = ()):
+        curves = [one.speedups for one in draws if one is not None and one.speedups is not None]
+        # A pass is not faster than the slowest of its tasks.
+        self.speedups = torch.stack(curves).amin(0) if curves else None
+        self._known: Dict[str, Tensor] = {}
+
+    def once(self, name: str, draw: Callable[[], Tensor]) -> Tensor:
+        """RETURNS (Tensor): A copy of what was drawn under a name.
+
+        name (str): The name.
+        draw (Callable[[], Tensor]): Draws it, if it was not drawn yet.
+        """
+        if name not in self._known:
+            self._known[name] = draw()
+        return self._known[name].clone()
+
+    def share(self, windows: int) -> Tensor:
+        """RETURNS (Tensor): How far up each window goes, from 0 to 1. *Shape:* ``(windows,)``"""
+        return self.once("share", lambda: torch.rand(windows))
+
+    def kind(self, windows: int) -> Tensor:
+        """RETURNS (Tensor): From 0 to 1: windows with small ones are aggressive, those with large
+        ones run at full depth. *Shape:* ``(windows,)``
+        """
+        return self.once("kind", lambda: torch.rand(windows))
+
+
 def draw_thresholds(
-    windows: int, most: float, aggressive_share: float, full_share: float
+    windows: int, most: float, aggressive_share: float, full_share: float, drawn: Drawn
 ) -> Tensor:
     """Draw a threshold for each window, from 0 to ``most``.
 
@@ -71,10 +106,11 @@ def draw_thresholds(
     most (float): The largest threshold.
     aggressive_share (float): Share of windows that get the largest threshold.
     full_share (float): Share of windows that run at full depth.
+    drawn (Drawn): What is drawn for the batch.
     RETURNS (Tensor): *Shape:* ``(windows,)``
     """
-    thresholds = torch.rand(windows) * most
-    kind = torch.rand(windows)
+    thresholds = drawn.share(windows) * most
+    kind = drawn.kind(windows)
     thresholds[kind < aggressive_share] = most
     thresholds[kind >= 1.0 - full_share] = 0.0
     return thresholds
@@ -97,18 +133,19 @@ class SpeedupDraws:
         self.max_speedup = max_speedup
         self.speedups: Optional[Tensor] = None  # that these thresholds give
 
-    def draw(self, windows: int, full_share: float) -> Tensor:
+    def draw(self, windows: int, full_share: float, drawn: Drawn) -> Tensor:
         """Draw a threshold for each window. Until a batch has been seen, all run at full depth.
 
         windows (int): Number of windows.
         full_share (float): Share of windows that run at full depth.
+        drawn (Drawn): What is drawn for the batch, and the speedups that thresholds give.
         RETURNS (Tensor): *Shape:* ``(windows,)``
         """
-        if self.speedups is None:
+        if drawn.speedups is None:
             return torch.zeros(windows)
-        speedups = 1.0 + torch.rand(windows) * (self.max_speedup - 1.0)
-        place = torch.searchsorted(self.speedups, speedups).clamp_max(len(self.THRESHOLDS) - 1)
-        full = torch.rand(windows) >= 1.0 - full_share
+        speedups = 1.0 + drawn.share(windows) * (self.max_speedup - 1.0)
+        place = torch.searchsorted(drawn.speedups, speedups).clamp_max(len(self.THRESHOLDS) - 1)
+        full = drawn.kind(windows) >= 1.0 - full_share
         return torch.where(full, 0.0, self.THRESHOLDS[place])
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
 from ..retired import reads_retired
 from .base import Answers, Stage, check_bounds
+from .halting import Drawn
 from .losses import distillation_loss, layer_weighted, pseudo_tags, word_losses
 
 
@@ -36,6 +37,7 @@ class JointTraining:
     needs_teacher = False
     trains_decoder = True
     trains_criterion = False
+    draws = None
     copies = 1
 
     def run(
@@ -51,7 +53,12 @@ class JointTraining:
         return Answers(logits, torch.full_like(batch.piece_of_word, len(logits)), None)
 
     def halting(
-        self, network: ExitNetwork, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
+        self,
+        network: ExitNetwork,
+        batch: Batch,
+        criterion: Criterion,
+        taught: Optional[Tensor],
+        drawn: Optional[Drawn] = None,
     ) -> Optional[Halting]:
         """RETURNS (None): No word exits."""
         return None

@@ -17,6 +17,7 @@ from ..network.exit_network import ExitNetwork
 from ..retired import reads_retired
 from .base import Answers, Stage, check_bounds
 from .halting import (
+    Drawn,
     RandomHalting,
     SampledHalting,
     SpeedupDraws,
@@ -106,23 +107,34 @@ class SelfSampling:
             self.draws.see(logits.detach().float().cpu(), words, batch, criterion, learned)
 
     def halting(
-        self, network: ExitNetwork, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
+        self,
+        network: ExitNetwork,
+        batch: Batch,
+        criterion: Criterion,
+        taught: Optional[Tensor],
+        drawn: Optional[Drawn] = None,
     ) -> Halting:
-        """RETURNS (Halting): Decides which words exit."""
-        device = batch.ids.device
+        """RETURNS (Halting): Decides which words exit.
+
+        drawn (Optional[Drawn]): What is drawn for the batch; None: it is drawn for this task alone.
+        """
+        device, windows, depth = batch.ids.device, batch.windows, network.spec.layers
+        drawn = Drawn([self.draws]) if drawn is None else drawn
         if self.pattern == "random":
-            layers = torch.randint(1, network.spec.layers + 1, (batch.words,)).to(device)
-            full = torch.rand(batch.windows).to(device) >= 1.0 - self.full_share
-            layers[full[batch.window_of_word]] = network.spec.layers
+            layers = drawn.once("layers", lambda: torch.randint(1, depth + 1, (batch.words,)))
+            layers = layers.to(device)
+            full = drawn.kind(windows).to(device) >= 1.0 - self.full_share
+            layers[full[batch.window_of_word]] = depth
             return RandomHalting(layers)
         criteria = neighbourhoods(criterion, sorted(self.windows))
         if self.draws is not None:
-            thresholds = self.draws.draw(batch.windows, self.full_share)
+            thresholds = self.draws.draw(windows, self.full_share, drawn)
         else:
             thresholds = draw_thresholds(
-                batch.windows, self.max_threshold, self.aggressive_share, self.full_share
+                windows, self.max_threshold, self.aggressive_share, self.full_share, drawn
             )
-        choice = torch.randint(len(criteria), (batch.windows,))
+        many = len(criteria)
+        choice = drawn.once(f"one of {many}", lambda: torch.randint(many, (windows,)))
         choice[thresholds == self.max_threshold] = 0  # drawn ones are smaller: these are aggressive
         judged_by = None
         if self.pattern == "off_policy" and taught is not None:

@@ -9,7 +9,7 @@ from ..network.all_heads import Halting
 from ..network.batch import Batch
 from ..network.criterion import Criterion
 from ..network.exit_network import ExitNetwork
-from ..network.shared import Reader
+from .halting import Drawn, SpeedupDraws
 
 
 @runtime_checkable
@@ -20,12 +20,17 @@ class SharedStage(Protocol):
     def detach_early_heads(self) -> bool:
         """RETURNS (bool): Whether only the deepest head's gradient reaches the encoder."""
 
+    @property
+    def draws(self) -> Optional[SpeedupDraws]:
+        """RETURNS (Optional[SpeedupDraws]): What it draws speedups with; None: it draws none."""
+
     def halting(
         self,
         network: ExitNetwork,
         batch: Batch,
         criterion: Criterion,
         taught: Optional[Tensor],
+        drawn: Optional[Drawn] = None,
     ) -> Optional[Halting]:
         """RETURNS (Optional[Halting]): Decides which words exit; None: no word exits.
 
@@ -34,6 +39,7 @@ class SharedStage(Protocol):
         criterion (Criterion): The component's criterion.
         taught (Optional[Tensor]): The teacher's logits, if there is a teacher. *Shape:*
             ``(layers or 1, words, tags that it knew)``
+        drawn (Optional[Drawn]): What is drawn for the batch, for all tasks; None: for it alone.
         """
 
     def see(
@@ -66,17 +72,6 @@ class Learner:
     stage: SharedStage
     teacher: Optional[ExitNetwork]
     deepest: bool = False
-
-    def halting(
-        self, reader: Reader, batch: Batch, criterion: Criterion, taught: Optional[Tensor]
-    ) -> Optional[Halting]:
-        """RETURNS (Optional[Halting]): Decides which words the task is sure of; None: of none."""
-        return self.stage.halting(reader.network, batch, criterion, taught)
-
-    def see(self, halting: Optional[Halting], logits: Tensor, batch: Batch, reader: Reader) -> None:
-        """See the logits of a batch."""
-        if reader.criterion is not None:
-            self.stage.see(halting, logits, reader.network, batch, reader.criterion)
 
 
 def learner_of(name: str, stage: Any, shim: Any) -> Learner:

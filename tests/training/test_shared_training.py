@@ -8,6 +8,7 @@ from thinc.api import PyTorchGradScaler
 from spacy_early_exit.model import learn_shared
 from spacy_early_exit.network.all_heads import run_all_heads, run_all_layers
 from spacy_early_exit.training import taught
+from spacy_early_exit.training.halting import SpeedupDraws
 from spacy_early_exit.training.joint import JointTraining
 from tests.makers.shared import (
     NER,
@@ -327,6 +328,40 @@ class TestTheSecondStage:
         for _ in range(3):
             step(nlp, both_of(nlp), optimizer)
         assert len(batches) == 1, "one pass, for the teachers of both"
+
+    @pytest.mark.parametrize(
+        "stage", [{}, {"aggressive_share": 0.3}, {"max_speedup": 3.0}], ids=str
+    )
+    def test_all_tasks_are_at_one_threshold_in_each_window(self, encoders, first_stage, stage):
+        """As when predicting. If each drew its own, words would hardly exit."""
+        nlp, _ = self.second(encoders, first_stage, full_share=0.3, **stage)
+        ner, kinds = nlp.get_pipe(NER), set()
+        for _ in range(6):
+            nlp.update(both_of(nlp), sgd=False, drop=0.0)
+            for part in ner.model.shims[0].learning_pass.parts:
+                names, tags = part.haltings.values()
+                assert torch.equal(names.thresholds, tags.thresholds)
+                assert torch.equal(names.choice, tags.choice)
+                kinds.update(names.thresholds.tolist())
+        assert 0.0 in kinds and len(kinds) > 4
+
+    def test_layers_at_random_are_drawn_once(self, encoders, first_stage):
+        nlp, _ = self.second(encoders, first_stage, pattern="random")
+        nlp.update(both_of(nlp), sgd=False, drop=0.0)
+        (part,) = nlp.get_pipe(NER).model.shims[0].learning_pass.parts
+        names, tags = part.exit_layers.values()
+        assert torch.equal(names, tags) and len(set(names.tolist())) > 2
+
+    def test_a_drawn_speedup_is_that_of_the_slowest_task(self, encoders, first_stage):
+        nlp, _ = self.second(encoders, first_stage, max_speedup=3.0, full_share=0.0)
+        draws = [nlp.get_pipe(name).training.draws for name in (NER, TAGGER)]
+        steps = torch.linspace(1.0, 4.0, len(SpeedupDraws.THRESHOLDS))
+        draws[0].speedups, draws[1].speedups = steps, 1.0 + (steps - 1.0) / 4
+        nlp.update(both_of(nlp), sgd=False, drop=0.0)
+        (part,) = nlp.get_pipe(NER).model.shims[0].learning_pass.parts
+        for halting in part.haltings.values():
+            place = torch.searchsorted(SpeedupDraws.THRESHOLDS, halting.thresholds)
+            assert place.float().mean() > 0.7 * len(steps), "the tagger is slow until the last ones"
 
     def test_a_word_goes_on_while_any_task_wants_it(self, encoders, first_stage):
         """With a task that wants all words to the end, the other task's states are full depth's."""

@@ -17,6 +17,7 @@ from spacy_early_exit.tags import MISSING
 from spacy_early_exit.text.windows import windows_of
 from spacy_early_exit.training.base import Answers
 from spacy_early_exit.training.halting import (
+    Drawn,
     RandomHalting,
     SampledHalting,
     draw_thresholds,
@@ -244,7 +245,7 @@ def test_random_patterns_use_every_layer_and_spare_a_share(trained, batch):
 
 def test_drawn_thresholds_have_the_shares_that_were_asked_for():
     torch.manual_seed(0)
-    drawn = draw_thresholds(20_000, 0.3, aggressive_share=0.25, full_share=0.4)
+    drawn = draw_thresholds(20_000, 0.3, aggressive_share=0.25, full_share=0.4, drawn=Drawn())
     assert drawn.min() == 0.0 and drawn.max() == pytest.approx(0.3)
     assert (drawn == 0.3).float().mean().item() == pytest.approx(0.25, abs=0.02)
     assert (drawn == 0).float().mean().item() == pytest.approx(0.4, abs=0.02)
