@@ -1,6 +1,6 @@
 # make demo    train and try it, on a synthetic corpus, in an environment of its own
-# make test    quick tests in an environment of their own
-# make durations   how long the quick tests take, on an idle machine: writes tests/durations.json, their order
+# make test    quick tests in an environment of their own; some cases of each
+# make durations   how long the quick tests take, on an idle machine: writes tests/durations.json, their order and cases
 # make bench   everything a user would run instead beside it, on the clock; hours
 # make check   these, the slow ones, types and style, and the soak. Fetches an encoder of 12 layers, 420 MB
 # make soak    a pipeline at work for 20 minutes: same answers, no memory lost
@@ -29,10 +29,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m pip list --format=freeze | grep -E '^(spacy|thinc|transformers|tokenizers|torch)'
-	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --within 4 --durations=20
 
 durations: $(VENV)/.installed $(ENCODER)/model.safetensors
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --write-durations
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --within 4 --write-durations
 
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
 bench: $(VENV)/.installed

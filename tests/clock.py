@@ -16,13 +16,18 @@ may take four times its seconds of the processor.
 
 What a fixture makes for several tests is in the table, as part of the first one's set-up, and has
 no limit.
+
+``--within SECONDS`` is for `make test`: of a test with many cases, it runs as many as take so many
+seconds by the table, so chosen that each value of each parameter is among them while that is
+possible. All cases run without it, and in `make check`.
 """
 
 import functools
 import json
 import os
 import statistics
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -37,12 +42,16 @@ SLOWEST = 60  # tests in the table
 KNOWN = 5  # tests that tell how slow the machine is
 OVER = "over the limit"
 BEGUN = pytest.StashKey[float]()  # processor seconds before a part of a test
+WORTH = 1.0  # seconds of all cases of a test that is in the table for --within
 TAKEN = pytest.StashKey[float]()  # those of its parts so far
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--write-durations", action="store_true", help=f"write {TABLE.name}: see clock.py"
+    )
+    parser.addoption(
+        "--within", type=float, metavar="SECONDS", help="some cases of each test: see clock.py"
     )
 
 
@@ -57,6 +66,40 @@ def pytest_collection_modifyitems(config, items):
     table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
     seconds = (table.get(kind) or table.get("quick") or {}).get("files", {})
     items.sort(key=lambda item: -seconds.get(file_of(item.nodeid), 0.0))
+    if (within := config.getoption("--within")) and not config.getoption("--slow"):
+        per_case = table.get("quick", {}).get("cases", {})
+        for name, cases in cases_of(item for item in items if "slow" not in item.keywords).items():
+            if name in per_case:
+                leave_out(cases, max(1, int(within / per_case[name])))
+
+
+def cases_of(items) -> dict[str, list[pytest.Item]]:
+    """RETURNS (dict[str, list[pytest.Item]]): The cases of each test."""
+    found = defaultdict(list)
+    for item in items:
+        found[test_of(item.nodeid)].append(item)
+    return found
+
+
+def test_of(nodeid: str) -> str:
+    return nodeid.partition("[")[0]
+
+
+def leave_out(cases: list[pytest.Item], most: int) -> None:
+    """Skip all cases of a test but some that have as many values of its parameters as possible."""
+    left = sorted(cases, key=lambda case: zlib.crc32(case.nodeid.encode()))
+    seen: set[str] = set()
+    for _ in range(min(most, len(left))):
+        best = max(left, key=lambda case: len(values_of(case) - seen))
+        left.remove(best)
+        seen |= values_of(best)
+    for case in left:
+        case.add_marker(pytest.mark.skip(reason="one of many cases: make check runs all"))
+
+
+def values_of(case: pytest.Item) -> set[str]:
+    """RETURNS (set[str]): The parts of a case's name."""
+    return set(case.nodeid.partition("[")[2].rstrip("]").split("-"))
 
 
 def file_of(nodeid: str) -> str:
@@ -143,9 +186,12 @@ def pytest_terminal_summary(terminalreporter):
 
 def pytest_runtest_logreport(report):
     _reports.append((report.nodeid, getattr(report, "processor_seconds", 0.0)))
+    if report.when == "call":
+        _run.add(report.nodeid)
 
 
 _reports: list[tuple[str, float]] = []
+_run: set[str] = set()  # tests that were not skipped
 _slower: list[float] = []  # what tests of the table took beside it, in this process
 
 
@@ -164,11 +210,19 @@ def pytest_sessionfinish(session):
     kind = "slow" if config.getoption("--slow") else "quick"
     table = json.loads(TABLE.read_text(encoding="utf8")) if TABLE.is_file() else {}
     files, tests = Counter(), Counter()
+    cases: dict[str, Counter] = defaultdict(Counter)
     for nodeid, seconds in _reports:
         files[file_of(nodeid)] += seconds
         tests[nodeid] += seconds
+        cases[test_of(nodeid)][nodeid] += seconds
+    usual = {
+        name: statistics.median(of[nodeid] for nodeid in of if nodeid in _run)
+        for name, of in cases.items()
+        if len(of) > 1 and _run & set(of)
+    }
+    usual = {name: one for name, one in usual.items() if one * len(cases[name]) > WORTH}
     run = set(files)  # what was not is as before, if it is there
-    for part, found in (("files", files), ("slowest", tests)):
+    for part, found in (("files", files), ("slowest", tests), ("cases", usual)):
         for name, seconds in table.get(kind, {}).get(part, {}).items():
             if file_of(name) not in run and (config.rootpath / file_of(name)).is_file():
                 found[name] = seconds
@@ -176,5 +230,6 @@ def pytest_sessionfinish(session):
         "processor seconds": round(sum(files.values())),
         "files": {name: round(seconds, 1) for name, seconds in files.most_common()},
         "slowest": {name: round(seconds, 1) for name, seconds in tests.most_common(SLOWEST)},
+        "cases": {name: round(seconds, 2) for name, seconds in sorted(usual.items())},
     }
     TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf8")

@@ -386,6 +386,7 @@ def test_project_commands_and_workflows_agree():
     ],
     ids=len,
 )
+@pytest.mark.slow
 def test_from_text_to_a_pipeline_through_spacys_own_commands(stages, tmp_path, encoders):
     corpus = write_corpus(tmp_path / "data")
     run(ROOT / "scripts" / "cut_tune.py", corpus, tmp_path / "corpus")

@@ -160,7 +160,7 @@ def cut_trained(pipeline: Path, output: Path, layers: int) -> None:
     """Keep the first layers of a trained pipeline; its last head goes on top of them."""
     nlp = spacy.load(pipeline)
     shim = nlp.get_pipe("early_exit_ner").model.shims[0]
-    network, tokenizer, _ = shim.trained
+    network, tokenizer = shim.trained[:2]
     weights = {name: w for name, w in network.state_dict().items() if stays(name, layers)}
     for part in ("weight", "bias"):
         last = network.state_dict()[f"heads.{network.spec.layers - 1}.{part}"]

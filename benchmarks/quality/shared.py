@@ -28,6 +28,7 @@ from spacy.tokens import Doc, DocBin
 from benchmarks.common import results
 from benchmarks.common.memory import peak
 from benchmarks.common.train import FINISHED, run
+from spacy_early_exit.pipe.records import get_records
 
 NER, TAGGER = "early_exit_ner", "early_exit_tagger"
 STAGES = {"shared": ("shared", "shared_sampling")}
@@ -216,7 +217,7 @@ def alone(folder: str, dev: str, speedup: str) -> None:
     for name, pipe in nlp.pipeline:
         of_pipe = pipe.score(examples)
         scores.update({score: of_pipe[score] for score in pipe.scores})
-        records = [doc._.early_exit[name] for doc in found]
+        records = [get_records(doc)[name] for doc in found]
         spent = sum(record.spent for record in records)
         scores[f"saved_{name}"] = sum(record.full for record in records) / spent
     print(json.dumps(scores))

@@ -74,8 +74,9 @@ class Batch:
         """RETURNS (Batch): The same batch, on the CPU."""
         if not is_asynchronous(self.ids.device):
             return self
-        values = ((each.name, getattr(self, each.name)) for each in fields(self))
-        return replace(self, **{n: value.cpu() for n, value in values if isinstance(value, Tensor)})
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: Dict[str, Any] = {n: v.cpu() for n, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     @classmethod
     def of(

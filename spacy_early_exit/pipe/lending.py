@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Optional,
 from spacy.language import Language
 from spacy.tokens import Doc
 
+from ..encoders.shared import SharedEncoder
 from ..settings import RunSettings, Settings
 from .answers import read_answers
 from .dial import Knob
@@ -50,8 +51,8 @@ class Lending:
         """RETURNS (Optional[str]): Name of the component whose encoder it borrows; None: it has its
         own.
         """
-        name: Optional[str] = getattr(self._shim.encoder, "component", None)
-        return name
+        encoder = self._shim.encoder
+        return encoder.component if isinstance(encoder, SharedEncoder) else None
 
     def borrowers(self, disabled: bool = False) -> "List[Any]":
         """RETURNS (List[EarlyExitPipe]): The components that borrow its encoder, in order.

@@ -305,6 +305,7 @@ class TestAgreement:
 
 
 class TestFullDepth:
+    @pytest.mark.slow
     def test_every_word_has_the_label_that_transformers_gives_it(self, nlp, checkpoint):
         from transformers import AutoTokenizer
 
@@ -402,6 +403,7 @@ class TestLeavingEarly:
         assert "train.spacy" not in config and "start_from" not in config
 
 
+@pytest.mark.slow
 def test_without_the_original_full_depth_is_trained_too(checkpoint, adopted, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(some_texts(60)), encoding="utf8")
     printed = run(

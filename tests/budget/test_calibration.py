@@ -305,12 +305,14 @@ class TestCalibrating:
     def test_full_depth_needs_none(self, nlp):
         assert speedup_at(nlp, speedup=1.0) == 1.0
 
+    @pytest.mark.slow
     def test_texts_need_no_annotation(self, nlp):
         found = calibrate(nlp.get_pipe(NAME), many(nlp), [1.5], with_score=False)
         assert all(point.score is None for point in found.points)
         assert speedup_at(nlp, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 
     @pytest.mark.takes(seconds=10)
+    @pytest.mark.slow
     def test_speedups_may_be_measured_on_more_texts_than_are_scored(self, nlp):
         ner, annotated = nlp.get_pipe(NAME), examples_of(nlp)
         more = [nlp.make_doc(text) for text in MANY]
@@ -339,6 +341,7 @@ class TestCalibrating:
         ids=str,
     )
     @pytest.mark.takes(seconds=12)
+    @pytest.mark.slow
     def test_speedups_that_were_not_asked_for_then_can_be_later(self, nlp, asked):
         found = calibrate(nlp.get_pipe(NAME), many(nlp), asked)
         assert found.most > 3.0
@@ -424,6 +427,7 @@ class TestWhenItNoLongerHolds:
         assert speedup_at(calibrated, speedup=1.5) == pytest.approx(1.5, rel=0.03)
 
     @pytest.mark.takes(seconds=10)
+    @pytest.mark.slow
     def test_an_outdated_one_does_not_keep_a_pipeline_from_loading(self, calibrated, tmp_path):
         spacy_early_exit.configure(calibrated, speedup=1.5)
         calibrated.get_pipe(NAME).add_label("NEW")
@@ -478,22 +482,24 @@ class TestWhatASpeedupLoses:
         draw = random.Random(0)
         right = [draw.random() < 0.8 for _ in range(20)]
         without = [(sum(right) - one) / 19 for one in right]
-        full = Run(Point(0.0, 1.0, 1.0), [1.0] * 20)
+        full = Run(Point(0.0, 1.0, 1.0), {NAME: [1.0] * 20})
         expected = statistics.stdev(right) / 20**0.5
-        assert Run(Point(0.1, 2.0, 0.8), without).error(full) == pytest.approx(expected)
-        assert Run(Point(0.1, 2.0), ()).error(full) is None
-        assert Run(Point(0.1, 2.0, 0.8), without).error(Run(LOSING[0], [0.0] * 20)) is None
+        found = Run(Point(0.1, 2.0, 0.8), {NAME: without})
+        assert found.error(full, NAME) == pytest.approx(expected)
+        assert Run(Point(0.1, 2.0), {}).error(full, NAME) is None
+        assert found.error(Run(LOSING[0], {NAME: [0.0] * 20}), NAME) is None
 
     def test_parts_are_what_is_scored_without_them(self, nlp):
         ner = nlp.get_pipe(NAME)
         examples = examples_of(nlp)
         assert len(examples) >= 3
         found = run_in_parts(ner, examples, 0.9, parts=3)
-        for part, score in enumerate(found.without):
+        assert list(found.without) == [NAME]
+        for part, score in enumerate(found.without[NAME]):
             rest = [eg for i, eg in enumerate(examples) if i % 3 != part]
             assert run(ner, rest, 0.9, with_score=True).score == pytest.approx(score)
         assert run(ner, examples, 0.9, with_score=True) == found.point
-        assert run_in_parts(ner, examples[:1], 0.9, parts=20).without == []
+        assert not run_in_parts(ner, examples[:1], 0.9, parts=20).without.get(NAME)
 
     @pytest.fixture
     def losing(self, calibrated):

@@ -207,6 +207,7 @@ def test_what_was_answered_before_a_failure_is_given(nlp, monkeypatch):
 
 
 @pytest.mark.takes(seconds=12)
+@pytest.mark.slow
 def test_every_call_starts_anew_and_adaptive_may_be_set_for_one(nlp):
     ner = nlp.get_pipe(NAME)
     ner.speedup, ner.adaptive = 1.5, True
@@ -261,6 +262,7 @@ def run_with_bad_docs(nlp, monkeypatch, batch_size):
 
 
 @pytest.mark.takes(seconds=12)
+@pytest.mark.slow
 def test_docs_that_fail_change_nothing_for_others_whatever_the_size_of_batches(nlp, monkeypatch):
     ner, failed, runs = nlp.get_pipe(NAME), [], []
     ner.store_exits = True
@@ -310,6 +312,7 @@ def test_what_a_stream_that_is_closed_early_has_given_is_counted(nlp, monkeypatc
     assert controller.achieved == saving(given)
 
 
+@pytest.mark.slow
 def test_processes_keep_their_own_between_batches(nlp):
     docs = list(nlp.pipe(stream(), n_process=2, batch_size=10, component_cfg=adaptive(1.5)))
     assert len(docs) == 300

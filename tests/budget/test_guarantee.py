@@ -102,6 +102,7 @@ def shares_of(nlp, docs, threshold):
 @pytest.mark.takes(seconds=10)
 @pytest.mark.parametrize("most", [5, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.takes(seconds=12)
+@pytest.mark.slow
 def test_on_a_pipeline_it_chooses_the_fastest_that_passed(most, ner):
     nlp, ner = ner
     texts = [" ".join(text.split()[:most]) for text in texts_of_all_lengths(count=400)]

@@ -61,6 +61,7 @@ def test_calibrate_saves_a_pipeline_with_its_curve(calibrated):
     assert ner.calibration.most >= 2
 
 
+@pytest.mark.slow
 def test_calibrate_says_what_speedups_lose(work):
     arguments = [work / "model", work / "tune.spacy", "-o", work / "kept", "-s", "1.5,2"]
     output = early_exit("calibrate", *arguments, "--min-f-kept", "1")
@@ -124,6 +125,7 @@ def guarantee(work, *arguments, ok=True, model="model"):
     return early_exit(*tune, *arguments, ok=ok)
 
 
+@pytest.mark.slow
 def test_calibrate_scales_heads_first_if_asked_to(work):
     nlp = spacy.load(work / "model")
     # Every text a second time without its entities: no head can be sure of it.

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from spacy_early_exit.encoders.hugging_face import HFEncoder
 from spacy_early_exit.files import network as storage
 from spacy_early_exit.files.component import MAX_CFG_BYTES, MAX_LABELS, State, parse_state
+from spacy_early_exit.files.integrity import checksum
 from tests.makers.files import unsealed
 from tests.makers.pipelines import blank
 from tests.makers.project import hiding
@@ -495,6 +496,8 @@ class TestPaths:
     def test_files_named_in_a_file_are_not_looked_for(self, model, tmp_path):
         (tmp_path / "outside").write_bytes(b"")
         about = json.loads((model / "network.json").read_text())
-        about["files"] = {"../../../outside": "0" * 64, "tokenizer.json": "0" * 64}
+        weights = checksum((model / "weights.safetensors").read_bytes())
+        about["files"] = {"../../../outside": "0" * 64, "weights.safetensors": weights}
+        about["files"]["tokenizer.json"] = "0" * 64
         (model / "network.json").write_text(json.dumps(about))
         assert "tokenizer.json" in problem(model.parent)

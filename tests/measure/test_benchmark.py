@@ -56,6 +56,7 @@ def lines_of(log):
 
 
 @pytest.mark.takes(seconds=12)
+@pytest.mark.slow
 def test_rounds_alternate_and_each_has_a_process(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     log = tmp_path / "log.txt"

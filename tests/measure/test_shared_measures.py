@@ -184,6 +184,7 @@ def test_hold_saving_sets_the_threshold_of_all_tasks(nlp, corpus):
 
 
 @pytest.mark.takes(seconds=30)
+@pytest.mark.slow
 def test_the_commands_measure_the_pass(nlp, corpus, tmp_path):
     nlp.to_disk(tmp_path / "saved")
     model, out = str(tmp_path / "saved"), str(tmp_path / "out")

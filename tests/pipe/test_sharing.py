@@ -51,6 +51,7 @@ class TestSaid:
         with pytest.warns(UserWarning, match="is shared"):
             nlp.update(examples_of(nlp), sgd=nlp.resume_training())
 
+    @pytest.mark.slow
     def test_where_either_is_configured(self, nlp, other):
         with pytest.warns(UserWarning, match="whatever its config says"):
             spacy_early_exit.configure(nlp, threshold=0.2)

@@ -258,6 +258,7 @@ def test_the_selectors_alone_learn_what_may_leave(first):
     assert changed == {"criterion"} and share_that_goes_on(dear) < 0.5
 
 
+@pytest.mark.slow
 def test_jointly_all_learn_and_tags_stay_right_where_words_leave(first):
     nlp, changed = second(first, 80, cost_weight=1.0, joint=True)
     assert changed == {"criterion", "encoder", "heads"}
@@ -265,6 +266,7 @@ def test_jointly_all_learn_and_tags_stay_right_where_words_leave(first):
     assert nlp.evaluate(examples_of(nlp))["ents_f"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_reduced_pipeline_is_calibrated_saved_and_loaded(first, tmp_path):
     nlp, _ = second(first, 40, cost_weight=0.3)
     ner = nlp.get_pipe(NAME)

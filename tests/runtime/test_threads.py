@@ -458,6 +458,7 @@ threading.Thread(
 """
 
 
+@pytest.mark.slow
 def test_it_works_and_holds_nothing_up_while_a_process_ends():
     start = time.monotonic()
     found = subprocess.run(

@@ -215,6 +215,7 @@ def test_the_words_of_a_long_text_are_merged_in_blocks(nlp):
     assert len(blocks) == 2, "1,200 words of several characters"
 
 
+@pytest.mark.slow
 def test_adaptive_is_the_same_in_any_batch_size(nlp):
     from spacy_early_exit.measure.calibrate import calibrate
 
@@ -233,6 +234,7 @@ def test_adaptive_is_the_same_in_any_batch_size(nlp):
         segmenter.calibration = None
 
 
+@pytest.mark.slow
 def test_white_space_is_no_document_of_a_guarantee(nlp):
     from spacy_early_exit.measure.calibrate import calibrate
     from spacy_early_exit.measure.guarantee import guarantee
