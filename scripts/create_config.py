@@ -24,11 +24,12 @@ NER = "early_exit_ner"
 SEARCH = "spacy-early-exit.EarlyBirdSearch.v1"
 SECOND = "spacy-early-exit.SelfSampling.v1"
 TASKS = ("ner", "tagger", "segmenter")
-# The factories' own weights would give the tagger half its score for an attribute that it does not
+# The factories' own weights would give the tagger most of its score for attributes that it does not
 # set.
 SCORES = {
-    "tag": {"tag_acc": 1.0, "pos_acc": None, "exit_cost": 0.0},
-    "pos": {"tag_acc": None, "pos_acc": 1.0, "exit_cost": 0.0},
+    "tag": {"tag_acc": 1.0, "pos_acc": None, "morph_acc": None, "exit_cost": 0.0},
+    "pos": {"tag_acc": None, "pos_acc": 1.0, "morph_acc": None, "exit_cost": 0.0},
+    "morph": {"tag_acc": None, "pos_acc": None, "morph_acc": 1.0, "exit_cost": 0.0},
     "segmenter": {"token_f": 1.0, "token_p": 0.0, "token_r": 0.0, "exit_cost": 0.0},
 }
 
@@ -55,7 +56,8 @@ def main() -> None:
     )
     parser.add_argument("--lang", default="en")
     parser.add_argument("--task", choices=TASKS, default="ner")
-    parser.add_argument("--attribute", choices=("tag", "pos"), default="tag", help="of the tagger")
+    attributes = ("tag", "pos", "morph")
+    parser.add_argument("--attribute", choices=attributes, default="tag", help="of the tagger")
     args = parser.parse_args()
     config = load_config(args.template, interpolate=False)
     docs = DocBin().from_disk(args.train).get_docs(spacy.blank(args.lang).vocab)

@@ -90,7 +90,7 @@ def calibrate_cli(
     document's words are expected to get another tag than at full depth, with the given confidence.
     That takes documents of its own, --held-out, without annotation: .spacy, or one text per line.
     """
-    from ..measure.calibrate import calibrate, run
+    from ..measure.calibrate import calibrate, saved_now
     from ..measure.docs import set_sentences, tasks_of
     from ..measure.guarantee import check_documents, guarantee
     from ..measure.temperature import fit_temperatures, scale_heads
@@ -120,7 +120,7 @@ def calibrate_cli(
         if temperature:
             if unlabelled:
                 raise ValueError("--temperature needs annotated texts.")
-            saved = run(ner, examples, ner.threshold or 0.0, with_score=False).speedup
+            saved = saved_now(ner, examples)
             asked = sorted({*asked, saved})
             for task in tasks:
                 temperatures = fit_temperatures(task, examples)
@@ -138,11 +138,12 @@ def calibrate_cli(
             bounds=bounds,
             progress=progress,
         )
-        if temperature and ner.threshold:
+        if temperature and ner.speedup is None and any(task.threshold for task in tasks):
+            threshold = found.threshold_for(min(saved, found.most))
             for task in tasks:
-                threshold = found.threshold_for(min(saved, found.most))
                 configure(nlp, threshold=threshold, name=task.name)
-            msg.info(f"The threshold is now {ner.threshold:.4f}, to save {saved:.2f}X as before.")
+            of = " of all tasks" if len(tasks) > 1 else ""
+            msg.info(f"The threshold{of} is now {threshold:.4f}, to save {saved:.2f}X as before.")
         verdict = None
         if max_disagreement is not None:
             verdict = guarantee(ner, fresh, max_disagreement, confidence, progress=progress)
@@ -245,7 +246,8 @@ def show_kept(found: "Calibration") -> None:
     found (Calibration): A calibration with ``min_kept``.
     """
     shown, most = f"{found.min_kept:.1%} of the score at full depth", found.keeps_up_to
-    worst = max(DOUBT * (point.error or 0.0) for point in found.points)
+    errors = [of.error for point in found.points for of in found.shares(point).values()]
+    worst = DOUBT * max((error or 0.0 for error in errors), default=0.0)
     how_sure = f"With so many texts, shares are known to within {100 * worst:.1f} points."
     if most < found.most:
         msg.warn(f"Speedups above {most:.2f} keep less than {shown}, beyond doubt.", how_sure)

@@ -55,7 +55,8 @@ def calibrate(
     bounds (Optional[Mapping[str, float]]): Other shares for some of these tasks, by component.
     progress (Callable): Wraps the speedups while they are measured, such as a progress bar.
     RETURNS (Calibration): The calibration.
-    RAISES (ValueError): If there are no words, or the criterion has no threshold.
+    RAISES (ValueError): If there are no words, or the criterion has no threshold, or a task that
+        has a share of its own scores nothing.
     """
     docs = [*(eg.reference for eg in examples), *texts]
     words = count_words(docs)
@@ -68,7 +69,14 @@ def calibrate(
     simulated = simulate(ner, (fresh(ner, doc) for doc in docs))
     parts = PARTS if with_score else 0
     measured = partial(run_in_parts, ner, examples, parts=parts, texts=texts)
-    full, end = (measured(threshold) for threshold in (0.0, 1.0))
+    full = measured(0.0)
+    for name in (bounds or {}) if with_score else ():
+        if not full.point.others[name].score:
+            raise ValueError(
+                f"'{name}' is to keep a share of its score, but at full depth it scores nothing on "
+                f"these texts: they lack its annotation."
+            )
+    end = measured(1.0)
     runs = [full, end]
     asked = sorted({float(s) for s in speedups if s > 1})
     between = gaps([1.0, *(s for s in asked if s < end.point.speedup), end.point.speedup])
@@ -209,6 +217,18 @@ def run_in_parts(
     }
     others = {task.name: TaskScore(main_score(task, scored) or 0.0) for task in tasks[1:]}
     return Run(Point(threshold, speedup, main_score(ner, scored), others=others), without)
+
+
+def saved_now(ner: EarlyExitPipe, examples: Sequence[Example]) -> float:
+    """RETURNS (float): What a component saves at the settings in force, in a shared pass those of
+    all tasks.
+
+    ner (EarlyExitPipe): The component.
+    examples (Sequence[Example]): The texts.
+    """
+    docs = annotated(ner, [eg.reference for eg in examples])
+    records = [get_records(doc)[ner.name] for doc in docs]
+    return speedup_of((r.spent, r.full) for r in records)
 
 
 def main_score(task: EarlyExitPipe, examples: Sequence[Example]) -> Optional[float]:

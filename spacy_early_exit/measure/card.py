@@ -14,7 +14,7 @@ from spacy.language import Language
 from spacy.training import Example
 
 from ..pipe.component import EarlyExitPipe
-from .docs import annotated, count_words
+from .docs import annotated, count_words, tasks_of
 from .evaluate import evaluate
 from .machine import machine
 
@@ -46,6 +46,7 @@ class Card:
     name (str): The pipeline.
     meta (Dict[str, Any]): Its ``nlp.meta``.
     component (EarlyExitPipe): Its early-exit component.
+    scores (List[str]): Names of the scores, including those of tasks that share its encoder.
     base_model (Optional[str]): The pre-trained encoder, if it has a name on the hub.
     about (About): What its author says.
     rows (List[Dict[str, float]]): What ``evaluate`` returns, for each speedup.
@@ -61,6 +62,7 @@ class Card:
     name: str
     meta: Dict[str, Any]
     component: EarlyExitPipe
+    scores: List[str]
     base_model: Optional[str]
     about: About
     rows: List[Dict[str, float]]
@@ -110,10 +112,12 @@ def collect(
     scores = ner.score([Example(doc, text) for doc, text in zip(docs, texts)])
     by_label = next((s for name, s in scores.items() if name.endswith("_per_type")), None) or {}
     knob = "speedup" if ner.speedup is not None else "threshold"
+    others = [task for task in tasks_of(ner)[1:] if task.main_score in rows[0]]
     return Card(
         name=f"{nlp.lang}_{nlp.meta.get('name') or 'pipeline'}",
         meta=nlp.meta,
         component=ner,
+        scores=[*ner.scores, *(name for task in others for name in task.scores)],
         base_model=_base_model(nlp, ner.name),
         about=about,
         rows=rows,
@@ -142,7 +146,7 @@ def to_markdown(card: Card) -> str:
     )
     environment.filters["cell"] = _cell
     text = environment.get_template("card.md.jinja").render(
-        card=card, calibration=found if loses else None, scores=card.component.scores
+        card=card, calibration=found if loses else None, scores=card.scores
     )
     return f"---\n{srsly.yaml_dumps(metadata(card))}---\n\n{text}"
 
@@ -160,7 +164,7 @@ def metadata(card: Card) -> Dict[str, Any]:
             "value": round(row[name], 4),
         }
         for row in card.rows
-        for name in card.component.scores
+        for name in card.scores
     ]
     result = {
         "task": {"name": card.component.kind, "type": "token-classification"},

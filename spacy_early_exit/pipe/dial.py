@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_THRESHOLD = 0.1
+TASK = "task "  # what is known of another task of a shared pass, by its name
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class Dial:
     _shim: Any
     lender_name: Optional[str]  # see lending.py
     borrowers: Callable[..., List[Any]]
+    link: Callable[[], Optional[Any]]
 
     @property
     def threshold(self) -> Optional[float]:
@@ -161,16 +163,20 @@ class Dial:
         if knob.speedup is None or knob.speedup == 1:
             return knob.threshold or 0.0
         found = self.calibration
-        if found is None or found.differences(self.fingerprint()) or knob.speedup > found.most:
+        if found is None or found.differences(self._known_as(found)) or knob.speedup > found.most:
             return None
         return found.threshold_for(knob.speedup)
 
     def position(self) -> Dict[str, float]:
         """RETURNS (Dict[str, float]): The threshold in force, whatever a call may have asked for,
-        by the names that it has among scores.
+        by the names that it has among scores. A speedup of a shared pass is for all its tasks.
         """
-        at = self.threshold_in_force
-        return {} if at is None else {"threshold": at, f"threshold_{self.name}": at}
+        owner = self.link()
+        at = self.threshold_in_force if owner is None else owner.threshold_in_force
+        if owner is not None and owner.speedup is None:
+            at = self.threshold_in_force
+        names = ["threshold"] if owner is None else []
+        return {} if at is None else dict.fromkeys([*names, f"threshold_{self.name}"], at)
 
     def _set_property(self, knob: Knob) -> None:
         self._run_settings(knob if knob.is_set else config_knob(self.cfg))  # refuses invalid ones
@@ -205,13 +211,22 @@ class Dial:
         RAISES (ValueError): If there is none, or something it depends on has changed since. The
             message says what, and how to calibrate again.
         """
-        fingerprint, found = self.fingerprint(), self.calibration
-        if found is not None:
-            # Without some of the tasks, a pass saves what was measured with them, or more.
-            known = found.fingerprint.items()
-            gone = {name: of for name, of in known if name.startswith("task ")}
-            fingerprint = {**gone, **fingerprint}
+        found = self.calibration
+        fingerprint = self.fingerprint() if found is None else self._known_as(found)
         return Calibration.current(found, fingerprint, self.name)
+
+    def _known_as(self, found: Calibration) -> Dict[str, str]:
+        """RETURNS (Dict[str, str]): What the component has now, by the names that a calibration
+        has for it.
+
+        found (Calibration): The calibration.
+        """
+        # Without some of the tasks, a pass saves what was measured with them, or more.
+        known = {n: of for n, of in found.fingerprint.items() if n.startswith(TASK)}
+        # One that was renamed is known by its heads.
+        names = {of: name for name, of in known.items()}
+        now = self.fingerprint().items()
+        return {**known, **{names.get(of, n) if n.startswith(TASK) else n: of for n, of in now}}
 
     def fingerprint(self) -> Dict[str, str]:
         """RETURNS (Dict[str, str]): What a calibration depends on, by name."""
@@ -223,7 +238,7 @@ class Dial:
             **self.settings.fingerprint(),
             "criterion": describe(self.criterion),
             "decoder": describe(self.decoder),
-            **{f"task {pipe.name}": pipe.fingerprint_in_pass() for pipe in self.borrowers()},
+            **{f"{TASK}{pipe.name}": pipe.fingerprint_in_pass() for pipe in self.borrowers()},
         }
 
     def fingerprint_in_pass(self) -> str:

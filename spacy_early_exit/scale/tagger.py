@@ -31,7 +31,8 @@ class Setting:
 
     model (str): Folder or name of the pipeline. Every worker loads it from there.
     speedup (Optional[float]): The speedup to aim at; None: as in the pipeline's config.
-    component (Optional[str]): Name of the early-exit component; None: the only one.
+    component (Optional[str]): Name of the early-exit component; None: the only one that has an
+        encoder.
     code (Optional[str]): A Python file that registers what the pipeline's config names.
     """
 

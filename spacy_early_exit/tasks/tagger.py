@@ -151,6 +151,6 @@ make_early_exit_tagger = make_factory(
     EarlyExitTagger,
     DEFAULT_CONFIG,
     assigns=["token.tag", "token.pos", "token.morph"],
-    # It sets one of the two, or features: their score is morph_acc.
-    score_weights={"tag_acc": 0.5, "pos_acc": 0.5, "exit_cost": 0.0},
+    # It sets one of the three; the scores of the others do not exist.
+    score_weights={"tag_acc": 0.5, "pos_acc": 0.5, "morph_acc": 0.5, "exit_cost": 0.0},
 )

@@ -9,14 +9,16 @@ import spacy
 from spacy.tokens import DocBin
 from spacy.util import load_model_from_config
 
+import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, TaskScore
-from spacy_early_exit.measure.calibrate import calibrate
+from spacy_early_exit.measure import card
+from spacy_early_exit.measure.calibrate import calibrate, saved_now
 from spacy_early_exit.measure.contenders import contenders_of
 from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.guarantee import guarantee
 from spacy_early_exit.measure.hold_saving import make_hold_saving
 from spacy_early_exit.measure.report import collect, to_html
-from spacy_early_exit.scale.tagger import Setting, Tagger, find_component
+from spacy_early_exit.measure.temperature import fit_temperatures
 from tests.makers.commands import run
 from tests.makers.shared import (
     NER,
@@ -111,6 +113,79 @@ def test_a_disabled_task_does_not_end_the_calibration(nlp):
         all_answers(nlp, component_cfg=speedup)
     nlp.disable_pipe("third")
     assert saved(all_answers(nlp, component_cfg=speedup)) >= 1.49
+
+
+def test_a_renamed_task_keeps_the_calibration(nlp):
+    speedup = {NER: {"speedup": 1.5}}
+    expected = saved(all_answers(nlp, component_cfg=speedup))
+    nlp.rename_pipe(TAGGER, "tags")
+    assert saved(all_answers(nlp, component_cfg=speedup)) == expected
+    nlp.get_pipe("tags").network.heads[0].bias.data += 1
+    nlp.get_pipe("tags").model.shims[0].weights_changed()
+    with pytest.raises(ValueError, match="different task tags"):
+        all_answers(nlp, component_cfg=speedup)
+
+
+def test_scores_show_the_threshold_of_each_task(nlp):
+    ner, tagger = nlp.get_pipe(NER), nlp.get_pipe(TAGGER)
+    ner.threshold, tagger.threshold = 0.03, 0.05
+    scores = nlp.evaluate(both_of(nlp))
+    found = [scores[name] for name in ("threshold", f"threshold_{NER}", f"threshold_{TAGGER}")]
+    assert found == [0.03, 0.03, 0.05]
+    ner.speedup = 1.5
+    scores = nlp.evaluate(both_of(nlp))
+    at = ner.calibrated().threshold_for(1.5)
+    assert scores["threshold"] == scores[f"threshold_{TAGGER}"] == at
+
+
+def test_a_stale_calibration_is_warned_of_once_the_whole_pass_is_loaded(nlp, tmp_path):
+    """Not before: while a pipeline is loaded anew, some of its weights are old."""
+    ner, tagger = nlp.get_pipe(NER), nlp.get_pipe(TAGGER)
+    spacy_early_exit.configure(nlp, speedup=1.5, name=NER)
+    nlp.to_disk(tmp_path / "right")
+    tagger.network.heads[0].bias.data += 1
+    tagger.model.shims[0].weights_changed()
+    nlp.to_disk(tmp_path / "stale")
+    with pytest.warns(UserWarning, match=f"different task {TAGGER}.* every text is refused"):
+        spacy.load(tmp_path / "stale")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        nlp.from_disk(tmp_path / "right")
+    assert not [one for one in said if "every text is refused" in str(one.message)]
+    assert saved(all_answers(nlp)) >= 1.49 and ner.speedup == 1.5
+
+
+def test_what_is_saved_now_is_at_the_thresholds_in_force(nlp):
+    ner = nlp.get_pipe(NER)
+    ner.threshold, nlp.get_pipe(TAGGER).threshold = 0.1, 0.0
+    assert saved_now(ner, both_of(nlp)) == pytest.approx(saved(all_answers(nlp)), rel=0.05)
+    nlp.get_pipe(TAGGER).threshold = 0.1
+    assert saved_now(ner, both_of(nlp)) > 1.1
+
+
+def test_a_task_without_annotation_can_have_no_bound(nlp):
+    with pytest.raises(ValueError, match=f"'{TAGGER}' is to keep a share .* lack its annotation"):
+        calibrate(
+            nlp.get_pipe(NER), both_of(nlp, tags=False), [1.5], min_kept=0.9, bounds={TAGGER: 0.9}
+        )
+
+
+def test_temperatures_need_no_stage_of_training(nlp):
+    search = {"x": {"@misc": "spacy-early-exit.EarlyBirdSearch.v1"}}
+    tagger = nlp.get_pipe(TAGGER)
+    tagger.training = spacy.util.registry.resolve(search)["x"]
+    for name in (NER, TAGGER):
+        assert fit_temperatures(nlp.get_pipe(name), both_of(nlp))
+        assert nlp.get_pipe(name).model.shims[0]._teacher is None
+
+
+def test_the_card_has_the_scores_of_all_tasks(nlp):
+    about = card.About("texts", "mit", "dev", "a command")
+    page = card.to_markdown(
+        card.collect(nlp, nlp.get_pipe(NER), both_of(nlp), [1.5], about, rounds=0)
+    )
+    assert "| ENTS_P | ENTS_R | ENTS_F | POS_ACC |" in page
+    assert "pos_acc, speedup = 1.5" in page and "type: accuracy" in page
 
 
 class TestBounds:
@@ -217,6 +292,9 @@ def test_the_benchmark_runs_the_pass(nlp, tmp_path):
 
 
 def test_a_job_runs_the_owner(nlp, tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: extra [parquet]")
+    from spacy_early_exit.scale.tagger import Setting, Tagger, find_component
+
     nlp.to_disk(tmp_path / "saved")
     setting = Setting(model=str(tmp_path / "saved"))
     assert find_component(nlp, setting) is nlp.get_pipe(NER)

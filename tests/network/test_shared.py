@@ -3,6 +3,7 @@ unless it holds words back.
 """
 
 import random
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -91,16 +92,37 @@ def cuts_of(windows, how, sizes=(1, 5, 64)):
             yield Batch.of(shuffled[start : start + size], CPU, **how)
 
 
-def assert_same(found, other, threshold, batch, network):
+def assert_same(found, plain, network, batch, readers) -> bool:
     """Exit layers are the same, except where an uncertainty is a hair's breadth from the
-    threshold: then some hair's breadth must move words in the reference as well.
+    threshold: then some hair's breadth must move words in the reference as well. Whether it was so.
     """
-    for mine, plain in zip(found, other, strict=True):
-        if torch.equal(mine.exit_layer, plain.exit_layer):
-            torch.testing.assert_close(mine.logits, plain.logits, rtol=1e-4, atol=1e-4)
-        else:
+    if all_equal(found, plain):
+        for mine, other in zip(found, plain, strict=True):
+            torch.testing.assert_close(mine.logits, other.logits, rtol=1e-4, atol=1e-4)
+        return False
+    for side in (-TIE, TIE):
+        nudged = [replace(reader, threshold=reader.threshold + side) for reader in readers]
+        if not all_equal(run_shared_reference(network, batch, nudged), plain):
             return True
-    return False
+    raise AssertionError("words left elsewhere, and no uncertainty is near the threshold")
+
+
+def all_equal(found, other) -> bool:
+    """Whether all tasks let all words leave after the same layers."""
+    pairs = zip(found, other, strict=True)
+    return all(torch.equal(one.exit_layer, two.exit_layer) for one, two in pairs)
+
+
+def test_a_difference_is_no_tie_by_itself(families, windows):
+    network = families["bert"].network
+    readers = readers_of(network, "token", "token", 0.3)
+    batch = Batch.of(windows["bert"][:8], CPU)
+    with torch.inference_mode():
+        plain = run_shared_reference(network, batch, readers)
+        assert not assert_same(plain, plain, network, batch, readers)
+        wrong = run_shared_reference(network, batch, readers_of(network, "token", "token", 0.5))
+        with pytest.raises(AssertionError, match="no uncertainty is near"):
+            assert_same(wrong, plain, network, batch, readers)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +155,7 @@ def test_the_fast_pass_equals_the_plain_one(
             found = run_shared(network, batch, readers)
             plain = run_shared_reference(network, batch, readers)
             batches += 1
-            ties += assert_same(found, plain, threshold, batch, network)
+            ties += assert_same(found, plain, network, batch, readers)
             layers |= {(k, n) for k, e in enumerate(found) for n in e.exit_layer.tolist()}
     print(f"{ties} ties in {batches} batches, left at {sorted(layers)}")
     assert ties <= 0.02 * batches

@@ -324,9 +324,10 @@ def first_stage(encoders, tmp_path_factory):
 
 
 class TestTheSecondStage:
-    def second(self, encoders, folder, **stage):
+    def second(self, encoders, folder, tagger=None, **stage):
         training = {**SECOND, **stage}
-        nlp = blank_shared(encoders["bert"], {"training": training}, {"training": training})
+        own = {"training": training if tagger is None else {**training, **tagger}}
+        nlp = blank_shared(encoders["bert"], {"training": training}, own)
         for name in (NER, TAGGER):
             nlp.config["initialize"]["components"][name] = {"start_from": str(folder)}
         optimizer = nlp.initialize(lambda: both_of(nlp))
@@ -402,14 +403,18 @@ class TestTheSecondStage:
 
     def test_a_word_goes_on_while_any_task_wants_it(self, encoders, first_stage):
         """With a task that wants all words to the end, the other task's states are full depth's."""
-        nlp, _ = self.second(encoders, first_stage, full_share=1.0, pattern="on_policy")
+        early = {"max_threshold": 1.0, "aggressive_share": 1.0, "full_share": 0.0}
+        full = {"aggressive_share": 0.0, "full_share": 1.0}
+        nlp, _ = self.second(encoders, first_stage, full, pattern="on_policy", **early)
         ner = nlp.get_pipe(NER)
-        examples = both_of(nlp)
-        nlp.update(examples, sgd=False, drop=0.0)
+        last = ner.network.spec.layers
+        nlp.update(both_of(nlp), sgd=False, drop=0.0)
         (part,) = ner.model.shims[0].learning_pass.parts
-        assert {int(layer) for left in part.exit_layers.values() for layer in left} == {
-            ner.network.spec.layers
-        }
+        assert set(part.exit_layers[TAGGER].tolist()) == {last}
+        assert set(part.exit_layers[NER].tolist()) == {1}
+        states = list(run_all_layers(ner.network, part.batch))
+        torch.testing.assert_close(torch.stack(part.states), torch.stack(states))
+        assert not torch.allclose(states[0], states[-1])
 
 
 def test_stages_that_run_the_encoder_themselves_are_refused(encoders):
