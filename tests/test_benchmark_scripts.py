@@ -16,11 +16,14 @@ from types import SimpleNamespace
 import pytest
 import spacy
 import torch
+from spacy.tokens import DocBin
 
 from benchmarks.common import corpora, curves, results
+from benchmarks.quality import shared
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.text.windows import windows_of
+from tests.makers.shared import both_of
 from tests.makers.texts import TEXTS, examples_of
 
 ROOT = Path(__file__).parent.parent
@@ -466,3 +469,43 @@ class TestGPU:
         for layers in recorded.values():
             assert [len(each) for each in layers] == [len(window.words) for window in windows]
             assert {int(layer) for each in layers for layer in each} <= set(range(1, 7))
+
+
+class TestShared:
+    @pytest.mark.parametrize(
+        "pos, word, expected",
+        [
+            ("NOUN", "cats", "Number=Plur"),
+            ("NOUN", "cat", "Number=Sing"),
+            ("VERB", "going", "VerbForm=Ger"),
+            ("ADJ", "Best", "Degree=Sup"),
+            ("DET", "the", ""),
+        ],
+    )
+    def test_features_are_those_of_the_first_ending(self, pos, word, expected):
+        assert shared.features_of(pos, word) == expected
+
+    @pytest.mark.takes(seconds=120)
+    @pytest.mark.slow
+    def test_a_third_task_learns_heads_of_its_own(self, encoders, tmp_path, monkeypatch):
+        """After both stages of the others, in spaCy's own training."""
+        monkeypatch.chdir(ROOT)
+        docs = [eg.reference for eg in both_of(spacy.blank("en"))]
+        for part in ("train", "tune", "dev"):
+            DocBin(docs=docs).to_disk(tmp_path / f"{part}.spacy")
+        how = {"epochs": 1, "min_steps": 10, "seed": "0", "speedups": "1.2"}
+        args = SimpleNamespace(encoder=encoders["bert"], work=tmp_path, **how)
+        two = shared.make(args, "shared", tmp_path)
+        three = spacy.load(shared.add_third(args, tmp_path, two))
+        assert three.pipe_names == ["early_exit_ner", "early_exit_tagger", "features"]
+        encoder = three.get_pipe("early_exit_ner").network.encoder
+        doc = three(TEXTS[0])
+        assert all(token.has_morph() for token in doc)
+        assert three.get_pipe("features").network.encoder is encoder
+        before = spacy.load(two).get_pipe("early_exit_ner").network.state_dict()
+        found = three.get_pipe("early_exit_ner").network.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in before.items())
+        labels = set(three.get_pipe("features").labels)
+        assert {"Number=Sing", "_"} <= labels and labels != set(
+            three.get_pipe("early_exit_tagger").labels
+        )

@@ -30,6 +30,7 @@ from spacy_early_exit.tasks.ner import DEFAULT_CONFIG
 from tests.makers.commands import run
 from tests.makers.marks import rest_slow
 from tests.makers.project import ROOT
+from tests.makers.shared import pos_of
 from tests.makers.texts import TEXTS, examples_of, texts_of_all_lengths, write_corpus
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -94,6 +95,8 @@ def checkout(tmp_path_factory, trained_bytes, encoders):
     (folder / "corpus").mkdir()
     for part in ("train", "tune", "dev", "unlabelled"):
         docs = [example.reference for example in examples_of(nlp)]
+        for token in (token for doc in docs for token in doc):
+            token.pos_ = pos_of(token)  # for a task that shares the encoder
         DocBin(docs=docs).to_disk(folder / "corpus" / f"{part}.spacy")
     shutil.copy(ROOT / "tests/fixtures/corpora/prodigy.jsonl", folder / "annotated.jsonl")
     fresh = {text for text in texts_of_all_lengths(count=300) if text.strip()} - {*TEXTS}

@@ -13,7 +13,6 @@ import spacy_early_exit
 from spacy_early_exit.budget.curve import Calibration, Point, TaskScore
 from spacy_early_exit.measure import card
 from spacy_early_exit.measure.calibrate import calibrate, saved_now
-from spacy_early_exit.measure.contenders import contenders_of
 from spacy_early_exit.measure.evaluate import evaluate
 from spacy_early_exit.measure.guarantee import guarantee
 from spacy_early_exit.measure.hold_saving import make_hold_saving
@@ -188,6 +187,15 @@ def test_the_card_has_the_scores_of_all_tasks(nlp):
     assert "pos_acc, speedup = 1.5" in page and "type: accuracy" in page
 
 
+def test_three_tasks_are_calibrated(nlp):
+    third = add_tagger(nlp, "third")
+    third.initialize(lambda: both_of(nlp), nlp=nlp)
+    found = calibrate(nlp.get_pipe(NER), both_of(nlp), [1.2])
+    assert all(set(point.others) == {TAGGER, "third"} for point in found.points)
+    assert found.most > 1.2
+    assert saved(all_answers(nlp, component_cfg={NER: {"speedup": 1.2}})) >= 1.19
+
+
 class TestBounds:
     POINTS = (
         Point(0.0, 1.0, 0.8, others={"tagger": TaskScore(0.9)}),
@@ -283,6 +291,8 @@ def test_the_commands_measure_the_pass(nlp, corpus, tmp_path):
 
 
 def test_the_benchmark_runs_the_pass(nlp, tmp_path):
+    from spacy_early_exit.measure.contenders import contenders_of  # it imports spaCy's commands
+
     nlp.to_disk(tmp_path / "saved")
     contenders = contenders_of(str(tmp_path / "saved"), [1.0, 1.5], [8])
     assert len(contenders) == 2, "the owner is calibrated, for all"
@@ -304,6 +314,8 @@ def test_a_job_runs_the_owner(nlp, tmp_path):
         find_component(nlp, replace(setting, component=TAGGER))
 
 
+@pytest.mark.takes(seconds=30)
+@pytest.mark.slow
 def test_a_slim_encoder_is_not_put_under_heads_of_other_tasks(nlp, tmp_path):
     nlp.to_disk(tmp_path / "saved")
     command = [

@@ -5,6 +5,7 @@ import gc
 import pickle
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import spacy
@@ -403,6 +404,40 @@ class TestSpacysHabits:
             other.add_pipe(name, source=source)
         del source
         assert all_answers(other) == found
+
+    def test_what_it_assigns_is_known(self, nlp):
+        """What a factory requires is the same for all components, with an encoder or without."""
+        found = nlp.analyze_pipes()
+        assert found["summary"][TAGGER]["assigns"] == ["token.tag", "token.pos", "token.morph"]
+        assert found["summary"][TAGGER]["requires"] == [] and not any(found["problems"].values())
+
+    def test_assembled(self, nlp, tmp_path):
+        from spacy.cli.assemble import assemble_cli
+
+        found = all_answers(nlp)
+        nlp.to_disk(tmp_path / "saved")
+        config = spacy.util.Config(
+            {
+                "nlp": {"lang": "en", "pipeline": [NER, TAGGER]},
+                "components": {name: {"source": str(tmp_path / "saved")} for name in (NER, TAGGER)},
+            }
+        )
+        config.to_disk(tmp_path / "assemble.cfg")
+        ctx = SimpleNamespace(args=[])
+        assemble_cli(ctx, tmp_path / "assemble.cfg", tmp_path / "out", None, False)
+        assert all_answers(spacy.load(tmp_path / "out")) == found
+
+    def test_packaged(self, nlp, tmp_path):
+        from spacy.cli.package import package
+
+        found = all_answers(nlp)
+        nlp.to_disk(tmp_path / "saved")
+        (tmp_path / "out").mkdir()
+        package(
+            tmp_path / "saved", tmp_path / "out", name="both", version="1.0", create_sdist=False
+        )
+        (made,) = (tmp_path / "out").glob("en_both-*/en_both/en_both-*")
+        assert all_answers(spacy.load(made)) == found
 
     def test_sourced_by_a_config(self, nlp, tmp_path):
         found = all_answers(nlp)

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import spacy
 import torch
+from spacy.tokens import Doc
 from thinc.api import PyTorchGradScaler
 
 from spacy_early_exit.model import learn_shared
@@ -72,6 +73,25 @@ def test_both_are_learnt(encoders):
     nlp = train_shared(blank_shared(encoders["bert"]), steps=40)
     scores = nlp.evaluate(both_of(nlp), component_cfg=FULL)
     assert scores["ents_f"] > 0.8 and scores["pos_acc"] > 0.9
+
+
+@pytest.mark.takes(seconds=15)
+def test_three_are_learnt_in_one_pass(encoders, passes):
+    """The third learns features."""
+    nlp = blank_shared(encoders["bert"])
+    model = {"encoder": shared_encoder()}
+    training = {"@misc": "spacy-early-exit.JointTraining.v1", "detach_early_heads": False}
+    add_tagger(nlp, "features", attribute="morph", model=model, training=training)
+    examples = both_of(nlp)
+    for token in (token for eg in examples for token in eg.reference):
+        token.set_morph("Case=Nom|Number=Sing" if token.is_title else "")
+    train_shared(nlp, steps=40, examples=examples)
+    assert len(passes) == 40
+    scores = nlp.evaluate(examples, component_cfg=FULL)
+    assert scores["ents_f"] > 0.8 and scores["pos_acc"] > 0.9 and scores["morph_acc"] > 0.9
+    assert nlp.config["training"]["score_weights"]["morph_acc"] > 0, "checkpoints are chosen by it"
+    doc = nlp("Ann lives in Oslo.")
+    assert str(doc[0].morph) == "Case=Nom|Number=Sing" and doc[0].pos_ == "PROPN"
 
 
 def test_the_encoder_runs_once_for_both_and_losses_are_added(nlp, passes):
@@ -205,6 +225,11 @@ class TestMissingAnnotation:
         assert only_names[NER] > 0 and only_names[TAGGER] == 0
         only_tags = nlp.update(both_of(nlp, names=False), sgd=False)
         assert only_tags[NER] == 0 and only_tags[TAGGER] > 0
+        examples = both_of(nlp, tags=True)
+        for example in examples:
+            words, pos = zip(*((token.text, token.pos_) for token in example.reference))
+            example.reference = Doc(nlp.vocab, words=words, pos=pos)
+        assert nlp.update(examples, sgd=False)[NER] == 0, "nothing is known of names"
 
     def test_texts_with_names_and_others_with_tags_teach_both(self, encoders):
         nlp = blank_shared(encoders["bert"])
