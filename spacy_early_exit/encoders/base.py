@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, Protocol, runtime_checkable
 
-from ..network.families import EncoderSpec
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..network.families import EncoderSpec
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class PretrainedEncoder:
     tokenizer (str): Its tokenizer, as the JSON of the ``tokenizers`` library.
     """
 
-    spec: EncoderSpec
+    spec: "EncoderSpec"
     weights: Dict[str, "Tensor"]
     tokenizer: str
 
