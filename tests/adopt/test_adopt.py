@@ -241,7 +241,8 @@ class TestTagger:
     def test_it_is_scored_by_what_it_sets(self, tagging):
         nlp = spacy.load(tagging[1])
         assert nlp.get_pipe("early_exit_tagger").main_score == "pos_acc"
-        weights = {"pos_acc": 1.0, "tag_acc": None, "exit_cost": 0.0, "threshold": 0.0}
+        weights = {"pos_acc": 1.0, "tag_acc": None, "morph_acc": None}
+        weights.update(exit_cost=0.0, threshold=0.0)
         assert nlp.config["training"]["score_weights"] == weights
         assert "POS_ACC" in tagging[2] and "TAG_ACC" not in tagging[2]
 
