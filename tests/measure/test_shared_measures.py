@@ -193,9 +193,10 @@ def test_three_tasks_are_calibrated(nlp):
     ner = nlp.get_pipe(NER)
     found = calibrate(ner, both_of(nlp), [1.2])
     assert all(set(point.others) == {TAGGER, "third"} for point in found.points)
-    assert found.most > 1.2
-    ner.speedup = 1.2
-    assert saved_now(ner, both_of(nlp)) >= 1.19, "on the texts that it was calibrated on"
+    assert len(found.points) > 2
+    for point in found.points[1:]:  # the heads of the third are random, and so is the curve
+        ner.speedup = point.speedup
+        assert saved_now(ner, both_of(nlp)) >= 0.999 * point.speedup
 
 
 class TestBounds:
