@@ -29,10 +29,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed $(ENCODER)/model.safetensors
 	$(BIN)/python -m pip list --format=freeze | grep -E '^(spacy|thinc|transformers|tokenizers|torch)'
-	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --within 4 --durations=20
+	$(BIN)/python -m pytest -rs -n 2 --dist loadfile --within 3 --durations=20
 
 durations: $(VENV)/.installed $(ENCODER)/model.safetensors
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --within 4 --write-durations
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --within 3 --write-durations
 
 # What `project run train` leaves behind. Results go to training/bench.json, with a figure beside them.
 bench: $(VENV)/.installed

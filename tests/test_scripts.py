@@ -237,9 +237,10 @@ def run_project(command, folder, corpus, **variables):
     "convert, config, folder",
     [
         ("convert", "create-config", "corpus"),
-        pytest.param("demo-convert", "demo-config", "corpus/demo", marks=pytest.mark.slow),
+        ("demo-convert", "demo-config", "corpus/demo"),
     ],
 )
+@pytest.mark.slow
 def test_a_project_takes_json_lines(convert, config, folder, tmp_path):
     corpus = write_json_lines(tmp_path / "mine")
     assert "The corpus is in" in run_project("corpus", tmp_path, corpus)

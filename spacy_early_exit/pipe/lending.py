@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Optional,
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from ..encoders.shared import SharedEncoder
 from ..settings import RunSettings, Settings
 from .answers import read_answers
 from .dial import Knob
@@ -51,6 +50,8 @@ class Lending:
         """RETURNS (Optional[str]): Name of the component whose encoder it borrows; None: it has its
         own.
         """
+        from ..encoders.shared import SharedEncoder
+
         encoder = self._shim.encoder
         return encoder.component if isinstance(encoder, SharedEncoder) else None
 
