@@ -58,7 +58,7 @@ class Limits:
     """
 
     max_batch: int = 32
-    max_wait_ms: float = 2.0
+    max_wait_ms: float = 5.0
     max_queue: int = 256
     max_queue_characters: int = 500_000
     max_characters: int = 20_000
