@@ -103,7 +103,7 @@ def prepare_small(config: Config, stages: list[dict[str, Any]]) -> None:
     config["training"]["eval_frequency"] = config["training"]["max_steps"]
     print(
         "The corpus is small, and a tenth of it tells little about checkpoints: the last one is "
-        "kept, and nothing is scored before."
+        "kept, and nothing is scored in between."
     )
 
 
