@@ -17,7 +17,8 @@ PREFIX = "spacy-early-exit."
 PLACES: Dict[str, Dict[str, str]] = {
     "architectures": {
         "EarlyExitTagger.v1": "model.model:build_tagger_model_v1",
-        "EarlyExitTagger.v2": "model.model:build_tagger_model",
+        "EarlyExitTagger.v2": "model.model:build_tagger_model_v2",
+        "EarlyExitTagger.v3": "model.model:build_tagger_model",
     },
     "batchers": {"until_drawn.v1": "training.early_bird:make_until_drawn"},
     "callbacks": {"hold_saving.v1": "measure.hold_saving:make_hold_saving"},

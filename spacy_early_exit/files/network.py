@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, cas
 import torch
 from torch import Tensor, nn
 
-from ..network.exit_network import ExitNetwork
+from ..network.exit_network import MAX_HEAD_WINDOW, ExitNetwork
 from ..network.families import EncoderSpec, check_sizes
 from ..network.gates import add_gates
 from ..runtime.torch_state import usual_torch
@@ -116,6 +116,7 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
     about = {
         "encoder": network.spec.to_dict(),
         "tags": network.tags,
+        **({"head_window": network.head_window} if network.head_window else {}),
         "original": original is not None,
         **({} if borrowed is None else {"borrowed": borrowed}),
         "files": {name: checksum(data) for name, data in files.items()},
@@ -271,8 +272,13 @@ def _read_about(data: bytes) -> _About:
     about = unseal(data)
     spec, tags = EncoderSpec.from_dict(about["encoder"]), about["tags"]
     check_sizes(spec, tags)
+    head_window = about.get("head_window", 0)
+    if type(head_window) is not int or not 0 <= head_window <= MAX_HEAD_WINDOW:
+        raise ValueError(
+            f"head_window must be a whole number from 0 to {MAX_HEAD_WINDOW}, not {head_window!r}"
+        )
     with torch.device("meta"):  # no memory, no random numbers: the weights follow
-        network = ExitNetwork(spec, tags)
+        network = ExitNetwork(spec, tags, head_window)
     has_original = about.get("original", False)
     if type(has_original) is not bool:
         raise ValueError(f"original must be true or false, not {has_original!r}")

@@ -74,7 +74,7 @@ class BorrowedShim(TaggerShim):
         tags (int): Number of tags.
         """
         theirs = self.lender.trained
-        network = ExitNetwork.over(theirs.network.encoder, tags)
+        network = ExitNetwork.over(theirs.network.encoder, tags, self.head_window)
         network.init_heads()
         self.set(Trained(network.to(theirs.network.device), theirs.tokenizer, borrowed=""))
 

@@ -16,9 +16,10 @@ from spacy.tokens import Doc
 from thinc.api import PyTorchGradScaler, torch2xp
 from torch import Tensor
 
-from ..network.all_heads import Halting
+from ..network.all_heads import Halting, with_gradient
 from ..network.batch import Batch
 from ..network.exit_network import ExitNetwork
+from ..network.seen import around
 from ..network.shared import Reader, run_layers_halting
 from ..network.window import Window
 from ..runtime.memory import release_freed_memory
@@ -56,6 +57,14 @@ class Part:
     exit_layers: Dict[str, Tensor]
     haltings: Dict[str, Optional[Halting]]
     taught: Dict[str, Tensor]
+
+    def alive_at(self, number: int) -> Optional[Tensor]:
+        """RETURNS (Optional[Tensor]): Which words had not been dropped from the context when a
+        layer, counted from 1, ran; None: all. *Shape:* ``(words,)``, bool
+        """
+        if self.batch.kv == "copy":
+            return None
+        return torch.stack([*self.exit_layers.values()]).amax(0) >= number
 
 
 class LearningPass:
@@ -250,8 +259,10 @@ def _logits(
     answers = []
     for number, leaf in enumerate(part.leaves, start=1):
         is_early = number < network.spec.layers
-        reads = teaches and not (is_early and learner.stage.detach_early_heads)
-        answers.append(network.logits(number, leaf if reads else leaf.detach(), dropout))
+        share = learner.stage.early_gradient if is_early else 1.0
+        state = with_gradient(leaf, share if teaches else 0.0)
+        seen = around(network.reach(number), state, part.batch, part.alive_at(number))
+        answers.append(network.logits(number, seen, dropout))
     return torch.stack(answers)
 
 

@@ -10,7 +10,7 @@ from thinc.util import get_torch_default_device
 from ..encoders.base import EncoderSource
 from ..encoders.shared import SharedEncoder
 from ..files.network import Trained
-from ..network.exit_network import ExitNetwork
+from ..network.exit_network import MAX_HEAD_WINDOW, ExitNetwork
 from ..retired import reads_retired
 from ..runtime.forks import ready_for_torch
 from ..runtime.memory import release_freed_memory_now_and_then
@@ -39,8 +39,9 @@ def build_tagger_model(
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "split",
     grad_scaler_config: Optional[Dict[str, Any]] = None,
+    head_window: int = 1,
 ) -> TaggerModel:
-    """Build ``spacy-early-exit.EarlyExitTagger.v2``. Cheap: the encoder comes at initialize.
+    """Build ``spacy-early-exit.EarlyExitTagger.v3``. Cheap: the encoder comes at initialize.
 
     Its input is a list of Docs (full depth), or a pair of Docs and RunSettings. Its output is a
     DocExits for each Doc when predicting, and JointLogits when training.
@@ -60,6 +61,8 @@ def build_tagger_model(
         without bfloat16, and gradients are scaled. ``init_scale``, ``backoff_factor``,
         ``growth_factor`` and ``growth_interval`` are those of thinc's PyTorchGradScaler; ``{}``:
         its defaults. None: no gradient is scaled.
+    head_window (int): How many words on each side the exit heads see, with the states that these
+        have by then. The deepest head, and so full depth, sees the word alone.
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -69,6 +72,10 @@ def build_tagger_model(
         raise ValueError(
             f"EarlyExitTagger: shared_wordpieces must be 'split' or 'keep', not "
             f"{shared_wordpieces!r}."
+        )
+    if not 0 <= head_window <= MAX_HEAD_WINDOW:
+        raise ValueError(
+            f"EarlyExitTagger: head_window must be from 0 to {MAX_HEAD_WINDOW}, not {head_window}."
         )
     if isinstance(encoder, SharedEncoder) and grad_scaler_config is not None:
         raise ValueError(
@@ -84,6 +91,7 @@ def build_tagger_model(
         bool(mixed_precision),
         shared_wordpieces,
         _scaler(mixed_precision, grad_scaler_config),
+        head_window,
     )
     return Model(
         "early_exit_tagger",
@@ -92,6 +100,32 @@ def build_tagger_model(
         dims={"nO": None},
         attrs={"dropout_rate": 0.0},
         shims=[shim],
+    )
+
+
+@reads_retired("EarlyExitTagger")
+def build_tagger_model_v2(
+    encoder: EncoderSource,
+    head_lr_factor: float = 5.0,
+    freeze_encoder: bool = False,
+    freeze_full_depth: bool = False,
+    mixed_precision: bool = False,
+    shared_wordpieces: SharedWordpieces = "split",
+    grad_scaler_config: Optional[Dict[str, Any]] = None,
+    head_window: int = 0,
+) -> TaggerModel:
+    """Build ``spacy-early-exit.EarlyExitTagger.v2``, for pipelines saved before ``head_window``
+    existed. It is the same as ``build_tagger_model``, except that heads see one word by default.
+    """
+    return build_tagger_model(
+        encoder,
+        head_lr_factor,
+        freeze_encoder,
+        freeze_full_depth,
+        mixed_precision,
+        shared_wordpieces,
+        grad_scaler_config,
+        head_window,
     )
 
 
@@ -106,10 +140,10 @@ def build_tagger_model_v1(
     grad_scaler_config: Optional[Dict[str, Any]] = None,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v1``, for pipelines saved before
-    ``shared_wordpieces`` existed. It is the same as ``build_tagger_model``, except that words share
-    wordpieces by default.
+    ``shared_wordpieces`` existed. It is the same as ``build_tagger_model_v2``, except that words
+    share wordpieces by default.
     """
-    return build_tagger_model(
+    return build_tagger_model_v2(
         encoder,
         head_lr_factor,
         freeze_encoder,
@@ -184,7 +218,7 @@ def init(model: TaggerModel, X: Any = None, Y: Any = None) -> None:
         return
     with usual_dtype():
         loaded = shim.encoder.load()
-    network = ExitNetwork(loaded.spec, model.get_dim("nO"))
+    network = ExitNetwork(loaded.spec, model.get_dim("nO"), shim.head_window)
     network.encoder.load_state_dict(loaded.weights)
     network.init_heads()
     shim.set(Trained(network.to(get_torch_default_device()), WordpieceTokenizer(loaded.tokenizer)))

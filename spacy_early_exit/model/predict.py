@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 
 from ..decoders import Decoder
 from ..files.network import Trained
-from ..network.all_heads import run_all_layers
+from ..network.all_heads import all_logits, run_all_layers
 from ..network.arrays import Floats, Ints
 from ..network.batch import Batch
 from ..network.cost import full_macs
@@ -19,6 +19,7 @@ from ..network.devices import fetched, is_asynchronous
 from ..network.exit_network import ExitNetwork
 from ..network.families import EncoderSpec
 from ..network.loop import Exits, run_with_exits
+from ..network.seen import around
 from ..network.simulate import simulated_speedup
 from ..network.window import Window
 from ..runtime.threads import batches_at_once, run_side_by_side, thread_count
@@ -136,7 +137,8 @@ def not_finite(network: ExitNetwork, batch: Batch, heads: ExitNetwork) -> str:
     """
     where = "where words exit early"
     for number, of_words in enumerate(run_all_layers(network, batch), start=1):
-        if not heads.logits(number, of_words).isfinite().all():
+        seen = around(heads.reach(number), of_words, batch)
+        if not heads.logits(number, seen).isfinite().all():
             where = f"from layer {number} on"
             break
     if network.encoder.embeddings.word.weight.dtype == torch.float16:
@@ -166,10 +168,10 @@ def simulate(
         for batch in batches_of(trained, groups, settings):
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             states = list(run_all_layers(network, ragged))
-            logits = [network.logits(n, of_words) for n, of_words in enumerate(states, start=1)]
+            logits = all_logits(network, ragged, states)
             width = None if criterion.own_loop is not None else 0
             kept = torch.stack([state[:, :width] for state in states])
-            answers.append((ragged, torch.stack(logits), kept))
+            answers.append((ragged, logits, kept))
     return usual_torch()(functools.partial(simulated_speedup, network, answers, criterion))
 
 

@@ -9,7 +9,7 @@ from spacy.tokens import Doc
 from torch import Tensor
 
 from ..files.network import Trained
-from ..network.all_heads import run_all_layers
+from ..network.all_heads import all_logits, run_all_layers
 from ..network.batch import Batch
 from ..network.devices import fetched
 from ..network.exit_network import ExitNetwork
@@ -94,13 +94,9 @@ def simulate_together(
         for batch in batches_of(trained, groups, settings):
             ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
             states = list(run_all_layers(network, ragged))
-            answers.append((ragged, [_all_logits(reader, states) for reader in readers]))
+            logits = [all_logits(reader.network, ragged, states) for reader in readers]
+            answers.append((ragged, logits))
     return usual_torch()(functools.partial(_simulated_speedup, network, answers, at))
-
-
-def _all_logits(reader: Reader, states: Sequence[Tensor]) -> Tensor:
-    """RETURNS (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``"""
-    return torch.stack([reader.network.logits(n, of) for n, of in enumerate(states, start=1)])
 
 
 def _simulated_speedup(

@@ -51,6 +51,7 @@ class TaggerShim(Shim):
         one by one or do share it.
     scaler (Optional[PyTorchGradScaler]): Scales gradients, so that mixed precision can be fp16;
         None: it is bfloat16.
+    head_window (int): How many words on each side the heads see, except the deepest.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class TaggerShim(Shim):
         mixed_precision: bool = False,
         shared_wordpieces: SharedWordpieces = "split",
         scaler: Optional[PyTorchGradScaler] = None,
+        head_window: int = 0,
     ):
         super().__init__(None)
         self._model: Optional[Trained] = None
@@ -72,6 +74,7 @@ class TaggerShim(Shim):
         self.mixed_precision = mixed_precision
         self.shared_wordpieces = shared_wordpieces
         self.scaler = scaler
+        self.head_window = head_window
         self._teacher: Optional[ExitNetwork] = None
         self._taught_tags = 0
         self._fingerprint: Optional[str] = None
@@ -106,7 +109,15 @@ class TaggerShim(Shim):
         """Take over a network.
 
         trained (Trained): Network and tokenizer.
+        RAISES (ValueError): If its heads see more or fewer words than the model's are to see.
         """
+        found = trained.network.head_window
+        if found != self.head_window:
+            raise ValueError(
+                f"The heads of the model see {self.head_window} words on each side, but those of "
+                f"the weights were trained to see {found}. Set head_window = {found} in the block "
+                f"of the model (EarlyExitTagger.v1 and v2 have 0), or train from the beginning."
+            )
         self._model = trained
         self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()
@@ -366,6 +377,7 @@ class TaggerShim(Shim):
             self.mixed_precision,
             self.shared_wordpieces,
             copy.deepcopy(self.scaler),
+            self.head_window,
         )
         if self._model is not None:
             copied.from_bytes(self.to_bytes())

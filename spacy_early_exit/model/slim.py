@@ -85,7 +85,8 @@ def slim(
         was trained from has other sizes.
     """
     network, tokenizer = trained.network, trained.tokenizer
-    cut, weights = ExitNetwork(network.spec, network.tags), plain_weights(network)
+    cut = ExitNetwork(network.spec, network.tags, network.head_window)
+    weights = plain_weights(network)
     if pretrained is not None:
         if pretrained.spec != network.spec:
             raise ValueError("The pre-trained encoder is not the one that it was trained from.")

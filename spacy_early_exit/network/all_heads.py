@@ -4,13 +4,14 @@ exiting as they will when predicting.
 Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 """
 
-from typing import Iterator, List, Protocol, Tuple
+from typing import Iterable, Iterator, List, Protocol, Tuple
 
 import torch
 from torch import Tensor
 
 from .batch import Batch, Running
 from .exit_network import ExitNetwork
+from .seen import around, not_dropped
 
 
 def run_all_heads(
@@ -24,11 +25,35 @@ def run_all_heads(
     detach_early_heads (bool): Whether only the deepest head's gradient reaches the encoder.
     RETURNS (Tensor): The logits. *Shape:* ``(layers, words, tags)``
     """
-    answers: List[Tensor] = []
-    for number, of_words in enumerate(run_all_layers(network, batch, dropout), start=1):
-        if detach_early_heads and number < network.spec.layers:
-            of_words = of_words.detach()
-        answers.append(network.logits(number, of_words, dropout))
+    last = network.spec.layers
+    states = (
+        of_words.detach() if detach_early_heads and number < last else of_words
+        for number, of_words in enumerate(run_all_layers(network, batch, dropout), start=1)
+    )
+    return all_logits(network, batch, states, dropout)
+
+
+def all_logits(
+    network: ExitNetwork,
+    batch: Batch,
+    states: Iterable[Tensor],
+    dropout: float = 0.0,
+    first: int = 1,
+) -> Tensor:
+    """Apply heads to the states of all words at full depth.
+
+    network (ExitNetwork): The network that has the heads.
+    batch (Batch): The batch.
+    states (Iterable[Tensor]): The words' states, layer by layer. *Shapes:*
+        ``(words, hidden_size)``
+    dropout (float): Dropout rate.
+    first (int): The layer of the first states, counted from 1.
+    RETURNS (Tensor): The logits. *Shape:* ``(layers, words, tags)``
+    """
+    answers = []
+    for number, of_words in enumerate(states, start=first):
+        seen = around(network.reach(number), of_words, batch)
+        answers.append(network.logits(number, seen, dropout))
     return torch.stack(answers)
 
 
@@ -61,7 +86,11 @@ class Halting(Protocol):
 
 
 def run_all_heads_halting(
-    network: ExitNetwork, batch: Batch, halting: Halting, dropout: float = 0.0
+    network: ExitNetwork,
+    batch: Batch,
+    halting: Halting,
+    dropout: float = 0.0,
+    early_gradient: float = 1.0,
 ) -> Tuple[Tensor, Tensor]:
     """Train as prediction will run: words exit, keep their state, and are attended to.
 
@@ -72,6 +101,7 @@ def run_all_heads_halting(
     batch (Batch): The batch.
     halting (Halting): Decides which words exit.
     dropout (float): Dropout rate. The logits that ``halting`` sees have no dropout of the heads.
+    early_gradient (float): How much of the earlier heads' gradient reaches the encoder.
     RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word exited. *Shapes:*
         ``(layers, words, tags)``, ``(words,)``
     """
@@ -86,12 +116,27 @@ def run_all_heads_halting(
             kept = network.encoder.run_layer(number, kept, running, dropout)
             everything = running.written_into(everything, kept)
         of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
-        answers.append(network.logits(number, of_words, dropout))
-        if number == network.spec.layers or not len(running.words):
+        is_early = number < network.spec.layers
+        taught = with_gradient(of_words, early_gradient if is_early else 1.0)
+        seen = around(network.reach(number), taught, batch, not_dropped(running))
+        answers.append(network.logits(number, seen, dropout))
+        if not is_early or not len(running.words):
             continue
         after = let_leave(network, halting, number, of_words, running)
         kept, running = running.rows_for(after, kept), after
     return torch.stack(answers), exit_layer
+
+
+def with_gradient(states: Tensor, share: float) -> Tensor:
+    """RETURNS (Tensor): The same states, through which only a share of a gradient reaches what they
+    were computed from.
+
+    states (Tensor): The states. *Shape:* any
+    share (float): The share, from 0 to 1.
+    """
+    if share == 1.0:
+        return states
+    return states.detach() + share * (states - states.detach()) if share else states.detach()
 
 
 def let_leave(
@@ -107,7 +152,11 @@ def let_leave(
     RETURNS (Running): What is still computed after that.
     """
     # The decision is made in fp32, even in mixed precision.
-    states = of_words.index_select(0, running.words).float()
-    with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
-        leaving = halting.leave(number, running.words, network.logits(number, states), states)
+    with torch.no_grad(), torch.autocast(of_words.device.type, enabled=False):
+        states = of_words.float()
+        alive = not_dropped(running)
+        seen = around(network.reach(number), states, running.batch, alive)
+        logits = network.logits(number, seen.index_select(0, running.words))
+        states = states.index_select(0, running.words)
+        leaving = halting.leave(number, running.words, logits, states)
     return running.after(leaving)

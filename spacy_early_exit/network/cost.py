@@ -6,7 +6,7 @@ exit heads for the words that were judged. So the cost does not depend on batch,
 """
 
 import operator
-from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from .layers.ragged import pads_nothing
 
 if TYPE_CHECKING:
     from .criterion import Criterion
+
+Words = TypeVar("Words", int, Tensor)
 
 
 def embedding_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
@@ -75,15 +77,16 @@ def convolution_macs(spec: EncoderSpec, wordpieces: Tensor) -> Tensor:
     return spec.hidden_size * spec.hidden_size * seen
 
 
-def head_macs(spec: EncoderSpec, tags: int, words: Tensor) -> Tensor:
+def head_macs(spec: EncoderSpec, tags: int, words: Words, reach: int = 0) -> Words:
     """Count one exit head.
 
     spec (EncoderSpec): The sizes of the encoder.
     tags (int): Number of tags.
-    words (Tensor): Words that it is applied to, by window. *Shape:* ``(windows,)``
-    RETURNS (Tensor): MACs of each window. *Shape:* ``(windows,)``
+    words (Words): Words that it is applied to, one number or by window. *Shape:* ``(windows,)``
+    reach (int): How many words on each side it sees.
+    RETURNS (Words): MACs, as ``words``.
     """
-    return spec.hidden_size * tags * words
+    return (2 * reach + 1) * spec.hidden_size * tags * words
 
 
 def full_macs(spec: EncoderSpec, tags: int, wordpieces: Tensor, words: Tensor) -> Tensor:
@@ -137,7 +140,11 @@ class Cost(NamedTuple):
 
 
 def price(
-    spec: EncoderSpec, tags: int, trace: Sequence[Visit], criterion: Optional["Criterion"] = None
+    spec: EncoderSpec,
+    tags: int,
+    trace: Sequence[Visit],
+    criterion: Optional["Criterion"] = None,
+    head_window: int = 0,
 ) -> Cost:
     """Count what a run cost. Layers with the same count are counted together.
 
@@ -145,6 +152,7 @@ def price(
     tags (int): Number of tags.
     trace (Sequence[Visit]): What the run did, layer by layer.
     criterion (Optional[Criterion]): The criterion that was used.
+    head_window (int): How many words on each side the heads see, except the deepest.
     RETURNS (Cost): The cost.
     """
     batch = trace[0].running.batch
@@ -184,8 +192,10 @@ def price(
                 _counts([n for running in layers for n in running.context_lengths], batch),
             ),
         )
-    heads = [visit.heads for visit in trace if visit.heads is not None]
-    spent += head_macs(spec, tags, words_by_window(heads, batch))
+    for reach, is_deepest in ((head_window, False), (0, True)):
+        of_these = [visit for visit in trace if (visit.number == spec.layers) == is_deepest]
+        heads = [visit.heads for visit in of_these if visit.heads is not None]
+        spent += head_macs(spec, tags, words_by_window(heads, batch), reach)
     full = full_macs(spec, tags, wordpieces, batch.words_of_window)
     return Cost(spent, full, int(padding))
 

@@ -1,5 +1,5 @@
-"""The network: an encoder with an exit head at every layer, which is dropout and one linear map;
-and the learnt parameters of decoder and criterion.
+"""The network: an encoder with an exit head at every layer, which is dropout and one linear map of
+what ``seen.py`` says that it sees; and the learnt parameters of decoder and criterion.
 """
 
 import math
@@ -12,6 +12,8 @@ from .encoder import Encoder
 from .families import EncoderSpec
 from .layers.layer import drop_out
 
+MAX_HEAD_WINDOW = 8  # as far as any word matters to an early head
+
 
 class ExitNetwork(nn.Module):
     """Encoder and exit heads. It has no ``forward``: see ``loop.py``.
@@ -21,27 +23,30 @@ class ExitNetwork(nn.Module):
 
     spec (EncoderSpec): The sizes of the encoder.
     tags (int): Number of tags.
+    head_window (int): How many words on each side the heads see, except the deepest one: its word
+        has heard of all others.
     """
 
-    def __init__(self, spec: EncoderSpec, tags: int):
+    def __init__(self, spec: EncoderSpec, tags: int, head_window: int = 0):
         super().__init__()
+        self.head_window = head_window
         self.encoder = Encoder(spec)
-        self.heads = nn.ModuleList(nn.Linear(spec.hidden_size, tags) for _ in range(spec.layers))
+        self.heads = _heads(spec, tags, head_window)
         self.decoder = nn.ParameterDict()
         self.criterion = nn.ParameterDict()
 
     @classmethod
-    def over(cls, encoder: Encoder, tags: int) -> "ExitNetwork":
+    def over(cls, encoder: Encoder, tags: int, head_window: int = 0) -> "ExitNetwork":
         """RETURNS (ExitNetwork): New heads over an encoder that another network has, too.
 
         encoder (Encoder): The encoder.
         tags (int): Number of tags.
+        head_window (int): How many words on each side they see.
         """
         with torch.device("meta"):  # no memory for an encoder that is replaced at once
-            network = cls(encoder.spec, tags)
+            network = cls(encoder.spec, tags, head_window)
         network.encoder = encoder
-        width, layers = encoder.spec.hidden_size, encoder.spec.layers
-        network.heads = nn.ModuleList(nn.Linear(width, tags) for _ in range(layers))
+        network.heads = _heads(encoder.spec, tags, head_window)
         return network
 
     @property
@@ -63,11 +68,16 @@ class ExitNetwork(nn.Module):
         """RETURNS (nn.Linear): The exit head of a layer, counted from 1."""
         return cast(nn.Linear, self.heads[layer - 1])
 
+    def reach(self, layer: int) -> int:
+        """RETURNS (int): How many words on each side the head of a layer, counted from 1, sees."""
+        return self.head_window if layer < self.spec.layers else 0
+
     def logits(self, layer: int, states: Tensor, dropout: float = 0.0) -> Tensor:
         """Apply the exit head of a layer.
 
         layer (int): The layer, counted from 1.
-        states (Tensor): *Shape:* ``(words, hidden_size)``
+        states (Tensor): What it sees: see ``seen.around``. *Shape:*
+            ``(words, (2 * reach + 1) * hidden_size)``
         dropout (float): Dropout rate.
         RETURNS (Tensor): *Shape:* ``(words, tags)``
         """
@@ -138,6 +148,11 @@ class ExitNetwork(nn.Module):
             head.weight = nn.Parameter(head.weight[:tags].detach(), head.weight.requires_grad)
             head.bias = nn.Parameter(head.bias[:tags].detach(), head.bias.requires_grad)
             head.out_features = len(head.weight)
+
+
+def _heads(spec: EncoderSpec, tags: int, window: int) -> nn.ModuleList:
+    widths = [(2 * window + 1) * spec.hidden_size] * (spec.layers - 1) + [spec.hidden_size]
+    return nn.ModuleList(nn.Linear(width, tags) for width in widths)
 
 
 def check_finite(network: ExitNetwork) -> None:

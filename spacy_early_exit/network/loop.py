@@ -18,6 +18,7 @@ from .batch import Batch, Running
 from .cost import Visit, price
 from .criterion import Criterion, Step, checked
 from .exit_network import ExitNetwork
+from .seen import logits_of_words
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def run_with_exits(
     for number in range(1, network.spec.layers + 1):
         kept = network.encoder.run_layer(number, kept, running)
         of_words = states_of_words(network, kept, running)
-        answer = network.logits(number, of_words)
+        words, encoder = running.words, network.encoder
+        answer = logits_of_words(network, number, words, of_words, encoder, kept, running)
         trace.append(Visit(number, running, running.words, number < network.spec.layers))
         # Words that stay are overwritten after a later layer.
         logits.index_copy_(0, running.words, answer)
@@ -92,7 +94,8 @@ def run_with_exits(
         if not len(after.words):
             break
         kept, running = running.rows_for(after, kept), after
-    return Exits(logits, exit_layer, *price(network.spec, network.tags, trace, criterion), states)
+    cost = price(network.spec, network.tags, trace, criterion, network.head_window)
+    return Exits(logits, exit_layer, *cost, states)
 
 
 def run_full_depth(network: ExitNetwork, batch: Batch, keep_states: bool = False) -> Exits:

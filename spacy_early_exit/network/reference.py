@@ -77,8 +77,10 @@ def run_shared_reference(
         new = network.encoder.layer(number).output_norm(_sums(network, number, hidden, attended))
         hidden = torch.where(gone[:, :, None], hidden, new)
         states = _seen(network, hidden[cells])[batch.piece_of_word]
+        unseen = units_left[batch.unit_of_word] if batch.kv == "drop" else None
         for task, reader in enumerate(readers):
-            answer = reader.network.logits(number, states)
+            beside = _beside(batch, states, reader.network.reach(number), unseen)
+            answer = reader.network.logits(number, beside)
             active = ~sure[task][batch.unit_of_word]
             logits[task][active] = answer[active]
             if reader.criterion is None or number == last:
@@ -100,6 +102,22 @@ def run_shared_reference(
     costs = torch.zeros(batch.windows, dtype=torch.int64)
     states = _seen(network, hidden[cells])
     return [Exits(*found, costs, costs, 0, states) for found in zip(logits, exit_layers)]
+
+
+def _beside(batch: Batch, states: Tensor, reach: int, unseen: Optional[Tensor]) -> Tensor:
+    """RETURNS (Tensor): What heads see of each word, window by window. *Shape:*
+    ``(words, (2 * reach + 1) * hidden_size)``
+    """
+    if not reach:
+        return states
+    others = states if unseen is None else states.masked_fill(unseen[:, None], 0.0)
+    found = []
+    for own, other in zip(*(torch.split(some, batch.word_counts) for some in (states, others))):
+        wide = F.pad(other, (0, 0, reach, reach))
+        shifted = [wide[step : step + len(own)] for step in range(2 * reach + 1)]
+        shifted[reach] = own
+        found.append(torch.cat(shifted, dim=1))
+    return torch.cat(found)
 
 
 def _seen(network: ExitNetwork, states: Tensor) -> Tensor:

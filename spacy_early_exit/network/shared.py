@@ -6,7 +6,7 @@ goes on for another. Where only one task is left, this is the loop of ``loop.py`
 """
 
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .criterion import Criterion, Step, checked
 from .devices import compacted
 from .exit_network import ExitNetwork
 from .loop import Exits, states_of_words
+from .seen import around, logits_of_words, not_dropped
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Asking:
         bool
     state (Any): What its criterion remembers.
     exit_layer (Tensor): The layer at which it was sure of each word, so far. *Shape:* ``(words,)``
-    visits (List[Tuple[Tensor, int]]): The words that its heads were applied to, layer by layer, and
-        the MACs that judging one of them took in addition.
+    visits (Dict[int, List[Tensor]]): The words that its heads were applied to, by the MACs that
+        answering for one of them and judging it took.
     """
 
     reader: Reader
@@ -58,7 +59,7 @@ class Asking:
     wants: Tensor
     state: Any
     exit_layer: Tensor
-    visits: List[Tuple[Tensor, int]] = field(default_factory=list)
+    visits: Dict[int, List[Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, reader: Reader, batch: Batch) -> "Asking":
@@ -89,8 +90,10 @@ class Asking:
         network, criterion = self.reader.network, self.reader.criterion
         self.exit_layer.index_fill_(0, self.words, number)
         is_judged = criterion is not None and number < network.spec.layers
-        macs = criterion.macs(number, network.spec, network.tags) if criterion and is_judged else 0
-        self.visits.append((self.words, macs))
+        spec, tags = network.spec, network.tags
+        macs = criterion.macs(number, spec, tags) if criterion and is_judged else 0
+        macs += head_macs(spec, tags, 1, network.reach(number))
+        self.visits.setdefault(macs, []).append(self.words)
         if criterion is None or not is_judged:
             return False
         learned = network.extra_parameters
@@ -104,11 +107,9 @@ class Asking:
         was spent, and those of one head at full depth. *Shapes:* ``(windows,)``
         """
         batch, network = self.batch, self.reader.network
-        words = words_by_window([words for words, _ in self.visits], batch)
-        spent = head_macs(network.spec, network.tags, words)
-        for judged, macs in self.visits:
-            if macs:
-                spent = spent + macs * words_by_window([judged], batch)
+        spent = torch.zeros_like(batch.words_of_window)
+        for macs, words in self.visits.items():
+            spent = spent + macs * words_by_window(words, batch)
         return spent, head_macs(network.spec, network.tags, batch.words_of_window)
 
 
@@ -138,7 +139,8 @@ def run_shared(network: ExitNetwork, batch: Batch, readers: Sequence[Reader]) ->
             if of_words is None:
                 of_words = states_of_words(network, kept, running)
             mine = rows_of(task.words, running.words, of_words)
-            answer = task.reader.network.logits(number, mine)
+            of_task, encoder = task.reader.network, network.encoder
+            answer = logits_of_words(of_task, number, task.words, mine, encoder, kept, running)
             logits.index_copy_(0, task.words, answer)
             judged |= task.judge(number, answer, mine)
         if number == last:
@@ -294,10 +296,12 @@ def run_layers_halting(
             if halting is None or not len(wanted[at]):
                 continue
             # The decision is made in fp32, even in mixed precision.
-            seen = of_words.index_select(0, wanted[at]).float()
-            with torch.no_grad(), torch.autocast(seen.device.type, enabled=False):
-                logits = reader.network.logits(number, seen)
-                sure = halting.leave(number, wanted[at], logits, seen)
+            with torch.no_grad(), torch.autocast(of_words.device.type, enabled=False):
+                every = of_words.float()
+                seen = around(reader.network.reach(number), every, batch, not_dropped(running))
+                logits = reader.network.logits(number, seen.index_select(0, wanted[at]))
+                mine = every.index_select(0, wanted[at])
+                sure = halting.leave(number, wanted[at], logits, mine)
             wants[at] = without_sure(batch, wanted[at], sure)
         after, wanted = still_wanted(running, wanted, wants)
         kept, running = running.rows_for(after, kept), after

@@ -52,7 +52,7 @@ def simulate_exits(
         running = running.after(criterion.leave(step, state))
         if not len(running.words):
             break
-    return exit_layer, price(spec, network.tags, trace, criterion)
+    return exit_layer, price(spec, network.tags, trace, criterion, network.head_window)
 
 
 def simulated_speedup(

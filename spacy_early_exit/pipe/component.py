@@ -62,7 +62,7 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
     sure. Subclasses define what the tags are and what becomes of them: see ``tasks/``.
 
     vocab (Vocab): The shared vocabulary.
-    model (Model): The model, made by ``spacy-early-exit.EarlyExitTagger.v2``.
+    model (Model): The model, made by ``spacy-early-exit.EarlyExitTagger.v3``.
     name (Optional[str]): Name of this instance; None: the factory's.
     criterion (Criterion): Decides which words exit after a layer.
     decoder (Decoder): How exit logits become tags.

@@ -16,6 +16,7 @@ from ..network.cost import Cost, Visit, price
 from ..network.criterion import Criterion, OwnLoop, Step
 from ..network.exit_network import ExitNetwork
 from ..network.loop import Exits, states_of_words
+from ..network.seen import around, logits_of_words, not_dropped
 
 
 def run_late_heads(
@@ -37,12 +38,16 @@ def run_late_heads(
         left = running.gone(after)
         gone = running.words.index_select(0, left)
         trace.append(Visit(number, running, gone, number < network.spec.layers))
-        logits.index_copy_(0, gone, network.logits(number, of_words.index_select(0, left)))
+        of_gone = of_words.index_select(0, left)
+        encoder = network.encoder
+        answer = logits_of_words(network, number, gone, of_gone, encoder, kept, running)
+        logits.index_copy_(0, gone, answer)
         exit_layer.index_fill_(0, gone, number)
         if not len(after.words):
             break
         kept, running = running.rows_for(after, kept), after
-    return Exits(logits, exit_layer, *price(network.spec, network.tags, trace, criterion), states)
+    cost = price(network.spec, network.tags, trace, criterion, network.head_window)
+    return Exits(logits, exit_layer, *cost, states)
 
 
 def simulate_late_heads(
@@ -66,7 +71,7 @@ def simulate_late_heads(
         running = after
         if not len(running.words):
             break
-    return exit_layer, price(network.spec, network.tags, trace, criterion)
+    return exit_layer, price(network.spec, network.tags, trace, criterion, network.head_window)
 
 
 LATE_HEADS = OwnLoop(run_late_heads, simulate_late_heads)
@@ -153,7 +158,8 @@ def run_tries(
     for number in range(1, branch_after + 1):
         kept = network.encoder.run_layer(number, kept, before, dropout)
         of_words = network.encoder.states(kept.index_select(0, batch.piece_of_word))
-        answers.append(network.logits(number, of_words, dropout).repeat(copies, 1))
+        seen = around(network.reach(number), of_words, batch)
+        answers.append(network.logits(number, seen, dropout).repeat(copies, 1))
     batch = repeated(batch, copies)
     running = Running.all_of(batch)
     everything = kept = kept.repeat(copies, 1)
@@ -169,5 +175,6 @@ def run_tries(
             kept = network.encoder.run_layer(number + 1, kept, running, dropout)
             everything = running.written_into(everything, kept)
         of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
-        answers.append(network.logits(number + 1, of_words, dropout))
+        seen = around(network.reach(number + 1), of_words, batch, not_dropped(running))
+        answers.append(network.logits(number + 1, seen, dropout))
     return torch.stack(answers), exit_layer

@@ -56,12 +56,13 @@ detach_early_heads = true
 pseudo_labels = false
 
 [component.model]
-@architectures = "spacy-early-exit.EarlyExitTagger.v2"
+@architectures = "spacy-early-exit.EarlyExitTagger.v3"
 head_lr_factor = 5.0
 freeze_encoder = false
 freeze_full_depth = false
 mixed_precision = false
 shared_wordpieces = "split"
+head_window = 1
 
 [component.model.encoder]
 @misc = "spacy-early-exit.HFEncoder.v1"

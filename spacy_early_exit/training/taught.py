@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..network.all_heads import run_all_layers
+from ..network.all_heads import all_logits, run_all_layers
 from ..network.batch import Batch
 from ..network.exit_network import ExitNetwork
 
@@ -47,8 +47,7 @@ def taught_together(asked: Sequence[Tuple[ExitNetwork, bool]], batch: Batch) -> 
     answers = []
     for some, (teacher, deepest) in zip(known, asked):
         first = len(states) if deepest else 1
-        of_heads = enumerate(states[first - 1 :], start=first)
-        logits = torch.stack([teacher.logits(n, of) for n, of in of_heads]).float()
+        logits = all_logits(teacher, batch, states[first - 1 :], first=first).float()
         answers.append(logits)
         if MOST - sum(answer.nbytes for answer in some.values()) >= logits.nbytes:
             parts = torch.split(logits, batch.word_counts, dim=1)

@@ -20,7 +20,7 @@ def batch_of(*word_counts):
     return Batch.of([window(words) for words in word_counts], CPU)
 
 
-def network_of(folder: str, tags: int = 7, spread: float = 0.6):
+def network_of(folder: str, tags: int = 7, spread: float = 0.6, head_window: int = 1):
     """The network of an encoder's folder with random heads whose certainty varies by word."""
     from spacy_early_exit.encoders.hugging_face import HFEncoder
     from spacy_early_exit.files.network import Trained
@@ -28,11 +28,12 @@ def network_of(folder: str, tags: int = 7, spread: float = 0.6):
     from spacy_early_exit.text.tokenizer import WordpieceTokenizer
 
     loaded = HFEncoder(folder).load()
-    network = ExitNetwork(loaded.spec, tags)
+    network = ExitNetwork(loaded.spec, tags, head_window)
     network.encoder.load_state_dict(loaded.weights)
     torch.manual_seed(1)
     for head in network.heads:
-        torch.nn.init.normal_(head.weight, std=spread)
+        of_one = spread * (loaded.spec.hidden_size / head.in_features) ** 0.5
+        torch.nn.init.normal_(head.weight, std=of_one)
         torch.nn.init.normal_(head.bias, std=0.1)
     return Trained(network, WordpieceTokenizer(loaded.tokenizer))
 

@@ -9,7 +9,7 @@ from tests.makers.texts import SENTENCES, TEXTS
 
 NER, TAGGER = "early_exit_ner", "early_exit_tagger"
 CLOSED = {"the": "DET", "at": "ADP", "in": "ADP", "for": "ADP", "is": "AUX", "and": "CCONJ"}
-MODEL = "spacy-early-exit.EarlyExitTagger.v2"
+MODEL = "spacy-early-exit.EarlyExitTagger.v3"
 
 
 def shared_encoder(component=NER):

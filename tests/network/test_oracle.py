@@ -176,6 +176,15 @@ def test_fast_loop_equals_reference_whatever_the_options(family, threshold, netw
     compare(networks[family].network, windows, CRITERIA["token"], threshold)
 
 
+@pytest.mark.parametrize("how", ["copy", "both"])
+@pytest.mark.parametrize("head_window", [0, 2, 5])
+def test_fast_loop_equals_reference_however_far_heads_see(head_window, how, encoders, en):
+    trained = network_of(encoders["bert"], head_window=head_window)
+    windows = windows_for(en, trained, texts_of_all_lengths(count=24))
+    exits = compare(trained.network, windows, CRITERIA["token"], 0.2, **HOW.get(how, {}))
+    assert len(exits) > 1, "the test must see words leave at several layers"
+
+
 def exits_of(network, windows, criterion, threshold, **how):
     with torch.inference_mode():
         return run_with_exits(network, Batch.of(windows, CPU, **how), criterion, threshold).logits

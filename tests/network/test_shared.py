@@ -68,13 +68,14 @@ def windows(families, en):
     return Cached(cut)
 
 
-def heads_over(network, tags, seed, spread=0.6):
-    """Other heads over the same encoder."""
-    other = ExitNetwork(network.spec, tags)
+def heads_over(network, tags, seed, spread=0.6, head_window=2):
+    """Other heads over the same encoder, which see more of it."""
+    other = ExitNetwork(network.spec, tags, head_window)
     other.encoder = network.encoder
     torch.manual_seed(seed)
     for head in other.heads:
-        torch.nn.init.normal_(head.weight, std=spread)
+        of_one = spread * (network.spec.hidden_size / head.in_features) ** 0.5
+        torch.nn.init.normal_(head.weight, std=of_one)
         torch.nn.init.normal_(head.bias, std=0.1)
     return other
 
@@ -181,7 +182,8 @@ def test_a_task_that_never_holds_a_word_back_changes_nothing(how, criterion, fam
                 assert torch.equal(first.exit_layer, alone.exit_layer)
                 assert set(second.exit_layer.tolist()) == {1}
                 heads = network.spec.hidden_size * 3 * batch.words_of_window
-                assert torch.equal(first.spent, alone.spent + heads)
+                seen = 2 * other.network.reach(1) + 1
+                assert torch.equal(first.spent, alone.spent + seen * heads)
                 assert torch.equal(first.full, alone.full + heads)
                 assert first.padding == alone.padding
                 for shared, one in zip(run_shared(network, batch, [other, reader]), "ba"):

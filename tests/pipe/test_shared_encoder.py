@@ -305,7 +305,7 @@ class TestTheOwnerIsNotThere:
 class TestWhatIsRefused:
     def test_the_segmenter(self, encoders):
         nlp = spacy.blank("zh")
-        model = {"@architectures": "spacy-early-exit.EarlyExitTagger.v2"}
+        model = {"@architectures": "spacy-early-exit.EarlyExitTagger.v3"}
         nlp.add_pipe("early_exit_segmenter", config={"model": {"encoder": {"name": "x"}}})
         with pytest.raises(ValueError, match="it reads characters"):
             add_tagger(nlp, component="early_exit_segmenter")
