@@ -165,7 +165,8 @@ def cut_trained(pipeline: Path, output: Path, layers: int) -> None:
     for part in ("weight", "bias"):
         last = network.state_dict()[f"heads.{network.spec.layers - 1}.{part}"]
         weights[f"heads.{layers - 1}.{part}"] = last
-    cut_network = ExitNetwork(dataclasses.replace(network.spec, layers=layers), network.tags)
+    spec = dataclasses.replace(network.spec, layers=layers)
+    cut_network = ExitNetwork(spec, network.tags, network.head_window)
     cut_network.load_state_dict(weights)
     shim.set(Trained(cut_network, tokenizer))
     shutil.rmtree(output, ignore_errors=True)

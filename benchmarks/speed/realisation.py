@@ -128,7 +128,7 @@ def of_shape(like: ExitNetwork, shape: str) -> ExitNetwork:
         attention_heads=width // 64 if width % 64 == 0 and width > 384 else 12,
     )
     torch.manual_seed(0)
-    return ExitNetwork(spec, like.tags)
+    return ExitNetwork(spec, like.tags, like.head_window)
 
 
 def runner(
