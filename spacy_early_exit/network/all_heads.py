@@ -152,11 +152,11 @@ def let_leave(
     RETURNS (Running): What is still computed after that.
     """
     # The decision is made in fp32, even in mixed precision.
-    with torch.no_grad(), torch.autocast(of_words.device.type, enabled=False):
-        states = of_words.float()
+    of_words = of_words.float()
+    states = of_words.index_select(0, running.words)
+    with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
         alive = not_dropped(running)
-        seen = around(network.reach(number), states, running.batch, alive)
+        seen = around(network.reach(number), of_words, running.batch, alive)
         logits = network.logits(number, seen.index_select(0, running.words))
-        states = states.index_select(0, running.words)
         leaving = halting.leave(number, running.words, logits, states)
     return running.after(leaving)

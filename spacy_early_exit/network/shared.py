@@ -296,11 +296,11 @@ def run_layers_halting(
             if halting is None or not len(wanted[at]):
                 continue
             # The decision is made in fp32, even in mixed precision.
-            with torch.no_grad(), torch.autocast(of_words.device.type, enabled=False):
-                every = of_words.float()
-                seen = around(reader.network.reach(number), every, batch, not_dropped(running))
+            every, reach = of_words.float(), reader.network.reach(number)
+            mine = every.index_select(0, wanted[at])
+            with torch.no_grad(), torch.autocast(mine.device.type, enabled=False):
+                seen = around(reach, every, batch, not_dropped(running))
                 logits = reader.network.logits(number, seen.index_select(0, wanted[at]))
-                mine = every.index_select(0, wanted[at])
                 sure = halting.leave(number, wanted[at], logits, mine)
             wants[at] = without_sure(batch, wanted[at], sure)
         after, wanted = still_wanted(running, wanted, wants)

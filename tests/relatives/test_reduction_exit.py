@@ -114,7 +114,7 @@ def test_heads_are_paid_for_only_where_words_leave(trained, windows):
     selector = 32 * (spec.hidden_size + 1) * words
     expected = (
         layer_macs(spec, spec.layer_sizes[0], pieces, pieces)
-        + head_macs(spec, network.tags, words)
+        + head_macs(spec, network.tags, words, network.reach(1))
         + selector
     )
     assert torch.equal(found.spent, expected)
