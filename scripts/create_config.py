@@ -13,7 +13,6 @@ from spacy.util import load_config
 from thinc.api import Config
 
 from spacy_early_exit.recipe import (
-    EARLY_GRADIENT,
     MAX_EPOCHS,
     MAX_SPEEDUP,
     count_words,
@@ -99,8 +98,7 @@ def prepare_small(config: Config, stages: list[dict[str, Any]]) -> None:
     """
     for stage in stages:
         if stage["@misc"] == SECOND:
-            # By then it is known by heart, and early layers must not learn it by heart, too.
-            stage.update(max_speedup=MAX_SPEEDUP, early_gradient=EARLY_GRADIENT)
+            stage["max_speedup"] = MAX_SPEEDUP  # by then it is known by heart
     # The best of several scores on so few sentences is the luckiest.
     config["training"]["eval_frequency"] = config["training"]["max_steps"]
     print(

@@ -25,8 +25,7 @@ BATCH_WORDS = 600
 STEPS = 1000  # if there is no corpus to count
 EPOCHS, MIN_STEPS, MAX_EPOCHS = 4, 400, 40  # of each stage
 EVALUATIONS = 10  # at most
-# Of SelfSampling.v1, for corpora that get more than EPOCHS.
-MAX_SPEEDUP, EARLY_GRADIENT = 4.5, 0.3
+MAX_SPEEDUP = 4.5  # of SelfSampling.v1, for corpora that get more than EPOCHS
 
 RECIPE = f"""
 [paths]

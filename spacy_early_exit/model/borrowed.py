@@ -147,6 +147,7 @@ class BorrowedShim(TaggerShim):
             self.freeze_full_depth,
             self.mixed_precision,
             self.lender.shared_wordpieces,
+            head_window=self.head_window,
         )
         shim.set(Trained(copy.deepcopy(self.trained.network), self.trained.tokenizer))
         return shim

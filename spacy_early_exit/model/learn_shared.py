@@ -16,7 +16,7 @@ from spacy.tokens import Doc
 from thinc.api import PyTorchGradScaler, torch2xp
 from torch import Tensor
 
-from ..network.all_heads import Halting, with_gradient
+from ..network.all_heads import Halting
 from ..network.batch import Batch
 from ..network.exit_network import ExitNetwork
 from ..network.seen import around
@@ -259,8 +259,8 @@ def _logits(
     answers = []
     for number, leaf in enumerate(part.leaves, start=1):
         is_early = number < network.spec.layers
-        share = learner.stage.early_gradient if is_early else 1.0
-        state = with_gradient(leaf, share if teaches else 0.0)
+        reads = teaches and not (is_early and learner.stage.detach_early_heads)
+        state = leaf if reads else leaf.detach()
         seen = around(network.reach(number), state, part.batch, part.alive_at(number))
         answers.append(network.logits(number, seen, dropout))
     return torch.stack(answers)

@@ -86,11 +86,7 @@ class Halting(Protocol):
 
 
 def run_all_heads_halting(
-    network: ExitNetwork,
-    batch: Batch,
-    halting: Halting,
-    dropout: float = 0.0,
-    early_gradient: float = 1.0,
+    network: ExitNetwork, batch: Batch, halting: Halting, dropout: float = 0.0
 ) -> Tuple[Tensor, Tensor]:
     """Train as prediction will run: words exit, keep their state, and are attended to.
 
@@ -101,7 +97,6 @@ def run_all_heads_halting(
     batch (Batch): The batch.
     halting (Halting): Decides which words exit.
     dropout (float): Dropout rate. The logits that ``halting`` sees have no dropout of the heads.
-    early_gradient (float): How much of the earlier heads' gradient reaches the encoder.
     RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word exited. *Shapes:*
         ``(layers, words, tags)``, ``(words,)``
     """
@@ -116,27 +111,13 @@ def run_all_heads_halting(
             kept = network.encoder.run_layer(number, kept, running, dropout)
             everything = running.written_into(everything, kept)
         of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
-        is_early = number < network.spec.layers
-        taught = with_gradient(of_words, early_gradient if is_early else 1.0)
-        seen = around(network.reach(number), taught, batch, not_dropped(running))
+        seen = around(network.reach(number), of_words, batch, not_dropped(running))
         answers.append(network.logits(number, seen, dropout))
-        if not is_early or not len(running.words):
+        if number == network.spec.layers or not len(running.words):
             continue
         after = let_leave(network, halting, number, of_words, running)
         kept, running = running.rows_for(after, kept), after
     return torch.stack(answers), exit_layer
-
-
-def with_gradient(states: Tensor, share: float) -> Tensor:
-    """RETURNS (Tensor): The same states, through which only a share of a gradient reaches what they
-    were computed from.
-
-    states (Tensor): The states. *Shape:* any
-    share (float): The share, from 0 to 1.
-    """
-    if share == 1.0:
-        return states
-    return states.detach() + share * (states - states.detach()) if share else states.detach()
 
 
 def let_leave(

@@ -40,11 +40,6 @@ class JointTraining:
     draws = None
     copies = 1
 
-    @property
-    def early_gradient(self) -> float:
-        """RETURNS (float): How much of the earlier heads' gradient reaches the encoder."""
-        return 0.0 if self.detach_early_heads else 1.0
-
     def run(
         self,
         network: ExitNetwork,

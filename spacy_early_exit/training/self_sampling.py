@@ -48,7 +48,6 @@ class SelfSampling:
     distillation (float): Weight of what all heads learn from the deepest head as it was
         before this stage.
     pseudo_labels (bool): Whether the tags of that deepest head replace the annotation.
-    early_gradient (float): How much of the earlier heads' gradient reaches the encoder.
     """
 
     pattern: Pattern
@@ -59,9 +58,9 @@ class SelfSampling:
     distillation: float
     pseudo_labels: bool = False
     draws: Optional[SpeedupDraws] = None
-    early_gradient: float = 1.0
     trains_decoder = True
     trains_criterion = False
+    detach_early_heads = False
     copies = 1
 
     @property
@@ -87,9 +86,7 @@ class SelfSampling:
         if teacher is not None:
             taught = taught_by(teacher, batch, self.needs_deepest_alone)
         halting = self.halting(network, batch, criterion, taught)
-        logits, exit_layer = run_all_heads_halting(
-            network, batch, halting, dropout, self.early_gradient
-        )
+        logits, exit_layer = run_all_heads_halting(network, batch, halting, dropout)
         self.see(halting, logits, network, batch, criterion)
         return Answers(logits, exit_layer, taught)
 
@@ -177,7 +174,6 @@ def make_self_sampling(
     distillation: float = 4.0,
     pseudo_labels: bool = False,
     max_speedup: Optional[float] = None,
-    early_gradient: float = 1.0,
 ) -> Stage:
     """Make the stage ``spacy-early-exit.SelfSampling.v1``.
 
@@ -194,9 +190,6 @@ def make_self_sampling(
     max_speedup (Optional[float]): Draw a speedup from 1 to this for each window, and take the
         threshold that gives it on the texts that are trained on, as the network is by then. For
         small corpora, which are soon learnt by heart. None: ``max_threshold`` decides.
-    early_gradient (float): How much of the earlier heads' gradient reaches the encoder: 1: all of
-        it, as published; 0: none, so that the encoder learns from the deepest head alone. Less than
-        1 for small corpora, which early layers can learn by heart: full depth pays for that.
     RETURNS (Stage): The stage.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -213,7 +206,6 @@ def make_self_sampling(
         full_share=(full_share, 1.0),
         aggressive_and_full_share=(aggressive_share + full_share, 1.0),
         distillation=(distillation, float("inf")),
-        early_gradient=(early_gradient, 1.0),
     )
     if max_speedup is not None and not 1.0 < max_speedup < float("inf"):
         raise ValueError(f"SelfSampling: max_speedup must be above 1, or null, not {max_speedup}.")
@@ -231,5 +223,4 @@ def make_self_sampling(
         distillation=distillation,
         pseudo_labels=pseudo_labels,
         draws=None if max_speedup is None else SpeedupDraws(max_speedup),
-        early_gradient=early_gradient,
     )

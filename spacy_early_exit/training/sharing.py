@@ -18,8 +18,8 @@ class SharedStage(Protocol):
     """A stage that says which words exit, and leaves it to others to run the encoder."""
 
     @property
-    def early_gradient(self) -> float:
-        """RETURNS (float): How much of the earlier heads' gradient reaches the encoder."""
+    def detach_early_heads(self) -> bool:
+        """RETURNS (bool): Whether only the deepest head's gradient reaches the encoder."""
 
     @property
     def draws(self) -> Optional[SpeedupDraws]:

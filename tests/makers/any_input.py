@@ -72,8 +72,12 @@ def untrained(
     for head in network.heads:
         torch.nn.init.normal_(head.weight, std=0.6 * (32 / network.spec.hidden_size) ** 0.5)
         torch.nn.init.normal_(head.bias, std=0.1)
-        if alike:
-            head.load_state_dict(network.heads[0].state_dict())
+    own, width = network.heads[-1], network.spec.hidden_size
+    for head in network.heads[:-1] if alike else ():
+        start = (head.in_features - width) // 2  # where the word's own state is
+        torch.nn.init.zeros_(head.weight)
+        head.weight.data[:, start : start + width] = own.weight.data
+        head.bias.data[:] = own.bias.data
     for parameter in network.extra_parameters.values():
         torch.nn.init.normal_(parameter, std=0.5)
     shim.weights_changed()

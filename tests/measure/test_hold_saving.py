@@ -50,7 +50,7 @@ def test_it_finds_the_threshold_before_each_evaluation_and_the_config_keeps_it(n
 
 def test_heads_that_are_sure_of_everything_need_a_tiny_threshold_and_get_it(nlp, texts):
     ner = nlp.get_pipe(NAME)
-    scale_heads(ner, [0.5] * 4)
+    scale_heads(ner, [0.7] * 4)
     held = {}
     for speedup in (1.2, 1.6, 2.2):
         make_hold_saving(texts, speedup=speedup, every=5)(nlp, {"step": 5, "epoch": 0})

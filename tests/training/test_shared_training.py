@@ -365,7 +365,7 @@ class TestTheSecondStage:
             {},
             {"pattern": "off_policy"},
             {"pattern": "random"},
-            {"max_speedup": 3.0, "early_gradient": 0.3},
+            {"max_speedup": 3.0},
         ],
         ids=str,
     )

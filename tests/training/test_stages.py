@@ -116,27 +116,6 @@ def test_detached_early_heads_learn_and_leave_the_encoder_alone(network, batch):
     assert torch.equal(answers.logits, run_all_heads(network, batch))
 
 
-def test_a_share_of_the_early_heads_gradient_reaches_the_encoder(network, batch):
-    """All of the deepest head's, and all of what each head learns itself."""
-    halting, last = fixed(batch, TokenExit(0), 0.1), network.spec.layers
-    heads, encoder, logits = {}, {}, {}
-    for layer in (1, last):
-        for share in (0.0, 0.3, 1.0):
-            network.zero_grad()
-            found, _ = run_all_heads_halting(network, batch, halting, 0.0, share)
-            found[layer - 1].square().sum().backward()
-            heads[layer, share] = network.head(layer).weight.grad.clone()
-            some = [p.grad for p in network.encoder.parameters() if p.grad is not None]
-            encoder[layer, share] = torch.cat([grad.flatten() for grad in some] or [torch.zeros(1)])
-            logits[share] = found.detach()
-        for share in (0.0, 0.3):
-            assert torch.equal(logits[share], logits[1.0])
-            torch.testing.assert_close(heads[layer, share], heads[layer, 1.0])
-    assert not encoder[1, 0.0].any() and encoder[1, 1.0].any()
-    assert torch.equal(encoder[last, 0.0], encoder[last, 1.0])
-    torch.testing.assert_close(encoder[1, 0.3], 0.3 * encoder[1, 1.0], rtol=1e-4, atol=1e-4)
-
-
 def test_windows_that_drew_differently_do_not_mix(trained, batch):
     """Each window halts as if all had drawn the same as it."""
     criteria = [TokenExit(0), TokenExit(2)]
