@@ -216,8 +216,9 @@ def blank_pipeline(adoption: Adoption, head: TokenClassifier) -> Tuple[Language,
         "revision": adoption.source.revision,
     }
     config = {
-        # Full depth is the checkpoint, so wordpieces must be those that it was trained on.
-        "model": {"encoder": encoder, "shared_wordpieces": "keep"},
+        # Full depth is the checkpoint, so wordpieces must be those that it was trained on. Whether
+        # heads that see neighbours agree with it more often has not been measured.
+        "model": {"encoder": encoder, "shared_wordpieces": "keep", "head_window": 0},
         "decoder": {"@misc": "spacy-early-exit.Greedy.v1"},
         "training": SECOND_STAGE,
         "halt_special": True,

@@ -27,12 +27,12 @@ def work(trained_bytes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("card")
     config, data = trained_bytes
     nlp = load_model_from_config(Config().from_str(config), auto_fill=True).from_bytes(data)
-    calibrate(nlp.get_pipe(NAME), examples_of(nlp), [1.2, 1.5], min_kept=0.985)
+    calibrate(nlp.get_pipe(NAME), examples_of(nlp), [1.2, 1.6], min_kept=0.985)
     nlp.meta.update(license="MIT", author="We", name="tiny")
     nlp.to_disk(folder / "model")
     DocBin(docs=[eg.reference for eg in examples_of(nlp)]).to_disk(folder / "dev.spacy")
     given = ["--training-data", "Ten sentences of *our own*.", "--data-name", DATA]
-    given += ["--limit", "English only.", "-s", "1.5", "-r", "1"]
+    given += ["--limit", "English only.", "-s", "1.6", "-r", "1"]
     card("model", "dev.spacy", *given, cwd=folder)
     return folder
 
@@ -45,14 +45,14 @@ def test_hubs_can_read_its_metadata(work):
     metrics = {(one.metric_name, one.metric_type): one.metric_value for one in found.eval_results}
     assert {kind for _, kind in metrics} == {"precision", "recall", "f1"}
     assert metrics["ents_f, speedup = 1", "f1"] == 1.0
-    assert 0 <= metrics["ents_f, speedup = 1.5", "f1"] <= 1.0
+    assert 0 <= metrics["ents_f, speedup = 1.6", "f1"] <= 1.0
     assert {one.dataset_name for one in found.eval_results} == {DATA}
 
 
 def test_it_says_what_was_measured_where_and_by_which_command(work):
     text = (work / "model" / "README.md").read_text(encoding="utf8")
     rows = [line.split(" | ") for line in re.findall(r"^\| ([\d.]+ \| .*) \|$", text, re.MULTILINE)]
-    assert [row[0] for row in rows] == ["1", "1.5"]
+    assert [row[0] for row in rows] == ["1", "1.6"]
     saved = [float(row[4].rstrip("X")) for row in rows]
     assert saved[0] <= 1.0 < 1.4 < saved[1] and int(rows[0][5].replace(",", "")) > 0
     for part in (
@@ -70,13 +70,13 @@ def test_it_says_what_was_measured_where_and_by_which_command(work):
 
 def test_its_command_names_the_component_and_the_code(work, tmp_path):
     (tmp_path / "code.py").write_text("", encoding="utf8")
-    given = ["-t", "x", "-s", "1.5", "-r", 0, "-o", tmp_path / "c.md", "-c", NAME]
+    given = ["-t", "x", "-s", "1.6", "-r", 0, "-o", tmp_path / "c.md", "-c", NAME]
     card("model", "dev.spacy", *given, "--code", tmp_path / "code.py", cwd=work)
     text = (tmp_path / "c.md").read_text(encoding="utf8")
-    assert f"-s 1,1.5 -c {NAME} --code {tmp_path / 'code.py'}\n" in text
+    assert f"-s 1,1.6 -c {NAME} --code {tmp_path / 'code.py'}\n" in text
 
 
-@pytest.mark.parametrize("score, shown", [(1.0, "1.5"), (0.0, "1")])
+@pytest.mark.parametrize("score, shown", [(1.0, "1.6"), (0.0, "1")])
 def test_its_example_asks_for_a_speedup_that_keeps_the_score(score, shown, work, tmp_path):
     nlp = spacy.load(work / "model")
     ner = nlp.get_pipe(NAME)
@@ -84,7 +84,7 @@ def test_its_example_asks_for_a_speedup_that_keeps_the_score(score, shown, work,
     points = (replace(full, score=1.0), *(replace(p, score=score, error=0.0) for p in others))
     ner.calibration = replace(ner.calibration, points=points)
     nlp.to_disk(tmp_path / "model")
-    card("model", work / "dev.spacy", "-t", "x", "-s", "1.5", "-r", 0, cwd=tmp_path)
+    card("model", work / "dev.spacy", "-t", "x", "-s", "1.6", "-r", 0, cwd=tmp_path)
     text = (tmp_path / "model" / "README.md").read_text(encoding="utf8")
     assert f'"speedup": {shown}}}' in text
 

@@ -422,11 +422,11 @@ class TestSetting:
         nlp = blank(encoders["bert"])
         assert model_of(nlp)["shared_wordpieces"] == what_is_set(nlp) == "split"
 
-    def test_a_config_from_before_there_was_the_setting_keeps(self, nlp, tmp_path):
-        nlp.to_disk(tmp_path)
+    def test_a_config_from_before_there_was_the_setting_keeps(self, encoders, tmp_path):
+        train_small(encoders["bert"], steps=1, model={"head_window": 0}).to_disk(tmp_path)
         config = spacy.util.load_config(tmp_path / "config.cfg")
         model = config["components"]["early_exit_ner"]["model"]
-        del model["shared_wordpieces"]
+        del model["shared_wordpieces"], model["head_window"]
         model["@architectures"] = V1
         config.to_disk(tmp_path / "config.cfg")
         old = spacy.load(tmp_path)

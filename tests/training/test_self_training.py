@@ -142,7 +142,7 @@ def test_wrong_labels_have_lower_weights_than_right_ones(encoders):
     texts = examples_of(nlp)
     optimizer = nlp.initialize(lambda: texts)
     optimizer.learn_rate = 1e-3  # not more, else tags are favoured and disfavoured as a whole
-    for _ in range(60):
+    for _ in range(30):
         nlp.update(texts, sgd=optimizer, drop=0.0)
     ner = nlp.get_pipe(NAME)
     trained = ner.model.shims[0].trained
