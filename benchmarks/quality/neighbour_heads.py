@@ -26,7 +26,7 @@ from benchmarks.common import results as kept
 from spacy_early_exit.budget.search import search_threshold
 from spacy_early_exit.measure.docs import fresh
 from spacy_early_exit.model.predict import batches_of, decode
-from spacy_early_exit.network.all_heads import run_all_layers
+from spacy_early_exit.network.all_heads import all_logits, run_all_layers
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.simulate import simulate_exits
 from spacy_early_exit.pipe.component import EarlyExitPipe
@@ -37,6 +37,7 @@ from spacy_early_exit.tags import MISSING, entities
 from spacy_early_exit.training.base import Places
 
 SAVINGS = (1.5, 2.0, 2.5, 3.0, 4.0)
+SHOWN = ["1", *(f"{saving:g}" for saving in SAVINGS)]
 DECAYS = (1e-3, 1e-2)
 STEPS = 200  # of full-batch Adam
 RATE = 5e-3
@@ -62,8 +63,10 @@ def main() -> None:
         part: Seen.by(ner, DocBin().from_disk(args.corpus / f"{part}.spacy").get_docs(nlp.vocab))
         for part in ("train", "tune", "dev")
     }
-    dev, found = parts["dev"], {"as trained": scores(ner, parts["dev"], parts["dev"].logits)}
+    dev, network = parts["dev"], ner.model.shims[0].trained.network
+    found = {f"as trained, {network.head_window} on each side": scores(ner, dev, dev.logits)}
     for radius in (0, args.radius):
+        network.head_window = radius  # which is priced: its own heads are not asked again
         heads = [
             fitted(parts["train"], parts["tune"], layer, radius)
             for layer in range(len(dev.states) - 1)
@@ -72,10 +75,10 @@ def main() -> None:
         logits = torch.stack([*early, dev.logits[-1]]).detach()
         found[f"fitted, {radius} on each side"] = scores(ner, dev, logits)
     rows = [
-        (name, *(f"{100 * row[key]:.1f}" if key in row else "-" for key in found["as trained"]))
+        (name, *(f"{100 * row[key]:.1f}" if key in row else "-" for key in SHOWN))
         for name, row in found.items()
     ]
-    header = ("heads", *(f"{float(key):g}X" for key in found["as trained"]))
+    header = ("heads", *(f"{key}X" for key in SHOWN))
     print(table(rows, header=header, aligns=["l", *["r"] * (len(header) - 1)]))
     if args.output:
         kept.write(args.output, found)
@@ -113,10 +116,13 @@ class Seen:
                 tags.append(torch.from_numpy(targets(ner, examples, Places.of(windows))))
                 window.append(batch.window_of_word + sum(one.windows for one in batches))
                 batches.append(batch)
-        of_all = torch.cat(states, dim=1).clone()
         with torch.no_grad():
-            logits = [network.logits(layer, of) for layer, of in enumerate(of_all, start=1)]
-        return cls(batches, of_all, torch.stack(logits), torch.cat(tags), torch.cat(window))
+            logits = [
+                all_logits(network, batch, of.clone())
+                for batch, of in zip(batches, states, strict=True)
+            ]
+        of_all = torch.cat(states, dim=1).clone()
+        return cls(batches, of_all, torch.cat(logits, dim=1), torch.cat(tags), torch.cat(window))
 
     def around(self, layer: int, radius: int) -> Tensor:
         """RETURNS (Tensor): The states of each word and of so many on each side, zeros beyond the

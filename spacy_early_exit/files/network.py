@@ -70,6 +70,22 @@ class Trained(NamedTuple):
         """RETURNS (ExitNetwork): The network that answers at full depth."""
         return self.networks[-1]
 
+    def check_head_window(self, name: str, head_window: int) -> None:
+        """Check that the heads are as wide as the model's are to be.
+
+        name (str): The component's name.
+        head_window (int): How many words on each side they are to see.
+        RAISES (ValueError): If they see more or fewer. The message says what to set.
+        """
+        found = self.network.head_window
+        if found != head_window:
+            raise ValueError(
+                f"The exit heads of '{name}' are to see {head_window} neighbouring words on each "
+                f"side, but these weights were trained to see {found}. Use "
+                f"EarlyExitTagger.v3 with head_window = {found} in [components.{name}.model], or "
+                f"train from a pre-trained encoder."
+            )
+
     def check_window_length(self, window_length: Optional[int]) -> None:
         """Check that windows fit the encoder.
 

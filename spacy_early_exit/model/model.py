@@ -73,9 +73,10 @@ def build_tagger_model(
             f"EarlyExitTagger: shared_wordpieces must be 'split' or 'keep', not "
             f"{shared_wordpieces!r}."
         )
-    if not 0 <= head_window <= MAX_HEAD_WINDOW:
+    if type(head_window) is not int or not 0 <= head_window <= MAX_HEAD_WINDOW:
         raise ValueError(
-            f"EarlyExitTagger: head_window must be from 0 to {MAX_HEAD_WINDOW}, not {head_window}."
+            f"EarlyExitTagger: head_window must be a whole number from 0 to {MAX_HEAD_WINDOW}, not "
+            f"{head_window!r}."
         )
     if isinstance(encoder, SharedEncoder) and grad_scaler_config is not None:
         raise ValueError(
@@ -112,10 +113,9 @@ def build_tagger_model_v2(
     mixed_precision: bool = False,
     shared_wordpieces: SharedWordpieces = "split",
     grad_scaler_config: Optional[Dict[str, Any]] = None,
-    head_window: int = 0,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v2``, for pipelines saved before ``head_window``
-    existed. It is the same as ``build_tagger_model``, except that heads see one word by default.
+    existed. It is the same as ``build_tagger_model``, but its heads see their own word alone.
     """
     return build_tagger_model(
         encoder,
@@ -125,7 +125,7 @@ def build_tagger_model_v2(
         mixed_precision,
         shared_wordpieces,
         grad_scaler_config,
-        head_window,
+        head_window=0,
     )
 
 

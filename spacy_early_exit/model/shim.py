@@ -109,15 +109,7 @@ class TaggerShim(Shim):
         """Take over a network.
 
         trained (Trained): Network and tokenizer.
-        RAISES (ValueError): If its heads see more or fewer words than the model's are to see.
         """
-        found = trained.network.head_window
-        if found != self.head_window:
-            raise ValueError(
-                f"The heads of the model see {self.head_window} words on each side, but those of "
-                f"the weights were trained to see {found}. Set head_window = {found} in the block "
-                f"of the model (EarlyExitTagger.v1 and v2 have 0), or train from the beginning."
-            )
         self._model = trained
         self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()

@@ -12,7 +12,7 @@ from .encoder import Encoder
 from .families import EncoderSpec
 from .layers.layer import drop_out
 
-MAX_HEAD_WINDOW = 8  # as far as any word matters to an early head
+MAX_HEAD_WINDOW = 8  # more is surely a mistake, or a damaged file
 
 
 class ExitNetwork(nn.Module):
@@ -23,8 +23,8 @@ class ExitNetwork(nn.Module):
 
     spec (EncoderSpec): The sizes of the encoder.
     tags (int): Number of tags.
-    head_window (int): How many words on each side the heads see, except the deepest one: its word
-        has heard of all others.
+    head_window (int): How many words on each side the heads see, except the deepest one, whose
+        word has attended to all others.
     """
 
     def __init__(self, spec: EncoderSpec, tags: int, head_window: int = 0):

@@ -24,7 +24,7 @@ def around(reach: int, states: Tensor, batch: Batch, alive: Optional[Tensor] = N
     batch (Batch): The batch.
     alive (Optional[Tensor]): Which words were not dropped from the context: others are not seen.
         None: all. *Shape:* ``(words,)``, bool
-    RETURNS (Tensor): From the first neighbour to the last, zeros where there is none: *Shape:*
+    RETURNS (Tensor): From the first neighbour to the last, zeros where there is none. *Shape:*
         ``(words, (2 * reach + 1) * hidden_size)``
     """
     if not reach:
@@ -46,7 +46,7 @@ def logits_of_words(
     kept: Tensor,
     running: Running,
 ) -> Tensor:
-    """Apply the exit head of a layer to words that have not exited: as ``ExitNetwork.logits`` does
+    """Apply the exit head of a layer to words that it ran for: as ``ExitNetwork.logits`` does
     to what ``around`` returns, but rows are multiplied where they are, in place of being copied
     together first.
 
