@@ -150,10 +150,11 @@ def build(config: Any) -> tuple[Any, ExitNetwork]:
             if parameter.dim() > 1 and "embedding" not in name:
                 parameter.mul_(4.0)  # a fresh network tells no word from another
     spec = read_spec(config.to_dict())
-    network = ExitNetwork(spec, TAGS)
+    network = ExitNetwork(spec, TAGS, head_window=1)
     network.encoder.load_state_dict(read_weights(spec, model.state_dict()))
     for layer in range(1, spec.layers + 1):
-        torch.nn.init.normal_(network.head(layer).weight, std=2.0 * spec.hidden_size**-0.5)
+        head = network.head(layer)
+        torch.nn.init.normal_(head.weight, std=2.0 * head.in_features**-0.5)
     return model, network
 
 

@@ -291,9 +291,10 @@ def network_of(shape: str) -> ExitNetwork:
         }
     )
     torch.manual_seed(0)
-    network = ExitNetwork(spec, 2 * len(LABELS) + 1)
+    network = ExitNetwork(spec, 2 * len(LABELS) + 1, head_window=1)
     for layer in range(1, layers + 1):
-        torch.nn.init.normal_(network.head(layer).weight, std=2.0 * width**-0.5)
+        head = network.head(layer)
+        torch.nn.init.normal_(head.weight, std=2.0 * head.in_features**-0.5)
     return network.requires_grad_(False)
 
 
