@@ -33,7 +33,8 @@ def around(reach: int, states: Tensor, batch: Batch, alive: Optional[Tensor] = N
     parts = []
     for step in range(-reach, reach + 1):
         beside, there = _beside(batch, words, step, alive)
-        parts.append(states.index_select(0, beside) * there[:, None] if step else states)
+        seen = states.index_select(0, beside).where(there[:, None], 0.0) if step else states
+        parts.append(seen)
     return torch.cat(parts, dim=1)
 
 
@@ -69,7 +70,8 @@ def logits_of_words(
         if step:
             beside, there = _beside(running.batch, words, step, alive)
             rows = encoder.states(kept.index_select(0, running.rows_of(beside)))
-            logits += F.linear(rows, weights[reach + step]) * there[:, None]
+            # Not a product: what another text's rows hold, be it NaN, must not get in.
+            logits += F.linear(rows, weights[reach + step]).where(there[:, None], 0.0)
     return logits
 
 

@@ -21,6 +21,12 @@ def test_a_word_is_seen_between_its_neighbours_and_nothing_beyond_its_window():
     assert around(0, STATES, batch_of(3, 2)) is STATES
 
 
+def test_a_text_that_overflows_is_not_seen_by_its_neighbour():
+    states = torch.where(torch.arange(5)[:, None] == 3, torch.nan, STATES)
+    seen = around(1, states, batch_of(3, 2))
+    assert seen[:3].tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 0]] and seen[3:].isnan().any()
+
+
 def test_words_that_were_dropped_are_not_seen_but_by_themselves():
     alive = torch.tensor([True, False, True, True, True])
     seen = around(1, STATES, batch_of(3, 2), alive)

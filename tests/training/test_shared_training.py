@@ -361,12 +361,7 @@ class TestTheSecondStage:
 
     @pytest.mark.parametrize(
         "stage",
-        [
-            {},
-            {"pattern": "off_policy"},
-            {"pattern": "random"},
-            {"max_speedup": 3.0},
-        ],
+        [{}, {"pattern": "off_policy"}, {"pattern": "random"}, {"max_speedup": 3.0}],
         ids=str,
     )
     def test_it_trains_both(self, encoders, first_stage, passes, stage):
