@@ -50,7 +50,7 @@ BLOCKS = {
         "tags, each word weighted by how much it helps on labelled text (MetaST).",
         "ReductionTraining.v1": "Trains the selectors of `TokenReduction.v1`.",
     },
-    "model": {"EarlyExitTagger.v3": "The network: an encoder with a head after each layer."},
+    "model": {"EarlyExitTagger.v3": "The network: an encoder with exit heads."},
     "model.encoder": {
         "HFEncoder.v1": "An encoder in Hugging Face's format, loaded by `nlp.initialize`.",
         "PipelineEncoder.v1": "The encoder of a spaCy pipeline, copied by `nlp.initialize`.",

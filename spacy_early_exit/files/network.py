@@ -10,12 +10,12 @@ import contextlib
 import copy
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, cast
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..network.exit_network import MAX_HEAD_WINDOW, ExitNetwork
+from ..network.exit_network import MAX_HEAD_WINDOW, ExitNetwork, exit_layers_of
 from ..network.families import EncoderSpec, check_sizes
 from ..network.gates import add_gates
 from ..runtime.torch_state import usual_torch
@@ -70,13 +70,27 @@ class Trained(NamedTuple):
         """RETURNS (ExitNetwork): The network that answers at full depth."""
         return self.networks[-1]
 
-    def check_head_window(self, name: str, head_window: int) -> None:
-        """Check that the heads are as wide as the model's are to be.
+    def check_heads(
+        self, name: str, head_window: int, exit_layers: Optional[Sequence[int]]
+    ) -> None:
+        """Check that the heads are what the model's are to be.
 
         name (str): The component's name.
         head_window (int): How many words on each side they are to see.
-        RAISES (ValueError): If they see more or fewer. The message says what to set.
+        exit_layers (Optional[Sequence[int]]): The layers that are to have one, besides the last;
+            None: all.
+        RAISES (ValueError): If they see more or fewer words, or are elsewhere. The message says
+            what to set.
         """
+        there = self.network.exit_layers
+        if exit_layers_of(self.network.spec, exit_layers) != there:
+            wanted = "all layers" if exit_layers is None else f"layers {[*exit_layers]}"
+            suitable = [*there] if _lacks_heads(self.network) else "null"
+            raise ValueError(
+                f"'{name}' is to have exit heads after {wanted}, but these weights have them after "
+                f"layers {[*there]}. Use EarlyExitTagger.v3 with exit_layers = {suitable} in "
+                f"[components.{name}.model], or train from a pre-trained encoder."
+            )
         found = self.network.head_window
         if found != head_window:
             raise ValueError(
@@ -133,6 +147,7 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
         "encoder": network.spec.to_dict(),
         "tags": network.tags,
         **({"head_window": network.head_window} if network.head_window else {}),
+        **({"exit_layers": network.exit_layers} if _lacks_heads(network) else {}),
         "original": original is not None,
         **({} if borrowed is None else {"borrowed": borrowed}),
         "files": {name: checksum(data) for name, data in files.items()},
@@ -168,6 +183,10 @@ def from_files(read: Read, place: str, device: torch.device) -> Trained:
     network = _filled(about.network, weights, place, WEIGHTS)
     tokenizer.check_fits(network.spec.vocab_size)
     return Trained(network.to(device), tokenizer, original)
+
+
+def _lacks_heads(network: ExitNetwork) -> bool:
+    return len(network.exit_layers) < network.spec.layers
 
 
 def without_encoder(network: ExitNetwork) -> nn.ModuleDict:
@@ -293,8 +312,12 @@ def _read_about(data: bytes) -> _About:
         raise ValueError(
             f"head_window must be a whole number from 0 to {MAX_HEAD_WINDOW}, not {head_window!r}"
         )
+    exit_layers = about.get("exit_layers")
+    is_list = isinstance(exit_layers, list) and all(type(layer) is int for layer in exit_layers)
+    if exit_layers is not None and not is_list:
+        raise ValueError(f"exit_layers must be a list of numbers, not {exit_layers!r}")
     with torch.device("meta"):  # no memory, no random numbers: the weights follow
-        network = ExitNetwork(spec, tags, head_window)
+        network = ExitNetwork(spec, tags, head_window, exit_layers)
     has_original = about.get("original", False)
     if type(has_original) is not bool:
         raise ValueError(f"original must be true or false, not {has_original!r}")

@@ -79,7 +79,7 @@ def confidence_error(found: Sequence[Tuple[float, bool]], bins: int = 10) -> flo
 
 def _heads_on(ner: EarlyExitPipe, examples: Sequence[Example]) -> Tuple[Tensor, Tensor]:
     """RETURNS (Tuple[Tensor, Tensor]): The logits of every head for every word at full depth, and
-    the right tags. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    the right tags. *Shapes:* ``(heads, words, tags)``, ``(words,)``
     """
     logits, tags = [], []
     for docs in groups((eg.reference for eg in examples), 64):
@@ -95,7 +95,7 @@ def heads_on(ner: EarlyExitPipe, examples: Iterable[Example]) -> Tuple[Any, Ints
     ner (EarlyExitPipe): The component.
     examples (Iterable[Example]): Annotated examples.
     RETURNS (Tuple[Any, Ints]): The logits, numpy or cupy, and the right tags, ``MISSING`` where a
-        tag is not known. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+        tag is not known. *Shapes:* ``(heads, words, tags)``, ``(words,)``
     """
     examples = list(examples)
     # At full depth, whatever the knob; by itself, even if it shares an encoder.

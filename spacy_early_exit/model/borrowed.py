@@ -74,7 +74,8 @@ class BorrowedShim(TaggerShim):
         tags (int): Number of tags.
         """
         theirs = self.lender.trained
-        network = ExitNetwork.over(theirs.network.encoder, tags, self.head_window)
+        encoder = theirs.network.encoder
+        network = ExitNetwork.over(encoder, tags, self.head_window, self.exit_layers)
         network.init_heads()
         self.set(Trained(network.to(theirs.network.device), theirs.tokenizer, borrowed=""))
 
@@ -148,6 +149,7 @@ class BorrowedShim(TaggerShim):
             self.mixed_precision,
             self.lender.shared_wordpieces,
             head_window=self.head_window,
+            exit_layers=self.exit_layers,
         )
         shim.set(Trained(copy.deepcopy(self.trained.network), self.trained.tokenizer))
         return shim

@@ -73,7 +73,7 @@ def begin_update(
     outputs = [answer.logits.float() for answer in answers]
     own = [part for answer in answers for part in answer.own]
     taught = [answer.teacher.float() for answer in answers if answer.teacher is not None]
-    nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
+    nothing = torch.zeros(len(network.exit_layers), 0, network.tags, device=network.device)
 
     @usual_torch()
     def backprop(gradient: Gradient) -> List[Doc]:
@@ -84,7 +84,7 @@ def begin_update(
     scores = JointLogits(
         **vars(Places.of(windows)),
         logits=torch2xp(torch.cat([nothing, *outputs], dim=1).detach()),
-        exit_layer=join([answer.exit_layer.cpu().numpy() for answer in answers], np.int64),
+        exit_head=join([answer.exit_head.cpu().numpy() for answer in answers], np.int64),
         text=join([np.full(len(w.words), text) for w, text in zip(windows, texts)], np.int64),
         learned={name: torch2xp(known.detach()) for name, known in network.decoder.items()},
         teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,

@@ -48,7 +48,7 @@ class Part:
         ``(words,)``
     haltings (Dict[str, Optional[Halting]]): What decided that.
     taught (Dict[str, Tensor]): The logits of each task's teacher. *Shape:*
-        ``(layers or 1, words, tags that it knows)``
+        ``(heads or 1, words, tags that it knows)``
     """
 
     batch: Batch
@@ -136,7 +136,7 @@ def begin_shared_update(
         halting = part.haltings[reader.name]
         learner.stage.see(halting, logits, network, part.batch, learner.criterion)
     taught = [part.taught[reader.name] for part in shared.parts if reader.name in part.taught]
-    nothing = network.head(1).weight.new_zeros(network.spec.layers, 0, network.tags)
+    nothing = torch.zeros(len(network.exit_layers), 0, network.tags, device=network.device)
 
     @usual_torch()
     def backprop(gradient: Gradient) -> List[Doc]:
@@ -146,11 +146,12 @@ def begin_shared_update(
         release_freed_memory()
         return docs
 
-    left = [part.exit_layers[reader.name].cpu().numpy() for part in shared.parts]
+    layers = [part.exit_layers[reader.name] for part in shared.parts]
+    left = [network.numbers_of_heads(of_part).cpu().numpy() for of_part in layers]
     scores = JointLogits(
         **vars(Places.of(windows)),
         logits=torch2xp(torch.cat([nothing, *outputs], dim=1).detach()),
-        exit_layer=join(left, np.int64),
+        exit_head=join(left, np.int64),
         text=join([np.full(len(w.words), w.doc) for w in windows], np.int64),
         learned={name: torch2xp(known.detach()) for name, known in network.decoder.items()},
         teacher=torch2xp(torch.cat(taught, dim=1)) if taught else None,
@@ -255,9 +256,11 @@ def _taught(
 def _logits(
     network: ExitNetwork, learner: Learner, part: Part, dropout: float, teaches: bool
 ) -> Tensor:
-    """RETURNS (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``"""
+    """RETURNS (Tensor): The logits of every head. *Shape:* ``(heads, words, tags)``"""
     answers = []
     for number, leaf in enumerate(part.leaves, start=1):
+        if number not in network.exit_layers:
+            continue
         is_early = number < network.spec.layers
         reads = teaches and not (is_early and learner.stage.detach_early_heads)
         state = leaf if reads else leaf.detach()

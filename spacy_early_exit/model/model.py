@@ -1,7 +1,7 @@
 """The thinc model: Docs in, exit logits out."""
 
 import inspect
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, TypeAlias
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeAlias
 
 from spacy.tokens import Doc
 from thinc.api import Model, PyTorchGradScaler
@@ -40,6 +40,7 @@ def build_tagger_model(
     shared_wordpieces: SharedWordpieces = "split",
     grad_scaler_config: Optional[Dict[str, Any]] = None,
     head_window: int = 1,
+    exit_layers: Optional[List[int]] = None,
 ) -> TaggerModel:
     """Build ``spacy-early-exit.EarlyExitTagger.v3``. Cheap: the encoder comes at initialize.
 
@@ -63,6 +64,8 @@ def build_tagger_model(
         its defaults. None: no gradient is scaled.
     head_window (int): How many words on each side the exit heads see, with the states that these
         have by then. The deepest head, and so full depth, sees the word alone.
+    exit_layers (Optional[List[int]]): The layers, counted from 1, after which words may exit: only
+        these, and the last one, have a head. None: all.
     RETURNS (TaggerModel): The model, without weights yet.
     RAISES (ValueError): If an argument makes no sense.
     """
@@ -77,6 +80,13 @@ def build_tagger_model(
         raise ValueError(
             f"EarlyExitTagger: head_window must be a whole number from 0 to {MAX_HEAD_WINDOW}, not "
             f"{head_window!r}."
+        )
+    if exit_layers is not None and (
+        wrong := [n for n in exit_layers if type(n) is not int or n < 1]
+    ):
+        raise ValueError(
+            f"EarlyExitTagger: exit_layers must be numbers of layers, counted from 1, not "
+            f"{wrong[0]!r}. For heads after all layers, set exit_layers = null."
         )
     if isinstance(encoder, SharedEncoder) and grad_scaler_config is not None:
         raise ValueError(
@@ -93,6 +103,7 @@ def build_tagger_model(
         shared_wordpieces,
         _scaler(mixed_precision, grad_scaler_config),
         head_window,
+        exit_layers,
     )
     return Model(
         "early_exit_tagger",
@@ -218,7 +229,7 @@ def init(model: TaggerModel, X: Any = None, Y: Any = None) -> None:
         return
     with usual_dtype():
         loaded = shim.encoder.load()
-    network = ExitNetwork(loaded.spec, model.get_dim("nO"), shim.head_window)
+    network = ExitNetwork(loaded.spec, model.get_dim("nO"), shim.head_window, shim.exit_layers)
     network.encoder.load_state_dict(loaded.weights)
     network.init_heads()
     shim.set(Trained(network.to(get_torch_default_device()), WordpieceTokenizer(loaded.tokenizer)))

@@ -137,6 +137,8 @@ def not_finite(network: ExitNetwork, batch: Batch, heads: ExitNetwork) -> str:
     """
     where = "where words exit early"
     for number, of_words in enumerate(run_all_layers(network, batch), start=1):
+        if number not in heads.exit_layers:
+            continue
         seen = around(heads.reach(number), of_words, batch)
         if not heads.logits(number, seen).isfinite().all():
             where = f"from layer {number} on"

@@ -52,6 +52,7 @@ class TaggerShim(Shim):
     scaler (Optional[PyTorchGradScaler]): Scales gradients, so that mixed precision can be fp16;
         None: it is bfloat16.
     head_window (int): How many words on each side the heads see, except the deepest.
+    exit_layers (Optional[Sequence[int]]): The layers that have heads, besides the last; None: all.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class TaggerShim(Shim):
         shared_wordpieces: SharedWordpieces = "split",
         scaler: Optional[PyTorchGradScaler] = None,
         head_window: int = 0,
+        exit_layers: Optional[Sequence[int]] = None,
     ):
         super().__init__(None)
         self._model: Optional[Trained] = None
@@ -75,6 +77,7 @@ class TaggerShim(Shim):
         self.shared_wordpieces = shared_wordpieces
         self.scaler = scaler
         self.head_window = head_window
+        self.exit_layers = exit_layers
         self._teacher: Optional[ExitNetwork] = None
         self._taught_tags = 0
         self._fingerprint: Optional[str] = None
@@ -199,7 +202,7 @@ class TaggerShim(Shim):
     def scale_heads(self, temperatures: Sequence[float]) -> None:
         """Divide the logits of each head by a temperature. See ``ExitNetwork.scale_heads``.
 
-        temperatures (Sequence[float]): One for each layer's head.
+        temperatures (Sequence[float]): One for each head.
         """
         for network in self.trained.networks:
             network.scale_heads(temperatures)
@@ -370,6 +373,7 @@ class TaggerShim(Shim):
             self.shared_wordpieces,
             copy.deepcopy(self.scaler),
             self.head_window,
+            self.exit_layers,
         )
         if self._model is not None:
             copied.from_bytes(self.to_bytes())

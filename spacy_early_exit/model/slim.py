@@ -85,7 +85,7 @@ def slim(
         was trained from has other sizes.
     """
     network, tokenizer = trained.network, trained.tokenizer
-    cut = ExitNetwork(network.spec, network.tags, network.head_window)
+    cut = ExitNetwork(network.spec, network.tags, network.head_window, network.exit_layers)
     weights = plain_weights(network)
     if pretrained is not None:
         if pretrained.spec != network.spec:

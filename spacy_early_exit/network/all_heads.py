@@ -23,7 +23,7 @@ def run_all_heads(
     batch (Batch): The batch.
     dropout (float): Dropout rate, of embeddings, attention, feed-forward layers and heads.
     detach_early_heads (bool): Whether only the deepest head's gradient reaches the encoder.
-    RETURNS (Tensor): The logits. *Shape:* ``(layers, words, tags)``
+    RETURNS (Tensor): The logits. *Shape:* ``(heads, words, tags)``
     """
     last = network.spec.layers
     states = (
@@ -48,10 +48,12 @@ def all_logits(
         ``(words, hidden_size)``
     dropout (float): Dropout rate.
     first (int): The layer of the first states, counted from 1.
-    RETURNS (Tensor): The logits. *Shape:* ``(layers, words, tags)``
+    RETURNS (Tensor): The logits. *Shape:* ``(heads, words, tags)``
     """
     answers = []
     for number, of_words in enumerate(states, start=first):
+        if number not in network.exit_layers:
+            continue
         seen = around(network.reach(number), of_words, batch)
         answers.append(network.logits(number, seen, dropout))
     return torch.stack(answers)
@@ -97,19 +99,21 @@ def run_all_heads_halting(
     batch (Batch): The batch.
     halting (Halting): Decides which words exit.
     dropout (float): Dropout rate. The logits that ``halting`` sees have no dropout of the heads.
-    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word exited. *Shapes:*
-        ``(layers, words, tags)``, ``(words,)``
+    RETURNS (Tuple[Tensor, Tensor]): The logits, and the number, counted from 1, of the head at
+        which each word exited. *Shapes:* ``(heads, words, tags)``, ``(words,)``
     """
     running = Running.all_of(batch)
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
     everything = kept  # of all wordpieces, including those of windows that have ended
-    exit_layer = torch.zeros_like(batch.piece_of_word)
+    exit_head = torch.zeros_like(batch.piece_of_word)
     answers: List[Tensor] = []
     for number in range(1, network.spec.layers + 1):
         if len(running.words):
-            exit_layer.index_fill_(0, running.words, number)
             kept = network.encoder.run_layer(number, kept, running, dropout)
             everything = running.written_into(everything, kept)
+        if number not in network.exit_layers:
+            continue
+        exit_head.index_fill_(0, running.words, network.number_of_head(number))
         of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
         seen = around(network.reach(number), of_words, batch, not_dropped(running))
         answers.append(network.logits(number, seen, dropout))
@@ -117,7 +121,7 @@ def run_all_heads_halting(
             continue
         after = let_leave(network, halting, number, of_words, running)
         kept, running = running.rows_for(after, kept), after
-    return torch.stack(answers), exit_layer
+    return torch.stack(answers), exit_head
 
 
 def let_leave(

@@ -1,9 +1,9 @@
-"""The network: an encoder with an exit head at every layer, which is dropout and one linear map of
-what ``seen.py`` says that it sees; and the learnt parameters of decoder and criterion.
+"""The network: an encoder with exit heads, which are dropout and one linear map of what ``seen.py``
+says that they see; and the learnt parameters of decoder and criterion.
 """
 
 import math
-from typing import Dict, Mapping, Sequence, cast
+from typing import Dict, Mapping, Optional, Sequence, Tuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,28 +25,44 @@ class ExitNetwork(nn.Module):
     tags (int): Number of tags.
     head_window (int): How many words on each side the heads see, except the deepest one, whose
         word has attended to all others.
+    exit_layers (Optional[Sequence[int]]): The layers, counted from 1, after which there is a head;
+        None: all. There is always one after the last layer.
     """
 
-    def __init__(self, spec: EncoderSpec, tags: int, head_window: int = 0):
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        tags: int,
+        head_window: int = 0,
+        exit_layers: Optional[Sequence[int]] = None,
+    ):
         super().__init__()
         self.head_window = head_window
+        self.exit_layers = exit_layers_of(spec, exit_layers)
         self.encoder = Encoder(spec)
-        self.heads = _heads(spec, tags, head_window)
+        self.heads = _heads(spec, tags, head_window, self.exit_layers)
         self.decoder = nn.ParameterDict()
         self.criterion = nn.ParameterDict()
 
     @classmethod
-    def over(cls, encoder: Encoder, tags: int, head_window: int = 0) -> "ExitNetwork":
+    def over(
+        cls,
+        encoder: Encoder,
+        tags: int,
+        head_window: int = 0,
+        exit_layers: Optional[Sequence[int]] = None,
+    ) -> "ExitNetwork":
         """RETURNS (ExitNetwork): New heads over an encoder that another network has, too.
 
         encoder (Encoder): The encoder.
         tags (int): Number of tags.
         head_window (int): How many words on each side they see.
+        exit_layers (Optional[Sequence[int]]): The layers after which there is one; None: all.
         """
         with torch.device("meta"):  # no memory for an encoder that is replaced at once
-            network = cls(encoder.spec, tags, head_window)
+            network = cls(encoder.spec, tags, head_window, exit_layers)
         network.encoder = encoder
-        network.heads = _heads(encoder.spec, tags, head_window)
+        network.heads = _heads(encoder.spec, tags, head_window, network.exit_layers)
         return network
 
     @property
@@ -57,16 +73,35 @@ class ExitNetwork(nn.Module):
     @property
     def tags(self) -> int:
         """RETURNS (int): Number of tags."""
-        return self.head(1).out_features
+        return self.head(self.spec.layers).out_features
 
     @property
     def device(self) -> torch.device:
         """RETURNS (torch.device): The device of the weights."""
-        return self.head(1).weight.device
+        return self.head(self.spec.layers).weight.device
 
     def head(self, layer: int) -> nn.Linear:
-        """RETURNS (nn.Linear): The exit head of a layer, counted from 1."""
-        return cast(nn.Linear, self.heads[layer - 1])
+        """RETURNS (nn.Linear): The exit head of a layer, counted from 1.
+
+        RAISES (ValueError): If there is none.
+        """
+        if layer not in self.exit_layers:
+            raise ValueError(
+                f"There is no exit head after layer {layer}, but one is needed there: the model's "
+                f"exit_layers are {', '.join(map(str, self.exit_layers))}."
+            )
+        return cast(nn.Linear, self.heads[str(layer - 1)])
+
+    def number_of_head(self, layer: int) -> int:
+        """RETURNS (int): The number of a layer's head among all heads, counted from 1.
+
+        layer (int): The layer, counted from 1. It has a head.
+        """
+        return self.exit_layers.index(layer) + 1
+
+    def numbers_of_heads(self, layers: Tensor) -> Tensor:
+        """RETURNS (Tensor): As ``number_of_head``, of many layers. *Shape:* that of ``layers``"""
+        return torch.searchsorted(layers.new_tensor(self.exit_layers), layers) + 1
 
     def reach(self, layer: int) -> int:
         """RETURNS (int): How many words on each side the head of a layer, counted from 1, sees."""
@@ -86,7 +121,7 @@ class ExitNetwork(nn.Module):
 
     def init_heads(self) -> None:
         """Draw new weights for all heads, as BERT's own initialisation does."""
-        for layer in range(1, len(self.heads) + 1):
+        for layer in self.exit_layers:
             nn.init.normal_(self.head(layer).weight, std=0.02)
             nn.init.zeros_(self.head(layer).bias)
 
@@ -111,9 +146,9 @@ class ExitNetwork(nn.Module):
     def scale_heads(self, temperatures: Sequence[float]) -> None:
         """Divide the logits of each head by a temperature.
 
-        temperatures (Sequence[float]): One for each layer's head, all above 0.
+        temperatures (Sequence[float]): One for each head, all above 0.
         """
-        for layer, temperature in enumerate(temperatures, 1):
+        for layer, temperature in zip(self.exit_layers, temperatures):
             for parameter in self.head(layer).parameters():
                 # Not in place: the network that answers at full depth may share it.
                 parameter.data = parameter.data / temperature
@@ -124,7 +159,7 @@ class ExitNetwork(nn.Module):
 
         tags (int): The new number of tags.
         """
-        for layer in range(1, len(self.heads) + 1):
+        for layer in self.exit_layers:
             old = self.head(layer)
             new = nn.Linear(old.in_features, tags, device=old.weight.device)
             nn.init.normal_(new.weight, std=0.02)
@@ -132,7 +167,7 @@ class ExitNetwork(nn.Module):
             with torch.no_grad():
                 new.weight[: old.out_features] = old.weight
                 new.bias[: old.out_features] = old.bias
-            self.heads[layer - 1] = new
+            self.heads[str(layer - 1)] = new
         for name, known in self.decoder.items():
             grown = known.new_zeros([tags] * known.dim())
             grown[tuple(slice(length) for length in known.shape)] = known.detach()
@@ -143,16 +178,37 @@ class ExitNetwork(nn.Module):
 
         tags (int): How many.
         """
-        for layer in range(1, len(self.heads) + 1):
+        for layer in self.exit_layers:
             head = self.head(layer)
             head.weight = nn.Parameter(head.weight[:tags].detach(), head.weight.requires_grad)
             head.bias = nn.Parameter(head.bias[:tags].detach(), head.bias.requires_grad)
             head.out_features = len(head.weight)
 
 
-def _heads(spec: EncoderSpec, tags: int, window: int) -> nn.ModuleList:
-    widths = [(2 * window + 1) * spec.hidden_size] * (spec.layers - 1) + [spec.hidden_size]
-    return nn.ModuleList(nn.Linear(width, tags) for width in widths)
+def exit_layers_of(spec: EncoderSpec, chosen: Optional[Sequence[int]]) -> Tuple[int, ...]:
+    """RETURNS (Tuple[int, ...]): The layers of an encoder that have exit heads, ascending.
+
+    spec (EncoderSpec): The sizes of the encoder.
+    chosen (Optional[Sequence[int]]): The layers, counted from 1; None: all. The last is always one.
+    RAISES (ValueError): If the encoder has no such layer.
+    """
+    if chosen is None:
+        return tuple(range(1, spec.layers + 1))
+    if max(chosen, default=1) > spec.layers or min(chosen, default=1) < 1:
+        raise ValueError(
+            f"exit_layers are {', '.join(map(str, chosen))}, but the encoder has layers 1 to "
+            f"{spec.layers}."
+        )
+    return tuple(sorted({*chosen, spec.layers}))
+
+
+def _heads(spec: EncoderSpec, tags: int, window: int, exit_layers: Sequence[int]) -> nn.ModuleDict:
+    # Named by the layer, from 0.
+    heads = nn.ModuleDict()
+    for layer in exit_layers:
+        reach = window if layer < spec.layers else 0
+        heads[str(layer - 1)] = nn.Linear((2 * reach + 1) * spec.hidden_size, tags)
+    return heads
 
 
 def check_finite(network: ExitNetwork) -> None:

@@ -68,12 +68,15 @@ def run_with_exits(
     running, state = Running.all_of(batch), criterion.start(batch)
     trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)  # (context, width)
-    logits = network.head(1).weight.new_zeros(batch.words, network.tags)
+    logits = network.head(network.spec.layers).weight.new_zeros(batch.words, network.tags)
     exit_layer = torch.zeros_like(batch.piece_of_word)
     states = network.encoder.states(torch.zeros_like(kept)) if keep_states else None
 
     for number in range(1, network.spec.layers + 1):
         kept = network.encoder.run_layer(number, kept, running)
+        if number not in network.exit_layers:
+            trace.append(Visit(number, running))
+            continue
         of_words = states_of_words(network, kept, running)
         words, encoder = running.words, network.encoder
         answer = logits_of_words(network, number, words, of_words, encoder, kept, running)

@@ -79,6 +79,8 @@ def run_shared_reference(
         states = _seen(network, hidden[cells])[batch.piece_of_word]
         unseen = units_left[batch.unit_of_word] if batch.kv == "drop" else None
         for task, reader in enumerate(readers):
+            if number not in reader.network.exit_layers:
+                continue
             beside = _beside(batch, states, reader.network.reach(number), unseen)
             answer = reader.network.logits(number, beside)
             active = ~sure[task][batch.unit_of_word]

@@ -76,8 +76,9 @@ class Asking:
 
     def asks_at(self, number: int) -> bool:
         """RETURNS (bool): Whether its head is needed after a layer, counted from 1."""
-        is_last = number == self.reader.network.spec.layers
-        return bool(len(self.words)) and (is_last or self.reader.criterion is not None)
+        network = self.reader.network
+        is_asked = number in network.exit_layers and self.reader.criterion is not None
+        return bool(len(self.words)) and (is_asked or number == network.spec.layers)
 
     def judge(self, number: int, logits: Tensor, states: Tensor) -> bool:
         """Take the answers after a layer, and want no more of the words that it is now sure of.
@@ -126,7 +127,7 @@ def run_shared(network: ExitNetwork, batch: Batch, readers: Sequence[Reader]) ->
     asking = [Asking.of(reader, batch) for reader in readers]
     trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)  # (context, width)
-    heads = [reader.network.head(1) for reader in readers]
+    heads = [reader.network.head(last) for reader in readers]
     answers = [head.weight.new_zeros(batch.words, head.out_features) for head in heads]
 
     for number in range(1, last + 1):
@@ -236,7 +237,7 @@ def simulate_shared(
     network (ExitNetwork): The network whose encoder runs.
     batch (Batch): The batch.
     logits (Sequence[Tensor]): The logits of every head of each task, at full depth. *Shapes:*
-        ``(layers, words, tags)``
+        ``(heads, words, tags)``
     readers (Sequence[Reader]): The tasks.
     RETURNS (Cost): The costs.
     """
@@ -246,7 +247,8 @@ def simulate_shared(
         trace.append(Visit(number, running))
         for task, of_task in zip(asking, logits):
             if task.asks_at(number):
-                seen = of_task[number - 1, task.words]
+                head = task.reader.network.number_of_head(number)
+                seen = of_task[head - 1, task.words]
                 task.judge(number, seen, seen[:, :0])
         if number == network.spec.layers:
             break
@@ -293,7 +295,9 @@ def run_layers_halting(
         if number == last or not len(running.words):
             continue
         for at, (reader, halting) in enumerate(zip(readers, haltings)):
-            if halting is None or not len(wanted[at]):
+            if halting is None or number not in reader.network.exit_layers:
+                continue
+            if not len(wanted[at]):
                 continue
             # The decision is made in fp32, even in mixed precision.
             every, reach = of_words.float(), reader.network.reach(number)

@@ -28,7 +28,7 @@ def simulate_exits(
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    logits (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``
+    logits (Tensor): The logits of every head. *Shape:* ``(heads, words, tags)``
     states (Tensor): The states of every layer; without columns unless the criterion has its own
         loop. *Shape:* ``(layers, words, hidden_size)``
     criterion (Criterion): Decides which words exit.
@@ -42,12 +42,15 @@ def simulate_exits(
     trace: List[Visit] = []
     exit_layer = torch.zeros_like(batch.piece_of_word)
     for number in range(1, spec.layers + 1):
+        if number not in network.exit_layers:
+            trace.append(Visit(number, running))
+            continue
         words = running.words
         exit_layer.index_fill_(0, words, number)
         trace.append(Visit(number, running, words, number < spec.layers))
         if number == spec.layers:
             break
-        seen = logits[number - 1, words], states[number - 1, words]
+        seen = logits[network.number_of_head(number) - 1, words], states[number - 1, words]
         step = Step(number, words, seen[0], batch, threshold, network.extra_parameters, seen[1])
         running = running.after(criterion.leave(step, state))
         if not len(running.words):

@@ -200,7 +200,7 @@ def slimmed(network: ExitNetwork, ticket: Units) -> ExitNetwork:
     RETURNS (ExitNetwork): A network without gates.
     """
     spec = slim_spec(network.spec, ticket)
-    slim = ExitNetwork(spec, network.tags, network.head_window)
+    slim = ExitNetwork(spec, network.tags, network.head_window, network.exit_layers)
     slim.encoder.load_state_dict(slim_weights(network.spec, plain_weights(network), ticket))
     slim.heads.load_state_dict(network.heads.state_dict())
     slim.make_room_for(dict(network.decoder.items()), dict(network.criterion.items()))

@@ -141,7 +141,7 @@ class Saved:
                 f"'{self.name}' was saved with {has} encoder of its own, but "
                 f"[components.{self.name}.model.encoder] asks for {needs} encoder of its own."
             )
-        trained.check_head_window(self.name, self._shim.head_window)
+        trained.check_heads(self.name, self._shim.head_window, self._shim.exit_layers)
         # The config's knob is not checked: an outdated calibration must not keep it from loading.
         trained.check_window_length(self.settings.window_length)
 

@@ -26,7 +26,7 @@ def run_late_heads(
     running, state = Running.all_of(batch), criterion.start(batch)
     trace: List[Visit] = []
     kept = network.encoder.embeddings(batch.ids, batch.offsets)
-    logits = network.head(1).weight.new_zeros(batch.words, network.tags)
+    logits = network.head(network.spec.layers).weight.new_zeros(batch.words, network.tags)
     exit_layer = torch.zeros_like(batch.piece_of_word)
     states = network.encoder.states(torch.zeros_like(kept)) if keep_states else None
     for number in range(1, network.spec.layers + 1):
@@ -38,11 +38,12 @@ def run_late_heads(
         left = running.gone(after)
         gone = running.words.index_select(0, left)
         trace.append(Visit(number, running, gone, number < network.spec.layers))
-        of_gone = of_words.index_select(0, left)
-        encoder = network.encoder
-        answer = logits_of_words(network, number, gone, of_gone, encoder, kept, running)
-        logits.index_copy_(0, gone, answer)
-        exit_layer.index_fill_(0, gone, number)
+        if len(gone):  # otherwise there may be no head
+            of_gone = of_words.index_select(0, left)
+            encoder = network.encoder
+            answer = logits_of_words(network, number, gone, of_gone, encoder, kept, running)
+            logits.index_copy_(0, gone, answer)
+            exit_layer.index_fill_(0, gone, number)
         if not len(after.words):
             break
         kept, running = running.rows_for(after, kept), after
@@ -149,8 +150,9 @@ def run_tries(
     branch_after (int): The layer up to which the tries share one computation. No word exits before
         it.
     dropout (float): Dropout rate. The logits that ``halting`` sees have no dropout of the heads.
-    RETURNS (Tuple[Tensor, Tensor]): The logits, and the layer at which each word exited, for all
-        words of the repeated batch. *Shapes:* ``(layers, words, tags)``, ``(words,)``
+    RETURNS (Tuple[Tensor, Tensor]): The logits, and the number of the head at which each word
+        exited, for all words of the repeated batch. *Shapes:* ``(heads, words, tags)``,
+        ``(words,)``
     """
     kept = network.encoder.embeddings(batch.ids, batch.offsets, dropout)
     answers: List[Tensor] = []
@@ -158,6 +160,8 @@ def run_tries(
     for number in range(1, branch_after + 1):
         kept = network.encoder.run_layer(number, kept, before, dropout)
         of_words = network.encoder.states(kept.index_select(0, batch.piece_of_word))
+        if number not in network.exit_layers:
+            continue
         seen = around(network.reach(number), of_words, batch)
         answers.append(network.logits(number, seen, dropout).repeat(copies, 1))
     batch = repeated(batch, copies)
@@ -166,7 +170,7 @@ def run_tries(
     of_words = of_words.repeat(copies, 1)
     exit_layer = torch.full_like(batch.piece_of_word, network.spec.layers)
     for number in range(branch_after, network.spec.layers):
-        if len(running.words):
+        if len(running.words) and number in network.exit_layers:
             after = let_leave(network, halting, number, of_words, running)
             exit_layer.index_fill_(0, running.words, number)
             exit_layer.index_fill_(0, after.words, network.spec.layers)
@@ -175,6 +179,8 @@ def run_tries(
             kept = network.encoder.run_layer(number + 1, kept, running, dropout)
             everything = running.written_into(everything, kept)
         of_words = network.encoder.states(everything.index_select(0, batch.piece_of_word))
+        if number + 1 not in network.exit_layers:
+            continue
         seen = around(network.reach(number + 1), of_words, batch, not_dropped(running))
         answers.append(network.logits(number + 1, seen, dropout))
-    return torch.stack(answers), exit_layer
+    return torch.stack(answers), network.numbers_of_heads(exit_layer)

@@ -160,6 +160,8 @@ class ReductionTraining:
                 f"ReductionTraining trains the criterion TokenReduction, not "
                 f"{type(criterion).__name__}."
             )
+        for layer in criterion.layers:
+            network.head(layer)  # or an error that says what is missing
         taught = None
         if teacher is not None:
             with torch.no_grad():
@@ -169,7 +171,7 @@ class ReductionTraining:
         important = saliency(network, batch, criterion.layers) if guided else None
         tries = Tries(criterion, network, repeated(batch, self.samples), important)
         with torch.set_grad_enabled(self.joint):
-            logits, exit_layer = run_tries(
+            logits, exit_head = run_tries(
                 network,
                 batch,
                 tries,
@@ -181,14 +183,14 @@ class ReductionTraining:
         decisions = Decisions(
             tries.log_odds, tries.goes_on, tries.asked, tries.batch.window_of_word, original
         )
-        return Answers(logits, exit_layer, taught, [decisions])
+        return Answers(logits, exit_head, taught, [decisions])
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words and averaged over tries. *Shape:* ``()``"""
         if not answers.own:  # no words
             return answers.logits.sum()
         words = torch.arange(len(tags), device=tags.device)
-        of_exits = answers.logits[answers.exit_layer - 1, words][None]
+        of_exits = answers.logits[answers.exit_head - 1, words][None]
         losses = word_losses(of_exits, tags)[0]
         if answers.teacher is not None:
             teacher = answers.teacher[-1]

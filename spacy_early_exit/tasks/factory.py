@@ -63,6 +63,7 @@ freeze_full_depth = false
 mixed_precision = false
 shared_wordpieces = "split"
 head_window = 1
+exit_layers = null
 
 [component.model.encoder]
 @misc = "spacy-early-exit.HFEncoder.v1"

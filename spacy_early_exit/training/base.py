@@ -20,16 +20,17 @@ from ..runtime.torch_state import usual_torch
 class Answers(NamedTuple):
     """The output of the heads for a batch while training.
 
-    logits (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``
-    exit_layer (Tensor): The layer at which each word exited. *Shape:* ``(words,)``
+    logits (Tensor): The logits of every head. *Shape:* ``(heads, words, tags)``
+    exit_head (Tensor): The number, counted from 1, of the head at which each word exited. *Shape:*
+        ``(words,)``
     teacher (Optional[Tensor]): The logits of the network before this stage, at full depth, if the
-        stage needs them. *Shape:* ``(layers, words, tags that it knew)``
+        stage needs them. *Shape:* ``(heads, words, tags that it knew)``
     own (Sequence[Sequence[Tensor]]): What else the stage needs for its loss, batch by batch. It
         learns through the tensors that have gradients.
     """
 
     logits: Tensor
-    exit_layer: Tensor
+    exit_head: Tensor
     teacher: Optional[Tensor]
     own: Sequence[Sequence[Tensor]] = ()
 
@@ -38,7 +39,7 @@ class Gradient(NamedTuple):
     """The gradient of a loss.
 
     logits (Any): The gradient with respect to the logits, numpy or cupy. *Shape:*
-        ``(layers, words, tags)``
+        ``(heads, words, tags)``
     learned (Dict[str, Any]): With respect to the decoder's learnt parameters, by name.
     own (Sequence[Tensor]): With respect to what else the stage needed, where it has gradients.
     """
@@ -80,18 +81,19 @@ class Places:
 class JointLogits(Places):
     """The output of all heads for all words of some docs, for training.
 
-    logits (Any): The logits. *Shape:* ``(layers, words, tags)``, numpy or cupy
-    exit_layer (Ints): The layer at which it exited. *Shape:* ``(words,)``
+    logits (Any): The logits. *Shape:* ``(heads, words, tags)``, numpy or cupy
+    exit_head (Ints): The number, counted from 1, of the head at which it exited. *Shape:*
+        ``(words,)``
     text (Ints): The text that it belongs to. That is the doc; but if the stage runs windows several
         times, each time counts as a separate text. *Shape:* ``(words,)``
     learned (Dict[str, Any]): The decoder's learnt parameters, numpy or cupy.
     teacher (Any): The logits of the network before this stage of training, if the stage needs them.
-        *Shape:* ``(layers, words, tags that it knew)``, numpy or cupy
+        *Shape:* ``(heads, words, tags that it knew)``, numpy or cupy
     own (Sequence[Sequence[Tensor]]): What else the stage needs for its loss.
     """
 
     logits: Any
-    exit_layer: Ints
+    exit_head: Ints
     text: Ints
     learned: Dict[str, Any]
     teacher: Any = None
@@ -175,12 +177,12 @@ def loss_and_gradient(
     RETURNS (Tuple[float, Gradient]): The loss and its gradient.
     """
     logits = xp2torch(scores.logits).detach().requires_grad_(True)
-    right, exit_layer = (
-        torch.from_numpy(array).to(logits.device) for array in (tags, scores.exit_layer)
+    right, exit_head = (
+        torch.from_numpy(array).to(logits.device) for array in (tags, scores.exit_head)
     )
     teacher = None if scores.teacher is None else xp2torch(scores.teacher)
     own = [[t.detach().requires_grad_(t.requires_grad) for t in part] for part in scores.own]
-    value = stage.loss(Answers(logits, exit_layer, teacher, own), right)
+    value = stage.loss(Answers(logits, exit_head, teacher, own), right)
     # A pipeline may also hold parameters that another decoder learnt.
     with torch.device("meta"):
         names = decoder.parameters(logits.shape[2]) if stage.trains_decoder else {}
@@ -191,7 +193,7 @@ def loss_and_gradient(
     }
     if learned:
         words = torch.arange(len(right), device=logits.device)
-        of_exits = logits[exit_layer - 1, words]
+        of_exits = logits[exit_head - 1, words]
         order, texts = (torch.from_numpy(array).to(logits.device) for array in by_text(scores))
         loss = decoder.loss(of_exits.index_select(0, order), right[order], texts, learned)
         value = value + loss / stage.copies

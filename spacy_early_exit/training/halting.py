@@ -22,8 +22,8 @@ class SampledHalting:
     criteria (Sequence[Tuple[Criterion, Any]]): The criteria to draw from, each with its state.
     choice (Tensor): Index of the criterion that each window drew. *Shape:* ``(windows,)``
     learned (Mapping[str, Tensor]): The learnt parameters of criterion and decoder, by name.
-    logits (Optional[Tensor]): The logits to judge by instead of those of the running pass, such as
-        those of a frozen network (off-policy). *Shape:* ``(layers, words, tags)``
+    logits (Optional[Mapping[int, Tensor]]): The logits to judge by instead of those of the running
+        pass, by layer, such as those of a frozen network (off-policy). *Shapes:* ``(words, tags)``
     """
 
     batch: Batch
@@ -31,12 +31,12 @@ class SampledHalting:
     criteria: Sequence[Tuple[Criterion, Any]]
     choice: Tensor
     learned: Mapping[str, Tensor]
-    logits: Optional[Tensor] = None
+    logits: Optional[Mapping[int, Tensor]] = None
 
     def leave(self, layer: int, words: Tensor, logits: Tensor, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Which of the words exit. *Shape:* ``(words,)``, bool"""
         if self.logits is not None:
-            logits = self.logits[layer - 1, words].float()
+            logits = self.logits[layer][words].float()
         window = self.batch.window_of_word[words]
         thresholds = self.thresholds[window]
         step = Step(layer, words, logits, self.batch, thresholds, self.learned, states)
@@ -156,30 +156,33 @@ class SpeedupDraws:
         batch: Batch,
         criterion: Criterion,
         learned: Mapping[str, Tensor],
+        exit_layers: Sequence[int],
     ) -> None:
         """See what words would do that ran at full depth.
 
-        logits (Tensor): The logits of every head, in fp32. *Shape:* ``(layers, words, tags)``
+        logits (Tensor): The logits of every head, in fp32. *Shape:* ``(heads, words, tags)``
         words (Tensor): The words that ran at full depth. *Shape:* ``(words,)``
         batch (Batch): The batch.
         criterion (Criterion): Decides which words exit.
         learned (Mapping[str, Tensor]): The learnt parameters of criterion and decoder, by name.
+        exit_layers (Sequence[int]): The layers of the heads, the last of which is the deepest.
         """
         if not len(words):
             return
         nothing = logits.new_zeros(len(words), 0)  # instead of states
         spent = []
         for threshold in self.THRESHOLDS.tolist():
-            state, left, layers = criterion.start(batch), words, 0
-            for number in range(1, len(logits)):
-                layers += len(left)
-                seen = logits[number - 1, left]
+            state, left, layers, last = criterion.start(batch), words, 0, 0
+            for number, of_head in zip(exit_layers, logits):
+                layers += (number - last) * len(left)
+                last = number
+                if number == exit_layers[-1] or not len(left):
+                    break
+                seen = of_head[left]
                 step = Step(number, left, seen, batch, threshold, learned, nothing[: len(left)])
                 left = left[~criterion.leave(step, state)]
-                if not len(left):
-                    break
-            spent.append(layers + len(left))
-        now = len(logits) * len(words) / torch.tensor(spent, dtype=torch.float32)
+            spent.append(layers)
+        now = exit_layers[-1] * len(words) / torch.tensor(spent, dtype=torch.float32)
         before = now if self.speedups is None else self.speedups
         # Rising, so that it can be searched: some criteria are not quite monotonous.
         self.speedups = torch.lerp(before, now, self.NEW).cummax(0).values

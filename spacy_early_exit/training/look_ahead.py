@@ -33,7 +33,7 @@ class _AllHeads(nn.Module):
         self.detach_early_heads = detach_early_heads
 
     def forward(self, batch: Batch) -> Tensor:
-        """RETURNS (Tensor): The logits. *Shape:* ``(layers, words, tags)``"""
+        """RETURNS (Tensor): The logits. *Shape:* ``(heads, words, tags)``"""
         return run_all_heads(self.network, batch, detach_early_heads=self.detach_early_heads)
 
 
@@ -72,12 +72,12 @@ def slopes_along(
 
     network (ExitNetwork): The network.
     batch (Batch): The batch.
-    losses (Callable[[Tensor], Tensor]): From logits to losses. *Shapes:* ``(layers, words, tags)``,
-        ``(layers, words)``
+    losses (Callable[[Tensor], Tensor]): From logits to losses. *Shapes:* ``(heads, words, tags)``,
+        ``(heads, words)``
     direction (Gradients): The direction, as ``gradient_on`` returns it.
     detach_early_heads (bool): As for ``gradient_on``.
     RETURNS (Tensor): The derivative of every head's loss on every word. *Shape:*
-        ``(layers, words)``
+        ``(heads, words)``
     """
     run = _AllHeads(network, detach_early_heads)
     # Only the plain form of attention can be differentiated forwards.

@@ -10,10 +10,10 @@ from ..tags import MISSING
 def word_losses(logits: Tensor, tags: Tensor) -> Tensor:
     """Cross-entropy of every head on every word.
 
-    logits (Tensor): *Shape:* ``(layers, words, tags)``
+    logits (Tensor): *Shape:* ``(heads, words, tags)``
     tags (Tensor): The right tag of each word, ``MISSING`` if it is not known: its loss is then 0.
         *Shape:* ``(words,)``
-    RETURNS (Tensor): *Shape:* ``(layers, words)``
+    RETURNS (Tensor): *Shape:* ``(heads, words)``
     """
     layers = len(logits)
     flat, repeated = logits.flatten(0, 1), tags.repeat(layers)
@@ -25,11 +25,11 @@ def distillation_loss(logits: Tensor, teacher: Tensor, tags: Tensor) -> Tensor:
     """Kullback-Leibler divergence of every head from a teacher, on annotated words and among the
     tags that the teacher knows, since it can't teach others.
 
-    logits (Tensor): *Shape:* ``(layers, words, tags)``
+    logits (Tensor): *Shape:* ``(heads, words, tags)``
     teacher (Tensor): The teacher's logits, without gradient. *Shape:*
         ``(words, tags that it knows)``
     tags (Tensor): The right tag of each word, ``MISSING`` if it is not known. *Shape:* ``(words,)``
-    RETURNS (Tensor): *Shape:* ``(layers, words)``
+    RETURNS (Tensor): *Shape:* ``(heads, words)``
     """
     known = teacher.shape[-1]
     student, taught = logits[..., :known].log_softmax(-1), teacher.detach().log_softmax(-1)
@@ -55,7 +55,7 @@ def layer_weighted(losses: Tensor) -> Tensor:
 
     Source: ACL 2021, "Accelerating BERT Inference for Sequence Labeling via Early-Exit".
 
-    losses (Tensor): *Shape:* ``(layers, words)``
+    losses (Tensor): *Shape:* ``(heads, words)``
     RETURNS (Tensor): *Shape:* ``()``
     """
     weights = torch.arange(1, len(losses) + 1, dtype=losses.dtype, device=losses.device)

@@ -37,9 +37,9 @@ def pseudo_labels(logits: Tensor, labels: Labels, tags: int) -> Tensor:
 def target_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of every head on every word.
 
-    logits (Tensor): *Shape:* ``(layers, words, tags)``
+    logits (Tensor): *Shape:* ``(heads, words, tags)``
     targets (Tensor): The probability that each tag is right. *Shape:* ``(words, tags)``
-    RETURNS (Tensor): *Shape:* ``(layers, words)``
+    RETURNS (Tensor): *Shape:* ``(heads, words)``
     """
     return -(targets * logits.log_softmax(-1)).sum(-1)
 
@@ -48,7 +48,7 @@ def stability(logits: Tensor) -> Tensor:
     """Judge a teacher's tags by its early heads: what would exit early, and stays the same, is
     reliable.
 
-    logits (Tensor): The logits of all its heads. *Shape:* ``(layers, words, tags)``
+    logits (Tensor): The logits of all its heads. *Shape:* ``(heads, words, tags)``
     RETURNS (Tensor): The confidence of each word: the number of heads, from the deepest upwards,
         that agree with it; less the uncertainty, from 0 to 1, of the earliest of these. *Shape:*
         ``(words,)``

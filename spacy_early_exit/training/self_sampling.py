@@ -86,9 +86,9 @@ class SelfSampling:
         if teacher is not None:
             taught = taught_by(teacher, batch, self.needs_deepest_alone)
         halting = self.halting(network, batch, criterion, taught)
-        logits, exit_layer = run_all_heads_halting(network, batch, halting, dropout)
+        logits, exit_head = run_all_heads_halting(network, batch, halting, dropout)
         self.see(halting, logits, network, batch, criterion)
-        return Answers(logits, exit_layer, taught)
+        return Answers(logits, exit_head, taught)
 
     def see(
         self,
@@ -104,7 +104,8 @@ class SelfSampling:
             batch, thresholds = batch.on_cpu(), halting.thresholds.cpu()
             words = torch.nonzero(thresholds[batch.window_of_word] == 0).squeeze(1)
             learned = {name: known.cpu() for name, known in network.extra_parameters.items()}
-            self.draws.see(logits.detach().float().cpu(), words, batch, criterion, learned)
+            logits = logits.detach().float().cpu()
+            self.draws.see(logits, words, batch, criterion, learned, network.exit_layers)
 
     def halting(
         self,
@@ -140,7 +141,8 @@ class SelfSampling:
         if self.pattern == "off_policy" and taught is not None:
             # Tags that the teacher does not know are unlikely.
             unknown = network.tags - taught.shape[-1]
-            judged_by = F.pad(taught, (0, unknown), value=UNLIKELY)
+            padded = F.pad(taught, (0, unknown), value=UNLIKELY)
+            judged_by = dict(zip(network.exit_layers, padded))
         return SampledHalting(
             batch=batch,
             thresholds=thresholds.to(device),
@@ -159,8 +161,8 @@ class SelfSampling:
             deepest = answers.teacher[-1]
             losses = losses + self.distillation * distillation_loss(answers.logits, deepest, tags)
         # Heads after a word's exit learn nothing from it.
-        layers = torch.arange(1, len(losses) + 1, device=losses.device)
-        losses = losses * (layers[:, None] <= answers.exit_layer)
+        heads = torch.arange(1, len(losses) + 1, device=losses.device)
+        losses = losses * (heads[:, None] <= answers.exit_head)
         return layer_weighted(losses)
 
 

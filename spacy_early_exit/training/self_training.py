@@ -41,7 +41,7 @@ class Lesson(NamedTuple):
 
     targets (Tensor): The probability that each tag is right. *Shape:* ``(words, tags)``
     weights (Tensor): The weight of each word; a row for each head, or one for all. *Shape:*
-        ``(layers or 1, words)``
+        ``(heads or 1, words)``
     """
 
     targets: Tensor
@@ -156,8 +156,8 @@ class MetaSelfTraining:
         return most_confident(confidence, taught[-1].argmax(-1), self.keep)
 
     def _weights(self, network: ExitNetwork, batch: Batch, targets: Tensor) -> Tensor:
-        """RETURNS (Tensor): The weight of each word. *Shape:* ``(layers or 1, words)``"""
-        rows = network.spec.layers if self.weight_per_head else 1
+        """RETURNS (Tensor): The weight of each word. *Shape:* ``(heads or 1, words)``"""
+        rows = len(network.exit_layers) if self.weight_per_head else 1
         if self.weights == "equal":
             return targets.new_ones(rows, len(targets))
         if not self.labelled:

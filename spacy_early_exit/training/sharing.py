@@ -39,7 +39,7 @@ class SharedStage(Protocol):
         batch (Batch): The batch.
         criterion (Criterion): The component's criterion.
         taught (Optional[Tensor]): The teacher's logits, if there is a teacher. *Shape:*
-            ``(layers or 1, words, tags that it knew)``
+            ``(heads or 1, words, tags that it knew)``
         drawn (Optional[Drawn]): What is drawn for the batch, for all tasks; None: for it alone.
         """
 
@@ -54,7 +54,7 @@ class SharedStage(Protocol):
         """See the logits of a batch, which may change what is drawn for the next.
 
         halting (Optional[Halting]): What decided which words exit.
-        logits (Tensor): The logits of every head. *Shape:* ``(layers, words, tags)``
+        logits (Tensor): The logits of every head. *Shape:* ``(heads, words, tags)``
         network (ExitNetwork): The network.
         batch (Batch): The batch.
         criterion (Criterion): The component's criterion.

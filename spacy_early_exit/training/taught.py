@@ -22,7 +22,7 @@ def taught_by(teacher: ExitNetwork, batch: Batch, deepest: bool) -> Tensor:
     teacher (ExitNetwork): The teacher. Its weights never change.
     batch (Batch): The batch.
     deepest (bool): Whether the deepest head is enough.
-    RETURNS (Tensor): *Shape:* ``(layers or 1, words, tags)``
+    RETURNS (Tensor): *Shape:* ``(heads or 1, words, tags)``
     """
     return taught_together([(teacher, deepest)], batch)[0]
 
@@ -34,7 +34,7 @@ def taught_together(asked: Sequence[Tuple[ExitNetwork, bool]], batch: Batch) -> 
     asked (Sequence[Tuple[ExitNetwork, bool]]): Each teacher, and whether its deepest head is
         enough.
     batch (Batch): The batch.
-    RETURNS (List[Tensor]): The logits of each. *Shapes:* ``(layers or 1, words, tags)``
+    RETURNS (List[Tensor]): The logits of each. *Shapes:* ``(heads or 1, words, tags)``
     """
     keys = {deepest: _keys(batch, deepest) for _, deepest in asked}
     known = [_known.setdefault(teacher, {}) for teacher, _ in asked]

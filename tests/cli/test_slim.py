@@ -129,7 +129,7 @@ def test_training_goes_on_from_a_slim_pipeline_with_its_heads(work, tmp_path):
     network = nlp.get_pipe(NAME).network
     searched = spacy.load(work / "searched").get_pipe(NAME).network
     assert network.spec == HFEncoder(str(tmp_path / "e")).load().spec
-    for head, before in zip(network.heads, searched.heads):
+    for head, before in zip(network.heads.values(), searched.heads.values()):
         assert torch.equal(head.weight, before.weight)
     assert nlp.update(examples_of(nlp))[NAME] > 0
 

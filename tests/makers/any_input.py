@@ -69,11 +69,12 @@ def untrained(
         shim.make_room_for(pipe.decoder, pipe.criterion)
     network = shim.trained.network
     torch.manual_seed(1)
-    for head in network.heads:
+    for head in network.heads.values():
         torch.nn.init.normal_(head.weight, std=0.6 * (32 / network.spec.hidden_size) ** 0.5)
         torch.nn.init.normal_(head.bias, std=0.1)
-    own, width = network.heads[-1], network.spec.hidden_size
-    for head in network.heads[:-1] if alike else ():
+    *early, own = network.heads.values()
+    width = network.spec.hidden_size
+    for head in early if alike else ():
         start = (head.in_features - width) // 2  # where the word's own state is
         torch.nn.init.zeros_(head.weight)
         head.weight.data[:, start : start + width] = own.weight.data
@@ -313,7 +314,7 @@ def is_tie(nlp: Language, make_doc: Any, threshold: float) -> bool:
         leave(hair)
     if isinstance(pipe.criterion, PatienceExit):
         shim = pipe.model.shims[0]
-        heads = shim.trained.network.heads
+        heads = shim.trained.network.heads.values()
         biases = [head.bias.data for head in heads]
         draw = torch.Generator().manual_seed(0)
         try:

@@ -20,7 +20,9 @@ def batch_of(*word_counts):
     return Batch.of([window(words) for words in word_counts], CPU)
 
 
-def network_of(folder: str, tags: int = 7, spread: float = 0.6, head_window: int = 1):
+def network_of(
+    folder: str, tags: int = 7, spread: float = 0.6, head_window: int = 1, exit_layers=None
+):
     """The network of an encoder's folder with random heads whose certainty varies by word."""
     from spacy_early_exit.encoders.hugging_face import HFEncoder
     from spacy_early_exit.files.network import Trained
@@ -28,10 +30,10 @@ def network_of(folder: str, tags: int = 7, spread: float = 0.6, head_window: int
     from spacy_early_exit.text.tokenizer import WordpieceTokenizer
 
     loaded = HFEncoder(folder).load()
-    network = ExitNetwork(loaded.spec, tags, head_window)
+    network = ExitNetwork(loaded.spec, tags, head_window, exit_layers)
     network.encoder.load_state_dict(loaded.weights)
     torch.manual_seed(1)
-    for head in network.heads:
+    for head in network.heads.values():
         of_one = spread * (loaded.spec.hidden_size / head.in_features) ** 0.5
         torch.nn.init.normal_(head.weight, std=of_one)
         torch.nn.init.normal_(head.bias, std=0.1)

@@ -80,7 +80,7 @@ def test_a_speedup_is_that_of_the_pass(nlp):
 
 def test_other_heads_of_a_borrower_end_the_calibration(nlp):
     tagger = nlp.get_pipe(TAGGER)
-    tagger.network.heads[0].bias.data += 1
+    tagger.network.head(1).bias.data += 1
     tagger.model.shims[0].weights_changed()
     with pytest.raises(ValueError, match=f"different task {TAGGER}"):
         all_answers(nlp, component_cfg={NER: {"speedup": 1.5}})
@@ -120,7 +120,7 @@ def test_a_renamed_task_keeps_the_calibration(nlp):
     expected = saved(all_answers(nlp, component_cfg=speedup))
     nlp.rename_pipe(TAGGER, "tags")
     assert saved(all_answers(nlp, component_cfg=speedup)) == expected
-    nlp.get_pipe("tags").network.heads[0].bias.data += 1
+    nlp.get_pipe("tags").network.head(1).bias.data += 1
     nlp.get_pipe("tags").model.shims[0].weights_changed()
     with pytest.raises(ValueError, match="different task tags"):
         all_answers(nlp, component_cfg=speedup)
@@ -143,7 +143,7 @@ def test_a_stale_calibration_is_warned_of_once_the_whole_pass_is_loaded(nlp, tmp
     ner, tagger = nlp.get_pipe(NER), nlp.get_pipe(TAGGER)
     spacy_early_exit.configure(nlp, speedup=1.5, name=NER)
     nlp.to_disk(tmp_path / "right")
-    tagger.network.heads[0].bias.data += 1
+    tagger.network.head(1).bias.data += 1
     tagger.model.shims[0].weights_changed()
     nlp.to_disk(tmp_path / "stale")
     with pytest.warns(UserWarning, match=f"different task {TAGGER}.* every text is refused"):

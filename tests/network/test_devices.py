@@ -234,7 +234,7 @@ def readers_over(network, first, second, threshold=0.3):
     """Two tasks that read the states of one encoder."""
     tags = ExitNetwork.over(network.encoder, 11)
     torch.manual_seed(5)
-    for head in tags.heads:
+    for head in tags.heads.values():
         torch.nn.init.normal_(head.weight, std=0.6)
     readers = [("names", network, first), ("tags", tags, second)]
     return [Reader(name, of, CRITERIA.get(how), threshold) for name, of, how in readers]

@@ -185,6 +185,17 @@ def test_fast_loop_equals_reference_however_far_heads_see(head_window, how, enco
     assert len(exits) > 1, "the test must see words leave at several layers"
 
 
+@pytest.mark.parametrize("criterion", ["sentence", "token", "token, window of 2", "patience"])
+@pytest.mark.parametrize("exit_layers", [[2], [1, 3], [4]], ids=str)
+def test_fast_loop_equals_reference_wherever_heads_are(exit_layers, criterion, encoders, en):
+    trained = network_of(encoders["bert"], exit_layers=exit_layers)
+    windows = windows_for(en, trained, texts_of_all_lengths(count=24))
+    exits = compare(trained.network, windows, CRITERIA[criterion], 0.2)
+    assert exits <= {*exit_layers, 4}
+    if criterion == "token":
+        assert exits == {*exit_layers, 4}
+
+
 def exits_of(network, windows, criterion, threshold, **how):
     with torch.inference_mode():
         return run_with_exits(network, Batch.of(windows, CPU, **how), criterion, threshold).logits

@@ -61,7 +61,9 @@ def test_the_deepest_head_sees_the_word_alone(encoders, en):
     trained = network_of(encoders["bert"], head_window=2)
     network, batch = trained.network, Batch.of(windows_for(trained, en), CPU)
     width, layers = network.spec.hidden_size, network.spec.layers
-    assert [head.in_features for head in network.heads] == [5 * width] * (layers - 1) + [width]
+    assert [head.in_features for head in network.heads.values()] == [5 * width] * (layers - 1) + [
+        width
+    ]
     with torch.inference_mode():
         states = [*run_all_layers(network, batch)]
         logits = run_all_heads(network, batch)

@@ -73,7 +73,7 @@ def heads_over(network, tags, seed, spread=0.6, head_window=2):
     other = ExitNetwork(network.spec, tags, head_window)
     other.encoder = network.encoder
     torch.manual_seed(seed)
-    for head in other.heads:
+    for head in other.heads.values():
         of_one = spread * (network.spec.hidden_size / head.in_features) ** 0.5
         torch.nn.init.normal_(head.weight, std=of_one)
         torch.nn.init.normal_(head.bias, std=0.1)

@@ -56,7 +56,7 @@ def test_what_is_no_tie_is_told_apart(pipelines):
 def test_layers_that_all_but_disagree_are_a_tie(pipelines):
     nlp = pipelines["patience"]
     shim = nlp.get_pipe(NAME).model.shims[0]
-    heads = shim.trained.network.heads
+    heads = shim.trained.network.heads.values()
     before = [copy.deepcopy(head.state_dict()) for head in heads]
     try:
         for apart, tie in ((1.0, False), (1e-6, True)):

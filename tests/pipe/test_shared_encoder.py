@@ -76,7 +76,7 @@ def test_a_second_task_that_never_holds_back_gives_the_first_tasks_answers(nlp, 
     nlp.enable_pipe(TAGGER)
     tagger, ner = nlp.get_pipe(TAGGER), nlp.get_pipe(NER)
     ner.threshold, tagger.threshold = threshold, 1.0
-    for head in tagger.network.heads:  # sure at once
+    for head in tagger.network.heads.values():  # sure at once
         head.bias.data[0] = 1e4
     tagger.model.shims[0].weights_changed()
     found = all_answers(nlp)
@@ -495,7 +495,7 @@ def test_an_adopted_owner_keeps_its_full_depth(nlp):
     shared = all_answers(nlp, component_cfg=cfg)
     ner = nlp.get_pipe(NER)
     other = copy.deepcopy(ner.network)
-    for head in other.heads:
+    for head in other.heads.values():
         head.bias.data[0] += 100.0  # it finds nothing
     ner.model.shims[0].keep_original(other)
     found = all_answers(nlp, component_cfg=cfg)

@@ -188,7 +188,10 @@ class TestGradientScaling:
             nlp.update(both_of(nlp), sgd=False, drop=0.0)
             shim.learning_pass.teach_encoder()
             assert not shim._overflowed()
-            found[name] = [*gradients(nlp).values(), *(h.weight.grad for h in heads_of(nlp, NER))]
+            found[name] = [
+                *gradients(nlp).values(),
+                *(h.weight.grad for h in heads_of(nlp, NER).values()),
+            ]
             for parameter in nlp.get_pipe(NER).network.parameters():
                 parameter.grad = None
         for mixed, plain in zip(found["fp16"], found["fp32"], strict=True):

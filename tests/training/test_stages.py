@@ -181,7 +181,7 @@ def test_patterns(trained, batch, pattern, encoders):
     ):
         torch.manual_seed(0)
         answers = stage.run(network, batch, 0.0, TokenExit(0), teacher)
-        layers[name] = answers.exit_layer.float().mean().item()
+        layers[name] = answers.exit_head.float().mean().item()
     if pattern == "on_policy":
         assert layers["own"] < layers["theirs"] - 0.5
     elif pattern == "off_policy":
@@ -234,7 +234,7 @@ def test_random_patterns_use_every_layer_and_spare_a_share(trained, batch):
     torch.manual_seed(0)
     shares = []
     for _ in range(40):
-        exit_layer = stage.run(trained.network, batch, 0.0, SentenceExit(), None).exit_layer
+        exit_layer = stage.run(trained.network, batch, 0.0, SentenceExit(), None).exit_head
         full = torch.stack(
             [(exit_layer[batch.window_of_word == w] == 4).all() for w in range(batch.windows)]
         )
@@ -264,7 +264,7 @@ def test_drawn_speedups_are_those_of_the_network_however_sure_it_is(encoders, ba
         )
         torch.manual_seed(0)
         first = stage.run(network, batch, 0.0, criterion, None)
-        assert (first.exit_layer == network.spec.layers).all()  # nothing was known
+        assert (first.exit_head == network.spec.layers).all()  # nothing was known
         drawn, layers = [], []
         for _ in range(25):
             halting = stage.halting(network, batch, criterion, None)
@@ -289,7 +289,7 @@ def example_answers():
 
 def at_the_end(answers):
     """As if nobody had left: every head is trained on every word."""
-    return answers._replace(exit_layer=torch.full_like(answers.exit_layer, 4))
+    return answers._replace(exit_head=torch.full_like(answers.exit_head, 4))
 
 
 TAGS = torch.tensor([0, 1, 2, MISSING, 4, 0])
@@ -308,7 +308,7 @@ def by_hand(answers, tags, count):
 
 def test_the_deeper_a_head_the_more_it_weighs_and_none_learns_after_the_exit():
     answers = example_answers()
-    exits = answers.exit_layer.tolist()
+    exits = answers.exit_head.tolist()
     for make, counts in (
         (make_joint_training, lambda word, layer: True),
         (make_self_sampling, lambda word, layer: layer <= exits[word]),

@@ -143,7 +143,7 @@ def is_worth_packing(network: ExitNetwork) -> bool:
 
     network (ExitNetwork): The network.
     """
-    weight = network.head(1).weight
+    weight = network.head(network.spec.layers).weight
     told: Any = torch.backends.mkldnn  # it has no types
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
     return on_cpu and bool(told.enabled) and _is_faster_here()
