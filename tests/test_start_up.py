@@ -85,6 +85,22 @@ def test_what_is_registered_is_not_imported(hidden):
     assert "pipe" in loaded and not loaded & slow
 
 
+@pytest.mark.parametrize(
+    "family", ["bert", "mpnet", pytest.param("deberta-v2", marks=pytest.mark.slow)]
+)
+def test_loading_and_predicting_import_no_compiler(family, encoders, tmp_path):
+    train_small(encoders[family], steps=1).to_disk(tmp_path)
+    script = f"""
+import spacy, sys
+nlp = spacy.load({str(tmp_path)!r})
+for quantize in (None, "int8"):
+    nlp.get_pipe({NAME!r}).quantize = quantize
+    list(nlp.pipe({TEXTS!r}, component_cfg={{{NAME!r}: {{"threshold": 0.3}}}}))
+print(*({{"torch._dynamo", "sympy", "transformers"}} & {{*sys.modules}}))
+"""
+    assert run(hiding(*OTHERS) + script) == ""
+
+
 @pytest.mark.slow
 def test_blank_costs_little_more():
     # Alternating, since the machine may have other work: the median of the differences.

@@ -16,6 +16,7 @@ from .layers.disentangled import DisentangledLayer, PlaceTable
 from .layers.layer import Layer, drop_out
 from .layers.relative import BiasedLayer, DistanceBias
 from .layers.rotary import Rotary, RotaryLayer
+from .layers.table import lookup_table
 
 
 class Shape(NamedTuple):
@@ -47,10 +48,10 @@ class Embeddings(nn.Module):
     def __init__(self, spec: EncoderSpec):
         super().__init__()
         width = spec.embedding_size
-        self.word = nn.Embedding(spec.vocab_size, width)
+        self.word = lookup_table(spec.vocab_size, width)
         embedded = "position" in spec.table.embeddings
-        self.position = nn.Embedding(spec.positions, width) if embedded else None
-        self.token_type = nn.Embedding(spec.token_types, width) if spec.token_types else None
+        self.position = lookup_table(spec.positions, width) if embedded else None
+        self.token_type = lookup_table(spec.token_types, width) if spec.token_types else None
         self.norm = nn.LayerNorm(width, eps=spec.layer_norm_eps, bias=spec.norm_bias)
         self.project = nn.Linear(width, spec.hidden_size) if spec.projects else None
         self.first_position = spec.first_position

@@ -18,6 +18,7 @@ from ..families import EncoderSpec
 from .attention import Bias
 from .layer import Layer, activation_function, drop_out
 from .relative import distances_of
+from .table import lookup_table
 
 KINDS = 3  # kinds of scores are added, and so are their variances
 
@@ -70,7 +71,7 @@ class PlaceTable(nn.Module):
     def __init__(self, spec: EncoderSpec):
         super().__init__()
         self.spec = spec
-        self.table = nn.Embedding(2 * spec.place_span, spec.hidden_size)
+        self.table = lookup_table(2 * spec.place_span, spec.hidden_size)
         self.norm = nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
 
     def forward(self, running: Running) -> RelativePositions:

@@ -14,6 +14,7 @@ from ..batch import Running
 from ..families import EncoderSpec
 from .attention import Bias, groups, padding
 from .layer import Layer
+from .table import lookup_table
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class DistanceBias(nn.Module):
 
     def __init__(self, spec: EncoderSpec):
         super().__init__()
-        self.table = nn.Embedding(spec.distance_buckets, spec.attention_heads)
+        self.table = lookup_table(spec.distance_buckets, spec.attention_heads)
         self.longest = spec.max_wordpieces
 
     def forward(self, running: Running) -> FixedBias:
