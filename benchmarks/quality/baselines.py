@@ -166,7 +166,8 @@ def cut_trained(pipeline: Path, output: Path, layers: int) -> None:
         last = network.state_dict()[f"heads.{network.spec.layers - 1}.{part}"]
         weights[f"heads.{layers - 1}.{part}"] = last
     spec = dataclasses.replace(network.spec, layers=layers)
-    cut_network = ExitNetwork(spec, network.tags, network.head_window)
+    left = [layer for layer in network.exit_layers if layer < layers]
+    cut_network = ExitNetwork(spec, network.tags, network.head_window, left)
     cut_network.load_state_dict(weights)
     shim.set(Trained(cut_network, tokenizer))
     shutil.rmtree(output, ignore_errors=True)

@@ -42,7 +42,7 @@ def main() -> None:
         nlp = spacy.load(args.model)
         ner = nlp.get_pipe("early_exit_ner")
         tune, dev = (read(nlp, args.corpus / f"{part}.spacy") for part in ("tune", "dev"))
-        temperatures = [1.0] * ner.model.shims[0].trained.network.spec.layers
+        temperatures = [1.0] * len(ner.network.exit_layers)
         if kind == "with temperatures":
             temperatures = fit_temperatures(ner, tune)
             scale_heads(ner, temperatures)

@@ -75,7 +75,7 @@ def make_patience_exit(patience: int = 2, window: int = 1) -> Criterion:
     certain as well, as for ``TokenExit.v1``. That reaches speedups between those of two patiences.
 
     patience (int): How many comparisons of successive layers must agree in a row. So no word exits
-        before layer ``patience + 1``. If there are no more layers than that, or with 0, no word
+        before head ``patience + 1``. If there are no more heads than that, or with 0, no word
         exits early.
     window (int): How many words on each side must be ready, too, or have exited.
     RETURNS (Criterion): The criterion.

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import torch
 from torch import Tensor, nn
 
-from ..network.exit_network import MAX_HEAD_WINDOW, ExitNetwork, exit_layers_of
+from ..network.exit_network import MAX_HEAD_WINDOW, ExitNetwork
 from ..network.families import EncoderSpec, check_sizes
 from ..network.gates import add_gates
 from ..runtime.torch_state import usual_torch
@@ -82,9 +82,10 @@ class Trained(NamedTuple):
         RAISES (ValueError): If they see more or fewer words, or are elsewhere. The message says
             what to set.
         """
-        there = self.network.exit_layers
-        if exit_layers_of(self.network.spec, exit_layers) != there:
-            wanted = "all layers" if exit_layers is None else f"layers {[*exit_layers]}"
+        there, last = self.network.exit_layers, self.network.spec.layers
+        wanted_there = range(1, last + 1) if exit_layers is None else {*exit_layers, last}
+        if {*wanted_there} != {*there}:
+            wanted = "all layers" if exit_layers is None else f"layers {sorted(wanted_there)}"
             suitable = [*there] if _lacks_heads(self.network) else "null"
             raise ValueError(
                 f"'{name}' is to have exit heads after {wanted}, but these weights have them after "

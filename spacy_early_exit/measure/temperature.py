@@ -34,7 +34,7 @@ def fit_temperatures(ner: EarlyExitPipe, examples: Sequence[Example]) -> List[fl
 
     ner (EarlyExitPipe): The component.
     examples (Sequence[Example]): Annotated texts that were not trained on.
-    RETURNS (List[float]): The temperature of each layer's head, which minimises cross-entropy over
+    RETURNS (List[float]): The temperature of each head, which minimises cross-entropy over
         all words at full depth.
     RAISES (ValueError): If no word is annotated.
     """

@@ -66,7 +66,7 @@ class OwnLoop(NamedTuple):
 
 @runtime_checkable
 class Criterion(Protocol):
-    """Decides after each layer which words may exit.
+    """Decides after each layer with an exit head which words may exit.
 
     It keeps nothing between calls. What it must remember of a batch is in the state that ``start``
     makes and that every ``leave`` of that batch receives. Each word's answer depends on its own

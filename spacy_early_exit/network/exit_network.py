@@ -148,7 +148,7 @@ class ExitNetwork(nn.Module):
 
         temperatures (Sequence[float]): One for each head, all above 0.
         """
-        for layer, temperature in zip(self.exit_layers, temperatures):
+        for layer, temperature in zip(self.exit_layers, temperatures, strict=True):
             for parameter in self.head(layer).parameters():
                 # Not in place: the network that answers at full depth may share it.
                 parameter.data = parameter.data / temperature

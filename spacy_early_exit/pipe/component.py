@@ -249,7 +249,7 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
         start_from: Optional[str] = None,
         labelled: Optional[str] = None,
     ) -> None:
-        """Fetch the encoder and make a head for every layer, or continue from a trained pipeline.
+        """Fetch the encoder and make its exit heads, or continue from a trained pipeline.
 
         get_examples (Callable): Returns examples, from which the labels are read.
         nlp (Optional[Language]): The pipeline.
@@ -318,7 +318,7 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
         set_dropout_rate(self.model, drop)
         scores, backprop = self.model.begin_update(([eg.predicted for eg in examples], run))
         loss, d_scores = self.get_loss(examples, scores)
-        targets.check_loss(self.name, loss, scores)
+        targets.check_loss(self.name, loss, scores, self.network.exit_layers)
         backprop(d_scores)
         if sgd not in (None, False):
             self.finish_update(sgd)

@@ -4,7 +4,7 @@ from.
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, List, Optional
+from typing import TYPE_CHECKING, Any, Iterable, List, Optional, Sequence
 
 import numpy as np
 from spacy.training import Example
@@ -96,18 +96,19 @@ def show_labelled(
     student.learn_by(annotated, run.batch_wordpieces)
 
 
-def check_loss(name: str, loss: float, scores: "JointLogits") -> None:
+def check_loss(name: str, loss: float, scores: "JointLogits", exit_layers: Sequence[int]) -> None:
     """Check that a loss is finite.
 
     name (str): The component's name.
     loss (float): The loss.
     scores (JointLogits): The logits of all heads.
+    exit_layers (Sequence[int]): Their layers.
     RAISES (ValueError): If it is NaN or infinite. The message names the layer.
     """
     if np.isfinite(loss):
         return
-    heads = [bool((abs(of_layer) < np.inf).all()) for of_layer in scores.logits]
-    where = "" if all(heads) else f", from layer {heads.index(False) + 1} on"
+    heads = [bool((abs(of_head) < np.inf).all()) for of_head in scores.logits]
+    where = "" if all(heads) else f", from layer {exit_layers[heads.index(False)]} on"
     raise ValueError(
         f"The training of '{name}' has diverged: its loss is NaN or infinite{where}. "
         f"Train again from the last checkpoint, with a smaller learn_rate."

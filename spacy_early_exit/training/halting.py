@@ -143,7 +143,9 @@ class SpeedupDraws:
         """
         if drawn.speedups is None:
             return torch.zeros(windows)
-        speedups = 1.0 + drawn.share(windows) * (self.max_speedup - 1.0)
+        # Where the first head is deep, no threshold gives more than its layer.
+        most = min(self.max_speedup, float(drawn.speedups[-1]))
+        speedups = 1.0 + drawn.share(windows) * (most - 1.0)
         place = torch.searchsorted(drawn.speedups, speedups).clamp_max(len(self.THRESHOLDS) - 1)
         full = drawn.kind(windows) >= 1.0 - full_share
         return torch.where(full, 0.0, self.THRESHOLDS[place])

@@ -38,7 +38,8 @@ class SelfSampling:
 
     pattern (Pattern): What decides which words exit: ``"on_policy"``: the running pass itself;
         ``"off_policy"``: the network as it was before this stage, at full depth, as in the authors'
-        code; ``"random"``: chance, for comparison.
+        code; ``"random"``: chance, for comparison. A word whose layer has no head exits at the
+        next one.
     max_threshold (float): A threshold from 0 to this is drawn for every window.
     draws (Optional[SpeedupDraws]): What draws the thresholds instead.
     windows (Tuple[int, ...]): One of these neighbourhoods is drawn, too, if words exit one by one.

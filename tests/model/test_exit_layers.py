@@ -16,7 +16,7 @@ from spacy_early_exit.network.reference import run_shared_reference
 from spacy_early_exit.network.shared import Reader, run_shared
 from spacy_early_exit.network.simulate import simulate_exits
 from spacy_early_exit.text.windows import windows_of
-from spacy_early_exit.training.halting import SpeedupDraws
+from spacy_early_exit.training.halting import Drawn, SpeedupDraws
 from spacy_early_exit.training.self_sampling import make_self_sampling
 from tests.makers.networks import CPU, network_of
 from tests.makers.pipelines import answers, blank, train_small
@@ -132,6 +132,24 @@ def test_a_threshold_is_known_by_the_layers_that_it_saves(encoders, en):
     assert draws.speedups[0].item() == pytest.approx(4 / layers)
 
 
+def test_speedups_are_drawn_that_the_heads_can_give():
+    draws = SpeedupDraws(4.0)
+    draws.speedups = torch.linspace(1.0, 4 / 3, len(SpeedupDraws.THRESHOLDS))
+    torch.manual_seed(0)
+    drawn = draws.draw(400, 0.0, Drawn([draws]))
+    assert len(drawn.unique()) > 20
+    places = torch.searchsorted(SpeedupDraws.THRESHOLDS, drawn).float()
+    assert places.mean().item() == pytest.approx(14, abs=2)
+
+
+def test_a_loss_that_is_not_finite_names_the_layer(encoders):
+    nlp = train_small(encoders["bert"], steps=1, model={"exit_layers": [3]})
+    with torch.no_grad():
+        network_in(nlp).head(3).bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN or infinite, from layer 3 on"):
+        nlp.update(examples_of(nlp))
+
+
 @pytest.mark.parametrize("quantize", [None, "int8"])
 def test_such_a_pipeline_trains_predicts_and_is_saved(quantize, encoders, tmp_path):
     first = train_small(encoders["bert"], steps=20, model={"exit_layers": [2, 3]})
@@ -172,7 +190,7 @@ def test_weights_with_heads_elsewhere_are_refused_and_nothing_changes(encoders, 
     nlp = train_small(encoders["bert"], steps=20, model={"exit_layers": [1]})
     before = [answers(nlp(text)) for text in TEXTS]
     said = (
-        rf"'{NAME}' is to have exit heads after layers \[1\], .* after layers \[1, 2, 3, 4\].*"
+        rf"'{NAME}' is to have exit heads after layers \[1, 4\], .* after layers \[1, 2, 3, 4\].*"
         r"v3 with exit_layers = null"
     )
     with pytest.raises(ValueError, match=said):
@@ -182,6 +200,14 @@ def test_weights_with_heads_elsewhere_are_refused_and_nothing_changes(encoders, 
     said = r"after all layers, .* after layers \[1, 4\].*exit_layers = \[1, 4\]"
     with pytest.raises(ValueError, match=said):
         train_small(encoders["bert"], steps=1).get_pipe(NAME).from_disk(tmp_path / NAME)
+
+
+def test_a_layer_that_the_weights_lack_is_refused_by_name(encoders, tmp_path):
+    train_small(encoders["bert"], steps=1).to_disk(tmp_path)
+    config = {"components": {NAME: {"model": {"exit_layers": [6]}}}}
+    said = rf"'{NAME}' is to have exit heads after layers \[4, 6\], .* exit_layers = null"
+    with pytest.raises(ValueError, match=said):
+        spacy.load(tmp_path, config=config)
 
 
 @pytest.mark.parametrize("exit_layers", [[0], [-1], ["2"], [True], [1.5], 2, "all"])
