@@ -74,6 +74,7 @@ class Drawn:
         curves = [one.speedups for one in draws if one is not None and one.speedups is not None]
         # A pass is not faster than the slowest of its tasks.
         self.speedups = torch.stack(curves).amin(0) if curves else None
+        self.most = min((one.most for one in draws if one is not None), default=1.0)
         self._known: Dict[str, Tensor] = {}
 
     def once(self, name: str, draw: Callable[[], Tensor]) -> Tensor:
@@ -132,6 +133,7 @@ class SpeedupDraws:
     def __init__(self, max_speedup: float):
         self.max_speedup = max_speedup
         self.speedups: Optional[Tensor] = None  # that these thresholds give
+        self.most = max_speedup
 
     def draw(self, windows: int, full_share: float, drawn: Drawn) -> Tensor:
         """Draw a threshold for each window. Until a batch has been seen, all run at full depth.
@@ -143,9 +145,7 @@ class SpeedupDraws:
         """
         if drawn.speedups is None:
             return torch.zeros(windows)
-        # Where the first head is deep, no threshold gives more than its layer.
-        most = min(self.max_speedup, float(drawn.speedups[-1]))
-        speedups = 1.0 + drawn.share(windows) * (most - 1.0)
+        speedups = 1.0 + drawn.share(windows) * (min(self.max_speedup, drawn.most) - 1.0)
         place = torch.searchsorted(drawn.speedups, speedups).clamp_max(len(self.THRESHOLDS) - 1)
         full = drawn.kind(windows) >= 1.0 - full_share
         return torch.where(full, 0.0, self.THRESHOLDS[place])
@@ -171,6 +171,8 @@ class SpeedupDraws:
         """
         if not len(words):
             return
+        # Where the first head is deep, no threshold gives more than its layer.
+        self.most = min(self.max_speedup, exit_layers[-1] / exit_layers[0])
         nothing = logits.new_zeros(len(words), 0)  # instead of states
         spent = []
         for threshold in self.THRESHOLDS.tolist():

@@ -132,8 +132,12 @@ def test_a_threshold_is_known_by_the_layers_that_it_saves(encoders, en):
     assert draws.speedups[0].item() == pytest.approx(4 / layers)
 
 
-def test_speedups_are_drawn_that_the_heads_can_give():
+def test_speedups_are_drawn_that_the_heads_can_give(encoders, en):
+    trained = network_of(encoders["bert"], exit_layers=[3])
+    batch = batch_for(trained, en, TEXTS)
     draws = SpeedupDraws(4.0)
+    logits, words = torch.zeros(2, batch.words, 7), torch.arange(batch.words)
+    draws.see(logits, words, batch, TokenExit(0), {}, trained.network.exit_layers)
     draws.speedups = torch.linspace(1.0, 4 / 3, len(SpeedupDraws.THRESHOLDS))
     torch.manual_seed(0)
     drawn = draws.draw(400, 0.0, Drawn([draws]))
