@@ -12,7 +12,7 @@ def lookup_table(rows: int, width: int) -> nn.Embedding:
     """
     weight = torch.empty(rows, width)
     # On the meta device, where there are no numbers, torch would import its compiler to draw them.
-    # That takes 70 MB and a second, in every process that loads a pipeline.
+    # That takes 70 MB and a second or two, in every process that loads a pipeline.
     if not weight.is_meta:
         nn.init.normal_(weight)
     return nn.Embedding(rows, width, _weight=weight)
