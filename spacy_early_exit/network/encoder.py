@@ -14,6 +14,7 @@ from .devices import is_asynchronous
 from .families import Attention, EncoderSpec
 from .layers.disentangled import DisentangledLayer, PlaceTable
 from .layers.layer import Layer, drop_out
+from .layers.linear import Linear
 from .layers.relative import BiasedLayer, DistanceBias
 from .layers.rotary import Rotary, RotaryLayer
 from .layers.table import lookup_table
@@ -53,7 +54,7 @@ class Embeddings(nn.Module):
         self.position = lookup_table(spec.positions, width) if embedded else None
         self.token_type = lookup_table(spec.token_types, width) if spec.token_types else None
         self.norm = nn.LayerNorm(width, eps=spec.layer_norm_eps, bias=spec.norm_bias)
-        self.project = nn.Linear(width, spec.hidden_size) if spec.projects else None
+        self.project = Linear(width, spec.hidden_size) if spec.projects else None
         self.first_position = spec.first_position
 
     def forward(self, ids: Tensor, offsets: Tensor, dropout: float = 0.0) -> Tensor:

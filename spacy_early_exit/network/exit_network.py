@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .encoder import Encoder
 from .families import EncoderSpec
 from .layers.layer import drop_out
+from .layers.linear import Linear
 
 MAX_HEAD_WINDOW = 8  # more is surely a mistake, or a damaged file
 
@@ -161,7 +162,7 @@ class ExitNetwork(nn.Module):
         """
         for layer in self.exit_layers:
             old = self.head(layer)
-            new = nn.Linear(old.in_features, tags, device=old.weight.device)
+            new = Linear(old.in_features, tags, device=old.weight.device)
             nn.init.normal_(new.weight, std=0.02)
             nn.init.zeros_(new.bias)
             with torch.no_grad():
@@ -207,7 +208,7 @@ def _heads(spec: EncoderSpec, tags: int, window: int, exit_layers: Sequence[int]
     heads = nn.ModuleDict()
     for layer in exit_layers:
         reach = window if layer < spec.layers else 0
-        heads[str(layer - 1)] = nn.Linear((2 * reach + 1) * spec.hidden_size, tags)
+        heads[str(layer - 1)] = Linear((2 * reach + 1) * spec.hidden_size, tags)
     return heads
 
 

@@ -10,11 +10,11 @@ Source: ACL 2021, "EarlyBERT: Efficient BERT Training via Early-bird Lottery Tic
 from typing import List, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .exit_network import ExitNetwork
 from .layers.layer import Layer
+from .layers.linear import Linear, linear
 
 
 class Units(NamedTuple):
@@ -29,7 +29,7 @@ class Units(NamedTuple):
     neurons: List[Tensor]
 
 
-class GatedLinear(nn.Linear):
+class GatedLinear(Linear):
     """A linear map with gates on its inputs.
 
     linear (nn.Linear): The map without gates. The parameters are shared.
@@ -47,7 +47,7 @@ class GatedLinear(nn.Linear):
 
         states (Tensor): *Shape:* ``(rows, inputs)``
         """
-        return F.linear(states, self.folded(), self.bias)
+        return linear(states, self.folded(), self.bias)
 
     def folded(self) -> Tensor:
         """RETURNS (Tensor): The weight, multiplied by the gates. *Shape:* ``(outputs, inputs)``"""

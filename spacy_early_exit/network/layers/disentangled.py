@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..batch import Running
@@ -17,6 +16,7 @@ from ..devices import compacted
 from ..families import EncoderSpec
 from .attention import Bias
 from .layer import Layer, activation_function, drop_out
+from .linear import linear
 from .relative import distances_of
 from .table import lookup_table
 
@@ -109,7 +109,7 @@ class Convolution(nn.Conv1d):
         """
         side = self.kernel_size[0] // 2
         window = running.batch.window_of_piece
-        found = F.linear(states, self.weight[:, :, side], self.bias)
+        found = linear(states, self.weight[:, :, side], self.bias)
         for step in range(1, side + 1):
             is_followed = window[step:] == window[:-step]
             count = sum(max(length - step, 0) for length in running.batch.lengths)
@@ -117,8 +117,8 @@ class Convolution(nn.Conv1d):
             first = compacted(rows, is_followed, count)
             ahead, back = self.weight[:, :, side + step], self.weight[:, :, side - step]
             one, other = states.index_select(0, first), states.index_select(0, first + step)
-            found = found.index_add(0, first, F.linear(other, ahead))
-            found = found.index_add(0, first + step, F.linear(one, back))
+            found = found.index_add(0, first, linear(other, ahead))
+            found = found.index_add(0, first + step, linear(one, back))
         return found
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..batch import Running
 from ..families import EncoderSpec
 from .attention import Bias, attend
+from .linear import Linear, linear
 from .ragged import ragged_kernel
 
 # Rows of the feed-forward layer that are computed at once when predicting on a CPU: their wide
@@ -20,7 +21,7 @@ from .ragged import ragged_kernel
 ROWS = 256
 
 
-class QKV(nn.Linear):
+class QKV(Linear):
     """Queries, keys and values in one matrix.
 
     If every wordpiece is a query, one product computes all three. Otherwise one product computes
@@ -44,19 +45,19 @@ class QKV(nn.Linear):
         """RETURNS (Tensor): Queries alone. *Shape:* ``(rows, width)``"""
         width = self.width
         bias = None if self.bias is None else self.bias[:width]
-        return F.linear(states, self.weight[:width], bias)
+        return linear(states, self.weight[:width], bias)
 
     def key(self, states: Tensor) -> Tensor:
         """RETURNS (Tensor): Keys alone. *Shape:* ``(rows, width)``"""
         width = self.width
         bias = None if self.bias is None else self.bias[width : 2 * width]
-        return F.linear(states, self.weight[width : 2 * width], bias)
+        return linear(states, self.weight[width : 2 * width], bias)
 
     def key_value(self, states: Tensor) -> Tuple[Tensor, Tensor]:
         """RETURNS (Tuple[Tensor, Tensor]): Keys and values. *Shapes:* ``(rows, width)``"""
         width = self.width
         bias = None if self.bias is None else self.bias[width:]
-        key, value = F.linear(states, self.weight[width:], bias).chunk(2, dim=1)
+        key, value = linear(states, self.weight[width:], bias).chunk(2, dim=1)
         return key, value
 
 
@@ -72,10 +73,10 @@ class Layer(nn.Module):
         width, sizes = spec.hidden_size, spec.own_sizes[number - 1]
         mixed = sizes.heads * spec.head_width
         self.qkv = QKV(width, mixed)
-        self.attention_output = nn.Linear(mixed, width)
+        self.attention_output = Linear(mixed, width)
         self.attention_norm: nn.Module = nn.LayerNorm(width, eps=spec.layer_norm_eps)
-        self.intermediate = nn.Linear(width, sizes.neurons)
-        self.output = nn.Linear(sizes.neurons, width)
+        self.intermediate = Linear(width, sizes.neurons)
+        self.output = Linear(sizes.neurons, width)
         self.output_norm: nn.Module = nn.LayerNorm(width, eps=spec.layer_norm_eps)
         self.attention_heads = sizes.heads
         self.activation = activation_function(spec.activation)

@@ -15,6 +15,7 @@ from ..batch import Running
 from ..families import EncoderSpec
 from .attention import attend
 from .layer import QKV, Layer, activation_function, drop_out
+from .linear import Linear
 from .neighbourhood import Neighbourhood, neighbourhood
 
 
@@ -123,10 +124,10 @@ class RotaryLayer(Layer):
         # The embeddings are already normalised.
         self.attention_norm = norm() if number > 1 else nn.Identity()
         self.qkv = QKV(width, mixed, bias=spec.attention_bias)
-        self.attention_output = nn.Linear(mixed, width, bias=spec.attention_bias)
+        self.attention_output = Linear(mixed, width, bias=spec.attention_bias)
         self.intermediate_norm = norm()
-        self.intermediate = nn.Linear(width, 2 * wide, bias=spec.intermediate_bias)
-        self.output = nn.Linear(wide, width, bias=spec.intermediate_bias)
+        self.intermediate = Linear(width, 2 * wide, bias=spec.intermediate_bias)
+        self.output = Linear(wide, width, bias=spec.intermediate_bias)
         self.output_norm = nn.Identity()
         self.attention_heads = heads
         self.activation = activation_function(spec.activation)
