@@ -1,4 +1,4 @@
-"""How many words get another tag in int8 than in fp32, each at its own calibrated speedups."""
+"""How many words get another tag in int8 or bf16 than in fp32, each at its own calibration."""
 
 import argparse
 from pathlib import Path
@@ -18,19 +18,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path, help="annotated docs, .spacy")
     parser.add_argument("fp32", type=Path, help="calibrated")
-    parser.add_argument("int8", type=Path, help="calibrated for itself")
+    parser.add_argument("other", type=Path, help="in int8 or bf16, calibrated for itself")
     parser.add_argument("--speedups", default="1,2,3,4")
     parser.add_argument("--output", type=Path, help="the results, as JSON")
     args = parser.parse_args()
-    pipelines = [spacy.load(path) for path in (args.fp32, args.int8)]
+    pipelines = [spacy.load(path) for path in (args.fp32, args.other)]
     rows, lines = [], []
     for speedup in map(float, args.speedups.split(",")):
-        (fp32, tags), (int8, others) = (tagged(nlp, args.corpus, speedup) for nlp in pipelines)
+        (fp32, tags), (other, others) = (tagged(nlp, args.corpus, speedup) for nlp in pipelines)
         changed = sum(a != b for a, b in zip(tags, others)) / len(tags)
-        rows.append({"speedup": speedup, "fp32": fp32, "int8": int8, "changed": changed})
-        shown = f"{100 * fp32:.2f}", f"{100 * int8:.2f}", f"{changed:.2%}"
+        rows.append({"speedup": speedup, "fp32": fp32, "other": other, "changed": changed})
+        shown = f"{100 * fp32:.2f}", f"{100 * other:.2f}", f"{changed:.2%}"
         lines.append((f"{speedup:g}X", *shown))
-    print(table(lines, header=("", "F, fp32", "F, int8", "other tags"), aligns=["l"] + ["r"] * 3))
+    print(table(lines, header=("", "F, fp32", "F, other", "other tags"), aligns=["l"] + ["r"] * 3))
     results.write(args.output, rows)
 
 

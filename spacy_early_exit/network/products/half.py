@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exit_network import ExitNetwork
+from .packed import PackedLinear, can_pack, with_linears
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 HALVES: Dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,9 +49,12 @@ def halved(network: ExitNetwork, precision: Precision) -> ExitNetwork:
                     f"on), which {torch.cuda.get_device_name(device)} is not. Set precision to "
                     f"'fp16' or 'fp32'."
                 )
-    of_encoder = {id(parameter) for parameter in network.encoder.parameters()}
-    others = (p for p in network.parameters() if id(p) not in of_encoder)
-    copied = copy.deepcopy(network, {id(parameter): parameter for parameter in others})
-    encoder = copied.encoder.to(HALVES[precision])
+    dtype = HALVES[precision]
+    known = {id(parameter): parameter for parameter in network.parameters()}
+    for parameter in network.encoder.parameters():  # in fp32 they would be copied first
+        in_16_bits = nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad)
+        known[id(parameter)] = in_16_bits
+    copied = copy.deepcopy(network, known)
+    encoder = copied.encoder.to(dtype)
     encoder.final_norm = InFp32(encoder.final_norm)
-    return copied
+    return with_linears(copied, PackedLinear) if can_pack(dtype, device) else copied

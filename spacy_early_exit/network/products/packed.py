@@ -1,7 +1,8 @@
 """The network with its weights packed in advance, for faster prediction on CPUs.
 
 torch computes fp32 products with MKL, which leaves half of an AMD processor unused. oneDNN does
-not, if weights are in its own order. They take memory a second time. Measured: see
+not, if weights are in its own order. In bfloat16 torch uses oneDNN anyway, but would order weights
+for every product. Packed weights take memory a second time. Measured: see
 benchmarks/notes/engine.md.
 """
 
@@ -144,25 +145,43 @@ def is_worth_packing(network: ExitNetwork) -> bool:
     network (ExitNetwork): The network.
     """
     weight = network.head(network.spec.layers).weight
+    in_fp32 = weight.dtype == torch.float32
+    return in_fp32 and _is_faster_here() and can_pack(weight.dtype, weight.device)
+
+
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """RETURNS (bool): Whether there are fast products with packed weights. False if torch is told
+    not to use oneDNN.
+
+    dtype (torch.dtype): The dtype of weights and states.
+    device (torch.device): Where they are.
+    """
     told: Any = torch.backends.mkldnn  # it has no types
-    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return on_cpu and bool(told.enabled) and _is_faster_here()
+    return device.type == "cpu" and bool(told.enabled) and _has_products(dtype)
+
+
+@functools.lru_cache(maxsize=None)
+def _has_products(dtype: torch.dtype) -> bool:
+    backends: Any = torch.backends
+    if not backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False  # for lack of instructions
+        with usual_torch(), torch.inference_mode():
+            PackedLinear(torch.zeros(16, 16, dtype=dtype))(torch.zeros(2, 16, dtype=dtype))
+    except (AttributeError, RuntimeError):  # a torch without it
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=1)
 def _is_faster_here() -> bool:
     backends: Any = torch.backends
-    if not (backends.mkl.is_available() and backends.mkldnn.is_available()):
+    if not backends.mkl.is_available():
         return False
     try:
         vendor = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:  # Windows reports it here
         vendor = platform.processor()
-    if not any(name in vendor for name in VENDORS):
-        return False
-    try:
-        with usual_torch(), torch.inference_mode():
-            PackedLinear(torch.zeros(16, 16))(torch.zeros(2, 16))
-    except (AttributeError, RuntimeError):  # a torch without it
-        return False
-    return True
+    return any(name in vendor for name in VENDORS)

@@ -10,9 +10,11 @@ import torch
 
 from spacy_early_exit.model import shim
 from spacy_early_exit.network.products import packed as module
+from spacy_early_exit.network.products.half import halved
 from spacy_early_exit.network.products.packed import (
     MULTIPLE,
     PackedLinear,
+    can_pack,
     is_worth_packing,
     packed,
 )
@@ -59,6 +61,40 @@ def test_a_network_says_the_same(encoders, family, threshold):
         assert (one.exit_layer == other.exit_layer).all() and one.spent == other.spent
 
 
+@pytest.mark.skipif(
+    not can_pack(torch.bfloat16, torch.device("cpu")), reason="no bfloat16 on this processor"
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_is_packed_and_says_the_same_as_plain_bfloat16(encoders, family, monkeypatch):
+    from spacy_early_exit.criteria import TokenExit
+    from spacy_early_exit.model.predict import predict
+    from spacy_early_exit.settings import RunSettings
+
+    trained = network_of(encoders[family])
+    before = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
+    fast = halved(trained.network, "bf16")
+    with torch.backends.mkldnn.flags(enabled=False):
+        plain = halved(trained.network, "bf16")
+    assert all(isinstance(layer.output, PackedLinear) for layer in fast.encoder.layers)
+    assert not any(isinstance(layer.output, PackedLinear) for layer in plain.encoder.layers)
+    assert fast.head(2).weight is trained.network.head(2).weight
+    docs = [spacy.blank("en")(text) for text in TEXTS]
+    settings = RunSettings(criterion=TokenExit(window=1), threshold=0.0)
+    both = [predict(trained._replace(network=one), docs, settings) for one in (fast, plain)]
+    for one, other in zip(*both):
+        assert abs(one.logits - other.logits).max() < 0.1
+    after = trained.network.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_only_what_is_fast_is_packed(monkeypatch, asked_anew):
+    cpu = torch.device("cpu")
+    assert not can_pack(torch.float16, cpu) and not can_pack(torch.float64, cpu)
+    assert not can_pack(torch.float32, torch.device("cuda"))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not can_pack(torch.bfloat16, cpu)
+
+
 @has_onednn
 def test_it_shares_what_is_not_packed_and_leaves_the_network_as_it_is(encoders):
     network = network_of(encoders["bert"]).network
@@ -72,9 +108,12 @@ def test_it_shares_what_is_not_packed_and_leaves_the_network_as_it_is(encoders):
 
 @pytest.fixture
 def asked_anew():
-    module._is_faster_here.cache_clear()
+    cached = (module._is_faster_here, module._has_products)
+    for function in cached:
+        function.cache_clear()
     yield
-    module._is_faster_here.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 @pytest.mark.parametrize(
