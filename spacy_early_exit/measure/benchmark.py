@@ -6,6 +6,7 @@ after every round, so that an interrupted run can continue.
 
 import contextlib
 import copy
+import gc
 import multiprocessing
 import os
 import statistics
@@ -264,6 +265,7 @@ def _work(connection: Connection, contender: Contender, texts: List[str]) -> Non
             elif what == "spans":
                 answer = {"spans": runner.spans(runner(texts))}
             else:
+                gc.collect()  # what the rounds before have left is not this one's work
                 start = time.perf_counter()
                 runner(texts)
                 answer = {"seconds": time.perf_counter() - start, "peak_mb": _peak_mb()}

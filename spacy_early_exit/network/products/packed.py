@@ -160,7 +160,7 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     return device.type == "cpu" and bool(told.enabled) and _has_products(dtype)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _has_products(dtype: torch.dtype) -> bool:
     backends: Any = torch.backends
     if not backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
