@@ -48,8 +48,8 @@ class Settings:
         window or stay until its last word has exited. Other words attend to them either way.
     quantize (Optional[str]): ``"int8"``: predict in int8, on CPUs; None: predict in the
         ``precision``. Training and saved weights are always fp32.
-    precision (str): What the encoder predicts in: ``"fp32"``, ``"bf16"`` (GPUs, and CPUs that
-        multiply it), or ``"fp16"`` (older GPUs). Exit heads stay in fp32.
+    precision (str): What the encoder predicts in: ``"fp32"``, ``"bf16"`` (GPUs, and CPUs with
+        AMX), or ``"fp16"`` (older GPUs). Exit heads stay in fp32.
     device (Optional[str]): What to predict on, such as ``"cuda"`` or ``"cuda:1"``, which does not
         need cupy; None: where spaCy puts models.
     strict (bool): Whether a speedup that loses more of the score than the calibration's

@@ -386,8 +386,7 @@ def compiled(
     """Words per second at full depth of our layers as they are, and through torch.compile."""
     clock.need(60.0 if is_asynchronous(device) else 0.2)
     words = sum(len(window.words) for batch in cut for window in batch)
-    plain = halved(copy.deepcopy(network).to(device), "bf16")
-    quick = copy.deepcopy(plain)
+    plain, quick = (halved(copy.deepcopy(network).to(device), "bf16") for _ in range(2))
     for layer in quick.encoder.layers:
         layer.compile(dynamic=True)
     networks = {"1X again, bf16": plain, "1X, torch.compile, bf16": quick}

@@ -1,4 +1,4 @@
-"""The network in 16 bits, for faster prediction on GPUs, and on CPUs that multiply bfloat16.
+"""The network in 16 bits, for faster prediction on GPUs, and on CPUs with AMX.
 
 The encoder's weights and states have 16 bits. Exit heads, and so uncertainties and thresholds, stay
 in fp32: what is left of a threshold in 16 bits would be a few steps.
@@ -33,7 +33,8 @@ class InFp32(nn.Module):
 
 
 def halved(network: ExitNetwork, precision: Precision) -> ExitNetwork:
-    """Make a network that predicts in 16 bits. It shares its exit heads with the original.
+    """Make a network that predicts in 16 bits. It shares its exit heads with the original. On CPUs
+    that multiply bfloat16, its weights are packed.
 
     network (ExitNetwork): The network.
     precision (Precision): ``"bf16"`` or ``"fp16"``.

@@ -1,9 +1,9 @@
 """The network with its weights packed in advance, for faster prediction on CPUs.
 
 torch computes fp32 products with MKL, which leaves half of an AMD processor unused. oneDNN does
-not, if weights are in its own order. In bfloat16 torch uses oneDNN anyway, but would order weights
-for every product. Packed weights take memory a second time. Measured: see
-benchmarks/notes/engine.md.
+not, if weights are in its own order. These take memory a second time. In bfloat16 torch uses oneDNN
+anyway, but would order weights for every product. Measured: see benchmarks/notes/engine.md and
+benchmarks/notes/speed.md.
 """
 
 import copy
@@ -20,6 +20,7 @@ from ...runtime.torch_state import usual_torch
 from ..exit_network import ExitNetwork
 from ..gates import weight_of
 from ..layers.layer import QKV, ROWS, Layer
+from ..layers.linear import multiplies_bfloat16
 
 # oneDNN compiles a product for every new number of rows, which takes longer than a small product.
 # So numbers of rows above this are multiples of it; smaller ones soon have all occurred.
@@ -165,9 +166,9 @@ def _has_products(dtype: torch.dtype) -> bool:
     backends: Any = torch.backends
     if not backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
         return False
+    if dtype == torch.bfloat16 and not multiplies_bfloat16():
+        return False
     try:
-        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False  # for lack of instructions
         with usual_torch(), torch.inference_mode():
             PackedLinear(torch.zeros(16, 16, dtype=dtype))(torch.zeros(2, 16, dtype=dtype))
     except (AttributeError, RuntimeError):  # a torch without it

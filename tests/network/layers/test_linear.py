@@ -3,9 +3,17 @@ import torch
 import torch.nn.functional as F
 
 from spacy_early_exit.network.layers import linear as module
-from spacy_early_exit.network.layers.linear import MULTIPLE, Linear, linear
+from spacy_early_exit.network.layers.linear import (
+    MULTIPLE,
+    Linear,
+    linear,
+    multiplies_bfloat16,
+)
 from tests.model.test_devices import trained_for
 
+pytestmark = pytest.mark.skipif(
+    not multiplies_bfloat16(), reason="this processor does not multiply bfloat16"
+)
 ROWS = [0, 1, MULTIPLE - 1, MULTIPLE, MULTIPLE + 1, 3 * MULTIPLE - 5]
 
 
@@ -46,11 +54,15 @@ def test_padding_changes_neither_product_nor_gradients(rows, rows_of):
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
 
 
-def test_of_rows_in_16_bits_there_are_multiples_only(rows_of):
+def test_nothing_is_padded_where_nothing_is_compiled(rows_of):
     states, weight = torch.randn(70, 96), torch.randn(40, 96)
-    linear(states.bfloat16(), weight.bfloat16())
-    linear(states, weight)  # whose products need no compiling
-    assert rows_of == [(128, torch.bfloat16), (70, torch.float32)]
+    linear(states, weight)
+    linear(states.bfloat16(), weight.bfloat16())  # when predicting: a text may be short
+    with torch.autocast("cpu", torch.float16):
+        linear(states, weight)
+    with torch.autocast("cpu", torch.bfloat16), torch.backends.mkldnn.flags(enabled=False):
+        linear(states, weight)
+    assert [rows for rows, _ in rows_of] == [70] * 4
 
 
 @pytest.mark.parametrize("mixed", [True, False])
