@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import AbstractSet, Any, Dict, Iterable, Iterator, List, Mapping, cast
+from typing import AbstractSet, Any, BinaryIO, Dict, Iterable, Iterator, List, Mapping, cast
 
 import srsly
 
@@ -94,15 +94,26 @@ def read_at_most(path: Path, size: int) -> bytes:
     RAISES (ValueError): If it has more, or is not a regular file, such as a pipe. Nothing of it has
         been read in that case.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is not a regular file")
-        if hasattr(os, "O_NONBLOCK"):
-            os.set_blocking(file.fileno(), True)
-        found = about.st_size
+    with open_regular(path) as file:
+        found = os.fstat(file.fileno()).st_size
         check_size(found, size)
         return file.read(found)  # as many bytes as are asked for are allocated
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading.
+
+    path (Path): The file.
+    RETURNS (BinaryIO): The open file.
+    RAISES (ValueError): If it is not a regular file, such as a pipe.
+    """
+    file = open(path, "rb", opener=_open_at_once)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is not a regular file")
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(file.fileno(), True)
+    return file
 
 
 def _open_at_once(path: str, flags: int) -> int:

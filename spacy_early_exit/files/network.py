@@ -53,12 +53,14 @@ class Trained(NamedTuple):
     borrowed (Optional[str]): If the encoder is another component's, the checksum of the encoder
         that the heads belong to; empty once they are over it. None: the encoder is its own. As read
         from files, a borrowed encoder has no weights, and there is no tokenizer.
+    again (Optional[Callable]): Reads the same from its files once more. None: it may have no files.
     """
 
     network: ExitNetwork
     tokenizer: WordpieceTokenizer
     original: Optional[ExitNetwork] = None
     borrowed: Optional[str] = None
+    again: "Optional[Callable[[], Trained]]" = None
 
     @property
     def networks(self) -> List[ExitNetwork]:
@@ -129,7 +131,7 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
     """
     from safetensors.torch import save
 
-    network, tokenizer, original, borrowed = trained
+    network, tokenizer, original, borrowed, _ = trained
     own = network if borrowed is None else without_encoder(network)
     weights = {name: tensor.contiguous() for name, tensor in own.state_dict().items()}
     files = {WEIGHTS: save(weights)}

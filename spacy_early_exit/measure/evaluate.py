@@ -76,7 +76,7 @@ def width_saving(ner: EarlyExitPipe, docs: Sequence[Doc]) -> float:
     """
     from ..model.predict import full_depth_macs
 
-    trained, settings = ner.model.shims[0].trained, ner.ready(Knob(speedup=1.0))
+    trained, settings = ner.model.shims[0].outline, ner.ready(Knob(speedup=1.0))
     copies = [fresh(ner, doc) for doc in docs]
     whole = full_depth_macs(trained, copies, settings, trained.full_depth.spec.unslimmed)
     return whole / sum(get_records(doc)[ner.name].full for doc in docs)

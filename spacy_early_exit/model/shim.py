@@ -18,7 +18,8 @@ from torch import Tensor
 from ..budget.fingerprint import fingerprint_of_weights
 from ..encoders.base import EncoderSource
 from ..files import network as storage
-from ..files.integrity import check_size, read_at_most, unpack
+from ..files.held import HeldFiles
+from ..files.integrity import check_size, unpack
 from ..files.network import Trained
 from ..network.devices import device_named
 from ..network.exit_network import ExitNetwork, check_finite
@@ -28,6 +29,7 @@ from ..network.products.packed import is_worth_packing, packed
 from ..runtime.forks import Lock, ready_for_torch
 from ..runtime.torch_state import usual_torch
 from ..text.windows import SharedWordpieces
+from .originals import Originals
 
 if TYPE_CHECKING:
     from ..decoders import Decoder
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 BUILDING = Lock()
 MAX_LEARN_RATE = 5e-4  # that an encoder tolerates: spaCy's default is twice that
+
+How = Tuple[Precision, torch.device]
 
 
 class TaggerShim(Shim):
@@ -81,7 +85,9 @@ class TaggerShim(Shim):
         self._teacher: Optional[ExitNetwork] = None
         self._taught_tags = 0
         self._fingerprint: Optional[str] = None
-        self._faster: Dict[Tuple[Precision, torch.device], Trained] = {}
+        self._faster: Dict[How, Trained] = {}
+        # Drops what lies in memory beside faster copies, for as long as nobody asks for it.
+        self._originals: Optional[Originals] = None
         self._checked = False
         self._warned = False
         # The last pass that several components learn from.
@@ -95,7 +101,27 @@ class TaggerShim(Shim):
 
     @property
     def trained(self) -> Trained:
-        """RETURNS (Trained): Network and tokenizer."""
+        """RETURNS (Trained): Network and tokenizer.
+
+        RAISES (ValueError): If there are none yet, or if weights that had been dropped can't be
+            read again.
+        """
+        if self._originals is not None:
+            self._keep_originals()
+        return self.outline
+
+    def _keep_originals(self) -> None:
+        """Put back dropped weights, for good: whoever gets them may change them."""
+        with BUILDING:
+            if self._originals is not None:
+                self._originals.put_back(self.outline)
+                self._originals = None
+
+    @property
+    def outline(self) -> Trained:
+        """RETURNS (Trained): Network and tokenizer, to ask for sizes, exit heads or wordpieces.
+        Weights of the encoder may have been dropped.
+        """
         if self._model is None:
             raise ValueError(
                 "The early-exit tagger has no weights yet. Train it (nlp.initialize(...) fetches "
@@ -105,7 +131,7 @@ class TaggerShim(Shim):
 
     @property
     def trained_or_none(self) -> Optional[Trained]:
-        """RETURNS (Optional[Trained]): Network and tokenizer, if there are any."""
+        """RETURNS (Optional[Trained]): As ``outline``, if there are weights."""
         return self._model
 
     def set(self, trained: Trained) -> None:
@@ -113,18 +139,19 @@ class TaggerShim(Shim):
 
         trained (Trained): Network and tokenizer.
         """
-        self._model = trained
+        self._model, self._originals = trained._replace(again=None), None
         self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()
         self.weights_changed()
+        self._originals = None if trained.again is None else Originals(trained.again)
 
     def drop(self) -> None:
         """Drop the network, as before initialize."""
-        self._model, self._teacher = None, None
+        self._model, self._originals, self._teacher = None, None, None
         self.weights_changed()
 
     def _freeze(self) -> None:
-        network = self.trained.network
+        network = self.outline.network
         frozen = self.freeze_encoder or self.freeze_full_depth
         network.encoder.requires_grad_(not frozen)
         network.head(network.spec.layers).requires_grad_(not self.freeze_full_depth)
@@ -162,7 +189,7 @@ class TaggerShim(Shim):
         """RETURNS (Dict[str, List[str]]): The learnt parameters that decoder and criterion need, by
         name.
         """
-        of_decoder, of_criterion = fresh(self.trained.network, decoder, criterion, "meta")
+        of_decoder, of_criterion = fresh(self.outline.network, decoder, criterion, "meta")
         return {
             "decoder": [*of_decoder],
             "criterion": [*of_criterion, *criterion.needs_learned],
@@ -176,7 +203,7 @@ class TaggerShim(Shim):
         criterion (Criterion): The criterion.
         RAISES (ValueError): If the weights were trained with another decoder or criterion.
         """
-        known = self.trained.network.extra_parameters
+        known = self.outline.network.extra_parameters
         blocks = {"decoder": decoder, "criterion": criterion}
         for kind, names in self.needed(decoder, criterion).items():
             missing = [needed for needed in names if needed not in known]
@@ -210,15 +237,24 @@ class TaggerShim(Shim):
 
     def weights_changed(self) -> None:
         """Drop what was derived from the weights."""
+        self._keep_originals()
         self._fingerprint = None
         self._faster = {}
         self._checked = False
 
     def fingerprint(self) -> str:
         """RETURNS (str): A hash of the weights, computed once until they change."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint_of_weights(self.trained.network)
-        return self._fingerprint
+        with BUILDING:  # weights that it reads must not be dropped meanwhile
+            if self._fingerprint is None:
+                self._fingerprint = fingerprint_of_weights(self.outline.network)
+            return self._fingerprint
+
+    def fingerprint_of_encoder(self) -> str:
+        """RETURNS (str): A hash of the encoder's weights."""
+        with BUILDING:
+            if self._originals is not None:
+                self._originals.put_back(self.outline)
+            return fingerprint_of_weights(self.outline.network.encoder)
 
     def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8 or in 16 bits, on another device,
@@ -231,28 +267,40 @@ class TaggerShim(Shim):
         """
         ready_for_torch()  # what follows runs in parallel
         if not self._checked:
-            for network in self.trained.networks:
-                check_finite(network)
-            self._checked = True
+            with BUILDING:
+                for network in self.outline.networks:
+                    check_finite(network)
+                self._checked = True
         # In this order: a later caller must not find what was made from older weights.
-        faster, trained = self._faster, self.trained
+        faster, trained = self._faster, self.outline
         there = trained.network.device if device is None else device_named(device)
         stays = there == trained.network.device
         if precision == "fp32" and stays and not is_worth_packing(trained.network):
-            return trained
+            return self.trained
         how = precision, there
         if how not in faster:
-            make = functools.partial(_prepared, precision=precision, device=there)
             with BUILDING, usual_torch():  # for threads that start together, it is built once
                 if how not in faster:
-                    first = None if trained.original is None else make(trained.original)
-                    faster[how] = Trained(make(trained.network), trained.tokenizer, first)
+                    self._build(faster, how)
         return faster[how]
+
+    def _build(self, faster: Dict[How, Trained], how: How) -> None:
+        trained, originals = self.outline, self._originals
+        if originals is not None:
+            originals.put_back(trained)
+        make = functools.partial(_prepared, precision=how[0], device=how[1])
+        first = None if trained.original is None else make(trained.original)
+        faster[how] = Trained(make(trained.network), trained.tokenizer, first)
+        if originals is not None and originals is self._originals:
+            self.fingerprint()
+            originals.drop(trained, faster.values())
 
     def __getstate__(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): What is pickled. Packed weights are made again, and so is the
         teacher if the copy is trained further. Workers only predict.
         """
+        if self._model is not None:
+            self._keep_originals()
         return {**self.__dict__, "_faster": {}, "_teacher": None, "learning_pass": None}
 
     @usual_torch()
@@ -465,11 +513,11 @@ def trained_on_disk(folder: Path) -> Trained:
     RETURNS (Trained): The network.
     RAISES (ValueError): If a file is missing or damaged. The message names it.
     """
-
-    def read(name: str, most: int) -> bytes:
-        return read_at_most(folder / name, most)
-
-    return storage.from_files(read, str(folder), get_torch_default_device())
+    files = HeldFiles(folder)
+    read = functools.partial(
+        storage.from_files, files.read, str(folder), get_torch_default_device()
+    )
+    return read()._replace(again=read if files.stay else None)
 
 
 def fresh(

@@ -222,7 +222,7 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
 
         exits = self.exits_of(docs, run)
         logits = [self.to_decode(doc, seen) for doc, seen in zip(docs, exits)]
-        tags = decode(self._shim.trained, self.decoder, logits)
+        tags = decode(self._shim.outline, self.decoder, logits)
         return [Prediction(*answer) for answer in zip(exits, logits, tags)]
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Prediction]) -> None:

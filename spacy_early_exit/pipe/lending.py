@@ -203,7 +203,7 @@ class Lending:
         knob = self._knob(call)
         run = self._run_settings(knob)
         if lender is None:
-            self._shim.trained.check_window_length(run.window_length)
+            self._shim.outline.check_window_length(run.window_length)
         return knob, run
 
     def at_threshold(self, run: RunSettings, threshold: float) -> RunSettings:
@@ -290,7 +290,7 @@ def reader_of(pipe: "Any", owner: Lending, knob: Knob, run: RunSettings, is_call
     is_for_all = pipe is owner or is_call or knob.speedup is not None
     threshold = run.threshold if is_for_all else pipe.threshold or 0.0
     criterion = pipe.criterion if threshold else None
-    return Reader(pipe.name, pipe._shim.trained.network, criterion, threshold)
+    return Reader(pipe.name, pipe._shim.outline.network, criterion, threshold)
 
 
 def find_lender(borrower: Lending, nlp: Language) -> "Optional[Any]":

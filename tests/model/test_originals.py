@@ -1,0 +1,254 @@
+"""Weights that only faster copies predict with are dropped, and read again when they are needed."""
+
+import copy
+import gc
+import os
+import pickle
+import shutil
+
+import pytest
+import spacy
+import torch
+
+from spacy_early_exit import separate
+from spacy_early_exit.model import shim as module
+from tests.makers.pipelines import answers
+from tests.makers.shared import TAGGER, blank_shared, train_shared
+from tests.makers.texts import TEXTS, examples_of
+
+on_posix = pytest.mark.skipif(not hasattr(os, "pread"), reason="no file is held open on Windows")
+NAME = "early_exit_ner"
+HOWS = ["fp32", "bf16", "int8"]
+
+
+def shim_of(nlp):
+    return nlp.get_pipe(NAME).model.shims[0]
+
+
+def missing(nlp):
+    """RETURNS (list[str]): The weights that are not in memory."""
+    network = shim_of(nlp).outline.network
+    return [name for name, weight in network.named_parameters() if weight.is_meta]
+
+
+def weights_of(nlp):
+    network = shim_of(nlp).trained.network
+    return {name: weight.detach().clone() for name, weight in network.named_parameters()}
+
+
+@pytest.fixture
+def folder(nlp, tmp_path):
+    nlp.to_disk(tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+@pytest.fixture(params=HOWS)
+def loaded(request, folder, monkeypatch):
+    """A pipeline that has predicted, without its weights; and the weights."""
+    monkeypatch.setattr(module, "is_worth_packing", lambda network: True)
+    how = {"int8": {"quantize": "int8"}}.get(request.param, {"precision": request.param})
+    nlp = spacy.load(folder, config={"components": {NAME: how}})
+    weights = weights_of(spacy.load(folder))
+    list(nlp.pipe(TEXTS))
+    assert missing(nlp)
+    return nlp, weights
+
+
+def same(weights, others):
+    return [*weights] == [*others] and all(torch.equal(weights[n], others[n]) for n in weights)
+
+
+@on_posix
+class TestOnceACopyPredicts:
+    def test_the_products_of_layers_are_dropped(self, loaded):
+        nlp, _ = loaded
+        gone = {name.rpartition(".")[0].rpartition(".")[2] for name in missing(nlp)}
+        assert {"qkv", "attention_output", "intermediate", "output"} <= gone
+        assert not any(name.startswith("heads.") for name in missing(nlp))
+
+    def test_nothing_refers_to_them(self, folder, monkeypatch):
+        monkeypatch.setattr(module, "is_worth_packing", lambda network: True)
+        nlp = spacy.load(folder)
+        shapes = {
+            weight.shape
+            for name, weight in shim_of(nlp).outline.network.named_parameters()
+            if ".layers." in name and weight.ndim == 2
+        }
+        before = count(shapes)
+        list(nlp.pipe(TEXTS))
+        assert count(shapes) < before
+
+    def test_answers_stay_the_same(self, loaded):
+        nlp, _ = loaded
+        first = [answers(doc) for doc in nlp.pipe(TEXTS)]
+        assert [answers(nlp(text)) for text in TEXTS] == first
+        shim_of(nlp).trained  # noqa: B018 (puts them back)
+        assert [answers(doc) for doc in nlp.pipe(TEXTS)] == first
+
+    def test_who_asks_gets_them_for_good(self, loaded):
+        nlp, weights = loaded
+        assert same(weights_of(nlp), weights)
+        list(nlp.pipe(TEXTS))
+        assert not missing(nlp)
+
+    def test_another_precision_reads_them_again(self, loaded):
+        nlp, weights = loaded
+        shim_of(nlp).prepare_for("bf16")
+        shim_of(nlp).prepare_for("int8")
+        assert missing(nlp)
+        assert same(weights_of(nlp), weights)
+
+    def test_the_plain_network_is_whole(self, loaded, monkeypatch):
+        nlp, weights = loaded
+        monkeypatch.setattr(module, "is_worth_packing", lambda network: False)
+        plain = shim_of(nlp).prepare_for("fp32")
+        assert same(dict(plain.network.named_parameters()), weights)
+
+    def test_it_is_saved_whole(self, loaded, folder, tmp_path):
+        nlp, weights = loaded
+        nlp.to_disk(tmp_path / "other")
+        assert same(weights_of(spacy.load(tmp_path / "other")), weights)
+        list(nlp.pipe(TEXTS))
+        nlp.to_disk(folder)  # where it came from
+        assert same(weights_of(spacy.load(folder)), weights)
+
+    def test_it_is_saved_whole_after_its_files_were_deleted(self, loaded, folder):
+        nlp, weights = loaded
+        shutil.rmtree(folder)
+        nlp.to_disk(folder)
+        assert same(weights_of(spacy.load(folder)), weights)
+
+    def test_it_is_saved_whole_after_its_files_were_replaced(self, loaded, folder):
+        nlp, weights = loaded
+        other = spacy.load(folder)
+        other.update(examples_of(other), sgd=other.resume_training())
+        other.to_disk(folder)
+        assert not same(weights_of(spacy.load(folder)), weights)
+        assert same(weights_of(nlp), weights)
+
+    def test_it_can_be_trained(self, loaded):
+        nlp, weights = loaded
+        nlp.update(examples_of(nlp), sgd=nlp.resume_training())
+        assert not missing(nlp)
+        changed = [n for n, w in weights_of(nlp).items() if not torch.equal(w, weights[n])]
+        assert any("intermediate" in name for name in changed)
+        assert any("embeddings" in name for name in changed)
+
+    def test_it_can_be_pickled_and_copied(self, loaded):
+        nlp, weights = loaded
+        for other in (pickle.loads(pickle.dumps(nlp)), copy.deepcopy(nlp)):
+            assert same(weights_of(other), weights)
+
+    def test_its_fingerprint_stays(self, loaded, folder):
+        nlp, _ = loaded
+        assert shim_of(nlp).fingerprint() == shim_of(spacy.load(folder)).fingerprint()
+
+    @pytest.mark.parametrize("damage", [b"", b"\0" * 100])
+    def test_files_that_were_written_into_are_refused(self, loaded, folder, damage):
+        nlp, _ = loaded
+        weights = folder / NAME / "model" / "weights.safetensors"
+        size = weights.stat().st_size
+        with open(weights, "r+b") as file:
+            file.seek(size - 100)
+            file.write(damage)
+            file.truncate()
+        with pytest.raises(ValueError, match=r"Load the pipeline again\. .*weights\.safetensors"):
+            nlp.to_bytes()
+        list(nlp.pipe(TEXTS))  # still predicts
+
+    def test_other_weights_in_all_files_are_refused(self, loaded, folder):
+        nlp, _ = loaded
+        other = spacy.load(folder)
+        other.update(examples_of(other), sgd=other.resume_training())
+        other.to_disk(folder.parent / "other")
+        for name in ("network.json", "weights.safetensors"):
+            new = (folder.parent / "other" / NAME / "model" / name).read_bytes()
+            with open(folder / NAME / "model" / name, "r+b") as file:
+                file.write(new)
+                file.truncate()
+        with pytest.raises(ValueError, match="hold other weights now"):
+            nlp.to_bytes()
+
+
+@on_posix
+class TestAreNotDropped:
+    def test_where_they_predict_themselves(self, folder, monkeypatch):
+        monkeypatch.setattr(module, "is_worth_packing", lambda network: False)
+        nlp = spacy.load(folder)
+        list(nlp.pipe(TEXTS))
+        assert not missing(nlp)
+
+    def test_where_they_come_from_no_files(self, nlp):
+        other = copy.deepcopy(nlp)
+        shim_of(other).prepare_for("int8")
+        assert not missing(other)
+
+    def test_where_somebody_has_them(self, folder):
+        nlp = spacy.load(folder)
+        network = nlp.get_pipe(NAME).network
+        shim_of(nlp).prepare_for("int8")
+        assert not missing(nlp)
+        assert shim_of(nlp).trained.network is network
+
+    def test_once_they_were_changed(self, folder):
+        nlp = spacy.load(folder)
+        shim_of(nlp).scale_heads([2.0] * len(shim_of(nlp).outline.network.exit_layers))
+        shim_of(nlp).prepare_for("int8")
+        assert not missing(nlp)
+
+
+@on_posix
+class TestOfASharedEncoder:
+    @pytest.fixture
+    def shared(self, encoders, tmp_path):
+        nlp = train_shared(blank_shared(encoders["bert"]), steps=2)
+        nlp.to_disk(tmp_path / "shared")
+        found = spacy.load(tmp_path / "shared", config={"components": {NAME: {"quantize": "int8"}}})
+        list(found.pipe(TEXTS))
+        assert missing(found)
+        return found, weights_of(nlp)
+
+    def test_the_borrower_gets_it_whole(self, shared):
+        nlp, weights = shared
+        network = nlp.get_pipe(TAGGER).model.shims[0].trained.network
+        found = {name: one for name, one in network.named_parameters() if "encoder" in name}
+        assert same(found, {name: one for name, one in weights.items() if "encoder" in name})
+        assert not missing(nlp)
+
+    def test_it_is_saved_whole(self, shared, tmp_path):
+        nlp, weights = shared
+        expected = [doc.to_json() for doc in nlp.pipe(TEXTS)]
+        nlp.to_disk(tmp_path / "again")
+        again = spacy.load(tmp_path / "again")
+        assert [doc.to_json() for doc in again.pipe(TEXTS)] == expected
+        assert same(weights_of(again), weights)
+
+    def test_a_borrower_can_be_separated(self, shared):
+        nlp, _ = shared
+        expected = [doc.to_json() for doc in nlp.pipe(TEXTS)]
+        separate(nlp, TAGGER)
+        assert [doc.to_json() for doc in nlp.pipe(TEXTS)] == expected
+
+
+@on_posix
+def test_files_are_closed_with_the_pipeline(folder):
+    fds = "/proc/self/fd"
+    if not os.path.isdir(fds):
+        pytest.skip("no /proc")
+
+    def held():
+        gc.collect()
+        return [f for f in os.listdir(fds) if str(folder) in os.path.realpath(f"{fds}/{f}")]
+
+    nlp = spacy.load(folder)
+    assert held()
+    del nlp
+    assert not held()
+
+
+def count(shapes):
+    """RETURNS (int): How many fp32 tensors of some shapes are in memory."""
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
+    plain = [one for one in tensors if one.layout == torch.strided and not one.is_meta]
+    return sum(one.dtype == torch.float32 and one.shape in shapes for one in plain)
