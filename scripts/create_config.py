@@ -13,6 +13,7 @@ from spacy.util import load_config
 from thinc.api import Config
 
 from spacy_early_exit.recipe import (
+    FIRST_SHARE,
     MAX_EPOCHS,
     MAX_SPEEDUP,
     count_words,
@@ -23,6 +24,7 @@ from spacy_early_exit.recipe import (
 NER = "early_exit_ner"
 SEARCH = "spacy-early-exit.EarlyBirdSearch.v1"
 SECOND = "spacy-early-exit.SelfSampling.v1"
+AVERAGE = "spacy-early-exit.average_weights.v1"
 TASKS = ("ner", "tagger", "segmenter")
 # The factories' own weights would give the tagger most of its score for attributes that it does not
 # set.
@@ -96,9 +98,15 @@ def prepare_small(config: Config, stages: list[dict[str, Any]]) -> None:
     config (Config): The config, changed in place.
     stages (list[dict[str, Any]]): Each component's stage of training, changed in place.
     """
-    for stage in stages:
-        if stage["@misc"] == SECOND:
-            stage["max_speedup"] = MAX_SPEEDUP  # by then it is known by heart
+    second = [stage for stage in stages if stage["@misc"] == SECOND]
+    for stage in second:
+        stage["max_speedup"] = MAX_SPEEDUP  # by then it is known by heart
+    if second:
+        config["training"]["before_to_disk"] = {
+            "@callbacks": AVERAGE,
+            "path": "${paths.first_stage}",
+            "share": FIRST_SHARE,
+        }
     # The best of several scores on so few sentences is the luckiest.
     config["training"]["eval_frequency"] = config["training"]["max_steps"]
     print(

@@ -67,6 +67,10 @@ HOLD_SAVING = (
     "Before each evaluation it sets the threshold that reaches the speedup, so that checkpoints "
     "are chosen at equal cost. Each is saved with its own threshold."
 )
+AVERAGE_WEIGHTS = (
+    "What is saved lies between the pipeline that training started from and the weights that it "
+    "has reached, which go on as they are."
+)
 UNTIL_DRAWN = "Ends the training of `EarlyBirdSearch.v1` once the ticket is drawn."
 ARGUMENT = re.compile(r"^\*{0,2}(\w+) \((.+?)\): (.*)$")
 WRITTEN = "<!-- Written by scripts/write_reference.py. To update: make reference -->"
@@ -114,6 +118,8 @@ def settings_page() -> Iterator[str]:
     yield from ("", "## While training", "")
     yield "`[training.before_update]` of the second stage:"
     yield from block_lines("callback", "hold_saving.v1", HOLD_SAVING)
+    yield from ("", "`[training.before_to_disk]` of the second stage, where the corpus is small:")
+    yield from block_lines("callback", "average_weights.v1", AVERAGE_WEIGHTS)
     yield from ("", "`[training.batcher]` of the search for a slim encoder:")
     yield from block_lines("batcher", "until_drawn.v1", UNTIL_DRAWN)
     yield from ("", "## The whole config", "")

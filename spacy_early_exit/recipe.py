@@ -25,7 +25,8 @@ BATCH_WORDS = 600
 STEPS = 1000  # if there is no corpus to count
 EPOCHS, MIN_STEPS, MAX_EPOCHS = 4, 400, 40  # of each stage
 EVALUATIONS = 10  # at most
-MAX_SPEEDUP = 4.5  # of SelfSampling.v1, for corpora that get more than EPOCHS
+# Of SelfSampling.v1 and average_weights.v1, for corpora that get more than EPOCHS.
+MAX_SPEEDUP, FIRST_SHARE = 4.5, 0.5
 
 RECIPE = f"""
 [paths]

@@ -21,7 +21,10 @@ PLACES: Dict[str, Dict[str, str]] = {
         "EarlyExitTagger.v3": "model.model:build_tagger_model",
     },
     "batchers": {"until_drawn.v1": "training.early_bird:make_until_drawn"},
-    "callbacks": {"hold_saving.v1": "measure.hold_saving:make_hold_saving"},
+    "callbacks": {
+        "average_weights.v1": "average:make_average_weights",
+        "hold_saving.v1": "measure.hold_saving:make_hold_saving",
+    },
     "misc": {
         "AINDecoder.v1": "relatives.mean_field:make_ain_decoder",
         "BIOViterbi.v1": "decoders:make_bio_viterbi",

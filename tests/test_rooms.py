@@ -18,7 +18,7 @@ ORDER = [
     {"adopt", "scale"},
     {"measure"},
     {"recipe"},
-    {"tasks", "configure", "separate"},
+    {"tasks", "average", "configure", "separate"},
     {"pipe"},
     {"model"},
     {"settings"},

@@ -16,7 +16,7 @@ from spacy.training.converters import conll_ner_to_docs
 from spacy.util import load_config
 from transformers import BertConfig
 
-from spacy_early_exit.recipe import MAX_SPEEDUP, fit_rate
+from spacy_early_exit.recipe import FIRST_SHARE, MAX_SPEEDUP, fit_rate
 from tests.makers.commands import run
 from tests.makers.pipelines import answers
 from tests.makers.project import ROOT
@@ -161,6 +161,11 @@ def test_of_small_corpora_speedups_are_drawn_and_the_last_checkpoint_is_kept(sta
         assert config["training"]["max_steps"] == steps
         assert config["training"]["eval_frequency"] == every
         assert settings.get("max_speedup") == (max_speedup if stage == "self_sampling" else None)
+        average = config["training"]["before_to_disk"]
+        assert bool(average) == (max_speedup is not None and stage == "self_sampling")
+        if average:
+            assert average["path"] == "${paths.first_stage}"
+            assert average["share"] == FIRST_SHARE
 
 
 def test_of_small_corpora_all_tasks_draw_speedups(tmp_path):
