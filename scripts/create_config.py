@@ -106,6 +106,9 @@ def prepare_small(config: Config, stages: list[dict[str, Any]]) -> None:
             "@callbacks": AVERAGE,
             "path": "${paths.first_stage}",
             "share": FIRST_SHARE,
+            "texts": "${paths.dev}",
+            "speedup": "${training.before_update.speedup}",
+            "component": config["training"]["before_update"].get("component", NER),
         }
     # The best of several scores on so few sentences is the luckiest.
     config["training"]["eval_frequency"] = config["training"]["max_steps"]

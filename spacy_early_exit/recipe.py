@@ -26,7 +26,7 @@ STEPS = 1000  # if there is no corpus to count
 EPOCHS, MIN_STEPS, MAX_EPOCHS = 4, 400, 40  # of each stage
 EVALUATIONS = 10  # at most
 # Of SelfSampling.v1 and average_weights.v1, for corpora that get more than EPOCHS.
-MAX_SPEEDUP, FIRST_SHARE = 4.5, 0.5
+MAX_SPEEDUP, FIRST_SHARE = 4.5, 0.3
 
 RECIPE = f"""
 [paths]

@@ -22,7 +22,7 @@ PLACES: Dict[str, Dict[str, str]] = {
     },
     "batchers": {"until_drawn.v1": "training.early_bird:make_until_drawn"},
     "callbacks": {
-        "average_weights.v1": "average:make_average_weights",
+        "average_weights.v1": "measure.average_weights:make_average_weights",
         "hold_saving.v1": "measure.hold_saving:make_hold_saving",
     },
     "misc": {

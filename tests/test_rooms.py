@@ -18,7 +18,7 @@ ORDER = [
     {"adopt", "scale"},
     {"measure"},
     {"recipe"},
-    {"tasks", "average", "configure", "separate"},
+    {"tasks", "configure", "separate"},
     {"pipe"},
     {"model"},
     {"settings"},

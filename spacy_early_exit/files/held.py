@@ -7,6 +7,8 @@ from typing import BinaryIO, Dict
 
 from .integrity import check_size, open_regular, read_at_most
 
+MOST = 2**30  # bytes that are read at once: macOS refuses twice as many
+
 
 class HeldFiles:
     """The files of a folder. What has been read of them once can be read again, even if another
@@ -35,19 +37,19 @@ class HeldFiles:
         """
         if not self.stay:
             return read_at_most(self._folder / name, most)
-        if name not in self._files:
+        is_first = name not in self._files
+        if is_first:
             self._files[name] = open_regular(self._folder / name)
-        file = self._files[name].fileno()
-        size = os.fstat(file).st_size
+        file = self._files[name]
+        size = os.fstat(file.fileno()).st_size
         check_size(size, most)
+        if is_first:
+            return file.read(size)
         # Forked processes share the position in the file, so it is not used.
-        parts, position = [], 0
-        while position < size:
-            part = os.pread(file, size - position, position)
-            if not part:
-                break
-            parts.append(part)
-            position += len(part)
+        parts = [
+            os.pread(file.fileno(), min(MOST, size - start), start)
+            for start in range(0, size, MOST)
+        ]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

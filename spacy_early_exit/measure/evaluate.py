@@ -55,7 +55,8 @@ def evaluate(
     texts = [eg.reference for eg in examples]
     count_words(texts)
     full = annotated(ner, texts, threshold=0.0)
-    width = width_saving(ner, full) if ner.network.spec.is_slim else None
+    is_slim = ner.model.shims[0].outline.network.spec.is_slim
+    width = width_saving(ner, full) if is_slim else None
     rows = []
     for setting in progress(settings):
         docs = annotated(ner, texts, **setting, store_exits=True)

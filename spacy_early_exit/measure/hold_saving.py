@@ -4,7 +4,7 @@ that reaches the speedup.
 
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
@@ -67,7 +67,7 @@ def make_hold_saving(
         if info["step"] % every:
             return
         if not texts:
-            texts.extend(_some_texts(nlp, path, most_words))
+            texts.extend(some_texts(nlp, path, most_words))
         ner = nlp.get_pipe(component)
         if not isinstance(ner, EarlyExitPipe):
             raise ValueError(
@@ -79,26 +79,44 @@ def make_hold_saving(
             for task in tasks:
                 scorers.append((task, task.scorer))
                 task.scorer = _all_zero(task.scorer)
-        docs = run_upstream(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
-
-        def speedup_at(threshold: float) -> float:
-            for task in tasks:
-                task.threshold = threshold
-            exits = [prediction.exits for prediction in ner.predict(docs)]
-            return speedup_of((seen.spent, seen.full) for seen in exits)
-
-        threshold = search_threshold(speedup, speedup_at)
-        if speedup_at(threshold) < speedup:
+        reached = set_threshold_for(speedup, nlp, ner, texts)
+        if reached < speedup:
             warnings.warn(
                 f"hold_saving: no threshold of '{component}' saves {speedup:g}X at step "
-                f"{info['step']}. The most that one saves is {speedup_at(threshold):.2f}X.",
+                f"{info['step']}. The most that one saves is {reached:.2f}X.",
                 stacklevel=2,
             )
-        for task in tasks:
-            name = next(name for name, pipe in nlp.pipeline if pipe is task)
-            configure(nlp, threshold=threshold, name=name)
 
     return hold_saving
+
+
+def set_threshold_for(
+    speedup: float, nlp: Language, ner: EarlyExitPipe, texts: Sequence[Doc]
+) -> float:
+    """Set the threshold that reaches a speedup on some texts, for all tasks of a pass. It goes into
+    the config, too.
+
+    speedup (float): The speedup, full-depth cost / spent cost.
+    nlp (Language): The pipeline, changed in place.
+    ner (EarlyExitPipe): The component.
+    texts (Sequence[Doc]): The texts.
+    RETURNS (float): The speedup that it reaches: less, if no threshold saves that much.
+    """
+    tasks = tasks_of(ner)
+    docs = run_upstream(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
+
+    def speedup_at(threshold: float) -> float:
+        for task in tasks:
+            task.threshold = threshold
+        exits = [prediction.exits for prediction in ner.predict(docs)]
+        return speedup_of((seen.spent, seen.full) for seen in exits)
+
+    threshold = search_threshold(speedup, speedup_at)
+    reached = speedup_at(threshold)
+    for task in tasks:
+        name = next(name for name, pipe in nlp.pipeline if pipe is task)
+        configure(nlp, threshold=threshold, name=name)
+    return reached
 
 
 def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
@@ -119,9 +137,12 @@ def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
     return score
 
 
-def _some_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
-    """RETURNS (List[Doc]): Texts from all over the file: texts next to each other are often
-    similar.
+def some_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
+    """RETURNS (List[Doc]): Texts from all over a file: texts next to each other are often similar.
+
+    nlp (Language): The pipeline.
+    path (Path): The file.
+    most_words (int): About how many words they have.
     """
     texts = list(DocBin().from_disk(path).get_docs(nlp.vocab))
     if not texts:

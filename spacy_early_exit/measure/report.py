@@ -93,7 +93,7 @@ def collect(
     rows = evaluate(nlp, ner, examples, speedups, rounds=rounds, progress=progress)
     docs = [eg.reference for eg in examples if len(eg.reference)]
     docs = annotated(ner, docs, store_exits=True)
-    layers = ner.network.spec.layers
+    layers = ner.model.shims[0].outline.network.spec.layers
     by_tag: Dict[str, List[int]] = {}
     costs = []
     for doc in docs:

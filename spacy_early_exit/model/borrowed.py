@@ -24,6 +24,13 @@ class BorrowedShim(TaggerShim):
 
     known_lender: Optional[TaggerShim] = None  # whose encoder it reads
 
+    def set(self, trained: Trained) -> None:
+        """Take over heads.
+
+        trained (Trained): Their network.
+        """
+        super().set(trained._replace(again=None))  # it has no weights that copies replace
+
     @property
     def lender(self) -> TaggerShim:
         """RETURNS (TaggerShim): The one whose encoder is read.
@@ -34,13 +41,6 @@ class BorrowedShim(TaggerShim):
             raise ValueError("The component whose encoder is shared is not known.")
         return self.known_lender
 
-    @property
-    def trained(self) -> Trained:
-        """RETURNS (Trained): Network and tokenizer. The encoder's weights are the lender's."""
-        if self.known_lender is not None and self.known_lender.is_trained:
-            self.known_lender.trained  # noqa: B018 (puts back what was dropped)
-        return super().trained
-
     def fits(self, lender: TaggerShim) -> bool:
         """RETURNS (bool): Whether its heads were trained over another's encoder.
 
@@ -48,13 +48,13 @@ class BorrowedShim(TaggerShim):
         """
         if not lender.is_trained:
             return False
-        network, theirs = self.outline.network, lender.outline.network
+        network, theirs = self.trained.network, lender.trained.network
         if network.encoder is theirs.encoder:
             return True
         if network.spec != theirs.spec:
             return False
-        known = self.outline.borrowed or fingerprint_of_weights(self.trained.network.encoder)
-        return known == lender.fingerprint_of_encoder()
+        known = self.trained.borrowed or fingerprint_of_weights(network.encoder)
+        return known == fingerprint_of_weights(theirs.encoder)
 
     def borrow(self, name: str) -> None:
         """Read the states of the lender's encoder.
@@ -62,7 +62,7 @@ class BorrowedShim(TaggerShim):
         name (str): The name of its component.
         RAISES (ValueError): If the heads were trained over another encoder.
         """
-        theirs = self.lender.outline
+        theirs = self.lender.trained
         if self._model is None or self._model.network.encoder is theirs.network.encoder:
             return
         network = self._model.network
@@ -87,7 +87,7 @@ class BorrowedShim(TaggerShim):
         self.set(Trained(network.to(theirs.network.device), theirs.tokenizer, borrowed=""))
 
     def _freeze(self) -> None:
-        network = self.outline.network
+        network = self.trained.network
         network.head(network.spec.layers).requires_grad_(not self.freeze_full_depth)
         for learned in network.decoder.values():
             learned.requires_grad_(not self.freeze_full_depth)
@@ -106,7 +106,7 @@ class BorrowedShim(TaggerShim):
     def fingerprint(self) -> str:
         """RETURNS (str): A hash of its own weights, computed once until they change."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint_of_weights(without_encoder(self.outline.network))
+            self._fingerprint = fingerprint_of_weights(without_encoder(self.trained.network))
         return self._fingerprint
 
     def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
@@ -118,9 +118,9 @@ class BorrowedShim(TaggerShim):
         RAISES (ValueError): If the machine has no such device, or a weight is not finite.
         """
         if not self._checked:
-            check_finite(without_encoder(self.outline.network))
+            check_finite(self.trained.network)
             self._checked = True
-        elsewhere, trained = self._faster, self.outline
+        elsewhere, trained = self._faster, self.trained
         there = trained.network.device if device is None else device_named(device)
         if there == trained.network.device:
             return trained
@@ -169,7 +169,7 @@ class BorrowedShim(TaggerShim):
         """
         if self._model is not None:
             device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
-            storage.move_heads(self.outline.network, torch.device(device))
+            storage.move_heads(self.trained.network, torch.device(device))
             self.weights_changed()
 
     def to_bytes(self) -> bytes:

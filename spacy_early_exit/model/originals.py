@@ -5,7 +5,7 @@ Copies with packed weights, in int8 or in 16 bits take the place of the original
 in memory for nothing: 42 MB of MiniLM, 340 MB of BERT-base.
 """
 
-from typing import Callable, Iterable, Iterator, List, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, Tuple
 
 import torch
 from torch import nn
@@ -23,21 +23,25 @@ class Originals:
 
     def __init__(self, again: Callable[[], Trained]):
         self._again = again
-        self._fingerprints: Optional[List[str]] = None  # while some weights are dropped
+        self._fingerprints: List[str] = []
+        self._dropped = False
 
-    def drop(self, trained: Trained, copies: Iterable[Trained]) -> None:
+    def drop(self, trained: Trained, copies: Iterable[Trained], fingerprint: str) -> None:
         """Drop the weights of the encoders that copies for prediction do not share.
 
         trained (Trained): The networks, changed in place.
         copies (Iterable[Trained]): The copies.
+        fingerprint (str): That of the first network.
         """
         used = {id(p) for copied in copies for n in copied.networks for p in n.parameters()}
-        prints = [fingerprint_of_weights(network) for network in trained.networks]
+        if not self._fingerprints:
+            others = [fingerprint_of_weights(network) for network in trained.networks[1:]]
+            self._fingerprints = [fingerprint, *others]
+        self._dropped = True  # first: what follows may be interrupted
         for network in trained.networks:
             for module, name, parameter in _parameters(network):
                 if id(parameter) not in used:
                     _put(module, name, torch.empty_like(parameter, device="meta"))
-                    self._fingerprints = prints
 
     def put_back(self, trained: Trained) -> None:
         """Read the weights again that were dropped.
@@ -45,7 +49,7 @@ class Originals:
         trained (Trained): The networks, changed in place.
         RAISES (ValueError): If their files are not what they were.
         """
-        if self._fingerprints is None:
+        if not self._dropped:
             return
         try:
             again = self._again()
@@ -65,7 +69,7 @@ class Originals:
                 if parameter.is_meta:
                     path, _, own = name.rpartition(".")
                     _put(network.encoder.get_submodule(path), own, known[name])
-        self._fingerprints = None
+        self._dropped = False
 
 
 def _parameters(network: ExitNetwork) -> Iterator[Tuple[nn.Module, str, nn.Parameter]]:

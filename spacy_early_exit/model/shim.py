@@ -244,17 +244,12 @@ class TaggerShim(Shim):
 
     def fingerprint(self) -> str:
         """RETURNS (str): A hash of the weights, computed once until they change."""
-        with BUILDING:  # weights that it reads must not be dropped meanwhile
-            if self._fingerprint is None:
-                self._fingerprint = fingerprint_of_weights(self.outline.network)
-            return self._fingerprint
-
-    def fingerprint_of_encoder(self) -> str:
-        """RETURNS (str): A hash of the encoder's weights."""
-        with BUILDING:
-            if self._originals is not None:
-                self._originals.put_back(self.outline)
-            return fingerprint_of_weights(self.outline.network.encoder)
+        known = self._fingerprint
+        if known is None:
+            with BUILDING:  # as above
+                known = self._fingerprint or fingerprint_of_weights(self.outline.network)
+                self._fingerprint = known
+        return known
 
     def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8 or in 16 bits, on another device,
@@ -267,8 +262,8 @@ class TaggerShim(Shim):
         """
         ready_for_torch()  # what follows runs in parallel
         if not self._checked:
-            with BUILDING:
-                for network in self.outline.networks:
+            with BUILDING:  # weights that it reads must not be dropped meanwhile
+                for network in () if self._checked else self.outline.networks:
                     check_finite(network)
                 self._checked = True
         # In this order: a later caller must not find what was made from older weights.
@@ -292,8 +287,7 @@ class TaggerShim(Shim):
         first = None if trained.original is None else make(trained.original)
         faster[how] = Trained(make(trained.network), trained.tokenizer, first)
         if originals is not None and originals is self._originals:
-            self.fingerprint()
-            originals.drop(trained, faster.values())
+            originals.drop(trained, faster.values(), self.fingerprint())
 
     def __getstate__(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): What is pickled. Packed weights are made again, and so is the

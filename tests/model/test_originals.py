@@ -5,12 +5,13 @@ import gc
 import os
 import pickle
 import shutil
+import threading
 
 import pytest
 import spacy
 import torch
 
-from spacy_early_exit import separate
+from spacy_early_exit.model import originals
 from spacy_early_exit.model import shim as module
 from tests.makers.pipelines import answers
 from tests.makers.shared import TAGGER, blank_shared, train_shared
@@ -90,6 +91,49 @@ class TestOnceACopyPredicts:
         assert same(weights_of(nlp), weights)
         list(nlp.pipe(TEXTS))
         assert not missing(nlp)
+
+    def test_threads_that_start_together_get_the_same(self, folder, monkeypatch):
+        """One waits to look for damage while the other has already dropped the weights."""
+        expected = [answers(doc) for doc in spacy.load(folder).pipe(TEXTS)]
+        nlp = spacy.load(folder, config={"components": {NAME: {"precision": "bf16"}}})
+        shim, waits = shim_of(nlp), threading.Event()
+
+        class Watched(type(module.BUILDING)):
+            def __enter__(self):
+                waits.set()
+                super().__enter__()
+
+        monkeypatch.setattr(module, "BUILDING", Watched())
+        found = []
+        with module.BUILDING:
+            waits.clear()
+            other = threading.Thread(target=lambda: found.append(shim.prepare_for("bf16")))
+            other.start()
+            assert waits.wait(60)
+            assert not shim._checked
+            mine = shim.prepare_for("bf16")
+            assert missing(nlp)
+        other.join()
+        assert found == [mine]
+        assert len(expected) == len(list(nlp.pipe(TEXTS)))
+
+    def test_an_interruption_loses_none(self, folder, monkeypatch):
+        nlp = spacy.load(folder)
+        weights = weights_of(spacy.load(folder))
+        put, calls = originals._put, []
+
+        def interrupted(*args):
+            put(*args)
+            calls.append(args)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(originals, "_put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            shim_of(nlp).prepare_for("int8")
+        monkeypatch.setattr(originals, "_put", put)
+        assert len(missing(nlp)) == 3
+        assert same(weights_of(nlp), weights)
 
     def test_another_precision_reads_them_again(self, loaded):
         nlp, weights = loaded
@@ -199,35 +243,43 @@ class TestAreNotDropped:
 
 @on_posix
 class TestOfASharedEncoder:
+    """Borrowers hold the lender's network: then it stays as it is."""
+
     @pytest.fixture
-    def shared(self, encoders, tmp_path):
+    def saved(self, encoders, tmp_path):
         nlp = train_shared(blank_shared(encoders["bert"]), steps=2)
         nlp.to_disk(tmp_path / "shared")
-        found = spacy.load(tmp_path / "shared", config={"components": {NAME: {"quantize": "int8"}}})
-        list(found.pipe(TEXTS))
-        assert missing(found)
-        return found, weights_of(nlp)
+        return tmp_path / "shared", weights_of(nlp)
 
-    def test_the_borrower_gets_it_whole(self, shared):
-        nlp, weights = shared
+    def load(self, folder, **how):
+        return spacy.load(folder, config={"components": {NAME: {"quantize": "int8"}}}, **how)
+
+    def test_it_stays(self, saved):
+        nlp = self.load(saved[0])
+        list(nlp.pipe(TEXTS))
+        assert not missing(nlp)
+
+    def test_a_borrower_that_comes_later_gets_it_whole(self, saved):
+        folder, weights = saved
+        nlp = self.load(folder, disable=[TAGGER])
+        list(nlp.pipe(TEXTS))
+        assert missing(nlp)
+        nlp.enable_pipe(TAGGER)
+        expected = [doc.to_json() for doc in self.load(folder).pipe(TEXTS)]
+        assert [doc.to_json() for doc in nlp.pipe(TEXTS)] == expected
         network = nlp.get_pipe(TAGGER).model.shims[0].trained.network
         found = {name: one for name, one in network.named_parameters() if "encoder" in name}
         assert same(found, {name: one for name, one in weights.items() if "encoder" in name})
-        assert not missing(nlp)
+        pickle.loads(pickle.dumps(nlp.get_pipe(TAGGER))).to_bytes()
 
-    def test_it_is_saved_whole(self, shared, tmp_path):
-        nlp, weights = shared
-        expected = [doc.to_json() for doc in nlp.pipe(TEXTS)]
-        nlp.to_disk(tmp_path / "again")
-        again = spacy.load(tmp_path / "again")
-        assert [doc.to_json() for doc in again.pipe(TEXTS)] == expected
-        assert same(weights_of(again), weights)
-
-    def test_a_borrower_can_be_separated(self, shared):
-        nlp, _ = shared
-        expected = [doc.to_json() for doc in nlp.pipe(TEXTS)]
-        separate(nlp, TAGGER)
-        assert [doc.to_json() for doc in nlp.pipe(TEXTS)] == expected
+    def test_a_lender_that_is_read_again(self, saved):
+        folder, weights = saved
+        nlp = self.load(folder)
+        list(nlp.pipe(TEXTS))
+        nlp.get_pipe(NAME).from_disk(folder / NAME, exclude=["vocab"])
+        nlp.get_pipe(TAGGER).to_bytes()
+        list(nlp.pipe(TEXTS))
+        assert same(weights_of(nlp), weights)
 
 
 @on_posix

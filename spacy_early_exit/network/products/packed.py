@@ -1,9 +1,8 @@
 """The network with its weights packed in advance, for faster prediction on CPUs.
 
 torch computes fp32 products with MKL, which leaves half of an AMD processor unused. oneDNN does
-not, if weights are in its own order. These take memory a second time. In bfloat16 torch uses oneDNN
-anyway, but would order weights for every product. Measured: see benchmarks/notes/engine.md and
-benchmarks/notes/speed.md.
+not, if weights are in its own order. In bfloat16 torch uses oneDNN anyway, but would order weights
+for every product. Measured: see benchmarks/notes/engine.md and benchmarks/notes/speed.md.
 """
 
 import copy

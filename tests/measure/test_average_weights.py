@@ -7,7 +7,7 @@ from spacy.tokens import DocBin
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
 
-from spacy_early_exit.average import make_average_weights
+from spacy_early_exit.measure.average_weights import make_average_weights
 from spacy_early_exit.recipe import training_config
 from tests.makers.pipelines import answers, train_small
 from tests.makers.shared import TAGGER, blank_shared, both_of, train_shared
@@ -83,21 +83,32 @@ def test_in_spacys_loop(stages, encoders, tmp_path):
     config = training_config("en", NAME, encoders["bert"], 1e-3)
     config["paths"].update(train=str(tmp_path / "train.spacy"), dev=str(tmp_path / "train.spacy"))
     loaded = spacy.load(path)
-    config["components"][NAME] = {**loaded.config["components"][NAME], "factory": NAME}
+    config["components"][NAME] = loaded.config["components"][NAME]
     config["initialize"]["components"] = {NAME: {"start_from": str(path)}}
     config["training"].update(max_steps=2, eval_frequency=2)
     config["training"]["before_to_disk"] = {
         "@callbacks": "spacy-early-exit.average_weights.v1",
         "path": str(path),
         "share": 0.5,
+        "texts": str(tmp_path / "train.spacy"),
+        "speedup": 1.5,
     }
     (tmp_path / "out").mkdir()
     trained, _ = train(init_nlp(config), tmp_path / "out")
     first, last = weights_of(loaded), weights_of(trained)
-    saved = weights_of(spacy.load(tmp_path / "out" / "model-last"))
+    saved = spacy.load(tmp_path / "out" / "model-last")
     assert not same(first, last)
-    for key, weight in saved.items():
+    for key, weight in weights_of(saved).items():
         assert torch.allclose(weight, (first[key] + last[key]) / 2, atol=1e-6)
+    # Threshold and scores are those of what is saved.
+    scores = saved.evaluate(examples_of(saved))
+    assert 1 / scores["exit_cost"] >= 1.5
+    said = saved.meta["performance"]
+    assert said["ents_f"] == pytest.approx(scores["ents_f"])
+    assert said["exit_cost"] == pytest.approx(scores["exit_cost"])
+    threshold = saved.config["components"][NAME]["threshold"]
+    assert threshold == saved.get_pipe(NAME).threshold
+    assert said["threshold"] == pytest.approx(threshold)
 
 
 def test_all_components_of_a_pass(encoders, tmp_path):
@@ -110,19 +121,45 @@ def test_all_components_of_a_pass(encoders, tmp_path):
         second = weights_of(nlp, name)
         for key, weight in weights_of(averaged, name).items():
             assert torch.allclose(weight, (first[name][key] + second[key]) / 2, atol=1e-6)
+    expected = [doc.to_json() for doc in averaged.pipe(TEXTS)]
+    averaged.to_disk(tmp_path / "averaged")
+    again = spacy.load(tmp_path / "averaged")
+    assert [doc.to_json() for doc in again.pipe(TEXTS)] == expected
 
 
-def test_other_labels_are_refused(stages, tmp_path):
+def test_what_is_learnt_anew_stays(stages, encoders):
+    path, _ = stages
+    crf = {"@misc": "spacy-early-exit.CRFDecoder.v1"}
+    nlp = train_small(encoders["bert"], steps=2, decoder=crf)
+    own = weights_of(nlp)
+    found = weights_of(make_average_weights(path, 0.5)(nlp))
+    assert any(key.startswith("decoder.") for key in own)
+    for key, weight in found.items():
+        assert torch.equal(weight, own[key]) == key.startswith("decoder.")
+
+
+@pytest.mark.parametrize("label", ["NEW", "ANOTHER"])
+def test_other_labels_are_refused(stages, label):
     path, nlp = stages
-    nlp.get_pipe(NAME).add_label("NEW")
-    with pytest.raises(ValueError, match=r"'early_exit_ner' has a weight 'heads.*the same labels"):
+    nlp.get_pipe(NAME).add_label(label)
+    with pytest.raises(ValueError, match=rf"has the labels .*{label}, but in .* are the labels"):
         make_average_weights(path, 0.5)(nlp)
+
+
+def test_labels_in_another_order_are_refused(stages, tmp_path):
+    path, nlp = stages
+    other = spacy.load(path)
+    pipe = other.get_pipe(NAME)
+    pipe._labels = [*reversed(pipe._labels)]
+    other.to_disk(tmp_path / "other")
+    with pytest.raises(ValueError, match="no label may have been added"):
+        make_average_weights(tmp_path / "other", 0.5)(nlp)
 
 
 def test_a_pipeline_without_the_component_is_refused(stages, tmp_path):
     _, nlp = stages
     spacy.blank("en").to_disk(tmp_path / "blank")
-    with pytest.raises(ValueError, match="has none"):
+    with pytest.raises(ValueError, match="there is no such component"):
         make_average_weights(tmp_path / "blank", 0.5)(nlp)
 
 
@@ -130,3 +167,12 @@ def test_a_pipeline_without_the_component_is_refused(stages, tmp_path):
 def test_impossible_shares_are_refused(share):
     with pytest.raises(ValueError, match="share must be between 0 and 1"):
         make_average_weights("nowhere", share)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"texts": "some.spacy"}, {"speedup": 2.0}, {"texts": "some.spacy", "speedup": 1.0}],
+)
+def test_texts_and_a_speedup_come_together(given):
+    with pytest.raises(ValueError, match="speedup must be above 1, and given if texts are"):
+        make_average_weights("nowhere", **given)
