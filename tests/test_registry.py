@@ -23,6 +23,7 @@ GROUPS = (
     "spacy_architectures",
     "spacy_batchers",
     "spacy_misc",
+    "spacy_readers",
     "spacy_scorers",
     "spacy_callbacks",
     "spacy_cli",
