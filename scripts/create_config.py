@@ -24,6 +24,7 @@ from spacy_early_exit.recipe import (
 NER = "early_exit_ner"
 SEARCH = "spacy-early-exit.EarlyBirdSearch.v1"
 SECOND = "spacy-early-exit.SelfSampling.v1"
+JOINED = "spacy-early-exit.JoinedCorpus.v1"
 AVERAGE = "spacy-early-exit.average_weights.v1"
 TASKS = ("ner", "tagger", "segmenter")
 # The factories' own weights would give the tagger most of its score for attributes that it does not
@@ -48,6 +49,9 @@ def main() -> None:
     )
     parser.add_argument("--max-epochs", type=int, default=MAX_EPOCHS, help="but no more than this")
     parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
+    parser.add_argument(
+        "--joined", type=float, default=0.0, help="share of words in texts that are joined"
+    )
     parser.add_argument("--heads", type=float, help="of a search: share of heads that stay")
     parser.add_argument("--neurons", type=float, help="of a search: share of neurons that stay")
     parser.add_argument(
@@ -79,6 +83,8 @@ def main() -> None:
         prepare_search(config, stage, epochs, heads=args.heads, neurons=args.neurons)
     elif epochs > args.epochs:
         prepare_small(config, stages)
+    if args.joined:
+        config["corpora"]["train"].update({"@readers": JOINED, "share": args.joined})
     config["nlp"]["lang"] = args.lang
     args.output.parent.mkdir(parents=True, exist_ok=True)
     config.to_disk(args.output)

@@ -71,6 +71,10 @@ AVERAGE_WEIGHTS = (
     "What is saved lies between the pipeline that training started from and the weights that it "
     "has reached, which go on as they are."
 )
+JOINED_CORPUS = (
+    "Joins some of the texts with those that follow them. Everything else is as in "
+    "`spacy.Corpus.v1`."
+)
 UNTIL_DRAWN = "Ends the training of `EarlyBirdSearch.v1` once the ticket is drawn."
 ARGUMENT = re.compile(r"^\*{0,2}(\w+) \((.+?)\): (.*)$")
 WRITTEN = "<!-- Written by scripts/write_reference.py. To update: make reference -->"
@@ -120,6 +124,8 @@ def settings_page() -> Iterator[str]:
     yield from block_lines("callback", "hold_saving.v1", HOLD_SAVING)
     yield from ("", "`[training.before_to_disk]` of the second stage, where the corpus is small:")
     yield from block_lines("callback", "average_weights.v1", AVERAGE_WEIGHTS)
+    yield from ("", "`[corpora.train]`, for pipelines that will read documents:")
+    yield from block_lines("reader", "JoinedCorpus.v1", JOINED_CORPUS)
     yield from ("", "`[training.batcher]` of the search for a slim encoder:")
     yield from block_lines("batcher", "until_drawn.v1", UNTIL_DRAWN)
     yield from ("", "## The whole config", "")
@@ -140,6 +146,7 @@ def block_lines(block: str, name: str, what: str) -> Iterator[str]:
         "model": registry.architectures,
         "callback": registry.callbacks,
         "batcher": registry.batchers,
+        "reader": registry.readers,
     }
     function = inspect.unwrap(kinds.get(block, registry.misc).get(PREFIX + name))
     yield from ("", f"#### {name}", "", f"`{PREFIX}{name}`: {what}")

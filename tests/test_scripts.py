@@ -168,6 +168,14 @@ def test_of_small_corpora_speedups_are_drawn_and_the_last_checkpoint_is_kept(sta
             assert average["share"] == FIRST_SHARE
 
 
+@pytest.mark.parametrize("stage", ["joint", "self_sampling"])
+def test_a_share_of_the_texts_is_joined(stage, tmp_path):
+    reader = config_for(tmp_path, stage, "--joined", 0.3)["corpora"]["train"]
+    assert reader["@readers"] == "spacy-early-exit.JoinedCorpus.v1" and reader["share"] == 0.3
+    reader = config_for(tmp_path, stage, "--joined", 0)["corpora"]["train"]
+    assert reader["@readers"] == "spacy.Corpus.v1" and "share" not in reader
+
+
 def test_of_small_corpora_all_tasks_draw_speedups(tmp_path):
     config = config_for(tmp_path, "shared_sampling", "--min-steps", 7)
     for name in ("early_exit_ner", "early_exit_tagger"):
