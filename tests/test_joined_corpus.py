@@ -53,6 +53,23 @@ def test_missing_annotation_stays_missing(nlp, docs):
     assert [t.ent_iob for t in both[: len(known)]] == [t.ent_iob for t in known]
 
 
+def test_long_texts_do_not_count_as_joined(docs):
+    long = [Doc.from_docs(docs[:10]) for _ in range(6)]
+    found = list(join_some([*long, *docs], 0.3, 20, 60))
+    assert found[: len(long)] == long
+    assert len(found) < len(long) + len(docs)
+
+
+def test_sentences_are_annotated_where_they_were(docs):
+    (joined,) = join_some(docs[:3], 1.0, 1000, 1000)
+    assert not joined.has_annotation("SENT_START")
+    for doc in docs[:3]:
+        for token in doc:
+            token.is_sent_start = token.i == 0
+    (joined,) = join_some(docs[:3], 1.0, 1000, 1000)
+    assert [len(sent) for sent in joined.sents] == [len(doc) for doc in docs[:3]]
+
+
 def test_given_words_stay_as_they_are(nlp, tmp_path):
     words = ["did", "n't", "U.S", ".", "e-mail"]
     docs = [Doc(nlp.vocab, words=words) for _ in range(3)]

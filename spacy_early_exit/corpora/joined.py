@@ -24,12 +24,13 @@ def make_joined_corpus(
 
     An encoder that is fine-tuned on single sentences never learns what to do at the positions after
     these, or with names of other sentences around, and tags documents worse. So some of the texts
-    are joined with those that follow them. Everything else is as in ``spacy.Corpus.v1``.
+    are joined with those that follow them. Everything else is as in ``spacy.Corpus.v1``, except
+    that joined texts have no categories.
 
     path (Optional[Path]): A ``.spacy`` file, or a folder with such files.
     share (float): Share of the words that are in joined texts, from 0 to 1.
-    words (Sequence[int]): Fewest and most words of a joined text: texts follow until it has a
-        number of words that is drawn from these.
+    words (Sequence[int]): Fewest and most words that a joined text is to have: texts follow until
+        it has as many as are drawn from these, so that its last text may exceed the most.
     gold_preproc (bool): Whether texts are cut into their annotated sentences after all.
     max_length (int): Longer texts are cut into sentences; 0: none.
     limit (int): Maximum number of texts before they are joined; 0: all.
@@ -61,7 +62,7 @@ def join_some(docs: Iterable[Doc], share: float, least: int, most: int) -> Itera
     docs (Iterable[Doc]): The texts.
     share (float): About the share of words in joined texts.
     least (int): Fewest words of a joined text, unless there are no more texts.
-    most (int): The number after which no text follows.
+    most (int): The number of words after which no text follows.
     YIELDS (Doc): Texts, in the same order.
     """
     draw = random.Random(SEED)
@@ -69,13 +70,12 @@ def join_some(docs: Iterable[Doc], share: float, least: int, most: int) -> Itera
     words = inside = enough = 0
     for doc in docs:
         words += len(doc)
-        if not part and inside >= share * words:
-            yield doc
-            continue
-        enough = enough if part else draw.randint(least, most)
+        if not part:
+            enough = draw.randint(least, most) if inside < share * words else 0
         part.append(doc)
-        inside += len(doc)
-        if sum(map(len, part)) >= enough:
+        length = sum(map(len, part))
+        if length >= enough:
+            inside += length if len(part) > 1 else 0
             yield join(part)
             part = []
     if part:
@@ -91,6 +91,9 @@ def join(docs: Sequence[Doc]) -> Doc:
         return docs[0]
     joined = Doc.from_docs([*docs], exclude=["tensor", "user_data"])
     assert joined is not None  # None is for no docs
+    if not any(doc.has_annotation("SENT_START") for doc in docs):
+        for token in joined:  # spaCy takes the texts for sentences
+            token.is_sent_start = None
     # If so, their words are given, rather than those of the tokenizer.
     joined.has_unknown_spaces = any(doc.has_unknown_spaces for doc in docs)
     return joined

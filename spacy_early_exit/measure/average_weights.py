@@ -16,7 +16,7 @@ from .hold_saving import set_threshold_for, some_texts
 
 def make_average_weights(
     path: Path,
-    share: float = 0.5,
+    share: float = 0.3,
     texts: Optional[Path] = None,
     speedup: Optional[float] = None,
     component: str = "early_exit_ner",
@@ -25,9 +25,9 @@ def make_average_weights(
     """Make the callback ``spacy-early-exit.average_weights.v1``, for ``training.before_to_disk``.
 
     What is saved is an average of the weights of another pipeline and of those that are trained,
-    which go on as they are. In the second stage of a small corpus, it gives back what that stage
-    takes from full depth, and keeps what it teaches the early heads. The scores that are printed
-    while training are of weights that have not been averaged.
+    which go on as they are. In the second stage of a small corpus, it is better on average than
+    either (benchmarks/notes/method.md). The scores that are printed while training are of weights
+    that have not been averaged.
 
     Source: CVPR 2022, "Robust Fine-Tuning of Zero-Shot Models", where the weights are those before
     and after fine-tuning.
@@ -64,7 +64,8 @@ def make_average_weights(
             _average(name, pipe, others.get(name), path, share)
         if texts is not None and speedup is not None:
             ner = averaged.get_pipe(component)
-            set_threshold_for(speedup, averaged, ner, some_texts(averaged, texts, most_words))
+            some = some_texts(averaged, texts, most_words)
+            set_threshold_for(speedup, averaged, ner, some, "average_weights")
             scores = averaged.evaluate(list(Corpus(texts)(averaged)))
             known = averaged.meta.get("performance", {})
             averaged.meta["performance"] = {key: scores.get(key, known[key]) for key in known}

@@ -79,28 +79,22 @@ def make_hold_saving(
             for task in tasks:
                 scorers.append((task, task.scorer))
                 task.scorer = _all_zero(task.scorer)
-        reached = set_threshold_for(speedup, nlp, ner, texts)
-        if reached < speedup:
-            warnings.warn(
-                f"hold_saving: no threshold of '{component}' saves {speedup:g}X at step "
-                f"{info['step']}. The most that one saves is {reached:.2f}X.",
-                stacklevel=2,
-            )
+        set_threshold_for(speedup, nlp, ner, texts, f"hold_saving, step {info['step']}")
 
     return hold_saving
 
 
 def set_threshold_for(
-    speedup: float, nlp: Language, ner: EarlyExitPipe, texts: Sequence[Doc]
-) -> float:
+    speedup: float, nlp: Language, ner: EarlyExitPipe, texts: Sequence[Doc], who: str
+) -> None:
     """Set the threshold that reaches a speedup on some texts, for all tasks of a pass. It goes into
-    the config, too.
+    the config, too. If no threshold saves that much, it is the one that saves most, with a warning.
 
     speedup (float): The speedup, full-depth cost / spent cost.
     nlp (Language): The pipeline, changed in place.
     ner (EarlyExitPipe): The component.
     texts (Sequence[Doc]): The texts.
-    RETURNS (float): The speedup that it reaches: less, if no threshold saves that much.
+    who (str): Who asks for it, for the warning.
     """
     tasks = tasks_of(ner)
     docs = run_upstream(nlp, ner, [_as_evaluated(nlp, doc) for doc in texts])
@@ -113,10 +107,15 @@ def set_threshold_for(
 
     threshold = search_threshold(speedup, speedup_at)
     reached = speedup_at(threshold)
+    if reached < speedup:
+        warnings.warn(
+            f"{who}: no threshold of '{ner.name}' saves {speedup:g}X. The most that one saves is "
+            f"{reached:.2f}X.",
+            stacklevel=3,
+        )
     for task in tasks:
         name = next(name for name, pipe in nlp.pipeline if pipe is task)
         configure(nlp, threshold=threshold, name=name)
-    return reached
 
 
 def _all_zero(scorer: Optional[Scorer]) -> Optional[Scorer]:
@@ -146,7 +145,7 @@ def some_texts(nlp: Language, path: Path, most_words: int) -> List[Doc]:
     """
     texts = list(DocBin().from_disk(path).get_docs(nlp.vocab))
     if not texts:
-        raise ValueError(f"hold_saving: there are no texts in {path}.")
+        raise ValueError(f"There are no texts in {path} to measure a speedup on.")
     share = min(1.0, most_words / max(1, sum(map(len, texts))))
     count = max(1, round(share * len(texts)))
     return [texts[i * len(texts) // count] for i in range(count)]

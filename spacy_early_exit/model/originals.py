@@ -58,10 +58,10 @@ class Originals:
                 raise ValueError("They hold other weights now.")
         except (OSError, ValueError) as e:
             raise ValueError(
-                f"The weights can't be read again from the files that they were loaded from. They "
-                f"were dropped to save memory, since only a faster copy of them predicts. "
-                f"Something has written into the files, rather than replaced them. Load the "
-                f"pipeline again. ({e})"
+                f"The weights can't be read again from the files that they were loaded from: {e} "
+                f"They had been dropped to save memory, since only a faster copy of them predicts. "
+                f"Most likely something has written into the files, rather than replaced them. "
+                f"Load the pipeline again."
             ) from e
         for network, fresh in zip(trained.networks, again.networks):
             known = dict(fresh.encoder.named_parameters())

@@ -246,7 +246,7 @@ class TaggerShim(Shim):
         """RETURNS (str): A hash of the weights, computed once until they change."""
         known = self._fingerprint
         if known is None:
-            with BUILDING:  # as above
+            with BUILDING:  # weights that it reads must not be dropped meanwhile
                 known = self._fingerprint or fingerprint_of_weights(self.outline.network)
                 self._fingerprint = known
         return known
@@ -262,7 +262,7 @@ class TaggerShim(Shim):
         """
         ready_for_torch()  # what follows runs in parallel
         if not self._checked:
-            with BUILDING:  # weights that it reads must not be dropped meanwhile
+            with BUILDING:  # as in fingerprint
                 for network in () if self._checked else self.outline.networks:
                     check_finite(network)
                 self._checked = True
@@ -284,10 +284,12 @@ class TaggerShim(Shim):
         if originals is not None:
             originals.put_back(trained)
         make = functools.partial(_prepared, precision=how[0], device=how[1])
-        first = None if trained.original is None else make(trained.original)
-        faster[how] = Trained(make(trained.network), trained.tokenizer, first)
-        if originals is not None and originals is self._originals:
-            originals.drop(trained, faster.values(), self.fingerprint())
+        try:
+            first = None if trained.original is None else make(trained.original)
+            faster[how] = Trained(make(trained.network), trained.tokenizer, first)
+        finally:  # earlier copies may still predict
+            if originals is not None and originals is self._originals and faster:
+                originals.drop(trained, faster.values(), self.fingerprint())
 
     def __getstate__(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): What is pickled. Packed weights are made again, and so is the

@@ -127,6 +127,26 @@ def test_all_components_of_a_pass(encoders, tmp_path):
     assert [doc.to_json() for doc in again.pipe(TEXTS)] == expected
 
 
+def test_a_pass_has_its_own_threshold(encoders, tmp_path):
+    nlp = train_shared(blank_shared(encoders["bert"]), steps=3)
+    nlp.to_disk(tmp_path / "first")
+    nlp.update(both_of(nlp), sgd=nlp.resume_training())
+    DocBin(docs=[eg.reference for eg in both_of(nlp)]).to_disk(tmp_path / "tune.spacy")
+    average = make_average_weights(tmp_path / "first", 0.3, tmp_path / "tune.spacy", 1.5)
+    averaged = average(nlp)
+    thresholds = {averaged.config["components"][name]["threshold"] for name in (NAME, TAGGER)}
+    assert len(thresholds) == 1 and thresholds != {0.15}
+    assert averaged.evaluate(both_of(averaged))["mac_speedup"] >= 1.5
+
+
+def test_an_unreachable_speedup_is_a_warning(stages, tmp_path):
+    path, nlp = stages
+    DocBin(docs=[eg.reference for eg in examples_of(nlp)]).to_disk(tmp_path / "tune.spacy")
+    average = make_average_weights(path, 0.3, tmp_path / "tune.spacy", 100.0)
+    with pytest.warns(UserWarning, match="average_weights: no threshold of .* saves 100X"):
+        average(nlp)
+
+
 def test_what_is_learnt_anew_stays(stages, encoders):
     path, _ = stages
     crf = {"@misc": "spacy-early-exit.CRFDecoder.v1"}

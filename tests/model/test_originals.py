@@ -94,8 +94,9 @@ class TestOnceACopyPredicts:
 
     def test_threads_that_start_together_get_the_same(self, folder, monkeypatch):
         """One waits to look for damage while the other has already dropped the weights."""
-        expected = [answers(doc) for doc in spacy.load(folder).pipe(TEXTS)]
-        nlp = spacy.load(folder, config={"components": {NAME: {"precision": "bf16"}}})
+        how = {"components": {NAME: {"precision": "bf16"}}}
+        expected = [answers(doc) for doc in spacy.load(folder, config=how).pipe(TEXTS)]
+        nlp = spacy.load(folder, config=how)
         shim, waits = shim_of(nlp), threading.Event()
 
         class Watched(type(module.BUILDING)):
@@ -115,7 +116,20 @@ class TestOnceACopyPredicts:
             assert missing(nlp)
         other.join()
         assert found == [mine]
-        assert len(expected) == len(list(nlp.pipe(TEXTS)))
+        assert [answers(doc) for doc in nlp.pipe(TEXTS)] == expected
+
+    def test_a_copy_that_fails_leaves_them_dropped(self, folder, monkeypatch):
+        nlp = spacy.load(folder)
+        shim_of(nlp).prepare_for("bf16")
+        before = missing(nlp)
+
+        def fails(network):
+            raise ValueError("there are no such products")
+
+        monkeypatch.setattr(module, "quantized", fails)
+        with pytest.raises(ValueError, match="no such products"):
+            shim_of(nlp).prepare_for("int8")
+        assert missing(nlp) == before
 
     def test_an_interruption_loses_none(self, folder, monkeypatch):
         nlp = spacy.load(folder)
@@ -196,7 +210,7 @@ class TestOnceACopyPredicts:
             file.seek(size - 100)
             file.write(damage)
             file.truncate()
-        with pytest.raises(ValueError, match=r"Load the pipeline again\. .*weights\.safetensors"):
+        with pytest.raises(ValueError, match=r"weights\.safetensors.* Load the pipeline again"):
             nlp.to_bytes()
         list(nlp.pipe(TEXTS))  # still predicts
 
