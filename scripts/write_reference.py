@@ -73,7 +73,7 @@ AVERAGE_WEIGHTS = (
 )
 JOINED_CORPUS = (
     "Joins some of the texts with those that follow them. Everything else is as in "
-    "`spacy.Corpus.v1`."
+    "`spacy.Corpus.v1`, except that joined texts have no categories."
 )
 UNTIL_DRAWN = "Ends the training of `EarlyBirdSearch.v1` once the ticket is drawn."
 ARGUMENT = re.compile(r"^\*{0,2}(\w+) \((.+?)\): (.*)$")

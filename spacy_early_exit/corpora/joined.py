@@ -22,10 +22,10 @@ def make_joined_corpus(
 ) -> Callable[[Language], Iterable[Example]]:
     """Make the reader ``spacy-early-exit.JoinedCorpus.v1``, for ``corpora.train``.
 
-    An encoder that is fine-tuned on single sentences never learns what to do at the positions after
-    these, or with names of other sentences around, and tags documents worse. So some of the texts
-    are joined with those that follow them. Everything else is as in ``spacy.Corpus.v1``, except
-    that joined texts have no categories.
+    An encoder that is fine-tuned on single sentences tags documents worse: it never saw the
+    positions after these, nor names of other sentences around. Here some of the texts are joined
+    with those that follow them. Everything else is as in ``spacy.Corpus.v1``, except that joined
+    texts have no categories.
 
     path (Optional[Path]): A ``.spacy`` file, or a folder with such files.
     share (float): Share of the words that are in joined texts, from 0 to 1.
