@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("encoder", type=Path, help="folder in Hugging Face's format")
     parser.add_argument("work", type=Path, help="folder for the pipelines")
     parser.add_argument("output", type=Path, help="the results, as JSON")
+    parser.add_argument("--lang", default="en")
     parser.add_argument("--layers", default="3,2", help="depths to cut to")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=8)
@@ -55,7 +56,7 @@ def main() -> None:
     for layers in depths:
         cut(args.encoder, args.work / f"encoder-{layers}", layers)
     script = ["scripts/create_config.py", "configs/joint.cfg", args.corpus / "train.spacy"]
-    run(*script, args.work / "joint.cfg", "--epochs", args.epochs)
+    run(*script, args.work / "joint.cfg", "--epochs", args.epochs, "--lang", args.lang)
 
     lock = threading.Lock()
 

@@ -1,5 +1,8 @@
 """The project's workflow on small corpora, drawn from larger ones.
 
+Chinese has an encoder of its own, with random weights, which reads characters: `quality.tasks`
+makes it of the sentences that were drawn, and ENCODER is not used.
+
 ``WORK/CORPUS-SIZE-SAMPLE`` gets a corpus: so many sentences of the training part of
 ``DATA/CORPUS``, and its dev part. With ``--held-out``, other sentences of the training part take
 the place of dev, so that recipes can be compared without it. Each way of training is run on it:
@@ -7,6 +10,7 @@ the place of dev, so that recipes can be compared without it. Each way of traini
 rule: both stages as `project run train` has them, whose length follows the corpus.
 fixed: the same with four epochs each, whatever the corpus.
 single: one head at full depth, with as many epochs as both stages of `rule` have.
+transformer: spacy-transformers with the same encoder and as many epochs; names only.
 NAME: `rule` with other options of `quality.tasks`, which ``--way NAME OPTIONS`` gives. If these are
   for the second stage alone, the first is that of `rule`.
 
@@ -16,6 +20,7 @@ not repeated.
 
 import argparse
 import itertools
+import json
 import math
 import random
 import shlex
@@ -34,6 +39,8 @@ from benchmarks.common.train import run
 from spacy_early_exit.recipe import EPOCHS, MIN_STEPS
 
 TASKS = {"ud_en_ewt_pos": ("tagger", "pos", "en"), "uner_zh_gsdsimp": ("ner", "tag", "zh")}
+RATES = {"uner_zh_gsdsimp": "1e-3"}  # of an encoder that starts with random weights
+RATE = "2e-4"
 SPEEDUPS = (2, 3, 4)
 ASKED = "1.5,2,2.5,3,3.5,4,4.5"  # those reached on dev are a little more or less
 HELD_OUT = 1500  # sentences
@@ -113,20 +120,25 @@ def measure(args: argparse.Namespace, folder: Path, corpus: str, way: str) -> di
     """RETURNS (dict[str, float]): The score at full depth and at each speedup."""
     task, attribute, lang = TASKS.get(corpus, ("ner", "tag", "en"))
     mixed = ["--mixed-precision"] if args.mixed_precision else []
-    if way == "single":
-        if task != "ner":
-            return {}
+    encoder = folder / "encoder" if corpus in RATES else args.encoder
+    if way in ("single", "transformer"):
         words = sum(len(words_of(one)) for one in sentences(folder / "train.tsv"))
         epochs = sum(epochs_of(folder / "rule" / f"{stage}.cfg", words) for stage in STAGES)
-        script = ["-m", "benchmarks.quality.baselines", folder, args.encoder, folder / way]
-        options = ["--ways", "uncut", "--seeds", 0, "--rates", "2e-4", "--epochs", epochs]
-        run(*script, folder / f"{way}.json", *options, *mixed, "--jobs", 1)
+        if way == "transformer":
+            return transformer(folder, encoder, epochs, mixed)
+        if task == "tagger":
+            return single_tagger(folder, encoder, epochs, attribute, args.mixed_precision)
+        script = ["-m", "benchmarks.quality.baselines", folder, encoder, folder / way]
+        options = ["--ways", "uncut", "--seeds", 0, "--rates", RATES.get(corpus, RATE)]
+        options += ["--epochs", epochs, "--lang", lang, *mixed, "--jobs", 1]
+        run(*script, folder / f"{way}.json", *options)
         (scores,) = kept.read(folder / f"{way}.json").values()
         return {"1": scores["dev"]}
     least = 0 if way == "fixed" else MIN_STEPS
-    script = ["-m", "benchmarks.quality.tasks", folder, args.encoder, folder / way]
+    script = ["-m", "benchmarks.quality.tasks", folder, encoder, folder / way]
     options = ["--task", task, "--attribute", attribute, "--lang", lang, "--speedups", ASKED]
     options += ["--epochs", EPOCHS, "--min-steps", least, *mixed]
+    options += ["--characters", "--rate", RATES[corpus]] if corpus in RATES else []
     more = dict(args.way).get(way, "")
     if more and not {"--joint", "--min-steps", "--epochs"} & {*shlex.split(more)}:
         options += ["--first-stage", folder / "rule" / "joint" / "model-best"]
@@ -136,6 +148,38 @@ def measure(args: argparse.Namespace, folder: Path, corpus: str, way: str) -> di
     score = next(name for name in ("ents_f", "tag_acc", "pos_acc") if name in rows[0])
     found = {str(s): value_at(rows, s, score) for s in SPEEDUPS}
     return {"1": rows[0][score], **{s: value for s, value in found.items() if value is not None}}
+
+
+def transformer(folder: Path, encoder: Path, epochs: int, mixed: list[str]) -> dict[str, float]:
+    """RETURNS (dict[str, float]): The score of spacy-transformers."""
+    work = folder / "transformer"
+    script = ["-m", "benchmarks.speed.spacys_own", folder, encoder, work]
+    run(*script, "--ways", "transformer", "--rates", RATE, "--epochs", epochs, *mixed)
+    model, found = work / f"transformer-{RATE}-0" / "model-best", work / "dev.json"
+    run("-m", "spacy", "evaluate", model, folder / "dev.spacy", "--output", found)
+    return {"1": json.loads(found.read_text())["ents_f"]}
+
+
+def single_tagger(
+    folder: Path, encoder: Path, epochs: int, attribute: str, mixed: bool
+) -> dict[str, float]:
+    """RETURNS (dict[str, float]): The score of one head that tags."""
+    work = folder / "single"
+    script = ["scripts/create_config.py", "configs/joint.cfg", folder / "train.spacy"]
+    how = ["--task", "tagger", "--attribute", attribute]
+    run(*script, work / "joint.cfg", "--epochs", epochs, *how)
+    code = ["--code", "benchmarks/common/single_head.py"]
+    options = ["--paths.train", folder / "train.spacy", "--paths.dev", folder / "tune.spacy"]
+    options += ["--paths.encoder", encoder, "--training.optimizer.learn_rate.initial_rate", RATE]
+    component = "--components.early_exit_tagger"
+    options += [f"{component}.training.@misc", "benchmark.SingleHead.v1"]
+    options += [f"{component}.threshold", "0.0"]
+    options += [f"{component}.model.mixed_precision", str(mixed).lower()]
+    run("-m", "spacy", "train", work / "joint.cfg", "--output", work, *options, *code, log=work)
+    found = work / "dev.json"
+    evaluate = ["-m", "spacy", "early-exit", "evaluate", work / "model-best", folder / "dev.spacy"]
+    run(*evaluate, "--thresholds", 0, "--rounds", 0, "--output", found, *code)
+    return {"1": json.loads(found.read_text())["thresholds"][0][f"{attribute}_acc"]}
 
 
 STAGES = ("joint", "self_sampling")
