@@ -175,8 +175,9 @@ def entities(tags: Ints) -> Iterator[Tuple[int, int, int]]:
     tags (Ints): The tags. *Shape:* ``(words,)``
     YIELDS (Tuple[int, int, int]): First word, the word after the last, label.
     """
-    inside = np.append(is_inside(tags), False)
-    for start in np.flatnonzero(tags % 2 == 1).tolist():
+    starts = np.flatnonzero(tags % 2 == 1).tolist()
+    inside = np.append(is_inside(tags), False) if starts else tags
+    for start in starts:
         end = start + 1
         while inside[end]:
             end += 1

@@ -19,12 +19,12 @@ from spacy.training import Example
 
 from ..network.arrays import Bools, Floats, Ints
 from ..pipe.component import EarlyExitPipe
-from ..pipe.docs import exit_layers, spaces
+from ..pipe.docs import exit_layers, is_space, spaces
 from ..pipe.records import get_confidence, write_record
 from ..pipe.task import Prediction
 from ..settings import Settings
 from ..tags import MISSING, encode, entities, extent, is_inside
-from ..text.spans import after_line_break
+from ..text.spans import after_line_break, has_line_break
 from .factory import default_config, make_factory
 from .scorers import ner_score
 
@@ -99,12 +99,12 @@ class EarlyExitNER(EarlyExitPipe):
         exits (DocExits): What the network says of it.
         RETURNS (Floats): The logits to decode. *Shape:* ``(words, tags)``
         """
-        preset = _presets(doc)[exits.words]
-        after = np.zeros_like(preset)
-        if not self.settings.across_lines:
-            after = after_line_break(doc, exits.words)
-        if not (preset.any() or after.any()):
-            return exits.logits
+        iob = doc.to_array("ENT_IOB")
+        across = self.settings.across_lines or not has_line_break(doc)
+        if across and not iob.any():
+            return exits.logits  # the usual case
+        preset = _are_preset(iob)[exits.words]
+        after = np.zeros_like(preset) if across else after_line_break(doc, exits.words)
         logits = exits.logits.copy()
         logits[after, 1::2] = np.logaddexp(logits[after, 1::2], logits[after, 2::2])
         logits[after, 2::2] = NEVER
@@ -117,23 +117,26 @@ class EarlyExitNER(EarlyExitPipe):
         doc (Doc): The Doc, changed in place.
         prediction (Prediction): What to write.
         """
-        exits, words = prediction.exits, prediction.exits.words.tolist()
-        preset, space = _presets(doc), spaces(doc)
-        posteriors = _posteriors(prediction.logits, prediction.tags)
+        exits, iob = prediction.exits, doc.to_array("ENT_IOB")
+        found = [*entities(prediction.tags)]
         ents: List[Span] = []
         confidences: List[Tuple[int, int, str, float]] = []
-        for first, after, label in entities(prediction.tags):
+        if found:
+            words, preset = exits.words.tolist(), _are_preset(iob)
+            posteriors = _posteriors(prediction.logits, prediction.tags)
+        for first, after, label in found:
             name, sure = self._labels[label], float(posteriors[first:after].min())
-            for start, end in _free_parts(preset, space, words[first], words[after - 1] + 1):
+            for start, end in _free_parts(doc, preset, words[first], words[after - 1] + 1):
                 ent = Span(doc, start, end, label=name)
                 ents.append(ent)
                 confidences.append((ent.start_char, ent.end_char, name, sure))
-        doc.set_ents(ents, default="unmodified")
-        # Words that no component has decided on become O.
-        undecided = np.concatenate([[False], doc.to_array(["ENT_IOB"]).reshape(-1) == 0, [False]])
-        bounds = np.flatnonzero(np.diff(undecided)).tolist()
-        outside = [doc[start:end] for start, end in zip(bounds[::2], bounds[1::2])]
-        if outside:
+        if not iob.any():
+            doc.set_ents(ents, default="outside")
+        else:  # only words that no component has decided on become O
+            doc.set_ents(ents, default="unmodified")
+            undecided = np.concatenate([[False], doc.to_array("ENT_IOB") == 0, [False]])
+            bounds = np.flatnonzero(np.diff(undecided)).tolist()
+            outside = [doc[start:end] for start, end in zip(bounds[::2], bounds[1::2])]
             doc.set_ents([], outside=outside, default="unmodified")
         layers = exit_layers(doc, exits).tolist() if self.settings.store_exits else None
         write_record(doc, self.name, exits.spent, exits.full, layers, confidences)
@@ -187,9 +190,11 @@ make_early_exit_ner = make_factory(
 )
 
 
-def _presets(doc: Doc) -> Bools:
-    """RETURNS (Bools): Whether a word is blocked or in a preset entity. *Shape:* ``(words,)``"""
-    iob = doc.to_array(["ENT_IOB"]).reshape(-1)
+def _are_preset(iob: Ints) -> Bools:
+    """RETURNS (Bools): Whether a word is blocked or in a preset entity. *Shape:* ``(words,)``
+
+    iob (Ints): The ENT_IOB of each word. *Shape:* ``(words,)``
+    """
     preset: Bools = (iob == 1) | (iob == 3)
     return preset
 
@@ -210,16 +215,17 @@ def _forget_across_lines(doc: Doc, tags: List[int]) -> bool:
     return found
 
 
-def _free_parts(preset: Bools, space: Bools, start: int, end: int) -> Iterator[Tuple[int, int]]:
+def _free_parts(doc: Doc, preset: Bools, start: int, end: int) -> Iterator[Tuple[int, int]]:
     """YIELDS (Tuple[int, int]): The parts of a span that are not preset, without white space at
     their ends. There is more than one if a preset word without wordpieces is inside.
     """
-    if not preset[start:end].any() and not space[start] and not space[end - 1]:
+    if not (preset[start:end].any() or is_space(doc[start]) or is_space(doc[end - 1])):
         yield start, end  # the usual case: a text may have a hundred thousand
         return
-    bounds = [start - 1, *(start + np.flatnonzero(preset[start:end])).tolist(), end]
-    for before, end in zip(bounds, bounds[1:]):
-        words = before + 1 + np.flatnonzero(~space[before + 1 : end])
+    space = np.array([is_space(token) for token in doc[start:end]])
+    bounds = [-1, *np.flatnonzero(preset[start:end]).tolist(), end - start]
+    for before, after in zip(bounds, bounds[1:]):
+        words = start + before + 1 + np.flatnonzero(~space[before + 1 : after])
         if len(words):
             yield int(words[0]), int(words[-1]) + 1
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import List, Sequence, Tuple
 
 import numpy as np
 from spacy.tokens import Doc
@@ -34,35 +35,58 @@ def word_offsets(doc: Doc) -> Ints:
     return offsets
 
 
-def align(ids: Ints, piece_offsets: Ints, words: Ints) -> Wordpieces:
-    """Find the wordpieces of each word, and the words that share wordpieces.
+def align(tokenized: Sequence[Tuple[Ints, Ints]], words: Sequence[Ints]) -> List[Wordpieces]:
+    """Find the wordpieces of each word, and the words that share wordpieces, in all texts at once.
 
-    ids (Ints): Wordpiece ids. *Shape:* ``(wordpieces,)``
-    piece_offsets (Ints): First character of each wordpiece, and the one after its last, in order.
-        *Shape:* ``(wordpieces, 2)``
-    words (Ints): The same for the words. *Shape:* ``(doc words, 2)``
-    RETURNS (Wordpieces): The alignment. Wordpieces that cover no word, such as one of a lone
-        space, belong to the unit before them.
+    tokenized (Sequence[Tuple[Ints, Ints]]): For each text, wordpiece ids, and the first character
+        of each wordpiece and the one after its last, in order. *Shapes:* ``(wordpieces,)``,
+        ``(wordpieces, 2)``
+    words (Sequence[Ints]): The characters of its words, in the same way. *Shape of each:*
+        ``(doc words, 2)``
+    RETURNS (List[Wordpieces]): The alignment of each text. Wordpieces that cover no word, such as
+        one of a lone space, belong to the unit before them.
     """
+    if not tokenized:
+        return []
+    # The texts one after the other, so far apart that nothing of one touches another.
+    texts = np.arange(len(words))
+    piece_counts, word_counts = [len(ids) for ids, _ in tokenized], [len(of) for of in words]
+    text_of_piece, text_of_word = np.repeat(texts, piece_counts), np.repeat(texts, word_counts)
+    pieces, spans = np.concatenate([of for _, of in tokenized]), np.concatenate(words)
+    apart = 1 + max(int(pieces.max(initial=0)), int(spans.max(initial=0)))
+    pieces = pieces + apart * text_of_piece[:, None]
+    spans = spans + apart * text_of_word[:, None]
+
     # The words first .. last are those that a wordpiece overlaps.
-    first = np.searchsorted(words[:, 1], piece_offsets[:, 0], side="right")
-    last = np.searchsorted(words[:, 0], piece_offsets[:, 1], side="left") - 1
-    covering = first <= last
-    if not covering.any():
-        return Wordpieces(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
-    rows = covering.nonzero()[0]
+    first = np.searchsorted(spans[:, 1], pieces[:, 0], side="right")
+    last = np.searchsorted(spans[:, 0], pieces[:, 1], side="left") - 1
+    rows = np.flatnonzero(first <= last)
     first, reach = first[rows], np.maximum.accumulate(last[rows])
     starts_unit = np.ones(len(rows), dtype=bool)
     starts_unit[1:] = first[1:] > reach[:-1]
-    units = np.full(len(ids), -1, dtype=np.int64)
+    units = np.full(len(pieces), -1, dtype=np.int64)
     units[rows] = np.cumsum(starts_unit) - 1
-    units = np.maximum(np.maximum.accumulate(units), 0)
-    number = np.arange(len(words))
+    unit_counts = np.bincount(text_of_piece[rows[starts_unit]], minlength=len(words))
+    units = np.maximum.accumulate(units) - (np.cumsum(unit_counts) - unit_counts)[text_of_piece]
+    units = np.maximum(units, 0)
+    number = np.arange(len(spans))
     # The first wordpiece that reaches a word covers it; otherwise the word has none.
     reaching = np.searchsorted(reach, number, side="left")
     inside = reaching < len(rows)
     inside[inside] = first[reaching[inside]] <= number[inside]
-    return Wordpieces(ids, units, number[inside], rows[reaching[inside]])
+    number, tagged = number[inside], rows[reaching[inside]]
+
+    piece_starts, word_starts = _starts(piece_counts), _starts(word_counts)
+    of = text_of_word[number]
+    number, tagged = number - word_starts[of], tagged - piece_starts[of]
+    bounds = np.searchsorted(of, np.arange(len(words) + 1)).tolist()
+    nothing = np.zeros(0, dtype=np.int64)
+    return [
+        Wordpieces(ids, units[start : start + len(ids)], number[low:high], tagged[low:high])
+        if low < high
+        else Wordpieces(nothing, nothing, nothing, nothing)
+        for (ids, _), start, low, high in zip(tokenized, piece_starts, bounds, bounds[1:])
+    ]
 
 
 def fit(pieces: Wordpieces, capacity: int) -> Wordpieces:
@@ -75,7 +99,7 @@ def fit(pieces: Wordpieces, capacity: int) -> Wordpieces:
     capacity (int): Wordpieces that a window holds in addition to the special tokens.
     RETURNS (Wordpieces): The same, unless a unit was too long.
     """
-    if not len(pieces.ids) or np.bincount(pieces.unit_of_piece).max() <= capacity:
+    if len(pieces.ids) <= capacity or np.bincount(pieces.unit_of_piece).max() <= capacity:
         return pieces
     firsts = np.searchsorted(pieces.unit_of_piece, pieces.unit_of_piece)
     part = (np.arange(len(pieces.ids)) - firsts) // capacity
@@ -94,3 +118,9 @@ def fit(pieces: Wordpieces, capacity: int) -> Wordpieces:
     return Wordpieces(
         pieces.ids[tagged], units.astype(np.int64), pieces.words, kept[pieces.piece_of_word]
     )
+
+
+def _starts(counts: List[int]) -> Ints:
+    """RETURNS (Ints): Where each text starts, by how many each has."""
+    starts: Ints = np.cumsum(counts, dtype=np.int64) - np.array(counts, dtype=np.int64)
+    return starts

@@ -85,6 +85,11 @@ def _between(doc: Doc, pattern: Pattern[str]) -> List[Span]:
     return [doc[start:end] for start, end in zip(bounds, bounds[1:]) if start < end]
 
 
+def has_line_break(doc: Doc) -> bool:
+    """RETURNS (bool): Whether a Doc's text has a line break."""
+    return LINE_BREAK.search(doc.text) is not None
+
+
 def after_line_break(doc: Doc, words: Ints) -> Bools:
     """Find the words that can't continue anything, since a line ends before them.
 

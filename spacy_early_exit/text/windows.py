@@ -57,15 +57,17 @@ def windows_of(
     of_spans = [words[number][start:end] for number, start, end in spans]
     of_spans = [of_span - of_span[0, 0] for of_span in of_spans]
     tokenized = tokenizer(texts)
-    aligned = [align(ids, of, of_span) for (ids, of), of_span in zip(tokenized, of_spans)]
+    aligned = align(tokenized, of_spans)
     if shared == "split":
         split = split_shared(texts, tokenized, aligned, of_spans, tokenizer)
-        for place, (ids, of) in split.items():
-            aligned[place] = align(ids, of, of_spans[place])
+        again = align([*split.values()], [of_spans[place] for place in split])
+        for place, pieces in zip(split, again):
+            aligned[place] = pieces
     windows: List[List[Window]] = [[] for _ in docs]
     for (number, start, _), pieces in zip(spans, aligned):
         pieces = fit(pieces, capacity)
-        pieces = replace(pieces, words=pieces.words + start)
+        if start:
+            pieces = replace(pieces, words=pieces.words + start)
         windows[number].extend(cut(number, pieces, tokenizer, capacity, overlap))
     return [window for of_doc in windows for window in share(of_doc)]
 
@@ -110,27 +112,40 @@ def cut(
     overlap (int): Wordpieces that neighbouring windows should share.
     RETURNS (List[Window]): The windows, in order. Each still owns all its words: see ``share``.
     """
+    parts = [part_of(pieces, *run) for run in runs(pieces.unit_of_piece, capacity, overlap)]
+    return [window_of(doc, part, tokenizer) for part in parts]
+
+
+def part_of(pieces: Wordpieces, start: int, end: int) -> Wordpieces:
+    """RETURNS (Wordpieces): A run of whole units, whose wordpieces and units count from 0."""
+    if end - start == len(pieces.ids):
+        return pieces
+    inside = slice(*np.searchsorted(pieces.piece_of_word, [start, end]))
+    units = pieces.unit_of_piece[start:end]
+    return Wordpieces(
+        pieces.ids[start:end],
+        units - units[0],
+        pieces.words[inside],
+        pieces.piece_of_word[inside] - start,
+    )
+
+
+def window_of(doc: int, pieces: Wordpieces, tokenizer: WordpieceTokenizer) -> Window:
+    """RETURNS (Window): Wordpieces between the encoder's special tokens."""
     prefix, suffix = tokenizer.prefix, tokenizer.suffix
-    windows = []
-    for start, end in runs(pieces.unit_of_piece, capacity, overlap):
-        inside = slice(*np.searchsorted(pieces.piece_of_word, [start, end]))
-        piece_of_word = pieces.piece_of_word[inside] - start
-        units = pieces.unit_of_piece[start:end] - pieces.unit_of_piece[start]
-        unit_of_piece = np.full(len(prefix) + len(units) + len(suffix), -1)
-        unit_of_piece[len(prefix) : len(prefix) + len(units)] = units
-        windows.append(
-            Window(
-                doc=doc,
-                ids=np.concatenate([prefix, pieces.ids[start:end], suffix]),
-                unit_of_piece=unit_of_piece,
-                units=int(units[-1]) + 1,
-                words=pieces.words[inside],
-                piece_of_word=piece_of_word + len(prefix),
-                unit_of_word=units[piece_of_word],
-                owned=np.ones(len(piece_of_word), dtype=bool),
-            )
-        )
-    return windows
+    first, last = len(prefix), len(prefix) + len(pieces.ids)
+    unit_of_piece = np.full(last + len(suffix), -1)
+    unit_of_piece[first:last] = pieces.unit_of_piece
+    return Window(
+        doc=doc,
+        ids=np.concatenate([prefix, pieces.ids, suffix]),
+        unit_of_piece=unit_of_piece,
+        units=int(pieces.unit_of_piece[-1]) + 1,
+        words=pieces.words,
+        piece_of_word=pieces.piece_of_word + first,
+        unit_of_word=pieces.unit_of_piece[pieces.piece_of_word],
+        owned=np.ones(len(pieces.words), dtype=bool),
+    )
 
 
 def share(windows: Sequence[Window]) -> List[Window]:

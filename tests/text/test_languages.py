@@ -124,7 +124,7 @@ class TestEndToEnd:
         for text, _ in sentences:
             doc = nlp.make_doc(text)
             ((ids, offsets),) = tokenizer([text])
-            pieces = align(ids, offsets, word_offsets(doc))
+            (pieces,) = align([(ids, offsets)], [word_offsets(doc)])
             assert pieces.words.tolist() == [token.i for token in doc if not token.is_space]
             for word, piece in zip(pieces.words.tolist(), pieces.piece_of_word.tolist()):
                 start, behind = offsets[piece]

@@ -58,7 +58,8 @@ def zh():
 
 def aligned(doc, tokenizer):
     ((ids, offsets),) = tokenizer([doc.text])
-    return align(ids, offsets, word_offsets(doc)), offsets
+    (pieces,) = align([(ids, offsets)], [word_offsets(doc)])
+    return pieces, offsets
 
 
 def piece_texts(doc, tokenizer) -> dict:
@@ -157,6 +158,19 @@ def test_alignment_holds_on_any_text(text, family, tokenizer_of, en):
         assert (unit_of_word[left] == unit_of_word[right]) == linked
 
 
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.one_of(ANY_TEXT, MIXED), max_size=5))
+def test_texts_are_aligned_together_as_alone(texts, tokenizer_of, en):
+    words = [word_offsets(en.make_doc(text)) for text in texts]
+    tokenized = tokenizer_of("roberta")(texts)
+    together = align(tokenized, words)
+    assert len(together) == len(texts)
+    for one, of_text, pieces in zip(tokenized, words, together):
+        (alone,) = align([one], [of_text])
+        for name in ("ids", "unit_of_piece", "words", "piece_of_word"):
+            assert getattr(pieces, name).tolist() == getattr(alone, name).tolist()
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=60), st.integers(1, 20), st.integers(0, 10)
@@ -213,7 +227,7 @@ def test_a_word_longer_than_a_window_is_tagged_from_its_first_wordpieces_with_a_
     before, behind = offsets[offsets[:, 1] <= start], offsets[offsets[:, 0] >= start + 40_000]
     offsets = np.concatenate([before, inner, behind])
     ids = np.zeros(len(offsets), dtype=np.int64)
-    pieces = align(ids, offsets, word_offsets(doc))
+    (pieces,) = align([(ids, offsets)], [word_offsets(doc)])
     with pytest.warns(UserWarning, match="more wordpieces than the 30"):
         pieces = fit(pieces, 30)
     assert pieces.words.tolist() == list(range(len(doc)))
