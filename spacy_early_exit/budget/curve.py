@@ -1,5 +1,6 @@
 """The calibrated curve: how much each threshold saves, and what it was measured with."""
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -104,7 +105,7 @@ class Calibration:
         """RETURNS (bool): Whether a task keeps too little at a point, beyond doubt."""
         return bool(self.losers(point))
 
-    @property
+    @functools.cached_property  # every call of the pipeline asks
     def keeps_up_to(self) -> float:
         """RETURNS (float): The largest speedup that may keep ``min_kept`` of full depth's score."""
         return max(point.speedup for point in self.points if not self.loses(point))

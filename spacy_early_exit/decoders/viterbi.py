@@ -65,6 +65,8 @@ class BIOViterbi(Unlearnt):
         inside = is_inside(tags)
         before = np.where(first[:-1], 0, np.roll(tags, 1))
         broken = inside & (before != tags) & (before != tags - 1)
+        if not broken.any():  # the usual case
+            return np.split(tags, bounds[:-1])
         starts = np.flatnonzero(~inside | first[:-1])  # first words of the runs
         ends = np.append(starts[1:], len(tags))
         runs = np.unique(np.searchsorted(starts, np.flatnonzero(broken), side="right") - 1)
