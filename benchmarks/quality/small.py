@@ -43,6 +43,7 @@ RATES = {"uner_zh_gsdsimp": "1e-3"}  # of an encoder that starts with random wei
 RATE = "2e-4"
 SPEEDUPS = (2, 3, 4)
 ASKED = "1.5,2,2.5,3,3.5,4,4.5"  # those reached on dev are a little more or less
+ASKED_OF_FOUR_LAYERS = "1.5,2,2.5,3,3.5"
 HELD_OUT = 1500  # sentences
 
 
@@ -136,7 +137,8 @@ def measure(args: argparse.Namespace, folder: Path, corpus: str, way: str) -> di
         return {"1": scores["dev"]}
     least = 0 if way == "fixed" else MIN_STEPS
     script = ["-m", "benchmarks.quality.tasks", folder, encoder, folder / way]
-    options = ["--task", task, "--attribute", attribute, "--lang", lang, "--speedups", ASKED]
+    options = ["--task", task, "--attribute", attribute, "--lang", lang]
+    options += ["--speedups", ASKED_OF_FOUR_LAYERS if corpus in RATES else ASKED]
     options += ["--epochs", EPOCHS, "--min-steps", least, *mixed]
     options += ["--characters", "--rate", RATES[corpus]] if corpus in RATES else []
     more = dict(args.way).get(way, "")
@@ -168,13 +170,15 @@ def single_tagger(
     script = ["scripts/create_config.py", "configs/joint.cfg", folder / "train.spacy"]
     how = ["--task", "tagger", "--attribute", attribute]
     run(*script, work / "joint.cfg", "--epochs", epochs, *how)
+    config = load_config(work / "joint.cfg", interpolate=False)
+    tagger = config["components"]["early_exit_tagger"]
+    tagger.update(training={"@misc": "benchmark.SingleHead.v1"}, threshold=0.0)
+    tagger["model"]["mixed_precision"] = mixed
+    config["training"]["optimizer"]["learn_rate"]["initial_rate"] = float(RATE)
+    config.to_disk(work / "joint.cfg")
     code = ["--code", "benchmarks/common/single_head.py"]
     options = ["--paths.train", folder / "train.spacy", "--paths.dev", folder / "tune.spacy"]
-    options += ["--paths.encoder", encoder, "--training.optimizer.learn_rate.initial_rate", RATE]
-    component = "--components.early_exit_tagger"
-    options += [f"{component}.training.@misc", "benchmark.SingleHead.v1"]
-    options += [f"{component}.threshold", "0.0"]
-    options += [f"{component}.model.mixed_precision", str(mixed).lower()]
+    options += ["--paths.encoder", encoder]
     run("-m", "spacy", "train", work / "joint.cfg", "--output", work, *options, *code, log=work)
     found = work / "dev.json"
     evaluate = ["-m", "spacy", "early-exit", "evaluate", work / "model-best", folder / "dev.spacy"]
