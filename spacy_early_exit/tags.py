@@ -176,7 +176,9 @@ def entities(tags: Ints) -> Iterator[Tuple[int, int, int]]:
     YIELDS (Tuple[int, int, int]): First word, the word after the last, label.
     """
     starts = np.flatnonzero(tags % 2 == 1).tolist()
-    inside = np.append(is_inside(tags), False) if starts else tags
+    if not starts:  # the usual case
+        return
+    inside = np.append(is_inside(tags), False)
     for start in starts:
         end = start + 1
         while inside[end]:

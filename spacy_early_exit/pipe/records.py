@@ -68,7 +68,8 @@ def write_record(
     records = doc.user_data.setdefault(KEY, {})
     # A second run keeps the entities of the first, so it also keeps what was recorded of them.
     known = records.get(component, {}).get("confidence_of", {})
-    kept = {key: known[key] for key in map(_key, doc.ents) if key in known} if known else {}
+    ents = doc.ents if known else ()  # it takes time
+    kept = {key: known[key] for key in map(_key, ents) if key in known}
     records[component] = {
         "spent": spent,
         "full": full,

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
+    Any,
     Dict,
     Iterable,
     Iterator,
@@ -14,6 +15,7 @@ from typing import (
 )
 
 import numpy as np
+from numpy.typing import NDArray
 from spacy.tokens import Doc, Span, Token
 from spacy.training import Example
 
@@ -24,7 +26,7 @@ from ..pipe.records import get_confidence, write_record
 from ..pipe.task import Prediction
 from ..settings import Settings
 from ..tags import MISSING, encode, entities, extent, is_inside
-from ..text.spans import after_line_break, has_line_break
+from ..text.spans import after_line_break
 from .factory import default_config, make_factory
 from .scorers import ner_score
 
@@ -100,11 +102,12 @@ class EarlyExitNER(EarlyExitPipe):
         RETURNS (Floats): The logits to decode. *Shape:* ``(words, tags)``
         """
         iob = doc.to_array("ENT_IOB")
-        across = self.settings.across_lines or not has_line_break(doc)
-        if across and not iob.any():
+        after = np.zeros(len(exits.words), dtype=np.bool_)
+        if not self.settings.across_lines:
+            after = after_line_break(doc, exits.words)
+        if not (iob.any() or after.any()):
             return exits.logits  # the usual case
         preset = _are_preset(iob)[exits.words]
-        after = np.zeros_like(preset) if across else after_line_break(doc, exits.words)
         logits = exits.logits.copy()
         logits[after, 1::2] = np.logaddexp(logits[after, 1::2], logits[after, 2::2])
         logits[after, 2::2] = NEVER
@@ -118,21 +121,22 @@ class EarlyExitNER(EarlyExitPipe):
         prediction (Prediction): What to write.
         """
         exits, iob = prediction.exits, doc.to_array("ENT_IOB")
-        found = [*entities(prediction.tags)]
         ents: List[Span] = []
         confidences: List[Tuple[int, int, str, float]] = []
-        if found:
+        found = [*entities(prediction.tags)]
+        if found:  # few texts have any, and what follows takes time
             words, preset = exits.words.tolist(), _are_preset(iob)
             posteriors = _posteriors(prediction.logits, prediction.tags)
-        for first, after, label in found:
-            name, sure = self._labels[label], float(posteriors[first:after].min())
-            for start, end in _free_parts(doc, preset, words[first], words[after - 1] + 1):
-                ent = Span(doc, start, end, label=name)
-                ents.append(ent)
-                confidences.append((ent.start_char, ent.end_char, name, sure))
+            for first, after, label in found:
+                name, sure = self._labels[label], float(posteriors[first:after].min())
+                for start, end in _free_parts(doc, preset, words[first], words[after - 1] + 1):
+                    ent = Span(doc, start, end, label=name)
+                    ents.append(ent)
+                    confidences.append((ent.start_char, ent.end_char, name, sure))
+        # Words that no component has decided on become O.
         if not iob.any():
             doc.set_ents(ents, default="outside")
-        else:  # only words that no component has decided on become O
+        else:
             doc.set_ents(ents, default="unmodified")
             undecided = np.concatenate([[False], doc.to_array("ENT_IOB") == 0, [False]])
             bounds = np.flatnonzero(np.diff(undecided)).tolist()
@@ -190,10 +194,10 @@ make_early_exit_ner = make_factory(
 )
 
 
-def _are_preset(iob: Ints) -> Bools:
+def _are_preset(iob: "NDArray[np.unsignedinteger[Any]]") -> Bools:
     """RETURNS (Bools): Whether a word is blocked or in a preset entity. *Shape:* ``(words,)``
 
-    iob (Ints): The ENT_IOB of each word. *Shape:* ``(words,)``
+    iob (NDArray): The ENT_IOB of each word. *Shape:* ``(words,)``
     """
     preset: Bools = (iob == 1) | (iob == 3)
     return preset

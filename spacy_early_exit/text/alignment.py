@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import List, Sequence, Tuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from spacy.tokens import Doc
 
 from ..network.arrays import Ints
@@ -49,40 +50,43 @@ def align(tokenized: Sequence[Tuple[Ints, Ints]], words: Sequence[Ints]) -> List
     if not tokenized:
         return []
     # The texts one after the other, so far apart that nothing of one touches another.
-    texts = np.arange(len(words))
+    texts = np.arange(len(words) + 1)
     piece_counts, word_counts = [len(ids) for ids, _ in tokenized], [len(of) for of in words]
-    text_of_piece, text_of_word = np.repeat(texts, piece_counts), np.repeat(texts, word_counts)
-    pieces, spans = np.concatenate([of for _, of in tokenized]), np.concatenate(words)
-    apart = 1 + max(int(pieces.max(initial=0)), int(spans.max(initial=0)))
-    pieces = pieces + apart * text_of_piece[:, None]
-    spans = spans + apart * text_of_word[:, None]
+    text_of_piece = np.repeat(texts[:-1], piece_counts)
+    text_of_word = np.repeat(texts[:-1], word_counts)
+    of_pieces, of_words = np.concatenate([of for _, of in tokenized]), np.concatenate(words)
+    apart = 1 + max(int(of_pieces.max(initial=0)), int(of_words.max(initial=0)))
+    of_pieces = of_pieces + apart * text_of_piece[:, None]
+    of_words = of_words + apart * text_of_word[:, None]
 
     # The words first .. last are those that a wordpiece overlaps.
-    first = np.searchsorted(spans[:, 1], pieces[:, 0], side="right")
-    last = np.searchsorted(spans[:, 0], pieces[:, 1], side="left") - 1
+    first = np.searchsorted(of_words[:, 1], of_pieces[:, 0], side="right")
+    last = np.searchsorted(of_words[:, 0], of_pieces[:, 1], side="left") - 1
     rows = np.flatnonzero(first <= last)
     first, reach = first[rows], np.maximum.accumulate(last[rows])
     starts_unit = np.ones(len(rows), dtype=bool)
     starts_unit[1:] = first[1:] > reach[:-1]
-    units = np.full(len(pieces), -1, dtype=np.int64)
+    units = np.full(len(of_pieces), -1, dtype=np.int64)
     units[rows] = np.cumsum(starts_unit) - 1
+    # In each text they count from 0.
     unit_counts = np.bincount(text_of_piece[rows[starts_unit]], minlength=len(words))
-    units = np.maximum.accumulate(units) - (np.cumsum(unit_counts) - unit_counts)[text_of_piece]
+    units = np.maximum.accumulate(units) - _starts(unit_counts)[text_of_piece]
     units = np.maximum(units, 0)
-    number = np.arange(len(spans))
+    number = np.arange(len(of_words))
     # The first wordpiece that reaches a word covers it; otherwise the word has none.
     reaching = np.searchsorted(reach, number, side="left")
     inside = reaching < len(rows)
     inside[inside] = first[reaching[inside]] <= number[inside]
     number, tagged = number[inside], rows[reaching[inside]]
 
-    piece_starts, word_starts = _starts(piece_counts), _starts(word_counts)
-    of = text_of_word[number]
-    number, tagged = number - word_starts[of], tagged - piece_starts[of]
-    bounds = np.searchsorted(of, np.arange(len(words) + 1)).tolist()
+    text_of_found = text_of_word[number]
+    piece_starts = _starts(piece_counts)
+    covered = number - _starts(word_counts)[text_of_found]
+    piece_of_word = tagged - piece_starts[text_of_found]
+    bounds = np.searchsorted(text_of_found, texts).tolist()
     nothing = np.zeros(0, dtype=np.int64)
     return [
-        Wordpieces(ids, units[start : start + len(ids)], number[low:high], tagged[low:high])
+        Wordpieces(ids, units[start : start + len(ids)], covered[low:high], piece_of_word[low:high])
         if low < high
         else Wordpieces(nothing, nothing, nothing, nothing)
         for (ids, _), start, low, high in zip(tokenized, piece_starts, bounds, bounds[1:])
@@ -120,7 +124,7 @@ def fit(pieces: Wordpieces, capacity: int) -> Wordpieces:
     )
 
 
-def _starts(counts: List[int]) -> Ints:
+def _starts(counts: ArrayLike) -> Ints:
     """RETURNS (Ints): Where each text starts, by how many each has."""
-    starts: Ints = np.cumsum(counts, dtype=np.int64) - np.array(counts, dtype=np.int64)
+    starts: Ints = np.cumsum(counts, dtype=np.int64) - np.asarray(counts, dtype=np.int64)
     return starts

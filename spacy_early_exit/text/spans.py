@@ -85,11 +85,6 @@ def _between(doc: Doc, pattern: Pattern[str]) -> List[Span]:
     return [doc[start:end] for start, end in zip(bounds, bounds[1:]) if start < end]
 
 
-def has_line_break(doc: Doc) -> bool:
-    """RETURNS (bool): Whether a Doc's text has a line break."""
-    return LINE_BREAK.search(doc.text) is not None
-
-
 def after_line_break(doc: Doc, words: Ints) -> Bools:
     """Find the words that can't continue anything, since a line ends before them.
 
@@ -101,16 +96,16 @@ def after_line_break(doc: Doc, words: Ints) -> Bools:
     """
     found = np.zeros(len(words), dtype=np.bool_)
     breaks = _ends(doc, LINE_BREAK)
-    if len(breaks) and len(words):
+    if breaks and len(words):
         starts, ends = _offsets(doc)
         before = np.searchsorted(breaks, starts[words[:-1]])
         found[1:] = np.searchsorted(breaks, ends[words[1:]]) > before
     return found
 
 
-def _ends(doc: Doc, pattern: Pattern[str]) -> Ints:
-    """RETURNS (Ints): The last character of each match in a Doc's text. *Shape:* ``(matches,)``"""
-    return np.array([match.end() - 1 for match in pattern.finditer(doc.text)], dtype=np.int64)
+def _ends(doc: Doc, pattern: Pattern[str]) -> List[int]:
+    """RETURNS (List[int]): The last character of each match in a Doc's text."""
+    return [match.end() - 1 for match in pattern.finditer(doc.text)]
 
 
 def _offsets(doc: Doc) -> Tuple[Ints, Ints]:

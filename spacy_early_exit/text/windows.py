@@ -112,12 +112,17 @@ def cut(
     overlap (int): Wordpieces that neighbouring windows should share.
     RETURNS (List[Window]): The windows, in order. Each still owns all its words: see ``share``.
     """
-    parts = [part_of(pieces, *run) for run in runs(pieces.unit_of_piece, capacity, overlap)]
-    return [window_of(doc, part, tokenizer) for part in parts]
+    parts = [_part(pieces, *run) for run in runs(pieces.unit_of_piece, capacity, overlap)]
+    return [_window(doc, part, tokenizer) for part in parts]
 
 
-def part_of(pieces: Wordpieces, start: int, end: int) -> Wordpieces:
-    """RETURNS (Wordpieces): A run of whole units, whose wordpieces and units count from 0."""
+def _part(pieces: Wordpieces, start: int, end: int) -> Wordpieces:
+    """RETURNS (Wordpieces): A run of whole units, whose wordpieces and units count from 0.
+
+    pieces (Wordpieces): The wordpieces of a text.
+    start (int): Its first wordpiece.
+    end (int): The wordpiece after its last.
+    """
     if end - start == len(pieces.ids):
         return pieces
     inside = slice(*np.searchsorted(pieces.piece_of_word, [start, end]))
@@ -130,8 +135,13 @@ def part_of(pieces: Wordpieces, start: int, end: int) -> Wordpieces:
     )
 
 
-def window_of(doc: int, pieces: Wordpieces, tokenizer: WordpieceTokenizer) -> Window:
-    """RETURNS (Window): Wordpieces between the encoder's special tokens."""
+def _window(doc: int, pieces: Wordpieces, tokenizer: WordpieceTokenizer) -> Window:
+    """RETURNS (Window): Wordpieces between the encoder's special tokens.
+
+    doc (int): The index of their doc.
+    pieces (Wordpieces): The wordpieces.
+    tokenizer (WordpieceTokenizer): The tokenizer that made them.
+    """
     prefix, suffix = tokenizer.prefix, tokenizer.suffix
     first, last = len(prefix), len(prefix) + len(pieces.ids)
     unit_of_piece = np.full(last + len(suffix), -1)

@@ -161,6 +161,14 @@ class TestPresets:
         ner.set_annotations([doc], [prediction])
         assert [(ent.start, ent.end) for ent in doc.ents] == [(0, 1), (2, 3)]
 
+    def test_a_text_that_begins_within_an_entity_is_tagged_around_it(self, nlp):
+        doc = nlp.make_doc(TEXTS[0])
+        within = [[1, doc.vocab.strings.add("X")]] + [[0, 0]] * (len(doc) - 1)
+        doc = doc.from_array(["ENT_IOB", "ENT_TYPE"], np.array(within, dtype=np.uint64))
+        (doc,) = nlp.get_pipe(NAME).pipe([doc])
+        assert doc[0].ent_type_ == "X" and all(token.ent_iob for token in doc)
+        assert doc._.early_exit[NAME].spent
+
     def test_a_second_run_changes_nothing(self, nlp):
         doc = nlp(TEXTS[0])
         first = [(ent.text, ent._.confidence) for ent in doc.ents]

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import spacy
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spacy_early_exit.encoders.hugging_face import HFEncoder
@@ -160,6 +160,7 @@ def test_alignment_holds_on_any_text(text, family, tokenizer_of, en):
 
 @settings(max_examples=100, deadline=None)
 @given(texts=st.lists(st.one_of(ANY_TEXT, MIXED), max_size=5))
+@example(texts=["", " ", "a", "\u200b", "b"])
 def test_texts_are_aligned_together_as_alone(texts, tokenizer_of, en):
     words = [word_offsets(en.make_doc(text)) for text in texts]
     tokenized = tokenizer_of("roberta")(texts)
