@@ -187,16 +187,19 @@ def test_others_get_the_network_as_it_is(nlp, tmp_path):
         assert tokenizer(text)["input_ids"] == window.ids.tolist()
 
 
-def test_a_cut_pipeline_says_what_the_first_layers_say(nlp, tmp_path):
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_cut_pipeline_has_the_layers_that_stay(spread, nlp, tmp_path):
     baselines = importlib.import_module("benchmarks.quality.baselines")
     nlp.to_disk(tmp_path / "pipeline")
-    baselines.cut_trained(tmp_path / "pipeline", tmp_path / "cut", 2)
+    baselines.cut_trained(tmp_path / "pipeline", tmp_path / "cut", 2, spread)
     cut = spacy.load(tmp_path / "cut")
     whole, mine = (n.get_pipe("early_exit_ner").model.shims[0].trained for n in (nlp, cut))
     assert mine.network.spec.layers == 2
     deepest = whole.network.head(whole.network.spec.layers)
     assert torch.equal(mine.network.head(2).weight, deepest.weight)
-    for mine_layer, layer in zip(mine.network.encoder.layers, whole.network.encoder.layers):
+    stay = [0, whole.network.spec.layers - 1] if spread else [0, 1]
+    for mine_layer, number in zip(mine.network.encoder.layers, stay):
+        layer = whole.network.encoder.layers[number]
         assert torch.equal(mine_layer.output.weight, layer.output.weight)
     assert len(list(cut.pipe(TEXTS))) == len(TEXTS)
 

@@ -1,7 +1,8 @@
 """Train what people do instead of leaving early: an encoder cut to its first layers.
 
 Each has a single head. The cut encoders are trained by themselves, and from the uncut one
-(distilled): then they start from its layers, and learn its distribution next to the annotation.
+(distilled): then they start from its first layers, or from layers all over it (spread, as
+DistilBERT did), and learn its distribution next to the annotation.
 All are trained for the same number of epochs, which should be that of both stages of early
 exit together.
 
@@ -16,6 +17,7 @@ import json
 import re
 import shutil
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,7 +45,11 @@ def main() -> None:
     parser.add_argument(
         "--rates", default="1e-4,2e-4", help="learning rates to train all of them with"
     )
-    parser.add_argument("--ways", default="uncut,distilled,plain", help="what to train")
+    parser.add_argument(
+        "--ways",
+        default="uncut,distilled,plain",
+        help="what to train: uncut, plain, distilled, spread",
+    )
     parser.add_argument(
         "--teacher", type=Path, help="a trained pipeline, in place of an uncut encoder trained here"
     )
@@ -60,11 +66,11 @@ def main() -> None:
 
     lock = threading.Lock()
 
-    def job(depth: int | None, distilled: bool, rate: str, seed: str) -> None:
-        name = "uncut" if depth is None else f"{depth} layers{', distilled' * distilled}"
+    def job(depth: int | None, way: str, rate: str, seed: str) -> None:
+        name = "uncut" if depth is None else f"{depth} layers{NAMES[way]}"
         key = f"{name}, rate {rate}, seed {seed}"
         if key not in results:
-            model = train(args, name, depth, distilled, rate, seed)
+            model = train(args, name, depth, way, rate, seed)
             found = {part: score(model, args, part) for part in ("tune", "dev")}
             with lock:
                 results[key] = found
@@ -76,18 +82,21 @@ def main() -> None:
     ways = args.ways.split(",")
     with ThreadPoolExecutor(args.jobs) as pool:
         if "uncut" in ways:  # the teachers
-            uncut = itertools.product((None,), (False,), rates, seeds)
+            uncut = itertools.product((None,), ("uncut",), rates, seeds)
             list(pool.map(lambda choice: job(*choice), uncut))
-        distilled = [way == "distilled" for way in ways if way != "uncut"]
-        rest = itertools.product(depths, distilled, rates, seeds)
+        others = [way for way in ways if way != "uncut"]
+        rest = itertools.product(depths, others, rates, seeds)
         list(pool.map(lambda choice: job(*choice), rest))
+
+
+NAMES = {"plain": "", "distilled": ", distilled", "spread": ", distilled, spread"}
 
 
 def train(
     args: argparse.Namespace,
     name: str,
     layers: int | None,
-    distilled: bool,
+    way: str,
     rate: str,
     seed: str,
 ) -> Path:
@@ -101,10 +110,10 @@ def train(
     stage = {"@misc": "benchmark.SingleHead.v1", "teacher": None, "distillation": 1.0}
     encoder = args.encoder if layers is None else args.work / f"encoder-{layers}"
     config = load_config(args.work / "joint.cfg", interpolate=False)
-    if distilled:
+    if layers is not None and way in ("distilled", "spread"):
         stage["teacher"] = str(teacher)
-        start = args.work / f"start-{layers}-{seed}-{rate}"
-        cut_trained(teacher, start, layers or 0)
+        start = args.work / f"start-{way}-{layers}-{seed}-{rate}"
+        cut_trained(teacher, start, layers, spread=way == "spread")
         config["initialize"]["components"] = {"early_exit_ner": {"start_from": str(start)}}
     config["components"]["early_exit_ner"]["training"] = stage
     config["components"]["early_exit_ner"]["threshold"] = 0.0
@@ -153,19 +162,28 @@ def cut(encoder: Path, output: Path, layers: int) -> None:
     config["num_hidden_layers"] = layers
     (output / "config.json").write_text(json.dumps(config))
     weights = load_file(encoder / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if stays(name, layers)}
+    kept = {name: tensor for name, tensor in weights.items() if place(name, range(layers))}
     save_file(kept, output / "model.safetensors", metadata={"format": "pt"})
 
 
-def cut_trained(pipeline: Path, output: Path, layers: int) -> None:
-    """Keep the first layers of a trained pipeline; its last head goes on top of them."""
+def cut_trained(pipeline: Path, output: Path, layers: int, spread: bool = False) -> None:
+    """Keep some layers of a trained pipeline; its last head goes on top of them.
+
+    pipeline (Path): The pipeline.
+    output (Path): Where to save the new one.
+    layers (int): How many to keep.
+    spread (bool): Whether they are taken all over it, the first and the last among them, or are the
+        first ones.
+    """
     nlp = spacy.load(pipeline)
     shim = nlp.get_pipe("early_exit_ner").model.shims[0]
     network, tokenizer = shim.trained[:2]
-    weights = {name: w for name, w in network.state_dict().items() if stays(name, layers)}
+    last = network.spec.layers - 1
+    stay = [round(i * last / (layers - 1)) if spread else i for i in range(layers)]
+    weights = {place(name, stay): weight for name, weight in network.state_dict().items()}
     for part in ("weight", "bias"):
-        last = network.state_dict()[f"heads.{network.spec.layers - 1}.{part}"]
-        weights[f"heads.{layers - 1}.{part}"] = last
+        weights[f"heads.{layers - 1}.{part}"] = network.state_dict()[f"heads.{last}.{part}"]
+    weights.pop("", None)
     spec = dataclasses.replace(network.spec, layers=layers)
     left = [layer for layer in network.exit_layers if layer < layers]
     cut_network = ExitNetwork(spec, network.tags, network.head_window, left)
@@ -175,10 +193,18 @@ def cut_trained(pipeline: Path, output: Path, layers: int) -> None:
     nlp.to_disk(output)
 
 
-def stays(name: str, layers: int) -> bool:
-    """RETURNS (bool): Whether a weight is of none but the first layers."""
-    number = re.search(r"(?:layers?|heads)\.(\d+)\.", name)
-    return number is None or int(number.group(1)) < layers
+def place(name: str, stay: Sequence[int]) -> str:
+    """RETURNS (str): The name of a weight where only some layers stay; empty if its layer goes.
+
+    name (str): Its name now.
+    stay (Sequence[int]): The numbers of these layers, ascending.
+    """
+    number = re.search(r"(?<=layer\.)\d+|(?<=layers\.)\d+|(?<=heads\.)\d+", name)
+    if number is None:
+        return name
+    if int(number[0]) not in stay:
+        return ""
+    return f"{name[: number.start()]}{stay.index(int(number[0]))}{name[number.end() :]}"
 
 
 if __name__ == "__main__":
