@@ -204,6 +204,30 @@ def test_a_cut_pipeline_has_the_layers_that_stay(spread, nlp, tmp_path):
     assert len(list(cut.pipe(TEXTS))) == len(TEXTS)
 
 
+def test_the_verdict_compares_with_the_better_full_depth(tmp_path):
+    verdict = importlib.import_module("benchmarks.quality.verdict")
+    kept = importlib.import_module("benchmarks.common.results")
+    curve = [(1.0, 0.8, 6.0), (2.0, 0.7, 3.0), (3.5, 0.4, 2.0)]
+    names = ("mac_speedup", "ents_f", "mean_exit_layer")
+    kept.write(tmp_path / "tasks.json", [dict(zip(names, row)) for row in curve])
+    runs = {
+        "uncut, rate 1e-4, seed 0": {"tune": 0.9, "dev": 0.82},
+        "uncut, rate 2e-4, seed 0": {"tune": 0.8, "dev": 0.99},
+        "3 layers, rate 1e-4, seed 0": {"tune": 0.5, "dev": 0.5},
+        "3 layers, rate 1e-4, seed 1": {"tune": 0.6, "dev": 0.7},
+        "2 layers, distilled, spread, rate 1e-4, seed 0": {"tune": 0.5, "dev": 0.4},
+    }
+    kept.write(tmp_path / "baselines.json", runs)
+    found = verdict.read([tmp_path / "tasks.json", tmp_path / "baselines.json"])
+    assert found.full == 0.82, "the rate is chosen on tune"
+    assert (found.layers, found.at(2.0), found.at(4.0)) == (6, 0.7, None)
+    assert found.at(3.0) == pytest.approx(0.5)
+    assert {cut[:2]: cut.f for cut in found.cuts} == {
+        (3, ""): pytest.approx(0.6),
+        (2, "distilled, spread"): 0.4,
+    }
+
+
 class TestSoak:
     GOOD = {"wrong": [], "compared": 9, "short_calls": 9, "memory_grown_mb": 3.0}
 
