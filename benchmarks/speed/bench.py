@@ -3,7 +3,8 @@
 Each pipeline is given as NAME=FOLDER, early-exit ones run at every speedup that they are
 calibrated for. --checkpoints are folders that `benchmarks.common.peers` wrote: the same networks in
 Hugging Face's pipeline and in other engines. Every contender runs in a process of its own, in
-alternating rounds; results that are in the output file already are not measured again.
+alternating rounds; results that are in the output file already are not measured again. Engines
+that are not installed are left out.
 """
 
 import argparse
@@ -22,15 +23,20 @@ from spacy_early_exit.cli.benchmark import show
 from spacy_early_exit.measure.benchmark import Contender, Runner, benchmark
 from spacy_early_exit.measure.contenders import contenders_of, make_spacy, spans_of
 
-# Engines that compute a whole batch at once, with what they are told besides folder and batch size.
-ENGINES: dict[str, tuple[Callable[..., Runner], dict[str, str]]] = {
-    "ONNX Runtime fp32": (make_onnx, {"file": "model.onnx"}),
-    "ONNX Runtime int8": (make_onnx, {"file": "model-int8.onnx"}),
-    "OpenVINO fp32": (make_openvino, {"file": "openvino.xml", "precision": "f32"}),
-    "OpenVINO bf16": (make_openvino, {"file": "openvino.xml", "precision": "bf16"}),
-    "OpenVINO int8": (make_openvino, {"file": "openvino-int8.xml", "precision": "f32"}),
-    "CTranslate2 fp32": (make_ctranslate2, {"compute_type": "float32"}),
-    "CTranslate2 int8": (make_ctranslate2, {"compute_type": "int8"}),
+# Engines that compute a whole batch at once: the package, what makes it run, and what that is told
+# besides folder and batch size.
+ENGINES: dict[str, tuple[str, Callable[..., Runner], dict[str, str]]] = {
+    "ONNX Runtime fp32": ("onnxruntime", make_onnx, {"file": "model.onnx"}),
+    "ONNX Runtime int8": ("onnxruntime", make_onnx, {"file": "model-int8.onnx"}),
+    "OpenVINO fp32": ("openvino", make_openvino, {"file": "openvino.xml", "precision": "f32"}),
+    "OpenVINO bf16": ("openvino", make_openvino, {"file": "openvino.xml", "precision": "bf16"}),
+    "OpenVINO int8": (
+        "openvino",
+        make_openvino,
+        {"file": "openvino-int8.xml", "precision": "f32"},
+    ),
+    "CTranslate2 fp32": ("ctranslate2", make_ctranslate2, {"compute_type": "float32"}),
+    "CTranslate2 int8": ("ctranslate2", make_ctranslate2, {"compute_type": "int8"}),
 }
 PACKAGES = ("onnxruntime", "openvino", "ctranslate2", "spacy-transformers")
 FREE = ("commit", "command", "date")  # what may differ between results that belong together
@@ -146,7 +152,7 @@ def in_transformers(name: str, checkpoint: str, sizes: list[int], stride: int) -
 
 
 def in_engines(name: str, checkpoint: str, sizes: list[int], threads: int) -> list[Contender]:
-    """RETURNS (list[Contender]): Every engine, at some batch sizes.
+    """RETURNS (list[Contender]): Every engine that is installed, at some batch sizes.
 
     name (str): What is behind theirs.
     """
@@ -158,7 +164,8 @@ def in_engines(name: str, checkpoint: str, sizes: list[int], threads: int) -> li
             version_of(checkpoint),
         )
         for size in sizes
-        for engine, (make, told) in ENGINES.items()
+        for engine, (package, make, told) in ENGINES.items()
+        if has(package)
     ]
 
 
