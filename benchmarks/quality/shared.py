@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of time measurement, in turn")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--features", action="store_true", help="a third task")
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     args = parser.parse_args()
     corpus = args.work / "corpus"
     if not (corpus / FINISHED).exists():
@@ -139,6 +140,9 @@ def train(
     run("scripts/create_config.py", template, texts, config, *how, *length)
     options = ["--paths.train", texts, "--paths.dev", corpus / "tune.spacy"]
     options += ["--paths.encoder", args.encoder, "--system.seed", args.seed]
+    if args.mixed_precision:
+        for component in load_config(config, interpolate=False)["components"]:
+            options += [f"--components.{component}.model.mixed_precision", "true"]
     if not (output / FINISHED).exists():
         run("-m", "spacy", "train", config, "--output", output, *options, *start, log=output)
         (output / FINISHED).touch()

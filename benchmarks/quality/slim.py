@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--rate", default="2e-4", help="learning rate of search and first stage")
     parser.add_argument("--rate-two", default="1e-4", help="of the second stage")
     parser.add_argument("--thresholds", default=THRESHOLDS, help="to measure F at")
+    parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     parser.add_argument("--rounds", type=int, default=0, help="measure time, so often")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -191,6 +192,8 @@ def spacy_train(
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     options = ["--paths.train", args.corpus / "train.spacy", "--system.seed", seed]
     options += ["--paths.dev", args.corpus / "tune.spacy", "--output", output]
+    mixed = str(args.mixed_precision).lower()
+    options += [f"--components.{NAME}.model.mixed_precision", mixed]
     run("-m", "spacy", "train", args.work / f"{stage}.cfg", *options, *how, log=output)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
