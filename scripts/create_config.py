@@ -135,9 +135,9 @@ def prepare_search(
     shares (float | None): What is to stay. None: as in the template.
     """
     training = config["training"]
-    # More epochs than the steps take: before the last of these, the ticket is drawn. Scores are of
-    # no use.
-    training.update(max_epochs=2 * epochs, eval_frequency=training["max_steps"])
+    # More epochs than the steps take, even if long texts fill batches of their own: before the last
+    # step, the ticket is drawn. Scores are of no use.
+    training.update(max_epochs=10 * epochs, eval_frequency=training["max_steps"])
     stage["max_updates"] = max(1, training["max_steps"] - 1)
     stage.update({name: share for name, share in shares.items() if share is not None})
 

@@ -79,8 +79,12 @@ def width_saving(ner: EarlyExitPipe, docs: Sequence[Doc]) -> float:
 
     trained, settings = ner.model.shims[0].outline, ner.ready(Knob(speedup=1.0))
     copies = [fresh(ner, doc) for doc in docs]
-    whole = full_depth_macs(trained, copies, settings, trained.full_depth.spec.unslimmed)
-    return whole / sum(get_records(doc)[ner.name].full for doc in docs)
+    spec = trained.full_depth.spec
+    slim, whole = (
+        full_depth_macs(trained, copies, settings, sizes) for sizes in (spec, spec.unslimmed)
+    )
+    full = sum(get_records(doc)[ner.name].full for doc in docs)  # with the heads of all tasks
+    return (full + whole - slim) / full
 
 
 def _scores(

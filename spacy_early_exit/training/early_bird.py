@@ -55,25 +55,27 @@ class Check(NamedTuple):
 class Progress:
     """How far a search is.
 
-    updates (int): How many batches it has learnt from.
-    within_update (bool): Whether it is learning from one.
+    updates (int): How many steps the optimizer has taken.
+    within_batch (bool): Whether it is learning from a batch.
+    has_learnt (bool): Whether it has learnt since the last step.
     tickets (Deque[Units]): The last tickets.
     checks (List[Check]): How they changed.
     drawn (str): Why the ticket was drawn; empty until it is.
     """
 
     updates: int = 0
-    within_update: bool = False
+    within_batch: bool = False
+    has_learnt: bool = False
     tickets: Deque[Units] = field(default_factory=lambda: deque(maxlen=COMPARED))
     checks: List[Check] = field(default_factory=list)
     drawn: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class EarlyBirdSearch:
     """Find out which heads and neurons matter, while learning as in the first stage.
 
-    Once the ticket is drawn, nothing is learnt any more: the gates stay as they were.
+    Once the ticket is drawn, the network learns no more: the gates stay as they were.
 
     heads (float): Share of attention heads on the ticket.
     neurons (float): Share of feed-forward neurons on it.
@@ -114,12 +116,18 @@ class EarlyBirdSearch:
     ) -> Answers:
         """RETURNS (Answers): The logits of all heads for the batch, with gradients. What else the
         loss needs is the gates.
+
+        RAISES (ValueError): If the encoder is frozen.
         """
         if not has_gates(network):
+            if not all(weight.requires_grad for weight in network.encoder.parameters()):
+                raise ValueError(
+                    "EarlyBirdSearch finds out what the encoder needs while it learns: set "
+                    "freeze_encoder and freeze_full_depth to false."
+                )
             add_gates(network)
-        if not self.progress.within_update:
-            self.progress.within_update = True
-            self._check(network)
+            self.progress = Progress()
+        self._count(network)
         if self.progress.drawn:
             with torch.no_grad():
                 return self.joint.run(network, batch, 0.0, criterion, teacher)
@@ -130,8 +138,8 @@ class EarlyBirdSearch:
 
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
-        self.progress.updates += 1
-        self.progress.within_update = False
+        self.progress.within_batch = False
+        self.progress.has_learnt = not self.progress.drawn
         _latest.progress = self.progress
         loss = self.joint.loss(answers, tags)
         words = int((tags != MISSING).sum())  # as a tensor it would bring torch's default dtype
@@ -140,11 +148,24 @@ class EarlyBirdSearch:
             loss = loss + self.penalty * words * gate.abs().sum()
         return loss
 
+    def _count(self, network: ExitNetwork) -> None:
+        """Count the optimizer's steps, which may be one for several batches, and look at the ticket
+        after them.
+        """
+        now = self.progress
+        if now.within_batch:  # it is too large for the network, and comes in parts
+            return
+        now.within_batch = True
+        # A step uses up the gradients.
+        if now.has_learnt and gates_of(network).heads[0].grad is None:
+            now.updates, now.has_learnt = now.updates + 1, False
+            self._check(network)
+
     def _check(self, network: ExitNetwork) -> None:
         """Look at the ticket between two updates, and draw it if it is time."""
         now = self.progress
-        last = now.updates == self.max_updates > 0
-        if now.drawn or not now.updates or (now.updates % self.every and not last):
+        last = now.updates == self.max_updates
+        if now.updates % self.every and not last:
             return
         scopes = self.heads_scope, self.neurons_scope
         ticket = draw_ticket(gate_scores(network), self.heads, self.neurons, *scopes)
@@ -186,10 +207,14 @@ class UntilDrawn:
             self.idle_epochs += 1
             return
         for batch in self.batcher(examples):
-            yield batch
+            try:
+                yield batch
+            except GeneratorExit:
+                self._warn_of_the_end()
+                raise
             # By now, the stage has learnt from it.
-            progress = _latest_progress()
-            if progress is None or progress is self.earlier:
+            progress = self._progress()
+            if progress is None:
                 continue
             for check in progress.checks[self.shown :]:
                 msg.info(
@@ -198,10 +223,24 @@ class UntilDrawn:
                 )
             self.shown = len(progress.checks)
             if progress.drawn:
-                before = progress.updates - 1  # nothing was learnt from this one
-                msg.good(f"The ticket is drawn after {before} updates: {progress.drawn}")
+                msg.good(f"The ticket is drawn after {progress.updates} updates: {progress.drawn}")
                 self.idle_epochs = 1
                 return
+
+    def _progress(self) -> Optional[Progress]:
+        """RETURNS (Optional[Progress]): That of the search which it makes batches for, if any."""
+        progress = _latest_progress()
+        return None if progress is self.earlier else progress
+
+    def _warn_of_the_end(self) -> None:
+        """Warn if training ends before the ticket is drawn, as with too small a max_steps."""
+        progress = self._progress()
+        if progress is not None and not progress.drawn:
+            msg.warn(
+                f"Training ends after {progress.updates + progress.has_learnt} updates, and the "
+                f"ticket is not drawn yet: slim would take it as it is. Let the search go on "
+                f"(max_steps, max_epochs), or set max_updates below max_steps."
+            )
 
 
 def _latest_progress() -> Optional[Progress]:
@@ -258,11 +297,15 @@ def make_early_bird_search(
             raise ValueError(
                 f"EarlyBirdSearch: {name} must be 'layerwise' or 'global', not {scope!r}."
             )
+    if gate_lr_factor <= 0:
+        raise ValueError(
+            f"EarlyBirdSearch: gate_lr_factor must be above 0, not {gate_lr_factor}: gates that do "
+            f"not move tell nothing."
+        )
     most = float("inf")
     check_bounds(
         "EarlyBirdSearch",
         penalty=(penalty, most),
-        gate_lr_factor=(gate_lr_factor, most),
         bound=(bound, 1.0),
         max_updates=(max_updates, most),
         distillation=(distillation, most),

@@ -5,6 +5,7 @@ import copy
 import pytest
 import spacy
 import torch
+from spacy.training import Example
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
 from thinc.api import Config
@@ -97,6 +98,46 @@ def test_nothing_is_learnt_once_the_ticket_is_drawn(encoders):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_gradients_that_add_up_are_one_update(encoders):
+    nlp, examples, optimizer = searching(encoders["bert"], bound=0, max_updates=3)
+    for update in range(5):
+        for example in examples[:4]:
+            nlp.update([example], sgd=False)
+            assert nlp.get_pipe(NAME).training.progress.updates == min(update, 3)
+        nlp.get_pipe(NAME).finish_update(optimizer)
+    progress = nlp.get_pipe(NAME).training.progress
+    assert progress.drawn and [check.update for check in progress.checks] == [2, 3]
+
+
+def test_texts_without_words_do_not_put_off_the_last_update(encoders):
+    nlp, examples, optimizer = searching(encoders["bert"], updates=2, bound=0, max_updates=2)
+    empty = Example.from_dict(nlp.make_doc(""), {})
+    nlp.update([empty], sgd=optimizer)
+    nlp.update(examples, sgd=optimizer)
+    assert nlp.get_pipe(NAME).training.progress.drawn
+
+
+def test_a_pipeline_that_is_initialized_again_searches_again(encoders):
+    nlp, examples, optimizer = searching(encoders["bert"], updates=4, bound=0, max_updates=2)
+    pipe = nlp.get_pipe(NAME)
+    assert pipe.training.progress.drawn
+    nlp.initialize(lambda: examples)
+    before = copy.deepcopy(pipe.network.state_dict())
+    nlp.update(examples, sgd=optimizer)
+    assert not pipe.training.progress.drawn and pipe.training.progress.updates == 0
+    after = pipe.network.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("setting", ["freeze_encoder", "freeze_full_depth"])
+def test_a_frozen_encoder_is_not_searched(setting, encoders):
+    nlp = blank(encoders["bert"], training=SEARCH, model={setting: True})
+    examples = examples_of(nlp)
+    nlp.initialize(lambda: examples)
+    with pytest.raises(ValueError, match="set freeze_encoder and freeze_full_depth to false"):
+        nlp.update(examples)
+
+
 def test_a_searched_pipeline_is_saved_and_loaded_with_its_gates(encoders, tmp_path):
     nlp, examples, _ = searching(encoders["bert"], updates=3)
     nlp.to_disk(tmp_path)
@@ -136,12 +177,21 @@ def test_spacys_training_ends_when_the_ticket_is_drawn(encoders, tmp_path, capsy
         config = config_of(nlp, tmp_path / "train.spacy", max_epochs=50, patience=0)
         trained, last = train(init_nlp(config), tmp_path / "search")
         progress = trained.get_pipe(NAME).training.progress
-        assert progress.drawn and progress.updates == updates + 1  # by the last, nothing was learnt
+        assert progress.drawn and progress.updates == updates
         assert has_gates(spacy.load(last).get_pipe(NAME).network)
         printed = capsys.readouterr().out
         assert f"The ticket is drawn after {updates} updates: it is not stable" in printed
         for check in progress.checks:
             assert f"Update {check.update}: {check.heads:.1%} of the heads" in printed
+
+
+def test_an_end_before_the_ticket_is_drawn_is_told(encoders, tmp_path, capsys):
+    (tmp_path / "search").mkdir()
+    nlp = blank(encoders["bert"], training={**SEARCH, "bound": 0, "max_updates": 50})
+    config = config_of(nlp, tmp_path / "train.spacy", max_steps=5, max_epochs=50, patience=0)
+    train(init_nlp(config), tmp_path / "search")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Training ends after 6 updates, and the ticket is not drawn yet" in told
 
 
 def test_without_max_epochs_the_end_is_asked_for(encoders, tmp_path):
@@ -164,6 +214,7 @@ def test_other_training_is_not_ended():
         ({"neurons": 1.5}, "neurons must be above 0 and at most 1, not 1.5"),
         ({"heads_scope": "all"}, "heads_scope must be 'layerwise' or 'global'"),
         ({"penalty": -1.0}, "penalty must be 0 or more"),
+        ({"gate_lr_factor": 0.0}, "gate_lr_factor must be above 0, not 0.0"),
         ({"every": 0}, "every must be 1 or more"),
         ({"bound": 2.0}, "bound must be between 0 and 1"),
         ({"bound": 0.0}, "max_updates must be set"),
