@@ -19,6 +19,9 @@ already are not repeated.
 
 `--rounds` measures time instead, on an otherwise idle machine: search and slim training, and
 unslimmed training, in turns.
+
+The second stage's checkpoints are compared at one saving in all (`--hold`), so that no way is
+chosen for another than the one it is read at.
 """
 
 import argparse
@@ -66,6 +69,7 @@ WAYS = [UNSLIMMED, *TICKETS, FEWER_LAYERS, AS_LONG]
 SAVINGS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
 THRESHOLDS = "0,0.01,0.02,0.04,0.07,0.1,0.15,0.2,0.3,0.45,0.65"
 CHECK = re.compile(r"Update (\d+): ([\d.]+)% of the heads and ([\d.]+)%")
+RATE = "--training.optimizer.learn_rate.initial_rate"
 Found = dict[str, Any]
 
 
@@ -86,6 +90,7 @@ def main() -> None:
     parser.add_argument("--min-steps", type=int, default=400, help="of each stage")
     parser.add_argument("--rate", default="2e-4", help="learning rate of search and first stage")
     parser.add_argument("--rate-two", default="1e-4", help="of the second stage")
+    parser.add_argument("--hold", type=float, default=3.5, help="saving to choose checkpoints at")
     parser.add_argument("--thresholds", default=THRESHOLDS, help="to measure F at")
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
     parser.add_argument("--rounds", type=int, default=0, help="measure time, so often")
@@ -123,7 +128,7 @@ def examine(args: argparse.Namespace, way: str, seed: str) -> Found:
     nlp = spacy.load(model)
     trained = nlp.get_pipe(NAME).model.shims[0].trained
     found: Found = {"sizes": [list(sizes) for sizes in trained.network.spec.own_sizes]}
-    whole = read_spec(json.loads((args.encoder / "config.json").read_text()))
+    whole = spec_of(args.encoder)
     for part in ("tune", "dev"):
         gold = list(DocBin().from_disk(args.corpus / f"{part}.spacy").get_docs(nlp.vocab))
         thresholds = [float(threshold) for threshold in args.thresholds.split(",")]
@@ -155,11 +160,12 @@ def train(args: argparse.Namespace, way: str, seed: str) -> Path:
     encoder, share = args.encoder, 1.0
     if way in (EARLY_BIRD, LATE):
         options = [] if way == EARLY_BIRD else ["--components.early_exit_ner.training.bound", 0]
-        how = [*options, "--paths.encoder", encoder]
+        how = [*options, "--paths.encoder", encoder, RATE, args.rate]
         seconds["search"] = spacy_train(args, "early_bird", folder / "search", seed, how)
+        (folder / "search" / FINISHED).touch()
     if way in TICKETS:
         searched = folder if way == LATE else folder_of(args, EARLY_BIRD, seed)
-        if not (searched / "search" / "model-last").exists():
+        if not (searched / "search" / FINISHED).exists():
             train(args, EARLY_BIRD, seed)
         encoder = folder / "encoder"
         script = ["-m", "spacy", "early-exit", "slim", searched / "search" / "model-last"]
@@ -176,9 +182,11 @@ def train(args: argparse.Namespace, way: str, seed: str) -> Path:
         share = total(args, EARLY_BIRD, seed) / total(args, UNSLIMMED, seed)
     for stage, rate in (("joint", args.rate), ("self_sampling", args.rate_two)):
         how = ["--paths.encoder", encoder, *shortened(args.work / f"{stage}.cfg", share)]
-        how += ["--training.optimizer.learn_rate.initial_rate", rate]
+        how += [RATE, rate]
         if stage == "self_sampling":
-            how += ["--paths.first_stage", folder / "joint" / "model-best"]
+            first = folder / "joint" / "model-best"
+            own = args.hold / width_saving_of(args, first)
+            how += ["--paths.first_stage", first, "--training.before_update.speedup", max(1.0, own)]
         seconds[stage] = spacy_train(args, stage, folder / stage, seed, how)
     (folder / "seconds.json").write_text(json.dumps(seconds))
     (folder / FINISHED).touch()
@@ -200,9 +208,7 @@ def spacy_train(
 
 
 def shortened(config: Path, share: float) -> list[object]:
-    """RETURNS (list[object]): Options that leave a stage a share of its steps."""
-    if share >= 1:
-        return []
+    """RETURNS (list[object]): Options that give a stage a share of its steps, or more of them."""
     training = load_config(config, interpolate=False)["training"]
     steps = max(1, round(share * training["max_steps"]))
     every = max(1, round(share * training["eval_frequency"]))
@@ -236,6 +242,18 @@ def width_of(nlp: Any, gold: Sequence[Any], whole: EncoderSpec) -> float:
     return full_depth_macs(trained, docs, settings, whole) / own
 
 
+def width_saving_of(args: argparse.Namespace, pipeline: Path) -> float:
+    """RETURNS (float): The same for a saved pipeline, on tune."""
+    nlp = spacy.load(pipeline)
+    gold = list(DocBin().from_disk(args.corpus / "tune.spacy").get_docs(nlp.vocab))
+    return width_of(nlp, gold, spec_of(args.encoder))
+
+
+def spec_of(encoder: Path) -> EncoderSpec:
+    """RETURNS (EncoderSpec): The sizes of an encoder in Hugging Face's format."""
+    return read_spec(json.loads((encoder / "config.json").read_text()))
+
+
 def as_many_layers(slim: EncoderSpec, wordpieces: int = 32) -> int:
     """RETURNS (int): How many layers of the encoder as it is cost about as much as a slim one."""
     pieces, words = torch.tensor([wordpieces]), torch.tensor([0])
@@ -263,7 +281,8 @@ def cut(encoder: Path, output: Path, layers: int) -> None:
 def clock(args: argparse.Namespace, results: Found) -> None:
     """Measure seconds of search and slim training, and of unslimmed training, in turns."""
     for number in range(args.rounds):
-        for way in (EARLY_BIRD, UNSLIMMED):
+        ways = (EARLY_BIRD, UNSLIMMED)
+        for way in ways if number % 2 == 0 else reversed(ways):
             key = f"seconds, {way}, round {number}"
             if key in results:
                 continue
@@ -323,11 +342,13 @@ def show(results: dict[str, Found], args: argparse.Namespace) -> None:
     header = ["way", "seeds", "saved by width", "full depth"]
     header += [f"{saving:g}X" for saving in SAVINGS] + ["seconds"]
     print(table(lines, header=header, aligns=["l"] + ["r"] * (len(header) - 1)))
+    show_random(results)
     for key, one in results.items():
-        if key.startswith(EARLY_BIRD):
+        if key.startswith((EARLY_BIRD, LATE)):
             changes = [f"{c['update']:.0f}: {c['heads']}, {c['neurons']}" for c in one["checks"]]
             print(f"{key}, % of heads and neurons that differ: {'; '.join(changes)}")
-    seeds = [seed for seed in args.seeds.split(",") if f"{EARLY_BIRD}, seed {seed}" in results]
+    searched = [folder_of(args, EARLY_BIRD, seed) / "search" for seed in args.seeds.split(",")]
+    seeds = [s for s, at in zip(args.seeds.split(","), searched, strict=True) if at.exists()]
     tickets = {seed: ticket_of(args, seed) for seed in seeds}
     for one, other in itertools.combinations(seeds, 2):
         heads, neurons = distance(tickets[one], tickets[other])
@@ -336,6 +357,22 @@ def show(results: dict[str, Found], args: argparse.Namespace) -> None:
             f"{neurons:.1%} of the neurons (by chance, {by_chance(args.heads):.1%} and "
             f"{by_chance(args.neurons):.1%})"
         )
+
+
+def show_random(results: dict[str, Found]) -> None:
+    """Print how far the early bird is above random tickets, over all tickets and seeds."""
+    pairs = [
+        (results[f"{EARLY_BIRD}, {key.partition(', ')[2]}"]["dev"], one["dev"])
+        for key, one in results.items()
+        if key.startswith("random ") and f"{EARLY_BIRD}, {key.partition(', ')[2]}" in results
+    ]
+    for saving in SAVINGS if pairs else ():
+        reached = [(at_least(early, saving), at_least(other, saving)) for early, other in pairs]
+        above = [100 * (early - other) for early, other in reached if early and other]
+        if above:
+            spread = f" ± {statistics.stdev(above):.1f}" if len(above) > 1 else ""
+            told = f"{statistics.fmean(above):+.2f}{spread} points of F"
+            print(f"{saving:g}X: the early bird is {told} above {len(above)} random tickets")
 
 
 def ticket_of(args: argparse.Namespace, seed: str) -> Any:
