@@ -46,7 +46,8 @@ def main() -> None:
     files = {part: args.corpus / f"{part}{suffix}" for part in ("train", "tune", "dev")}
     parts = {part: read_texts(file) for part, file in files.items() if file.is_file()}
     if "tune" not in parts:
-        parts["train"], parts["tune"] = cut(parts["train"], suffix, args.share, args.seed)
+        known = parts.get("dev", [])
+        parts["train"], parts["tune"] = cut(parts["train"], suffix, args.share, args.seed, known)
     nlp = spacy.blank(args.lang)
     args.output.mkdir(parents=True, exist_ok=True)
     for part in files:
@@ -69,25 +70,38 @@ def main() -> None:
         print(f"{part}: {len(docs)}")
 
 
-def cut(train: list[str], suffix: str, share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Cut tune from a few sentences. Those that are the only one of a label stay in train.
+def cut(
+    train: list[str], suffix: str, share: float, seed: int, dev: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Cut tune from a few sentences. Those that are the only one of a label stay in train, and so
+    do those that occur twice or are also in dev. If it can, tune gets a sentence that has labels:
+    without any, it can't tell good from bad.
 
     train (list[str]): The sentences.
     suffix (str): The file name extension of their corpus.
     share (float): The share to cut.
     seed (int): Seed of the draw.
+    dev (Sequence[str]): The sentences of dev.
     RETURNS (tuple[list[str], list[str]]): What remains, and tune. If nothing can be spared, both
         are the whole of it.
     """
     labels = [labels_of(text, suffix) for text in train]
-    same = [words_of(text) if suffix == ".tsv" else words_in_json(text) for text in train]
+    words = words_of if suffix == ".tsv" else words_in_json
+    same = [key_of(words(text)) for text in train]
     left = Counter(label for some in labels for label in some)
-    twice = {text for text, count in Counter(same).items() if count > 1}
+    elsewhere = {text for text, count in Counter(same).items() if count > 1}
+    elsewhere |= {key_of(words(text)) for text in dev}
     drawn: set[int] = set()
     wanted = min(max(LEAST_TUNE, round(share * len(train))), len(train) - 1)
-    for i in random.Random(seed).sample(range(len(train)), len(train)):
-        spared = same[i] not in twice and all(left[label] > 1 for label in labels[i])
-        if spared and len(drawn) < wanted:
+
+    def can_be_spared(i: int) -> bool:
+        return same[i] not in elsewhere and all(left[label] > 1 for label in labels[i])
+
+    order = random.Random(seed).sample(range(len(train)), len(train))
+    telling = next((i for i in order if labels[i] and can_be_spared(i)), None)
+    order.sort(key=lambda i: i != telling)  # that one first
+    for i in order:
+        if len(drawn) < wanted and can_be_spared(i):
             drawn.add(i)
             left.subtract(labels[i])
     if not drawn:
@@ -97,6 +111,11 @@ def cut(train: list[str], suffix: str, share: float, seed: int) -> tuple[list[st
         )
         return train, train
     tune = [text for i, text in enumerate(train) if i in drawn]
+    if telling is None:
+        print(
+            "No sentence with a label can be spared for tune, so that all pipelines score 0 there: "
+            "annotate more."
+        )
     print(
         f"Checkpoints are chosen on {len(tune)} of the {len(train)} labelled sentences. Each "
         f"choice says how sure it is."

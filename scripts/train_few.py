@@ -6,7 +6,8 @@ that is the best so far on tune, it is the next teacher. At the end all texts, w
 teacher's tags, train the second stage (configs/self_sampling.cfg), in which words exit.
 
 Each training is a run of `spacy train` in a folder of its own. If the script is started again,
-finished runs are not repeated, unless their config or the texts have changed.
+finished runs are not repeated, unless their config or the texts have changed. Of each run the last
+pipeline is kept: the best of several scores on so few labelled texts is the luckiest.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import hashlib
 import json
 import math
 import shutil
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +27,6 @@ from spacy.training import Corpus
 from spacy.util import load_config
 from thinc.api import Config
 
-from spacy_early_exit.budget.curve import DOUBT
 from spacy_early_exit.measure.calibrate import PARTS, Run, run_in_parts
 from spacy_early_exit.measure.docs import annotated
 from spacy_early_exit.recipe import fix_steps, learn_rate_for
@@ -33,6 +34,9 @@ from spacy_early_exit.recipe import fix_steps, learn_rate_for
 NER = "early_exit_ner"
 CONFIGS = Path(__file__).parent.parent / "configs"
 FINISHED = "finished.txt"  # in the folder of a run: what it was a run of
+# Student's t for 1, 2, … degrees of freedom: of 100 differences that are chance, 5 are more
+# standard errors above 0.
+DOUBT = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83, 1.81, 1.80, 1.78, 1.77, 1.76, 1.75)
 
 
 @dataclass
@@ -41,17 +45,18 @@ class Candidate:
 
     name (str): Its run.
     ents_f (float): F on tune, at full depth.
-    ents_f_error (float | None): Its standard error; None if it can't be known.
+    ents_f_doubt (float | None): How much more or less it may be on other texts; None if that can't
+        be known.
     gain (float | None): F above the best before it.
-    gain_error (float | None): The standard error of this difference.
+    gain_doubt (float | None): The same for this difference.
     chosen (bool): Whether it is the best so far.
     """
 
     name: str
     ents_f: float
-    ents_f_error: float | None
+    ents_f_doubt: float | None
     gain: float | None = None
-    gain_error: float | None = None
+    gain_doubt: float | None = None
     chosen: bool = True
 
 
@@ -87,13 +92,13 @@ class Runs:
         config["system"]["seed"] = self.args.seed
         config["components"][NER]["threshold"] = 0.0  # teachers are compared at full depth
         config["components"][NER]["model"]["mixed_precision"] = self.args.mixed_precision
-        fix_steps(config, steps)
+        fix_steps(config, steps, evaluate_every=steps)
         learn_rate = config["training"]["optimizer"]["learn_rate"]
         learn_rate["initial_rate"] = rate * learn_rate_for(self.args.encoder)
         return config
 
     def run(self, name: str, config: Config, prepare: Callable[[], None] | None = None) -> Path:
-        """RETURNS (Path): The best checkpoint of a training, unless it is there already.
+        """RETURNS (Path): The last pipeline of a training, unless it is there already.
 
         name (str): The run, which is also its folder.
         config (Config): What to train.
@@ -104,7 +109,7 @@ class Runs:
         finished, key = folder / FINISHED, self.history.hexdigest()
         if finished.is_file() and finished.read_text() == key:
             print(f"{name}: finished before")
-            return folder / "model-best"
+            return folder / "model-last"
         print(f"{name}:", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -112,9 +117,9 @@ class Runs:
         if prepare is not None:
             prepare()
         spacy_train(folder / "config.cfg", folder, use_gpu=self.args.gpu)
-        shutil.rmtree(folder / "model-last")
+        shutil.rmtree(folder / "model-best")
         finished.write_text(key)
-        return folder / "model-best"
+        return folder / "model-last"
 
 
 def main() -> None:
@@ -141,13 +146,13 @@ def main() -> None:
     runs = Runs(args)
     teacher = args.teacher or runs.run("teacher", runs.config("joint.cfg", args.few_steps))
     best, known = teacher, measure(teacher, args.corpus / "tune.spacy")
-    found = [Candidate("teacher", known.point.score or 0.0, error_of(known))]
-    tell(found[0], len(known.without))
+    found = [Candidate("teacher", known.point.score or 0.0, doubt_of(known))]
+    tell(found[0])
     for number in range(1, args.rounds + 1):
         tuned = one_round(runs, f"round-{number}", best)
         measured = measure(tuned, args.corpus / "tune.spacy")
         found.append(compared(f"round-{number}", measured, known))
-        tell(found[-1], len(known.without))
+        tell(found[-1])
         if found[-1].chosen:
             best, known = tuned, measured
     args.output.mkdir(parents=True, exist_ok=True)  # there may have been no run
@@ -212,22 +217,24 @@ def measure(pipeline: Path, tune: Path) -> Run:
     return run_in_parts(nlp.get_pipe(NER), list(Corpus(tune)(nlp)), 0.0, PARTS)
 
 
-def error_of(run: Run, other: Run | None = None) -> float | None:
-    """Estimate how much a score, or a difference of two, would differ on other texts.
+def doubt_of(run: Run, other: Run | None = None) -> float | None:
+    """Estimate how much a score, or a difference of two, may differ on other texts.
 
     Source: the delete-a-group jackknife.
 
     run (Run): The run.
     other (Run | None): The run to compare it with.
-    RETURNS (float | None): The standard error; None if it can't be known.
+    RETURNS (float | None): The doubt; None if it can't be known: of one text, or where all texts
+        tell the same, as if there were no chance.
     """
-    values: Sequence[float] = run.without
+    values: Sequence[float] = run.without.get(NER, ())
     if other is not None:
-        values = [one - two for one, two in zip(run.without, other.without, strict=True)]
-    if not values:
+        values = [one - two for one, two in zip(values, other.without.get(NER, ()), strict=True)]
+    spread = statistics.pvariance(values) if values else 0.0
+    if spread < 1e-12:
         return None
-    mean, count = sum(values) / len(values), len(values)
-    return math.sqrt((count - 1) / count * sum((value - mean) ** 2 for value in values))
+    degrees = len(values) - 1
+    return DOUBT[min(degrees, len(DOUBT)) - 1] * math.sqrt(degrees * spread)
 
 
 def compared(name: str, run: Run, best: Run) -> Candidate:
@@ -239,26 +246,26 @@ def compared(name: str, run: Run, best: Run) -> Candidate:
     best (Run): What the best before it scores.
     """
     score, other = run.point.score or 0.0, best.point.score or 0.0
-    gain, error = score - other, error_of(run, best)
-    return Candidate(name, score, error_of(run), gain, error, chosen=gain >= 0)
+    gain, doubt = score - other, doubt_of(run, best)
+    return Candidate(name, score, doubt_of(run), gain, doubt, chosen=gain >= 0)
 
 
-def tell(candidate: Candidate, parts: int) -> None:
+def tell(candidate: Candidate) -> None:
     """Print how good a pipeline is, and how sure that is."""
-    text = f"{candidate.name}: F {shown(candidate.ents_f, candidate.ents_f_error)} on tune"
+    text = f"{candidate.name}: F {shown(candidate.ents_f, candidate.ents_f_doubt)} on tune"
     if candidate.gain is not None:
         sign = "+" * (candidate.gain >= 0)
-        text += f", {sign}{shown(candidate.gain, candidate.gain_error)} beside the best before it"
-        error = candidate.gain_error
-        if error is None or abs(candidate.gain) <= DOUBT * error:
+        text += f", {sign}{shown(candidate.gain, candidate.gain_doubt)} beside the best before it"
+        if candidate.gain_doubt is None or abs(candidate.gain) <= candidate.gain_doubt:
             text += ", which may be chance"
         text += ". It is the next teacher" if candidate.chosen else ". The teacher stays"
-    print(f"{text}." + " One text can't tell how sure that is." * (not parts), flush=True)
+    unknown = candidate.ents_f_doubt is None
+    print(f"{text}." + " So few texts can't tell how sure that is." * unknown, flush=True)
 
 
-def shown(value: float, error: float | None) -> str:
-    """RETURNS (str): A number in percent, with its uncertainty."""
-    return f"{100 * value:.1f}" + (f" ± {100 * DOUBT * error:.1f}" if error is not None else "")
+def shown(value: float, doubt: float | None) -> str:
+    """RETURNS (str): A number in percent, with its doubt."""
+    return f"{100 * value:.1f}" + (f" ± {100 * doubt:.1f}" if doubt is not None else "")
 
 
 def replace(pipeline: Path, folder: Path) -> None:

@@ -125,6 +125,19 @@ class TestPreparing:
             rest, tune = prepare_few.cut(train, ".tsv", 0.5, seed)
             assert len(tune) == 4 and train[0] in rest and sorted(rest + tune) == sorted(train)
 
+    def test_tune_has_a_label_and_nothing_of_dev(self):
+        labelled = [sentence("A", number=i) for i in range(3)]
+        train = [*labelled, *(sentence(number=i) for i in range(10, 22))]
+        for seed in range(30):
+            rest, tune = prepare_few.cut(train, ".tsv", 0.2, seed, dev=[train[0], train[10]])
+            assert len(tune) == 3 and set(labelled) & set(tune)
+            assert {train[0], train[10]} <= set(rest)
+
+    def test_a_tune_without_labels_is_told(self, capsys):
+        train = [sentence("A"), *(sentence(number=i) for i in range(1, 9))]
+        assert prepare_few.cut(train, ".tsv", 0.5, 0)[0].count(train[0]) == 1
+        assert "No sentence with a label can be spared" in capsys.readouterr().out
+
     def test_repeated_sentences_stay_together(self):
         train = [sentence("A"), sentence("A"), sentence("A", number=1), sentence("A", number=2)]
         for seed in range(5):
@@ -136,35 +149,45 @@ class TestPreparing:
         assert "tells next to nothing" in capsys.readouterr().out
 
 
+def run_of(score, *without):
+    return Run(Point(0.0, 1.0, score), {"early_exit_ner": without} if without else {})
+
+
 class TestChoosing:
     def test_a_difference_is_judged_text_by_text(self):
-        best = Run(Point(0.0, 1.0, 0.50), [0.40, 0.50, 0.60])
-        better = Run(Point(0.0, 1.0, 0.52), [0.42, 0.52, 0.62])
+        best = run_of(0.50, 0.40, 0.50, 0.60)
+        better = run_of(0.52, 0.42, 0.52, 0.63)
         found = train_few.compared("new", better, best)
         assert found.chosen and found.gain == pytest.approx(0.02)
-        assert found.gain_error == pytest.approx(0.0, abs=1e-9) and found.ents_f_error > 0.1
+        # 2.92 standard errors with two degrees of freedom; of the jackknife, (n - 1) / n of a sum.
+        sums = 2 * (1 / 300) ** 2 + (2 / 300) ** 2
+        assert found.gain_doubt == pytest.approx(2.92 * (2 / 3 * sums) ** 0.5)
+        assert found.ents_f_doubt > 10 * found.gain_doubt
 
     def test_equally_good_ones_are_chosen_and_worse_ones_are_not(self, capsys):
-        best = Run(Point(0.0, 1.0, 0.5), [0.5, 0.6])
+        best = run_of(0.5, 0.5, 0.6)
         assert train_few.compared("new", best, best).chosen
-        for without, told in (([0.4, 0.62], ", which may be chance"), ([0.42, 0.52], "")):
-            worse = train_few.compared("new", Run(Point(0.0, 1.0, 0.42), without), best)
+        for without, told in (((0.4, 0.62), ", which may be chance"), ((0.42, 0.525), "")):
+            worse = train_few.compared("new", run_of(0.42, *without), best)
             assert not worse.chosen
-            train_few.tell(worse, 2)
+            train_few.tell(worse)
             assert f"the best before it{told}. The teacher stays." in capsys.readouterr().out
 
-    def test_of_one_text_nothing_is_known(self, capsys):
-        one = Run(Point(0.0, 1.0, 0.5), [])
-        found = train_few.compared("new", one, one)
-        assert found.ents_f_error is found.gain_error is None
-        train_few.tell(found, 0)
-        assert "One text can't tell how sure that is." in capsys.readouterr().out
+    def test_what_few_texts_can_not_tell_is_said(self, capsys):
+        for without in ((), (0.5, 0.5)):  # one text, or two that tell the same
+            one = run_of(0.5, *without)
+            found = train_few.compared("new", one, one)
+            assert found.ents_f_doubt is found.gain_doubt is None
+            train_few.tell(found)
+            printed = capsys.readouterr().out
+            assert "which may be chance" in printed
+            assert "So few texts can't tell how sure that is." in printed
 
 
 STEPS = ("--steps", 6, "--few-steps", 8, "--fine-tune-steps", 4, "--exit-steps", 6)
 
 
-@pytest.mark.slow
+@pytest.mark.takes(seconds=15)
 def test_from_a_few_labels_to_a_pipeline_and_on_where_it_stopped(tmp_path, encoders):
     corpus = write_corpus(tmp_path / "data", train=40)
     run("scripts/few_shot.py", corpus, tmp_path / "few", "--per-label", 3)

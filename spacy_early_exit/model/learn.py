@@ -19,7 +19,7 @@ from ..runtime.memory import release_freed_memory
 from ..runtime.torch_state import usual_torch
 from ..settings import RunSettings
 from ..text.windows import batches
-from ..training.base import Answers, Gradient, JointLogits, Places
+from ..training.base import Answers, Gradient, JointLogits, Places, SelfTraining
 from ..training.joint import JointTraining
 from .predict import windows_for
 from .shim import TaggerShim, shim_of
@@ -59,6 +59,12 @@ def begin_update(
     if settings.stage is not None:
         shim.learning_pass = None  # it learns alone
     torch.clear_autocast_cache()  # within the caller's autocast, old weights would stay cached
+    if isinstance(stage, SelfTraining) and not shim.has_teacher:
+        raise ValueError(
+            f"{type(stage).__name__} has no teacher. Initialize the component with one: set "
+            f"start_from in [initialize.components], as in configs/meta_self_training.cfg. A "
+            f"student that was saved can't go on: its teacher is not saved with it."
+        )
     teacher = shim.teacher() if stage.needs_teacher else None
     windows: List[Window] = []
     texts: List[int] = []  # of each window

@@ -317,6 +317,11 @@ class TaggerShim(Shim):
         """
         self._teacher = teacher
 
+    @property
+    def has_teacher(self) -> bool:
+        """RETURNS (bool): Whether it has a teacher already."""
+        return self._teacher is not None
+
     def own_parameters(self) -> Iterator[Tuple[str, torch.nn.Parameter]]:
         """RETURNS (Iterator[Tuple[str, Parameter]]): The parameters that it trains, by name."""
         return self.trained.network.named_parameters()

@@ -278,15 +278,16 @@ class EarlyExitPipe(Task, Saved, Lending, Dial, TrainablePipe):
             self.add_label(label)
         targets.check_labels_to_learn(self.name, self._labels)
         self.model.set_dim("nO", tag_count(self.scheme, len(self._labels)), force=True)
-        teacher = None if student is None else self._shim.teacher()
+        taught = None if student is None else (self._shim.teacher(), self._shim.trained.tokenizer)
         if start_from is None or student is not None:
             self.model.initialize()
         targets.check_stage(self.name, self.training, from_scratch=start_from is None)
         learns = bool(self._shim.make_room_for(self.decoder, self.criterion))
         targets.check_criterion_is_taught(self.name, self.criterion, self.training, learns)
         _, run = self.ready_alone()
-        if student is not None:
-            self._shim.learn_from(teacher)
+        if student is not None and taught is not None:
+            targets.check_wordpieces(self.name, taught[1], self._shim.trained.tokenizer)
+            self._shim.learn_from(taught[0])
             targets.show_labelled(student, self, self._shim.trained, few, run)
 
     def update(

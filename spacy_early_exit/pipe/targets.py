@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..files.network import Trained
     from ..network.criterion import Criterion
     from ..settings import RunSettings
+    from ..text.tokenizer import WordpieceTokenizer
     from ..training.base import JointLogits, Places, SelfTraining, Stage
 
 
@@ -94,6 +95,25 @@ def show_labelled(
         if not annotated:
             raise ValueError(f"The labelled texts of '{task.name}' have no annotated words.")
     student.learn_by(annotated, run.batch_wordpieces)
+
+
+def check_wordpieces(
+    name: str, teacher: "WordpieceTokenizer", student: "WordpieceTokenizer"
+) -> None:
+    """Check that a teacher and its student read the same wordpieces.
+
+    name (str): The component's name.
+    teacher (WordpieceTokenizer): The teacher's tokenizer.
+    student (WordpieceTokenizer): The student's.
+    RAISES (ValueError): If they do not.
+    """
+    if teacher.to_str() != student.to_str():
+        raise ValueError(
+            f"The teacher of '{name}', start_from in [initialize.components.{name}], has another "
+            f"tokenizer than the encoder: a student reads the wordpieces that its teacher reads. "
+            f"Train a teacher with this encoder, or name the teacher's encoder in "
+            f"[components.{name}.model.encoder]."
+        )
 
 
 def check_loss(name: str, loss: float, scores: "JointLogits", exit_layers: Sequence[int]) -> None:

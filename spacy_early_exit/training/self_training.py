@@ -32,6 +32,7 @@ from .pseudo_labels import (
     stability,
     target_losses,
 )
+from .taught import taught_by
 
 OBSERVE_EVERY = 10  # steps between two looks at the losses of all labelled texts, as published
 
@@ -53,11 +54,13 @@ class Count:
     """What is logged of the weights of the steps since the last evaluation.
 
     words (int): Weights that were found.
-    weighted (float): How many are not 0.
+    weighted (int): How many are not 0.
+    total (float): Their sum, before those of a batch are divided by their mean.
     """
 
     words: int = 0
-    weighted: float = 0.0
+    weighted: int = 0
+    total: float = 0.0
 
 
 @dataclass
@@ -98,11 +101,13 @@ class MetaSelfTraining:
         self.learn_by(self.labelled, self.wordpieces)
 
     def figures(self) -> Dict[str, float]:
-        """RETURNS (Dict[str, float]): What is logged beside the scores. ``pseudo_weighted`` is the
-        share of words with a weight since the last call.
+        """RETURNS (Dict[str, float]): What is logged beside the scores, of the words since the last
+        call: ``pseudo_weighted`` is the share that has a weight, ``pseudo_weight`` the mean weight
+        before those of a batch are divided by their mean, which is 1 if all weights are equal.
         """
         seen, self._count = self._count, Count()
-        return {"pseudo_weighted": seen.weighted / max(seen.words, 1)}
+        words = max(seen.words, 1)
+        return {"pseudo_weighted": seen.weighted / words, "pseudo_weight": seen.total / words}
 
     def run(
         self,
@@ -118,8 +123,7 @@ class MetaSelfTraining:
         RAISES (ValueError): If there is nothing labelled to look at.
         """
         assert teacher is not None  # as needs_teacher asks for
-        with torch.no_grad():
-            taught = run_all_heads(teacher, batch)
+        taught = taught_by(teacher, batch, deepest=self.confidence != "heads")
         targets = pseudo_labels(taught[-1], self.labels, network.tags)
         weights = self._weights(network, batch, targets)
         if self.confidence is not None:
@@ -159,6 +163,7 @@ class MetaSelfTraining:
         """RETURNS (Tensor): The weight of each word. *Shape:* ``(heads or 1, words)``"""
         rows = len(network.exit_layers) if self.weight_per_head else 1
         if self.weights == "equal":
+            self._count.total += rows * len(targets)
             return targets.new_ones(rows, len(targets))
         if not self.labelled:
             raise ValueError(
@@ -186,6 +191,7 @@ class MetaSelfTraining:
         if not self.weight_per_head:
             depth = torch.arange(1, len(slopes) + 1, dtype=slopes.dtype, device=slopes.device)
             slopes = (slopes * depth[:, None]).sum(0, keepdim=True)  # as layer_weighted does
+        self._count.total += float(slopes.clamp(min=0.0).sum())
         return normalised(slopes)
 
     def _losses(self, network: ExitNetwork) -> Tensor:

@@ -259,8 +259,9 @@ class TestConfidence:
         weights = answers.own[0].weights
         share = (weights > 0).float().mean().item()
         assert 0.3 <= share < 0.5 and weights.mean().item() == pytest.approx(1.0, rel=1e-4)
-        assert stage.figures() == {"pseudo_weighted": pytest.approx(share)}
-        assert stage.figures() == {"pseudo_weighted": 0.0}  # since the last look
+        figures = stage.figures()
+        assert figures == {"pseudo_weighted": pytest.approx(share), "pseudo_weight": 1.0}
+        assert not any(stage.figures().values())  # since the last look
 
 
 def test_with_equal_weights_and_its_best_tags_it_is_joint_training(trained, windows):
@@ -407,6 +408,18 @@ class TestAPipeline:
             nlp.update(self.raw, sgd=optimizer)
         nlp, _, optimizer = self.start(encoders["bert"], teacher, None, weights="equal")
         assert nlp.update(self.raw, sgd=optimizer)[NAME] > 0
+
+    def test_a_teacher_with_another_tokenizer_is_refused(self, encoders, teacher):
+        with pytest.raises(ValueError, match="teacher of 'early_exit_ner'.* another tokenizer"):
+            self.start(encoders["roberta"], teacher)
+
+    def test_a_saved_student_does_not_become_its_own_teacher(self, encoders, teacher, tmp_path):
+        nlp, _, optimizer = self.start(encoders["bert"], teacher, weights="equal")
+        nlp.update(self.raw, sgd=optimizer)
+        nlp.to_disk(tmp_path)
+        again = spacy.load(tmp_path)
+        with pytest.raises(ValueError, match="MetaSelfTraining has no teacher"):
+            again.update(self.raw, sgd=again.resume_training())
 
     def test_other_stages_take_no_labelled_texts(self, encoders):
         nlp = blank(encoders["bert"])
