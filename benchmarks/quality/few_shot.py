@@ -1,20 +1,21 @@
 """How good is a tagger of a few labels a class and much raw text? F at full depth, and with exits.
 
 ``WORK/CORPUS-K-SAMPLE`` gets K sentences for each label, drawn from the training part of
-``DATA/CORPUS``, and all its other sentences as raw text. With ``--held-out``, some of these take
-the place of dev, and are no raw text. The ways to train on it:
+``DATA/CORPUS``, and all its other sentences as raw text, in the corpus's own words. With
+``--held-out``, some of these take the place of dev, and are no raw text. The ways to train on it:
 
 few: the labelled sentences alone.
 plain: self-training on raw text, all words with the same weight.
 heads, dropout: the same with the half of the teacher's tags that its heads, or passes with dropout,
     agree on most.
 meta: MetaST, words weighted by a look one step ahead.
-all: the whole training part, labelled; once for each sample.
+all: the whole training part, labelled, with another seed for each sample.
 NAME: `plain` or `meta` with other settings of MetaSelfTraining.v1, which ``--way NAME JSON`` gives.
 
-All of a sample have the same first teacher. ``--exits`` adds the second stage and a calibration,
-and measures F at speedups. ``--cost`` measures seconds a step instead, beside a step on labelled
-text. What is finished is not repeated.
+All of a sample have the same first teacher. F is that of the pipeline that was chosen, at full
+depth; of `all`, that of the first stage. F after each round is kept, too, whatever was chosen.
+``--exits`` adds the second stage and a calibration, and measures F at speedups. ``--cost`` measures
+seconds a step instead, beside a step on labelled text. What is finished is not repeated.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import spacy
+from spacy.tokens import Doc, DocBin
 from spacy.training import Corpus
 from spacy.training.batchers import minibatch_by_words
 from spacy.util import load_config
@@ -39,6 +41,7 @@ from benchmarks.common import results as kept
 from benchmarks.common.corpora import prepare
 from benchmarks.common.curves import NAME, value_at
 from benchmarks.common.train import FINISHED, run
+from scripts.cut_tune import read_texts, words_of
 from spacy_early_exit.recipe import EPOCHS, MIN_STEPS
 
 STAGES = {
@@ -49,6 +52,8 @@ STAGES = {
 }
 SPEEDUPS = (2, 3)
 ASKED = "1.5,2,2.5,3,3.5"  # those reached on dev are a little more or less
+COLUMNS = ("1", "exits 1", "exits 2", "exits 3")
+KEPT = COLUMNS[2:]
 HELD_OUT = 1500  # sentences
 BATCH_WORDS = 600
 Scores = dict[str, float]
@@ -89,7 +94,7 @@ def main() -> None:
                 continue  # it is the same whatever else is drawn
             key = f"{corpus}, {per_label} a label, sample {sample}, {way}"
             if key not in results:
-                found = measure(args, folder, way)
+                found = measure(args, folder, way, sample)
                 with lock:
                     results[key] = found
                     kept.write(args.output, results)
@@ -124,11 +129,23 @@ def draw(args: argparse.Namespace, folder: Path, corpus: str, per_label: str, sa
         hold_out(args.data / corpus, source, int(sample))
     few = folder / "drawn"
     run("scripts/few_shot.py", source, few, "--per-label", per_label, "--seed", sample)
-    raw = few / "unlabelled.jsonl"
+    raw = in_its_own_words(few, source)
     run("scripts/prepare_few.py", few, raw, folder / "corpus", "--seed", sample, "--most", 10**9)
-    if "all" in ways_of(args):
-        prepare(source, folder / "all", 0, "ner", "en")
     (folder / FINISHED).touch()
+
+
+def in_its_own_words(few: Path, source: Path) -> Path:
+    """RETURNS (Path): The raw texts of a draw, .spacy: the words are those of the corpus, as in its
+    labelled sentences and dev.
+    """
+    words = {}
+    for sentence in read_texts(source / "train.tsv"):
+        words[words_of(sentence)] = [line.split("\t")[0] for line in sentence.split("\n")]
+    vocab = spacy.blank("en").vocab
+    lines = (few / "unlabelled.jsonl").read_text(encoding="utf8").splitlines()
+    docs = [Doc(vocab, words=words[json.loads(line)["text"]]) for line in lines]
+    DocBin(docs=docs).to_disk(few / "unlabelled.spacy")
+    return few / "unlabelled.spacy"
 
 
 def hold_out(corpus: Path, output: Path, seed: int) -> None:
@@ -142,15 +159,20 @@ def hold_out(corpus: Path, output: Path, seed: int) -> None:
         (output / f"{part}.tsv").write_text("\n\n".join(some) + "\n", encoding="utf8")
 
 
-def measure(args: argparse.Namespace, folder: Path, way: str) -> Scores:
-    """RETURNS (Scores): F on dev at full depth, and at each speedup."""
+def measure(args: argparse.Namespace, folder: Path, way: str, sample: str) -> Scores:
+    """RETURNS (Scores): F on dev at full depth, after each round, and at each speedup."""
     mixed = ["--mixed-precision"] if args.mixed_precision else []
     corpus = folder / "corpus"
     if way == "all":
-        script = ["-m", "benchmarks.quality.tasks", folder / "all", args.encoder, folder / way]
+        whole = folder / "all"
+        if not (whole / "train.spacy").exists():
+            source = folder / "source" if args.held_out else args.data / folder.name.split("-")[0]
+            prepare(source, whole, 0, "ner", "en")
+        script = ["-m", "benchmarks.quality.tasks", whole, args.encoder, folder / "all-labelled"]
         length = ["--epochs", EPOCHS, "--min-steps", MIN_STEPS, "--speedups", ASKED]
-        run(*script, folder / f"{way}.json", *length, *mixed)
-        return scores_of(kept.read(folder / f"{way}.json"))
+        run(*script, folder / f"{way}.json", *length, "--seed", sample, *mixed)
+        first = f_of(folder / "all-labelled" / "joint" / "model-best", whole / "dev.spacy")
+        return {"1": first, **with_exits(kept.read(folder / f"{way}.json"))}
     script = ["scripts/train_few.py", corpus, args.encoder]
     same = [*mixed, "--exit-steps", args.steps if args.exits else 0]
     if not (folder / "few-alone" / "full-depth").exists():
@@ -162,31 +184,39 @@ def measure(args: argparse.Namespace, folder: Path, way: str) -> Scores:
     stage = ["--stage", json.dumps(settings or {})]
     run(*script, folder / way, *same, *length, *teacher, *stage, log=folder / f"{way}-log")
     dev, final = corpus / "dev.spacy", folder / way / "final"
-    file = folder / f"{way}.json"
-    evaluate = ["-m", "spacy", "early-exit", "evaluate"]
-    trained = folder / way / "full-depth"
-    run(*evaluate, trained, dev, "--thresholds", "0", "--rounds", 0, "--output", file)
-    found = {"1": json.loads(file.read_text())["thresholds"][0]["ents_f"]}
+    found = {"1": f_of(folder / way / "full-depth", dev)}
+    for number in range(1, args.rounds + 1 if settings is not None else 1):
+        tuned = folder / way / f"round-{number}" / "fine-tuned" / "model-last"
+        found[f"round {number}"] = f_of(tuned, dev)
     if args.exits:
+        file = folder / f"{way}.json"
         command = ["-m", "spacy", "early-exit", "calibrate", folder / way / "exits"]
         texts = ["--texts", corpus / "texts.spacy", "--speedups", ASKED]
         run(*command, corpus / "tune.spacy", "--output", final, *texts)
         asked = ["--speedups", f"1,{ASKED}", "--rounds", 0, "--output", file]
-        run(*evaluate, final, dev, *asked)
-        with_exits = scores_of(json.loads(file.read_text())["speedups"])
-        found.update({f"exits {name}": score for name, score in with_exits.items()})
+        run("-m", "spacy", "early-exit", "evaluate", final, dev, *asked)
+        found.update(with_exits(json.loads(file.read_text())["speedups"]))
     return found
 
 
-def scores_of(rows: list[Scores]) -> Scores:
+def f_of(pipeline: Path, dev: Path) -> float:
+    """RETURNS (float): F of a pipeline at full depth."""
+    file = pipeline / "dev.json"
+    asked = ["--thresholds", "0", "--rounds", 0, "--output", file]
+    run("-m", "spacy", "early-exit", "evaluate", pipeline, dev, *asked)
+    f: float = json.loads(file.read_text())["thresholds"][0]["ents_f"]
+    return f
+
+
+def with_exits(rows: list[Scores]) -> Scores:
     """RETURNS (Scores): F at full depth, and at speedups that were reached on dev."""
-    found = {str(speedup): value_at(rows, speedup, "ents_f") for speedup in SPEEDUPS}
-    return {"1": rows[0]["ents_f"], **{s: f for s, f in found.items() if f is not None}}
+    found = {f"exits {speedup}": value_at(rows, speedup, "ents_f") for speedup in SPEEDUPS}
+    return {"exits 1": rows[0]["ents_f"], **{s: f for s, f in found.items() if f is not None}}
 
 
 def time_steps(args: argparse.Namespace, folder: Path) -> Scores:
-    """RETURNS (Scores): The median seconds a step of each stage on the same batches of raw text,
-    and how many times those of joint training they are.
+    """RETURNS (Scores): The mean seconds a step of each stage on the same batches of raw text, and
+    how many times those of joint training they are. Some steps do more than others.
     """
     corpus, teacher = folder / "corpus", folder / "few-alone" / "full-depth"
     if not teacher.exists():
@@ -203,10 +233,10 @@ def time_steps(args: argparse.Namespace, folder: Path) -> Scores:
             step(number)
             if number >= 2:  # the first ones are slower
                 seconds[name].append(time.process_time() - started)
-    medians = {name: statistics.median(some) for name, some in seconds.items()}
-    rows = [(name, f"{s:.3f}", f"{s / medians['joint']:.2f}") for name, s in medians.items()]
+    means = {name: statistics.fmean(some) for name, some in seconds.items()}
+    rows = [(name, f"{s:.3f}", f"{s / means['joint']:.2f}") for name, s in means.items()]
     print(table(rows, header=("stage", "seconds a step", "times joint"), aligns=["l", "r", "r"]))
-    return medians
+    return means
 
 
 def stepper(
@@ -234,18 +264,28 @@ def stepper(
 
 
 def show(results: dict[str, Scores]) -> None:
-    """Print means over samples, with their spread."""
-    cells: dict[tuple[str, str, str], list[Scores]] = {}
+    """Print means over samples, with their spread, and differences within samples."""
+    cells: dict[tuple[str, str], dict[str, dict[str, Scores]]] = {}
     for key, found in results.items():
-        corpus, per_label, _, way = key.split(", ")
-        cells.setdefault((corpus, per_label, way), []).append(found)
-    columns = ["1", *(f"exits {speedup}" for speedup in (1, *SPEEDUPS))]
-    rows = []
-    for (corpus, per_label, way), some in cells.items():
-        scores = [[one[name] for one in some if name in one] for name in columns]
-        rows.append((corpus, per_label, way, *(mean_and_spread(values) for values in scores)))
-    header = ("corpus", "few", "way", "F", *(f"{name}X" for name in columns[1:]))
-    print(table(rows, header=header, aligns=["l", "r", "l", *["r"] * len(columns)]))
+        corpus, per_label, sample, way = key.split(", ")
+        cells.setdefault((corpus, per_label), {}).setdefault(way, {})[sample] = found
+    rows, pairs = [], []
+    for (corpus, per_label), ways in cells.items():
+        for way, some in ways.items():
+            columns = [[one[name] for one in some.values() if name in one] for name in COLUMNS]
+            columns += [
+                [one[s] / one["exits 1"] for one in some.values() if s in one] for s in KEPT
+            ]
+            rows.append((corpus, per_label, way, *map(mean_and_spread, columns)))
+            for other in ("few", "plain") if way != "few" else ():
+                if other == way or other not in ways:
+                    continue
+                both = some.keys() & ways[other].keys()
+                gains = [some[sample]["1"] - ways[other][sample]["1"] for sample in both]
+                pairs.append((corpus, per_label, f"{way} above {other}", mean_and_spread(gains)))
+    header = ("corpus", "few", "way", "F", *(f"{name}X" for name in COLUMNS[1:]), "2X/1X", "3X/1X")
+    print(table(rows, header=header, aligns=["l", "r", "l", *["r"] * (len(header) - 3)]))
+    print(table(pairs, header=("corpus", "few", "of the same samples", "points")))
 
 
 def mean_and_spread(values: list[float]) -> str:
