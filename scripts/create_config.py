@@ -1,5 +1,5 @@
-"""Fill in a training config for a corpus and an encoder: its number of steps and its learning rate,
-and what follows from them.
+"""Fill in a training config for a corpus and an encoder: its number of steps, its learning rate and
+its batches, and what follows from them.
 """
 
 import argparse
@@ -13,17 +13,18 @@ from spacy.util import load_config
 from thinc.api import Config
 
 from spacy_early_exit.recipe import (
+    BATCH_WORDS,
     FIRST_SHARE,
     MAX_EPOCHS,
     MAX_SPEEDUP,
+    SECOND_STAGE,
     count_words,
-    fit_rate,
+    fit_encoder,
     set_steps,
 )
 
 NER = "early_exit_ner"
 SEARCH = "spacy-early-exit.EarlyBirdSearch.v1"
-SECOND = "spacy-early-exit.SelfSampling.v1"
 JOINED = "spacy-early-exit.JoinedCorpus.v1"
 AVERAGE = "spacy-early-exit.average_weights.v1"
 TASKS = ("ner", "tagger", "segmenter")
@@ -45,7 +46,10 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="where to write the config")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument(
-        "--min-steps", type=int, default=0, help="with fewer steps than this, there are more epochs"
+        "--min-steps",
+        type=int,
+        default=0,
+        help=f"with fewer steps of {BATCH_WORDS} words than this, there are more epochs",
     )
     parser.add_argument("--max-epochs", type=int, default=MAX_EPOCHS, help="but no more than this")
     parser.add_argument("--evaluate-every", type=float, default=0.5, help="in epochs")
@@ -55,7 +59,7 @@ def main() -> None:
     parser.add_argument("--heads", type=float, help="of a search: share of heads that stay")
     parser.add_argument("--neurons", type=float, help="of a search: share of neurons that stay")
     parser.add_argument(
-        "--encoder", help="hub id or folder: the learning rate suits its size; else as it is"
+        "--encoder", help="hub id or folder: rate and batches suit its size; else as they are"
     )
     parser.add_argument("--lang", default="en")
     parser.add_argument("--task", choices=TASKS, default="ner")
@@ -70,13 +74,13 @@ def main() -> None:
         config["components"]["early_exit_tagger"]["attribute"] = args.attribute
     elif args.task == "segmenter":
         adapt(config, "early_exit_segmenter", SCORES["segmenter"])
-    length = (args.epochs, args.evaluate_every, args.min_steps, args.max_epochs)
-    epochs = set_steps(config, words, *length)
     if args.encoder:
         try:
-            fit_rate(config, args.encoder)
+            fit_encoder(config, args.encoder)
         except ValueError as e:
             raise SystemExit(f"--encoder can't be {args.encoder!r}: {e}") from e
+    length = (args.epochs, args.evaluate_every, args.min_steps, args.max_epochs)
+    epochs = set_steps(config, words, *length)
     stage = config["components"][f"early_exit_{args.task}"]["training"]
     stages = [of["training"] for of in config["components"].values() if "training" in of]
     if stage["@misc"] == SEARCH:
@@ -91,7 +95,7 @@ def main() -> None:
     fill_config(args.output, args.output, silent=True)
     steps = config["training"]["max_steps"] // epochs
     print(f"{words} words, {epochs} epochs of {steps} steps -> {args.output}")
-    if epochs * steps < args.min_steps:
+    if epochs == args.max_epochs and epochs * words < args.min_steps * BATCH_WORDS:
         print(
             f"The corpus is small: even {epochs} epochs, the most that there are, have fewer than "
             f"{args.min_steps} steps. Annotate more, or raise --max-epochs."
@@ -104,7 +108,7 @@ def prepare_small(config: Config, stages: list[dict[str, Any]]) -> None:
     config (Config): The config, changed in place.
     stages (list[dict[str, Any]]): Each component's stage of training, changed in place.
     """
-    second = [stage for stage in stages if stage["@misc"] == SECOND]
+    second = [stage for stage in stages if stage["@misc"] == SECOND_STAGE]
     for stage in second:
         stage["max_speedup"] = MAX_SPEEDUP  # by then it is known by heart
     if second:

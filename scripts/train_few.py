@@ -29,7 +29,7 @@ from thinc.api import Config
 
 from spacy_early_exit.measure.calibrate import PARTS, Run, run_in_parts
 from spacy_early_exit.measure.docs import annotated
-from spacy_early_exit.recipe import fix_steps, learn_rate_for
+from spacy_early_exit.recipe import BATCH_WORDS, fit_encoder, fix_steps
 
 NER = "early_exit_ner"
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -78,7 +78,7 @@ class Runs:
         """RETURNS (Config): A config of the project, for these texts.
 
         template (str): Its file name.
-        steps (int): Number of steps.
+        steps (int): Number of steps, if these have as many words as those of a small encoder.
         rate (float): Factor of the learning rate.
         """
         config = load_config(CONFIGS / template, interpolate=False)
@@ -92,9 +92,10 @@ class Runs:
         config["system"]["seed"] = self.args.seed
         config["components"][NER]["threshold"] = 0.0  # teachers are compared at full depth
         config["components"][NER]["model"]["mixed_precision"] = self.args.mixed_precision
+        fit_encoder(config, self.args.encoder)
+        steps = max(1, round(steps * BATCH_WORDS / config["training"]["batcher"]["size"]))
         fix_steps(config, steps, evaluate_every=steps)
-        learn_rate = config["training"]["optimizer"]["learn_rate"]
-        learn_rate["initial_rate"] = rate * learn_rate_for(self.args.encoder)
+        config["training"]["optimizer"]["learn_rate"]["initial_rate"] *= rate
         return config
 
     def run(self, name: str, config: Config, prepare: Callable[[], None] | None = None) -> Path:
@@ -198,8 +199,7 @@ def with_exits(runs: Runs, teacher: Path) -> Path:
         docs = [*few, *annotated(nlp.get_pipe(NER), raw, threshold=0.0)]
         DocBin(docs=docs).to_disk(tagged)
 
-    # It learns half as fast as the first stage, as in the project's other workflow.
-    config = runs.config("self_sampling.cfg", args.exit_steps, rate=0.5)
+    config = runs.config("self_sampling.cfg", args.exit_steps)
     config["paths"].update(train=str(tagged), first_stage=str(teacher))
     config["training"]["before_update"].update(
         path=str(args.corpus / "texts.spacy"), speedup=args.speedup

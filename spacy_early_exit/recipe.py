@@ -6,7 +6,7 @@ It is the same as configs/joint.cfg, in which each setting has a comment.
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, NamedTuple, Optional
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -19,9 +19,26 @@ from .pipe.component import EarlyExitPipe
 from .tasks.ner import DEFAULT_CONFIG
 
 DEFAULT_ENCODER: str = DEFAULT_CONFIG["model"]["encoder"]["name"]
-# For encoders narrower than this, and for others. Measured with MiniLM, of width 384.
-SMALL, RATE_SMALL, RATE = 512, 2e-4, 5e-5
-BATCH_WORDS = 600
+SECOND_STAGE = "spacy-early-exit.SelfSampling.v1"
+
+
+class Recipe(NamedTuple):
+    """How encoders of a size are trained.
+
+    rate (float): Largest learning rate of the first stage.
+    second_rate (float): Largest learning rate of the second stage.
+    batch_words (int): Number of words of a step.
+    """
+
+    rate: float
+    second_rate: float
+    batch_words: int
+
+
+NARROW = 512  # encoders narrower than this are small
+SMALL = Recipe(rate=2e-4, second_rate=1e-4, batch_words=600)  # chosen with MiniLM, of width 384
+BASE = Recipe(rate=1e-4, second_rate=1e-4, batch_words=300)  # chosen with MPNet, of width 768
+BATCH_WORDS = SMALL.batch_words  # of the steps that others are reckoned in
 STEPS = 1000  # if there is no corpus to count
 EPOCHS, MIN_STEPS, MAX_EPOCHS = 4, 400, 40  # of each stage
 EVALUATIONS = 10  # at most
@@ -82,13 +99,16 @@ vectors = null
 """
 
 
-def training_config(lang: str, kind: str, encoder: str, learn_rate: float) -> Config:
+def training_config(
+    lang: str, kind: str, encoder: str, learn_rate: float, batch_words: int = BATCH_WORDS
+) -> Config:
     """Make a config for ``spacy train``, with all settings.
 
     lang (str): The language, for spaCy's tokenizer.
     kind (str): The component, by its factory.
     encoder (str): Hub id or folder of the pre-trained encoder.
     learn_rate (float): The largest learning rate of the encoder.
+    batch_words (int): Number of words of a step.
     RETURNS (Config): The config.
     """
     config = Config().from_str(RECIPE, interpolate=False)
@@ -97,6 +117,7 @@ def training_config(lang: str, kind: str, encoder: str, learn_rate: float) -> Co
     from_paths = {"@misc": "spacy-early-exit.HFEncoder.v1", "name": "${paths.encoder}"}
     config["components"] = {kind: {"factory": kind, "model": {"encoder": from_paths}}}
     config["training"]["optimizer"]["learn_rate"]["initial_rate"] = learn_rate
+    config["training"]["batcher"]["size"] = batch_words
     nlp = load_model_from_config(config, auto_fill=True)
     filled: Config = nlp.config
     filled["training"]["score_weights"] = score_weights(nlp, nlp.get_pipe(kind))
@@ -144,14 +165,16 @@ def set_steps(
     epochs (int): Number of passes over the corpus.
     evaluate_every (float): Epochs between evaluations. There are at most ``EVALUATIONS``, and as
         many as the epochs have if these are few.
-    min_steps (int): With fewer steps than this, there are more epochs.
+    min_steps (int): With fewer steps of ``BATCH_WORDS`` words, or as many more as they are smaller,
+        there are more epochs.
     max_epochs (int): But no more than this.
     RETURNS (int): Number of passes over the corpus.
     """
     batcher: Dict[str, Any] = config["training"]["batcher"]
     batcher = batcher.get("batcher", batcher)  # that of a search is inside another
     to_an_epoch: int = math.ceil(words / batcher["size"])
-    epochs = max(epochs, min(math.ceil(min_steps / to_an_epoch), max_epochs))
+    least = min_steps * BATCH_WORDS / batcher["size"]
+    epochs = max(epochs, min(math.ceil(least / to_an_epoch), max_epochs))
     fix_steps(config, epochs * to_an_epoch, evaluate_every * to_an_epoch)
     return epochs
 
@@ -169,36 +192,43 @@ def fix_steps(config: Config, steps: int, evaluate_every: float = 0.0) -> None:
     training["optimizer"]["learn_rate"].update(warmup_steps=max(1, steps // 10), total_steps=steps)
 
 
-def fit_rate(config: Config, encoder: str) -> None:
-    """Fit the learning rate of a config, which is for a small encoder, to the size of another.
+def fit_encoder(config: Config, encoder: str) -> None:
+    """Fit the learning rate and the batches of a config, which is for a small encoder, to the size
+    of another.
 
     config (Config): The config, changed in place.
     encoder (str): Hub id or folder.
-    RAISES (ValueError): As ``learn_rate_for``.
+    RAISES (ValueError): As ``recipe_for``.
     """
-    schedule: Dict[str, Any] = config["training"]["optimizer"]["learn_rate"]
-    schedule["initial_rate"] *= learn_rate_for(encoder) / RATE_SMALL
+    recipe, training = recipe_for(encoder), config["training"]
+    stages = [block.get("training", {}) for block in config["components"].values()]
+    ratio = recipe.rate / SMALL.rate
+    if any(stage.get("@misc") == SECOND_STAGE for stage in stages):
+        ratio = recipe.second_rate / SMALL.second_rate
+    training["optimizer"]["learn_rate"]["initial_rate"] *= ratio
+    batcher: Dict[str, Any] = training["batcher"]
+    batcher.get("batcher", batcher)["size"] = recipe.batch_words  # that of a search is inside
 
 
-def learn_rate_for(encoder: str) -> float:
-    """RETURNS (float): The learning rate for an encoder. If its size can't be found out, it is that
-    for base size.
+def recipe_for(encoder: str) -> Recipe:
+    """RETURNS (Recipe): How an encoder is trained. If its size can't be found out, it is that for
+    base size.
 
     encoder (str): Hub id or folder.
     RAISES (ValueError): If there is no such folder, or its config.json can't be read, or its family
         is not supported.
     """
     if encoder == DEFAULT_ENCODER:
-        return RATE_SMALL
+        return SMALL
     source = HFEncoder(encoder)
     source.check_folder()
     described = Path(source.place) / "config.json"
     if not described.is_file():
-        return RATE
+        return BASE
     try:
         config = json.loads(described.read_text(encoding="utf8"))
     except ValueError as e:
         raise ValueError(f"{described} is not valid JSON: {e}") from e
     if not isinstance(config, dict):
         raise ValueError(f"{described} is not a JSON object.")
-    return RATE_SMALL if read_spec(config).hidden_size < SMALL else RATE
+    return SMALL if read_spec(config).hidden_size < NARROW else BASE

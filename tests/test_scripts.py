@@ -16,7 +16,7 @@ from spacy.training.converters import conll_ner_to_docs
 from spacy.util import load_config
 from transformers import BertConfig
 
-from spacy_early_exit.recipe import FIRST_SHARE, MAX_SPEEDUP, fit_rate
+from spacy_early_exit.recipe import FIRST_SHARE, MAX_SPEEDUP, fit_encoder
 from tests.makers.commands import run
 from tests.makers.pipelines import answers
 from tests.makers.project import ROOT
@@ -132,19 +132,25 @@ def config_for(folder, stage, *options, ok=True):
     return load_config(folder / "made.cfg", interpolate=False) if ok else output
 
 
-def test_learning_rates_follow_the_size_of_the_encoder(tmp_path):
+def test_rates_and_batches_follow_the_size_of_the_encoder(tmp_path):
     folder = tmp_path / "base"
     folder.mkdir()
-    for hidden_size, first, second in ((384, 2e-4, 1e-4), (768, 5e-5, 2.5e-5)):
+    for hidden_size, first, second, words in ((384, 2e-4, 1e-4, 600), (768, 1e-4, 1e-4, 300)):
         described = BertConfig(hidden_size=hidden_size).to_dict()
         srsly.write_json(folder / "config.json", described)
-        for stage, rate in (("joint", first), ("self_sampling", second)):
+        rates = {"joint": first, "early_bird": first, "shared": first}
+        rates |= {"self_sampling": second, "shared_sampling": second}
+        for stage, rate in rates.items():
             config = load_config(ROOT / "configs" / f"{stage}.cfg", interpolate=False)
-            fit_rate(config, str(folder))
-            schedule = config["training"]["optimizer"]["learn_rate"]
-            assert schedule["initial_rate"] == pytest.approx(rate)
-    made = config_for(tmp_path, "self_sampling", "--encoder", folder)
-    assert made["training"]["optimizer"]["learn_rate"]["initial_rate"] == pytest.approx(2.5e-5)
+            fit_encoder(config, str(folder))
+            training = config["training"]
+            assert training["optimizer"]["learn_rate"]["initial_rate"] == pytest.approx(rate)
+            batcher = training["batcher"]
+            assert batcher.get("batcher", batcher)["size"] == words
+    # A floor of 4 steps of 600 words is one of 8 steps of 300.
+    made = config_for(tmp_path, "self_sampling", "--encoder", folder, "--min-steps", 4)
+    assert made["training"]["optimizer"]["learn_rate"]["initial_rate"] == pytest.approx(1e-4)
+    assert made["training"]["max_steps"] == 8
     said = config_for(tmp_path, "joint", "--encoder", tmp_path / "nowhere", ok=False)
     assert "--encoder can't be" in said and "Traceback" not in said
 

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--layers", default="3,2", help="depths to cut to")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--min-steps", type=int, default=0, help="with fewer, more epochs")
     parser.add_argument(
         "--rates", default="1e-4,2e-4", help="learning rates to train all of them with"
     )
@@ -62,7 +63,9 @@ def main() -> None:
     for layers in depths:
         cut(args.encoder, args.work / f"encoder-{layers}", layers)
     script = ["scripts/create_config.py", "configs/joint.cfg", args.corpus / "train.spacy"]
-    run(*script, args.work / "joint.cfg", "--epochs", args.epochs, "--lang", args.lang)
+    length = ["--epochs", args.epochs, "--min-steps", args.min_steps]
+    how = ["--lang", args.lang, "--encoder", args.encoder]
+    run(*script, args.work / "joint.cfg", *length, *how)
 
     lock = threading.Lock()
 

@@ -47,9 +47,8 @@ def init_config_cli(
         DEFAULT_ENCODER,
         EPOCHS,
         MIN_STEPS,
-        RATE,
-        RATE_SMALL,
         count_words,
+        recipe_for,
         set_steps,
         training_config,
     )
@@ -62,7 +61,8 @@ def init_config_cli(
     name = DEFAULT_ENCODER if encoder is None else encoder
     rate = rate_of(name, learn_rate)
     with refusing(ValueError, ImportError, title="Can't make such a config."):
-        config = training_config(lang, pipeline, name, rate)
+        recipe = recipe_for(name)
+        config = training_config(lang, pipeline, name, rate, recipe.batch_words)
     if train is not None:
         words = count_words(texts_of(train, config, pipeline), pipeline)
         epochs = set_steps(config, words, epochs or EPOCHS, min_steps=0 if epochs else MIN_STEPS)
@@ -78,8 +78,8 @@ def init_config_cli(
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         config.to_disk(output)
-    suited = f"; {RATE_SMALL:g} suits small encoders" if rate == RATE else ""
-    msg.good(f"Saved the config to {output}", f"Its learning rate is {rate:g}{suited}.")
+    told = f"Its learning rate is {rate:g}, with {recipe.batch_words} words a step."
+    msg.good(f"Saved the config to {output}", told)
     rest = "" if ready else " --paths.train train.spacy"
     print(f"python -m spacy train {output} --output training{rest} --paths.dev dev.spacy")
 
@@ -92,10 +92,10 @@ def rate_of(encoder: str, asked: Optional[float]) -> float:
     RAISES (Refused): If the learning rate or the encoder is invalid.
     """
     from ..model.shim import MAX_LEARN_RATE
-    from ..recipe import learn_rate_for
+    from ..recipe import recipe_for
 
     with refusing(ValueError, OSError, title=f"--encoder can't be {encoder!r}."):
-        suited = learn_rate_for(encoder)
+        suited = recipe_for(encoder).rate
     if asked is None:
         return suited
     if not 0 < asked < math.inf:

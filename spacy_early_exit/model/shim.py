@@ -381,7 +381,7 @@ class TaggerShim(Shim):
         warnings.warn(
             f"The encoder is trained with a learning rate of {rate:g}. Above {MAX_LEARN_RATE:g} "
             f"transformers forget what they know, and scores jump up and down. Set "
-            f"optimizer.learn_rate to 2e-4 for a small encoder, 2e-5 to 5e-5 for one of base size. "
+            f"optimizer.learn_rate to 2e-4 for a small encoder, 2e-5 to 1e-4 for one of base size. "
             f"Or let a command write a suitable config: python -m spacy early-exit init-config.",
             stacklevel=2,
         )

@@ -8,7 +8,7 @@ import spacy
 from spacy.tokens import DocBin
 from spacy.util import load_config, load_model_from_config
 
-from spacy_early_exit.recipe import DEFAULT_ENCODER, learn_rate_for, set_steps, training_config
+from spacy_early_exit.recipe import DEFAULT_ENCODER, recipe_for, set_steps, training_config
 from tests.cli.test_commands import early_exit
 from tests.cli.test_refusals import refused
 from tests.makers.commands import run
@@ -108,11 +108,15 @@ def test_without_a_corpus_the_schedule_follows_the_steps(encoders, tmp_path):
     assert config["training"]["optimizer"]["learn_rate"]["total_steps"] == 77
 
 
-def test_the_learning_rate_suits_the_encoder(encoders, tmp_path):
-    assert learn_rate_for(DEFAULT_ENCODER) == learn_rate_for(encoders["bert"]) == 2e-4
+def test_rate_and_batches_suit_the_encoder(encoders, tmp_path):
+    assert recipe_for(DEFAULT_ENCODER) == recipe_for(encoders["bert"]) == (2e-4, 1e-4, 600)
     about = json.loads((Path(encoders["bert"]) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**about, "hidden_size": 768}))
-    assert learn_rate_for(str(tmp_path)) == learn_rate_for("bert-base-cased") == 5e-5
+    assert recipe_for(str(tmp_path)) == recipe_for("bert-base-cased") == (1e-4, 1e-4, 300)
+    printed = early_exit("init-config", tmp_path / "base.cfg", "--encoder", "bert-base-cased")
+    assert "learning rate is 0.0001, with 300 words a step" in " ".join(printed.split())
+    training = load_config(tmp_path / "base.cfg", interpolate=False)["training"]
+    assert training["batcher"]["size"] == 300
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     refused = early_exit("init-config", tmp_path / "a.cfg", "--encoder", tmp_path, ok=False)
     assert "gpt2" in refused
