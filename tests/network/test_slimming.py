@@ -129,6 +129,21 @@ def test_a_gate_of_zero_removes_just_that_unit(encoders, en):
 
 
 @pytest.mark.parametrize("family", ALL)
+def test_gates_of_zero_are_weights_of_zero(family, encoders, en):
+    gated, zeroed = (network_of(encoders[family]).network for _ in range(2))
+    batch = batch_for(en, network_of(encoders[family]))
+    layer = zeroed.encoder.layer(1)
+    with torch.no_grad():
+        layer.attention_output.weight[:, 16:24] = 0.0
+        layer.output.weight[:, 7] = 0.0
+    add_gates(gated)
+    heads, neurons = gates_of(gated)
+    with torch.no_grad():
+        heads[0][2], neurons[0][7] = 0.0, 0.0
+    assert torch.equal(states_of(gated, batch), states_of(zeroed, batch))
+
+
+@pytest.mark.parametrize("family", ALL)
 @pytest.mark.parametrize("kv", ["copy", "drop"])
 def test_the_fast_loop_of_a_slim_encoder_is_the_plain_one(family, kv, encoders, en):
     trained = network_of(encoders[family])
@@ -140,6 +155,7 @@ def test_the_fast_loop_of_a_slim_encoder_is_the_plain_one(family, kv, encoders, 
         plain = run_reference(slim, batch, criterion, 0.3)
     scale = max(1.0, plain.states.abs().max().item())
     assert fast.exit_layer.tolist() == plain.exit_layer.tolist()
+    assert (fast.states - plain.states).abs().max() <= 1e-5 * scale
     assert (fast.logits - plain.logits).abs().max() <= 1e-4 * scale
     assert len(set(fast.exit_layer.tolist())) > 1
 
@@ -221,6 +237,24 @@ def test_rewound_weights_are_slices_of_the_pre_trained_ones_bit_for_bit(encoders
     others = [name for name in slim if not any(part in name for part in cut)]
     assert "embeddings.word.weight" in others
     assert all(torch.equal(slim[name], loaded.weights[name]) for name in others)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_rewound_weights_of_every_family_are_slices_in_order(family, encoders):
+    network, loaded = network_of(encoders[family]).network, HFEncoder(encoders[family]).load()
+    slim = slim_weights(loaded.spec, loaded.weights, some_ticket(network))
+    cut = 0
+    for name, small in slim.items():
+        whole = loaded.weights[name]
+        (at,) = [at for at, n in enumerate(whole.shape) if n != small.shape[at]] or [None]
+        if at is None:
+            assert torch.equal(small, whole)
+            continue
+        cut += 1
+        rest = iter(whole.unbind(at))
+        for one in small.unbind(at):
+            assert any(torch.equal(one, other) for other in rest), name
+    assert cut
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
