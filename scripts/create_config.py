@@ -30,7 +30,7 @@ AVERAGE = "spacy-early-exit.average_weights.v1"
 TASKS = ("ner", "tagger", "segmenter")
 # The factories' own weights would give the tagger most of its score for attributes that it does not
 # set.
-SCORES = {
+SCORES: dict[str, dict[str, float | None]] = {
     "tag": {"tag_acc": 1.0, "pos_acc": None, "morph_acc": None, "exit_cost": 0.0},
     "pos": {"tag_acc": None, "pos_acc": 1.0, "morph_acc": None, "exit_cost": 0.0},
     "morph": {"tag_acc": None, "pos_acc": None, "morph_acc": 1.0, "exit_cost": 0.0},

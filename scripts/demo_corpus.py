@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import spacy
 from faker import Faker
@@ -73,8 +73,8 @@ def read_patterns(path: Path = PATTERNS) -> list[Pattern]:
     return patterns
 
 
-def shares(items: list, draw: random.Random) -> dict[str, list]:
-    """RETURNS (dict[str, list]): The items by part. None is in two parts."""
+def shares(items: list[Any], draw: random.Random) -> dict[str, list[Any]]:
+    """RETURNS (dict[str, list[Any]]): The items by part. None is in two parts."""
     items = draw.sample(items, len(items))
     cut, bounds = 0.0, [0]
     for share in PARTS.values():
@@ -83,9 +83,9 @@ def shares(items: list, draw: random.Random) -> dict[str, list]:
     return {part: items[a:b] for part, a, b in zip(PARTS, bounds, bounds[1:])}
 
 
-def make_fillers(seed: int) -> dict[str, dict[str, list]]:
-    """RETURNS (dict[str, dict[str, list]]): What may fill the slots, by part and kind."""
-    pools: dict[str, list] = {
+def make_fillers(seed: int) -> dict[str, dict[str, list[Any]]]:
+    """RETURNS (dict[str, dict[str, list[Any]]]): What may fill the slots, by part and kind."""
+    pools: dict[str, list[Any]] = {
         "word": list(WORDS),
         "anything": list(ANYTHING),
         "day": [date(2024, 1, 1) + timedelta(days=day) for day in range(366)],
@@ -116,11 +116,11 @@ def make_fillers(seed: int) -> dict[str, dict[str, list]]:
 class Filler:
     """Fills patterns for one part of the corpus.
 
-    fillers (dict[str, list]): What may fill the slots, by kind.
+    fillers (dict[str, list[Any]]): What may fill the slots, by kind.
     draw (random.Random): The source of randomness.
     """
 
-    def __init__(self, fillers: dict[str, list], draw: random.Random):
+    def __init__(self, fillers: dict[str, list[Any]], draw: random.Random):
         self.fillers = fillers
         self.draw = draw
 
@@ -145,9 +145,9 @@ class Filler:
         if kind in ("first", "surname", "org", "place") and chance < 0.3:
             return self._one("anything") if chance > 0.15 else self._one(kind)
         if kind == "date":
-            day = self._one("day").replace(year=self.draw.choice((2020, 2024, 2028)))
-            text: str = day.strftime(self.draw.choice(DATES))
-            return text.lstrip("0")
+            day: date = self.draw.choice(self.fillers["day"])
+            day = day.replace(year=self.draw.choice((2020, 2024, 2028)))
+            return day.strftime(self.draw.choice(DATES)).lstrip("0")
         if kind == "n":
             return str(self.draw.choice([self.draw.randint(2, 99), self.draw.randint(100, 9999)]))
         if kind == "code":
@@ -157,7 +157,8 @@ class Filler:
         return self._one(kind)
 
     def _one(self, kind: str) -> str:
-        return self.draw.choice(self.fillers[kind])
+        one: str = self.draw.choice(self.fillers[kind])
+        return one
 
     def written(self, pattern: Pattern) -> tuple[str, list[tuple[int, int, str]]]:
         """RETURNS (tuple[str, list]): A text as people write it, and its entities."""
