@@ -398,6 +398,15 @@ class TestAPipeline:
         empty = [Example(nlp.make_doc(text), nlp.make_doc(text)) for text in ("", " ")]
         assert nlp.update(empty, sgd=optimizer)[NAME] == 0.0
 
+    @pytest.mark.parametrize("labels", ["sampled", "argmax", "soft"])
+    def test_texts_without_any_entity_are_learnt_from(self, encoders, teacher, labels):
+        nlp, ner, optimizer = self.start(encoders["bert"], teacher, labels=labels)
+        texts = ("it rains .", "so it does .", "it rains .")
+        raw = [Example(nlp.make_doc(text), nlp.make_doc(text)) for text in texts]
+        for _ in range(2):
+            assert 0 <= nlp.update(raw, sgd=optimizer, drop=0.1)[NAME] < float("inf")
+        assert all(p.isfinite().all() for p in self.weights_of(ner).values())
+
     def test_it_needs_a_teacher_and_labelled_texts(self, encoders, teacher):
         with pytest.raises(ValueError, match="MetaSelfTraining needs a teacher: set start_from"):
             self.start(encoders["bert"], None, labelled=None)
