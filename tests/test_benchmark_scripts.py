@@ -357,13 +357,26 @@ class TestSlim:
     def test_a_share_of_the_steps_has_its_own_schedule(self):
         slim = importlib.import_module("benchmarks.quality.slim")
         config = ROOT / "configs" / "joint.cfg"  # 600 steps, evaluated every 100
-        assert slim.shortened(config, 1.2) == []
-        options = slim.shortened(config, 0.5)
-        values = dict(zip(options[::2], options[1::2]))
-        assert values["--training.max_steps"] == 300
-        assert values["--training.eval_frequency"] == 50
         rate = "--training.optimizer.learn_rate"
-        assert (values[f"{rate}.total_steps"], values[f"{rate}.warmup_steps"]) == (300, 30)
+        for share, steps, every, warmup in ((0.5, 300, 50, 30), (1.2, 720, 120, 72)):
+            options = slim.shortened(config, share)
+            values = dict(zip(options[::2], options[1::2]))
+            assert values["--training.max_steps"] == values[f"{rate}.total_steps"] == steps
+            assert values["--training.eval_frequency"] == every
+            assert values[f"{rate}.warmup_steps"] == warmup
+
+    def test_the_early_bird_is_above_random_tickets_of_its_own_seed(self, capsys):
+        slim = importlib.import_module("benchmarks.quality.slim")
+        curves = {"early bird, seed 0": 0.60, "random 0, seed 0": 0.57, "random 1, seed 0": 0.55}
+        curves |= {"random 0, seed 1": 0.9}  # without an early bird
+        found = {
+            key: {"dev": [{"mac_speedup": s, "ents_f": f} for s in (1.0, 3.5)]}
+            for key, f in curves.items()
+        }
+        slim.show_random(found)
+        printed = capsys.readouterr().out
+        assert "3X: the early bird is +4.00 ± 1.4 points of F above 2 random tickets" in printed
+        assert "4X" not in printed  # no way gets there
 
     def test_checks_are_read_from_what_a_search_prints(self):
         slim = importlib.import_module("benchmarks.quality.slim")
@@ -536,3 +549,32 @@ class TestShared:
         assert {"Number=Sing", "_"} <= labels and labels != set(
             three.get_pipe("early_exit_tagger").labels
         )
+
+
+class TestFewShot:
+    def test_raw_text_has_the_words_of_the_corpus(self, tmp_path):
+        few_shot = importlib.import_module("benchmarks.quality.few_shot")
+        (tmp_path / "train.tsv").write_text("do\tO\nn't\tO\n\nu.s.a\tB-LOC\n", encoding="utf8")
+        (tmp_path / "unlabelled.jsonl").write_text('{"text": "u.s.a"}\n{"text": "do n\'t"}\n')
+        file = few_shot.in_its_own_words(tmp_path, tmp_path)
+        docs = list(DocBin().from_disk(file).get_docs(spacy.blank("en").vocab))
+        assert [[t.text for t in doc] for doc in docs] == [["u.s.a"], ["do", "n't"]]
+        assert not any(doc.ents for doc in docs)
+
+    def test_ways_are_compared_within_samples(self, capsys):
+        few_shot = importlib.import_module("benchmarks.quality.few_shot")
+        scores = {"few": (0.50, 0.60), "meta": (0.53, 0.65)}
+        few_shot.show(
+            {
+                f"snips, 10 a label, sample {sample}, {way}": {
+                    "1": f,
+                    "exits 1": f,
+                    "exits 2": f / 2,
+                }
+                for way, both in scores.items()
+                for sample, f in enumerate(both)
+            }
+        )
+        printed = capsys.readouterr().out
+        assert "59.0 ± 8.5" in printed and "50.0 ± 0.0" in printed
+        assert "meta above few" in printed and "4.0 ± 1.4" in printed

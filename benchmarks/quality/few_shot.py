@@ -41,7 +41,6 @@ from benchmarks.common import results as kept
 from benchmarks.common.corpora import prepare
 from benchmarks.common.curves import NAME, value_at
 from benchmarks.common.train import FINISHED, run
-from scripts.cut_tune import read_texts, words_of
 from spacy_early_exit.recipe import EPOCHS, MIN_STEPS
 
 STAGES = {
@@ -139,8 +138,9 @@ def in_its_own_words(few: Path, source: Path) -> Path:
     labelled sentences and dev.
     """
     words = {}
-    for sentence in read_texts(source / "train.tsv"):
-        words[words_of(sentence)] = [line.split("\t")[0] for line in sentence.split("\n")]
+    for sentence in sentences_of(source / "train.tsv"):
+        own = [line.split("\t")[0] for line in sentence.split("\n")]
+        words[" ".join(own)] = own
     vocab = spacy.blank("en").vocab
     lines = (few / "unlabelled.jsonl").read_text(encoding="utf8").splitlines()
     docs = [Doc(vocab, words=words[json.loads(line)["text"]]) for line in lines]
@@ -148,10 +148,15 @@ def in_its_own_words(few: Path, source: Path) -> Path:
     return few / "unlabelled.spacy"
 
 
+def sentences_of(file: Path) -> list[str]:
+    """RETURNS (list[str]): The sentences of a corpus file, as they are written there."""
+    text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    return [block.strip("\n") for block in text.split("\n\n") if block.strip()]
+
+
 def hold_out(corpus: Path, output: Path, seed: int) -> None:
     """Put a part of train in the place of dev."""
-    text = (corpus / "train.tsv").read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-    sentences = [block for block in text.strip("\n").split("\n\n") if block.strip()]
+    sentences = sentences_of(corpus / "train.tsv")
     random.Random(seed).shuffle(sentences)
     most = min(HELD_OUT, len(sentences) // 3)
     output.mkdir(parents=True, exist_ok=True)
