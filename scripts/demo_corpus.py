@@ -95,6 +95,10 @@ def make_fillers(seed: int) -> dict[str, dict[str, list[Any]]]:
     for number, locale in enumerate(tqdm(LOCALES, desc="names", leave=False)):
         fake = Faker(locale)
         fake.seed_instance(seed * 1000 + number)
+        for provider in fake.get_providers():
+            if isinstance(getattr(provider, "cities", None), list):
+                # Italian ones are in the order of a set, which is another one in every process.
+                provider.cities = sorted(provider.cities)
         for kind, make, count in (
             ("first", fake.first_name, 150),
             ("surname", fake.last_name, 200),

@@ -37,6 +37,13 @@ def entities(sentence):
     return [(" ".join(parts), label) for parts, label in found]
 
 
+def test_it_is_the_same_in_every_process(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "7")  # what sets are ordered by
+    run("scripts/demo_corpus.py", tmp_path)
+    for part, sentences in corpus.items():
+        assert cut_tune.read_texts(tmp_path / f"{part}.tsv") == sentences
+
+
 def test_there_are_many_patterns_and_no_two_alike():
     patterns = demo_corpus.read_patterns()
     assert len(patterns) >= 150
