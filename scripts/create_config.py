@@ -3,6 +3,7 @@ its batches, and what follows from them.
 """
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from spacy_early_exit.recipe import (
     fit_encoder,
     set_steps,
 )
+from spacy_early_exit.training.early_bird import MAX_IDLE_EPOCHS
 
 NER = "early_exit_ner"
 SEARCH = "spacy-early-exit.EarlyBirdSearch.v1"
@@ -95,10 +97,12 @@ def main() -> None:
     fill_config(args.output, args.output, silent=True)
     steps = config["training"]["max_steps"] // epochs
     print(f"{words} words, {epochs} epochs of {steps} steps -> {args.output}")
-    if epochs == args.max_epochs and epochs * words < args.min_steps * BATCH_WORDS:
+    batcher = config["training"]["batcher"]
+    least = math.ceil(args.min_steps * BATCH_WORDS / batcher.get("batcher", batcher)["size"])
+    if epochs * steps < least:
         print(
             f"The corpus is small: even {epochs} epochs, the most that there are, have fewer than "
-            f"{args.min_steps} steps. Annotate more, or raise --max-epochs."
+            f"{least} steps. Annotate more, or raise --max-epochs."
         )
 
 
@@ -141,7 +145,8 @@ def prepare_search(
     training = config["training"]
     # More epochs than the steps take, even if long texts fill batches of their own: before the last
     # step, the ticket is drawn. Scores are of no use.
-    training.update(max_epochs=10 * epochs, eval_frequency=training["max_steps"])
+    most = min(10 * epochs, MAX_IDLE_EPOCHS)
+    training.update(max_epochs=most, eval_frequency=training["max_steps"])
     stage["max_updates"] = max(1, training["max_steps"] - 1)
     stage.update({name: share for name, share in shares.items() if share is not None})
 

@@ -106,18 +106,19 @@ def cut(
             left.subtract(labels[i])
     if not drawn:
         print(
-            "No sentence can be spared for tune without losing a label: checkpoints are chosen on "
-            "the sentences that are learnt, which tells next to nothing. Annotate more."
+            "No sentence can be spared for tune: each is the only one of a label, occurs twice or "
+            "is also in dev. So pipelines are compared on the sentences that are learnt, which "
+            "tells next to nothing. Annotate more."
         )
         return train, train
     tune = [text for i, text in enumerate(train) if i in drawn]
     if telling is None:
         print(
-            "No sentence with a label can be spared for tune, so that all pipelines score 0 there: "
-            "annotate more."
+            "No sentence with a label can be spared for tune, so all pipelines score 0 there. "
+            "Annotate more."
         )
     print(
-        f"Checkpoints are chosen on {len(tune)} of the {len(train)} labelled sentences. Each "
+        f"Pipelines are compared on {len(tune)} of the {len(train)} labelled sentences. Each "
         f"choice says how sure it is."
     )
     return [text for i, text in enumerate(train) if i not in drawn], tune

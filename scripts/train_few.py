@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--few-steps", type=int, default=400, help="of the first teacher")
     parser.add_argument("--fine-tune-steps", type=int, default=100, help="on the labelled texts")
     parser.add_argument("--exit-steps", type=int, default=600, help="with exits; 0: no exits")
-    parser.add_argument("--speedup", type=float, default=2.5, help="to choose the last checkpoint")
+    parser.add_argument("--speedup", type=float, default=2.5, help="whose threshold is saved")
     parser.add_argument("--teacher", type=Path, help="a pipeline, in place of a first teacher")
     parser.add_argument("--stage", default="{}", help="settings of MetaSelfTraining.v1, as JSON")
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
@@ -259,8 +259,8 @@ def tell(candidate: Candidate) -> None:
         if candidate.gain_doubt is None or abs(candidate.gain) <= candidate.gain_doubt:
             text += ", which may be chance"
         text += ". It is the next teacher" if candidate.chosen else ". The teacher stays"
-    unknown = candidate.ents_f_doubt is None
-    print(f"{text}." + " So few texts can't tell how sure that is." * unknown, flush=True)
+    doubts = [candidate.ents_f_doubt] + [candidate.gain_doubt] * (candidate.gain is not None)
+    print(f"{text}." + " These texts can't tell how sure that is." * (None in doubts), flush=True)
 
 
 def shown(value: float, doubt: float | None) -> str:

@@ -20,13 +20,14 @@ from .tasks.ner import DEFAULT_CONFIG
 
 DEFAULT_ENCODER: str = DEFAULT_CONFIG["model"]["encoder"]["name"]
 SECOND_STAGE = "spacy-early-exit.SelfSampling.v1"
+LATER_STAGES = (SECOND_STAGE, "spacy-early-exit.ReductionTraining.v1")
 
 
 class Recipe(NamedTuple):
     """How encoders of a size are trained.
 
     rate (float): Largest learning rate of the first stage.
-    second_rate (float): Largest learning rate of the second stage.
+    second_rate (float): Largest learning rate of stages that go on from another.
     batch_words (int): Number of words of a step.
     """
 
@@ -203,7 +204,7 @@ def fit_encoder(config: Config, encoder: str) -> None:
     recipe, training = recipe_for(encoder), config["training"]
     stages = [block.get("training", {}) for block in config["components"].values()]
     ratio = recipe.rate / SMALL.rate
-    if any(stage.get("@misc") == SECOND_STAGE for stage in stages):
+    if any(stage.get("@misc") in LATER_STAGES for stage in stages):
         ratio = recipe.second_rate / SMALL.second_rate
     training["optimizer"]["learn_rate"]["initial_rate"] *= ratio
     batcher: Dict[str, Any] = training["batcher"]

@@ -95,7 +95,7 @@ class TestPreparing:
             assert what in printed
         assert len(docs["train"]) == 8 and len(docs["tune"]) == 2 and len(docs["dev"]) == 1
         assert not any(doc.ents for doc in docs["unlabelled"])
-        assert "Checkpoints are chosen on 2 of the 10 labelled sentences" in printed
+        assert "Pipelines are compared on 2 of the 10 labelled sentences" in printed
 
     def test_a_folder_is_all_its_files_of_any_kind(self, tmp_path):
         folder = tmp_path / "folder"
@@ -181,7 +181,7 @@ class TestChoosing:
             train_few.tell(found)
             printed = capsys.readouterr().out
             assert "which may be chance" in printed
-            assert "So few texts can't tell how sure that is." in printed
+            assert "These texts can't tell how sure that is." in printed
 
 
 STEPS = ("--steps", 6, "--few-steps", 8, "--fine-tune-steps", 4, "--exit-steps", 6)

@@ -139,7 +139,7 @@ def test_rates_and_batches_follow_the_size_of_the_encoder(tmp_path):
         described = BertConfig(hidden_size=hidden_size).to_dict()
         srsly.write_json(folder / "config.json", described)
         rates = {"joint": first, "early_bird": first, "shared": first}
-        rates |= {"self_sampling": second, "shared_sampling": second}
+        rates |= dict.fromkeys(("self_sampling", "shared_sampling", "reduction"), second)
         for stage, rate in rates.items():
             config = load_config(ROOT / "configs" / f"{stage}.cfg", interpolate=False)
             fit_encoder(config, str(folder))

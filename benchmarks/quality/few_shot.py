@@ -278,9 +278,8 @@ def show(results: dict[str, Scores]) -> None:
     for (corpus, per_label), ways in cells.items():
         for way, some in ways.items():
             columns = [[one[name] for one in some.values() if name in one] for name in COLUMNS]
-            columns += [
-                [one[s] / one["exits 1"] for one in some.values() if s in one] for s in KEPT
-            ]
+            told = [one for one in some.values() if one.get("exits 1")]
+            columns += [[one[s] / one["exits 1"] for one in told if s in one] for s in KEPT]
             rows.append((corpus, per_label, way, *map(mean_and_spread, columns)))
             for other in ("few", "plain") if way != "few" else ():
                 if other == way or other not in ways:

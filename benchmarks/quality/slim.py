@@ -20,8 +20,7 @@ already are not repeated.
 `--rounds` measures time instead, on an otherwise idle machine: search and slim training, and
 unslimmed training, in turns.
 
-The second stage's checkpoints are compared at one saving in all (`--hold`), so that no way is
-chosen for another than the one it is read at.
+The second stage's checkpoints are compared at one saving in all (`--hold`), the same for all ways.
 """
 
 import argparse
@@ -347,7 +346,9 @@ def show(results: dict[str, Found], args: argparse.Namespace) -> None:
         if key.startswith((EARLY_BIRD, LATE)):
             changes = [f"{c['update']:.0f}: {c['heads']}, {c['neurons']}" for c in one["checks"]]
             print(f"{key}, % of heads and neurons that differ: {'; '.join(changes)}")
-    searched = [folder_of(args, EARLY_BIRD, seed) / "search" for seed in args.seeds.split(",")]
+    searched = [
+        folder_of(args, EARLY_BIRD, seed) / "search" / FINISHED for seed in args.seeds.split(",")
+    ]
     seeds = [s for s, at in zip(args.seeds.split(","), searched, strict=True) if at.exists()]
     tickets = {seed: ticket_of(args, seed) for seed in seeds}
     for one, other in itertools.combinations(seeds, 2):

@@ -12,6 +12,7 @@ last five.
 """
 
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, cast
@@ -55,6 +56,7 @@ class Check(NamedTuple):
 class Progress:
     """How far a search is.
 
+    network (Optional[Callable]): Returns the network that is searched, while it lives.
     updates (int): How many steps the optimizer has taken.
     within_batch (bool): Whether it is learning from a batch.
     has_learnt (bool): Whether it has learnt since the last step.
@@ -63,6 +65,7 @@ class Progress:
     drawn (str): Why the ticket was drawn; empty until it is.
     """
 
+    network: Optional[Callable[[], Optional[ExitNetwork]]] = None
     updates: int = 0
     within_batch: bool = False
     has_learnt: bool = False
@@ -119,14 +122,8 @@ class EarlyBirdSearch:
 
         RAISES (ValueError): If the encoder is frozen.
         """
-        if not has_gates(network):
-            if not all(weight.requires_grad for weight in network.encoder.parameters()):
-                raise ValueError(
-                    "EarlyBirdSearch finds out what the encoder needs while it learns: set "
-                    "freeze_encoder and freeze_full_depth to false."
-                )
-            add_gates(network)
-            self.progress = Progress()
+        if self.progress.network is None or self.progress.network() is not network:
+            self._begin(network)
         self._count(network)
         if self.progress.drawn:
             with torch.no_grad():
@@ -139,14 +136,28 @@ class EarlyBirdSearch:
     def loss(self, answers: Answers, tags: Tensor) -> Tensor:
         """RETURNS (Tensor): The loss, summed over words. *Shape:* ``()``"""
         self.progress.within_batch = False
-        self.progress.has_learnt = not self.progress.drawn
         _latest.progress = self.progress
         loss = self.joint.loss(answers, tags)
         words = int((tags != MISSING).sum())  # as a tensor it would bring torch's default dtype
+        self.progress.has_learnt |= bool(answers.own)
         # The gates of each batch of an update are the same.
         for gate in answers.own[0] if answers.own else ():
             loss = loss + self.penalty * words * gate.abs().sum()
         return loss
+
+    def _begin(self, network: ExitNetwork) -> None:
+        """Begin to search a network.
+
+        RAISES (ValueError): If its encoder is frozen.
+        """
+        if not all(weight.requires_grad for weight in network.encoder.parameters()):
+            raise ValueError(
+                "EarlyBirdSearch finds out what the encoder needs while it learns: set "
+                "freeze_encoder and freeze_full_depth to false."
+            )
+        if not has_gates(network):
+            add_gates(network)
+        self.progress = Progress(weakref.ref(network))
 
     def _count(self, network: ExitNetwork) -> None:
         """Count the optimizer's steps, which may be one for several batches, and look at the ticket
@@ -191,6 +202,8 @@ class UntilDrawn:
         self.batcher = batcher
         self.earlier = _latest_progress()  # of another training in this process
         self.idle_epochs = self.shown = 0
+        self.followed: List[Progress] = []  # that of its own training, once there is one
+        weakref.finalize(self, _warn_if_undrawn, self.followed)
 
     def __call__(self, examples: Iterable[Any]) -> Iterator[Any]:
         """YIELDS (Any): The batches of an epoch.
@@ -200,22 +213,19 @@ class UntilDrawn:
         """
         if self.idle_epochs > MAX_IDLE_EPOCHS:
             raise ValueError(
-                "The ticket is drawn, but training does not end: set max_epochs in [training] to "
-                "1 or more, at most as many epochs as the search may take."
+                f"The ticket is drawn, but training does not end: set max_epochs in [training] to "
+                f"a number from 1 to {MAX_IDLE_EPOCHS}, of epochs that the search may take."
             )
         if self.idle_epochs:
             self.idle_epochs += 1
             return
         for batch in self.batcher(examples):
-            try:
-                yield batch
-            except GeneratorExit:
-                self._warn_of_the_end()
-                raise
+            yield batch
             # By now, the stage has learnt from it.
-            progress = self._progress()
-            if progress is None:
+            progress = _latest_progress()
+            if progress is None or progress is self.earlier:
                 continue
+            self.followed[:] = [progress]
             for check in progress.checks[self.shown :]:
                 msg.info(
                     f"Update {check.update}: {check.heads:.1%} of the heads and "
@@ -227,18 +237,17 @@ class UntilDrawn:
                 self.idle_epochs = 1
                 return
 
-    def _progress(self) -> Optional[Progress]:
-        """RETURNS (Optional[Progress]): That of the search which it makes batches for, if any."""
-        progress = _latest_progress()
-        return None if progress is self.earlier else progress
 
-    def _warn_of_the_end(self) -> None:
-        """Warn if training ends before the ticket is drawn, as with too small a max_steps."""
-        progress = self._progress()
-        if progress is not None and not progress.drawn:
+def _warn_if_undrawn(followed: List[Progress]) -> None:
+    """Warn if training has ended before the ticket was drawn.
+
+    followed (List[Progress]): How far the search was, if there was one.
+    """
+    for progress in followed:
+        if not progress.drawn:
             msg.warn(
-                f"Training ends after {progress.updates + progress.has_learnt} updates, and the "
-                f"ticket is not drawn yet: slim would take it as it is. Let the search go on "
+                f"Training has ended after {progress.updates + progress.has_learnt} updates, and "
+                f"the ticket is not drawn yet: slim would take it as it is. Let the search go on "
                 f"(max_steps, max_epochs), or set max_updates below max_steps."
             )
 

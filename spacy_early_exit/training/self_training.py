@@ -103,7 +103,7 @@ class MetaSelfTraining:
     def figures(self) -> Dict[str, float]:
         """RETURNS (Dict[str, float]): What is logged beside the scores, of the words since the last
         call: ``pseudo_weighted`` is the share that has a weight, ``pseudo_weight`` the mean weight
-        before those of a batch are divided by their mean, which is 1 if all weights are equal.
+        before those of a batch are divided by their mean; 1 with ``weights="equal"``.
         """
         seen, self._count = self._count, Count()
         words = max(seen.words, 1)

@@ -129,6 +129,20 @@ def test_a_pipeline_that_is_initialized_again_searches_again(encoders):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_searched_pipeline_is_searched_anew(encoders, tmp_path):
+    nlp, examples, optimizer = searching(encoders["bert"], updates=4, bound=0, max_updates=2)
+    nlp.to_disk(tmp_path)
+    pipe = nlp.get_pipe(NAME)
+    pipe.from_disk(tmp_path / NAME, exclude=["vocab"])
+    nlp.update([Example.from_dict(nlp.make_doc(""), {})], sgd=optimizer)
+    nlp.update(examples, sgd=optimizer)
+    assert not pipe.training.progress.drawn and pipe.training.progress.updates == 0
+    with pytest.raises(ValueError, match="set freeze_encoder and freeze_full_depth to false"):
+        spacy.load(
+            tmp_path, config={"components": {NAME: {"model": {"freeze_encoder": True}}}}
+        ).update(examples)
+
+
 @pytest.mark.parametrize("setting", ["freeze_encoder", "freeze_full_depth"])
 def test_a_frozen_encoder_is_not_searched(setting, encoders):
     nlp = blank(encoders["bert"], training=SEARCH, model={setting: True})
@@ -185,13 +199,16 @@ def test_spacys_training_ends_when_the_ticket_is_drawn(encoders, tmp_path, capsy
             assert f"Update {check.update}: {check.heads:.1%} of the heads" in printed
 
 
-def test_an_end_before_the_ticket_is_drawn_is_told(encoders, tmp_path, capsys):
+@pytest.mark.parametrize("limits", [{"max_steps": 5, "max_epochs": 50}, {"max_epochs": 2}])
+def test_an_end_before_the_ticket_is_drawn_is_told(limits, encoders, tmp_path, capsys):
     (tmp_path / "search").mkdir()
     nlp = blank(encoders["bert"], training={**SEARCH, "bound": 0, "max_updates": 50})
-    config = config_of(nlp, tmp_path / "train.spacy", max_steps=5, max_epochs=50, patience=0)
-    train(init_nlp(config), tmp_path / "search")
+    config = config_of(nlp, tmp_path / "train.spacy", patience=0, **limits)
+    trained, _ = train(init_nlp(config), tmp_path / "search")
     told = " ".join(capsys.readouterr().out.split())
-    assert "Training ends after 6 updates, and the ticket is not drawn yet" in told
+    updates = trained.get_pipe(NAME).training.progress.updates + 1  # the last is counted later
+    assert 3 < updates < 10
+    assert f"Training has ended after {updates} updates, and the ticket is not drawn" in told
 
 
 def test_without_max_epochs_the_end_is_asked_for(encoders, tmp_path):
