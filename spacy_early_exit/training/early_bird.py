@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Callable, Deque, Iterable, Iterator, List, NamedTuple, Optional, cast
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, cast
 
 import torch
 from torch import Tensor
@@ -72,6 +72,10 @@ class Progress:
     tickets: Deque[Units] = field(default_factory=lambda: deque(maxlen=COMPARED))
     checks: List[Check] = field(default_factory=list)
     drawn: str = ""
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """RETURNS (Dict[str, Any]): What other processes get: there, it is another network."""
+        return {**self.__dict__, "network": None}
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The search for an early-bird ticket."""
 
 import copy
+import pickle
 
 import pytest
 import spacy
@@ -141,6 +142,12 @@ def test_a_searched_pipeline_is_searched_anew(encoders, tmp_path):
         spacy.load(
             tmp_path, config={"components": {NAME: {"model": {"freeze_encoder": True}}}}
         ).update(examples)
+
+
+def test_a_pipeline_can_be_pickled_while_it_searches(encoders):
+    nlp, _, _ = searching(encoders["bert"], updates=2)
+    stage = pickle.loads(pickle.dumps(nlp.get_pipe(NAME).training))
+    assert stage.progress.updates == 1 and stage.progress.network is None
 
 
 @pytest.mark.parametrize("setting", ["freeze_encoder", "freeze_full_depth"])
