@@ -81,7 +81,7 @@ console_output = true
 output_file = null
 
 [training.optimizer]
-@optimizers = "Adam.v1"
+@optimizers = "spacy-early-exit.Adam.v1"
 beta1 = 0.9
 beta2 = 0.999
 L2_is_weight_decay = true

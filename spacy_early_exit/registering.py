@@ -48,6 +48,7 @@ PLACES: Dict[str, Dict[str, str]] = {
         "paragraph_spans.v1": "text.spans:make_paragraph_spans",
         "sent_spans.v1": "text.spans:make_sent_spans",
     },
+    "optimizers": {"Adam.v1": "training.adam:make_adam"},
     "readers": {"JoinedCorpus.v1": "corpora.joined:make_joined_corpus"},
     "scorers": {
         "ner_scorer.v1": "tasks.scorers:make_ner_scorer",

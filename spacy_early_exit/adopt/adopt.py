@@ -330,7 +330,7 @@ def training_config(
             "discard_oversize": False,
         },
         "optimizer": {
-            "@optimizers": "Adam.v1",
+            "@optimizers": "spacy-early-exit.Adam.v1",
             "learn_rate": {
                 "@schedules": "warmup_linear.v1",
                 "initial_rate": rate,

@@ -145,7 +145,26 @@ def drop_out(states: Tensor, rate: float) -> Tensor:
     rate (float): The share that is set to 0; 0: none, and no torch call, which would slow down
         single texts.
     """
-    return F.dropout(states, rate) if rate > 0 else states
+    if rate <= 0:
+        return states
+    if states.device.type != "cpu":
+        return F.dropout(states, rate)
+    return states * _kept(states, rate)
+
+
+def _kept(states: Tensor, rate: float) -> Tensor:
+    """Draw what dropout keeps. torch's own dropout draws a number of 64 bits for each value, which
+    takes longer than all else that is no product.
+
+    states (Tensor): The states.
+    rate (float): The share that is set to 0, in steps of 2 ** -16.
+    RETURNS (Tensor): 0, or the factor that keeps the mean. *Shape:* as ``states``
+    """
+    dropped = round(rate * 2**16)
+    drawn = torch.empty(-(-states.numel() // 4), dtype=torch.int64, device=states.device)
+    drawn = drawn.random_(-(2**63), None).view(torch.int16)[: states.numel()]
+    kept = drawn.view(states.shape) >= dropped - 2**15
+    return kept.to(states.dtype) * (2**16 / max(2**16 - dropped, 1))
 
 
 def activation_function(name: str) -> Callable[[Tensor], Tensor]:
