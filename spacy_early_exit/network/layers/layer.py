@@ -160,11 +160,11 @@ def _kept(states: Tensor, rate: float) -> Tensor:
     rate (float): The share that is set to 0, in steps of 2 ** -16.
     RETURNS (Tensor): 0, or the factor that keeps the mean. *Shape:* as ``states``
     """
-    dropped = round(rate * 2**16)
+    dropped = min(round(rate * 2**16), 2**16 - 1)
     drawn = torch.empty(-(-states.numel() // 4), dtype=torch.int64, device=states.device)
     drawn = drawn.random_(-(2**63), None).view(torch.int16)[: states.numel()]
     kept = drawn.view(states.shape) >= dropped - 2**15
-    return kept.to(states.dtype) * (2**16 / max(2**16 - dropped, 1))
+    return kept.to(states.dtype) * (2**16 / (2**16 - dropped))
 
 
 def activation_function(name: str) -> Callable[[Tensor], Tensor]:
