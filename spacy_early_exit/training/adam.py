@@ -19,12 +19,12 @@ CLIP = ADAM_DEFAULTS["grad_clip"]
 def make_adam(
     learn_rate: FloatOrSeq = RATE,
     *,
-    L2: FloatOrSeq = L2,  # noqa: N803 (thinc's name)
+    L2: FloatOrSeq = L2,
     beta1: FloatOrSeq = BETA1,
     beta2: FloatOrSeq = BETA2,
     eps: FloatOrSeq = EPS,
     grad_clip: FloatOrSeq = CLIP,
-    L2_is_weight_decay: bool = True,  # noqa: N803
+    L2_is_weight_decay: bool = True,
     use_averages: bool = True,
 ) -> Optimizer:
     """Make an optimizer: see ``FusedAdam``. Registered as ``spacy-early-exit.Adam.v1`` in

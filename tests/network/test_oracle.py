@@ -9,6 +9,7 @@ import torch
 from spacy_early_exit.criteria import SentenceExit, TokenExit, make_patience_exit
 from spacy_early_exit.network.all_heads import run_all_heads
 from spacy_early_exit.network.batch import Batch, Running
+from spacy_early_exit.network.layers import layer
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.network.products.packed import packed
 from spacy_early_exit.network.reference import run_reference
@@ -305,7 +306,7 @@ def run_reference_last(network, batch):
     return run_reference(network, batch, None).logits
 
 
-def test_dropout_reaches_every_part_and_is_off_without_it(networks, en):
+def test_dropout_reaches_every_part_and_is_off_without_it(networks, en, monkeypatch):
     network = networks["bert"].network
     batch = Batch.of(windows_for(en, networks["bert"], TEXTS), CPU)
     network.train()  # must make no difference: the rate is an argument
@@ -314,16 +315,37 @@ def test_dropout_reaches_every_part_and_is_off_without_it(networks, en):
     dropped = run_all_heads(network, batch, dropout=0.2)
     assert not torch.allclose(dropped, run_all_heads(network, batch), atol=1e-2)
     hits = []
-    original = torch.nn.functional.dropout
-    sdpa = torch.nn.functional.scaled_dot_product_attention
-    try:
-        torch.nn.functional.dropout = lambda x, p: hits.append(p) or original(x, p)
-        torch.nn.functional.scaled_dot_product_attention = lambda *a, **k: (
-            hits.append(k["dropout_p"]) or sdpa(*a, **k)
-        )
-        run_all_heads(network, batch, dropout=0.2)
-    finally:
-        torch.nn.functional.dropout = original
-        torch.nn.functional.scaled_dot_product_attention = sdpa
+    kept, sdpa = layer._kept, torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(layer, "_kept", lambda x, p: hits.append(p) or kept(x, p))
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *a, **k: hits.append(k["dropout_p"]) or sdpa(*a, **k),
+    )
+    run_all_heads(network, batch, dropout=0.2)
     # embeddings; in each layer attention weights (in some groups), attention, feed-forward, head
     assert set(hits) == {0.2} and len(hits) >= 1 + 4 * network.spec.layers
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_keeps_the_mean_and_no_value_depends_on_another(rate, dtype):
+    torch.manual_seed(0)
+    states = torch.ones(999, 1001, dtype=dtype, requires_grad=True)
+    dropped = layer.drop_out(states, rate)
+    zero = dropped == 0
+    assert dropped.dtype == dtype and set(zero.unique().tolist()) == {False, True}
+    # Standard errors of a million draws are below 0.0005.
+    assert abs(zero.double().mean() - rate) < 0.002
+    kept = torch.tensor(1 / (1 - rate), dtype=dtype)
+    torch.testing.assert_close(dropped[~zero], kept.expand(int((~zero).sum())), rtol=0.02, atol=0)
+    # Four values are drawn at once: neighbours, and those four apart, agree as often as others.
+    alike = rate**2 + (1 - rate) ** 2
+    flat = zero.flatten()
+    for apart in (1, 2, 3, 4, 1001):
+        assert abs((flat[apart:] == flat[:-apart]).double().mean() - alike) < 0.003
+    dropped.sum().backward()
+    torch.testing.assert_close(states.grad, dropped.detach())
+    torch.manual_seed(0)
+    assert torch.equal(layer.drop_out(states, rate), dropped)
+    assert not torch.equal(layer.drop_out(states, rate), dropped)
