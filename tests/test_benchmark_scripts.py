@@ -166,10 +166,12 @@ def test_misses_of_drift_are_beside_what_was_asked_for():
     assert drift.misses(row) == pytest.approx({"miss": -0.05, "miss_all": 0.1})
 
 
-def test_others_get_the_network_as_it_is(nlp, tmp_path):
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_others_get_the_network_as_it_is(family, encoders, tmp_path):
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     peers = importlib.import_module("benchmarks.common.peers")
+    nlp = trained_pipeline(encoders[family])
     nlp.to_disk(tmp_path / "pipeline")
     peers.export(tmp_path / "pipeline", tmp_path / "checkpoint")
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "checkpoint").eval()

@@ -1,6 +1,6 @@
 """What a user would run instead: Hugging Face's pipeline, ONNX Runtime, OpenVINO and CTranslate2.
 
-They get the network of a trained early-exit pipeline, a BERT, with its deepest head. As a script:
+They get the network of a trained early-exit pipeline, a BERT or MPNet, with its deepest head. As a script:
 writes it for them. Needs onnx, onnxruntime, openvino, nncf and ctranslate2.
 """
 
@@ -23,42 +23,46 @@ from spacy_early_exit.network.exit_network import ExitNetwork
 def export(pipeline: Path, output: Path) -> None:
     """Save the network of a pipeline, with its deepest head, as a Hugging Face checkpoint.
 
-    pipeline (Path): A trained pipeline with a BERT.
+    pipeline (Path): A trained pipeline with a BERT or MPNet.
     output (Path): The folder.
     """
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     nlp = spacy.load(pipeline)
     ner = nlp.get_pipe("early_exit_ner")
     trained = ner.model.shims[0].trained
     network, tokenizer = trained.full_depth, trained.tokenizer
-    spec = network.spec
-    in_transformers(network, ner.labels).save_pretrained(output)
+    model = in_transformers(network, ner.labels)
+    model.save_pretrained(output)
     file = output / "tokenizer.json"
     file.write_text(tokenizer.to_str(), encoding="utf8")
+    known = Tokenizer.from_file(str(file))
     fast = PreTrainedTokenizerFast(
         tokenizer_file=str(file),
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
+        pad_token=known.id_to_token(model.config.pad_token_id),
+        cls_token=known.id_to_token(int(tokenizer.prefix[0])),
+        sep_token=known.id_to_token(int(tokenizer.suffix[-1])),
         unk_token="[UNK]",
-        mask_token="[MASK]",
-        model_max_length=spec.positions,
+        # the positions before the first one are not for wordpieces
+        model_max_length=network.spec.positions - network.spec.first_position,
     )
     fast.save_pretrained(output)
 
 
 def in_transformers(network: ExitNetwork, labels: Sequence[str]) -> Any:
-    """RETURNS (Any): A BERT in transformers, with the deepest head.
+    """RETURNS (Any): A BERT or MPNet in transformers, with the deepest head.
 
     network (ExitNetwork): The network.
     labels (Sequence[str]): Its labels.
     """
-    from transformers import BertConfig, BertForTokenClassification
+    from transformers import AutoConfig, AutoModelForTokenClassification
 
     spec = network.spec
+    assert spec.family in ("bert", "mpnet"), spec.family
     tags = ["O"] + [f"{kind}-{label}" for label in labels for kind in "BI"]
-    config = BertConfig(
+    config = AutoConfig.for_model(
+        spec.family,
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
         num_hidden_layers=spec.layers,
@@ -70,31 +74,21 @@ def in_transformers(network: ExitNetwork, labels: Sequence[str]) -> Any:
         id2label=dict(enumerate(tags)),
         label2id={tag: i for i, tag in enumerate(tags)},
     )
-    model = BertForTokenClassification(config)
-    ours = network.state_dict()
-    names = {
-        "attention_output": "attention.output.dense",
-        "attention_norm": "attention.output.LayerNorm",
-        "intermediate": "intermediate.dense",
-        "output": "output.dense",
-        "output_norm": "output.LayerNorm",
-    }
-    weights = {}
-    for name, hf in (
-        ("word", "word_embeddings"),
-        ("position", "position_embeddings"),
-        ("token_type", "token_type_embeddings"),
-    ):
-        weights[f"bert.embeddings.{hf}.weight"] = ours[f"encoder.embeddings.{name}.weight"]
+    model = AutoModelForTokenClassification.from_config(config)
+    family, start = spec.table, f"{spec.family}."
+    modules = {f"embeddings.{name}": theirs for name, theirs in family.embeddings.items()}
+    modules.update(family.whole)
+    for i in range(spec.layers):
+        prefix = family.layer_prefix.format(i=i)
+        for name, theirs in family.layer.items():
+            modules[f"layers.{i}.{name}"] = tuple(prefix + of for of in theirs)
+    ours, weights = network.state_dict(), {}
     for kind in ("weight", "bias"):
-        weights[f"bert.embeddings.LayerNorm.{kind}"] = ours[f"encoder.embeddings.norm.{kind}"]
         weights[f"classifier.{kind}"] = ours[f"heads.{spec.layers - 1}.{kind}"]
-        for i in range(spec.layers):
-            mine, hf = f"encoder.layers.{i}.", f"bert.encoder.layer.{i}."
-            for part, piece in zip(("query", "key", "value"), ours[f"{mine}qkv.{kind}"].chunk(3)):
-                weights[f"{hf}attention.self.{part}.{kind}"] = piece.clone()
-            for name, theirs in names.items():
-                weights[f"{hf}{theirs}.{kind}"] = ours[f"{mine}{name}.{kind}"]
+        for mine, theirs in modules.items():
+            if (whole := ours.get(f"encoder.{mine}.{kind}")) is not None:
+                for name, part in zip(theirs, whole.chunk(len(theirs)), strict=True):
+                    weights[f"{start}{name}.{kind}"] = part.clone()
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and all("position_ids" in name for name in missing), missing
     return model.eval()
@@ -412,7 +406,8 @@ def main() -> None:
     export(args.pipeline, args.output)
     export_onnx(args.output)
     export_openvino(args.output)
-    export_ctranslate2(args.output)
+    if json.loads((args.output / "config.json").read_text())["model_type"] == "bert":
+        export_ctranslate2(args.output)  # the only one of the two that it knows
 
 
 if __name__ == "__main__":

@@ -249,7 +249,11 @@ def clock(
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return {
-        name: {"words_per_second": words / statistics.median(times)}
+        name: {
+            "words_per_second": words / statistics.median(times),
+            "words_per_second_min": words / max(times),
+            "words_per_second_max": words / min(times),
+        }
         for name, times in seconds.items()
     }
 

@@ -165,8 +165,13 @@ def in_engines(name: str, checkpoint: str, sizes: list[int], threads: int) -> li
         )
         for size in sizes
         for engine, (package, make, told) in ENGINES.items()
-        if has(package)
+        if has(package) and (make is not make_ctranslate2 or knows_ctranslate2(checkpoint))
     ]
+
+
+def knows_ctranslate2(checkpoint: str) -> bool:
+    """RETURNS (bool): Whether the network is one that CTranslate2 knows."""
+    return (Path(checkpoint) / "ctranslate2").exists()
 
 
 def version_of(checkpoint: str, *settings: int) -> str:
