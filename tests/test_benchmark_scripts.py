@@ -23,6 +23,7 @@ from benchmarks.quality import shared
 from spacy_early_exit.network.batch import Batch
 from spacy_early_exit.network.loop import run_with_exits
 from spacy_early_exit.text.windows import windows_of
+from tests.makers.pipelines import trained_pipeline
 from tests.makers.shared import both_of
 from tests.makers.texts import TEXTS, examples_of
 

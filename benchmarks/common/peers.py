@@ -1,7 +1,7 @@
 """What a user would run instead: Hugging Face's pipeline, ONNX Runtime, OpenVINO and CTranslate2.
 
-They get the network of a trained early-exit pipeline, a BERT or MPNet, with its deepest head. As a script:
-writes it for them. Needs onnx, onnxruntime, openvino, nncf and ctranslate2.
+They get the network of a trained early-exit pipeline, a BERT or MPNet, with its deepest head. As a
+script: writes it for them. Needs onnx, onnxruntime, openvino, nncf and ctranslate2.
 """
 
 import argparse
@@ -44,6 +44,7 @@ def export(pipeline: Path, output: Path) -> None:
         cls_token=known.id_to_token(int(tokenizer.prefix[0])),
         sep_token=known.id_to_token(int(tokenizer.suffix[-1])),
         unk_token="[UNK]",
+        model_input_names=["input_ids", "attention_mask"],  # one text: all types are 0
         # the positions before the first one are not for wordpieces
         model_max_length=network.spec.positions - network.spec.first_position,
     )
