@@ -216,7 +216,8 @@ class BatchRunner(ABC):
         self._tokenizer = Tokenizer.from_file(f"{checkpoint}/tokenizer.json")
         config = json.loads(Path(checkpoint, "config.json").read_text())
         self._tags = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
-        self._tokenizer.enable_truncation(config["max_position_embeddings"])
+        told = json.loads(Path(checkpoint, "tokenizer_config.json").read_text())
+        self._tokenizer.enable_truncation(told["model_max_length"])
         self._tokenizer.no_padding()
         self._batch_size = batch_size
 

@@ -8,6 +8,7 @@ that are not installed are left out.
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -171,7 +172,8 @@ def in_engines(name: str, checkpoint: str, sizes: list[int], threads: int) -> li
 
 def knows_ctranslate2(checkpoint: str) -> bool:
     """RETURNS (bool): Whether the network is one that CTranslate2 knows."""
-    return (Path(checkpoint) / "ctranslate2").exists()
+    config = json.loads((Path(checkpoint) / "config.json").read_text())
+    return bool(config["model_type"] == "bert")
 
 
 def version_of(checkpoint: str, *settings: int) -> str:

@@ -66,7 +66,7 @@ def main() -> None:
     exported = []
     for name, pipeline in checkpoints.items():
         folder = args.work / f"checkpoint{name.replace(', ', '-').replace(' ', '-')}"
-        if not (folder / "ctranslate2").exists():
+        if not (folder / "openvino-int8.xml").exists():
             run("-m", "benchmarks.common.peers", pipeline, folder)
         exported.append(f"{name}={folder}")
     rounds = ["--rounds", args.rounds, "--threads", args.threads]

@@ -58,6 +58,8 @@ class FusedAdam(Optimizer):  # type: ignore[misc]
     by rounding, and by the weight decay of the step itself. All others are thinc's own.
     """
 
+    __slots__ = ()  # as in thinc, so that a misspelt attribute is an error
+
     def __call__(
         self,
         key: Tuple[int, str],
@@ -74,13 +76,16 @@ class FusedAdam(Optimizer):  # type: ignore[misc]
         lr_scale (float): Factor of the learning rate.
         RETURNS (Tuple[FloatsXd, FloatsXd]): Both.
         """
-        if not (_is_for_torch(weights) and _is_for_torch(gradient) and self.b1 and self.b2):
+        if not self._is_for_torch(key, weights, gradient):
             return cast(
                 Tuple[FloatsXd, FloatsXd],
                 super().__call__(key, weights, gradient, lr_scale=lr_scale),
             )
         self.nr_update[key] += 1
         number = self.nr_update[key]
+        known = self.averages
+        if known is not None and key not in known:
+            known[key] = np.zeros(weights.shape, dtype=np.float32)
         for moments in (self.mom1, self.mom2):
             if key not in moments:
                 moments[key] = np.zeros(weights.size, dtype=np.float32)
@@ -97,7 +102,7 @@ class FusedAdam(Optimizer):  # type: ignore[misc]
                 [first],
                 [second],
                 [],
-                [torch.tensor(number - 1, dtype=torch.float32)],
+                [torch.tensor(number - 1, dtype=torch.float32, device="cpu")],
                 fused=True,
                 amsgrad=False,
                 beta1=self.b1,
@@ -109,13 +114,24 @@ class FusedAdam(Optimizer):  # type: ignore[misc]
                 maximize=False,
             )
             slope.zero_()
-        if self.averages is not None:
-            average = self.averages.setdefault(key, np.zeros(weights.shape, dtype=np.float32))
-            NumpyOps().update_averages(average, weights, number)
+        if known is not None:
+            NumpyOps().update_averages(known[key], weights, number)
         return weights, gradient
 
+    def _is_for_torch(self, key: Tuple[int, str], weights: FloatsXd, gradient: FloatsXd) -> bool:
+        """RETURNS (bool): Whether torch can take the step, which does not check sizes."""
+        momenta = [known[key] for known in (self.mom1, self.mom2) if key in known]
+        return (
+            0 < self.b1 < 1
+            and 0 < self.b2 < 1
+            and not self.use_radam
+            and all(_is_plain(array) for array in (weights, gradient, *momenta))
+            and weights.shape == gradient.shape
+            and all(momentum.size == weights.size for momentum in momenta)
+        )
 
-def _is_for_torch(array: FloatsXd) -> bool:
+
+def _is_plain(array: FloatsXd) -> bool:
     """RETURNS (bool): Whether torch can work on it where it is."""
-    is_plain = isinstance(array, np.ndarray) and array.dtype == np.float32
-    return bool(is_plain and array.flags.c_contiguous and array.flags.writeable and array.size)
+    is_fp32 = isinstance(array, np.ndarray) and array.dtype == np.float32
+    return bool(is_fp32 and array.flags.c_contiguous and array.flags.writeable and array.size)

@@ -138,6 +138,9 @@ class Layer(nn.Module):
         return sums
 
 
+MOST_DROPPED = 0.999  # beyond it, steps of 2 ** -16 are too coarse
+
+
 def drop_out(states: Tensor, rate: float) -> Tensor:
     """RETURNS (Tensor): The states, with some set to 0. *Shape:* as ``states``
 
@@ -147,7 +150,7 @@ def drop_out(states: Tensor, rate: float) -> Tensor:
     """
     if rate <= 0:
         return states
-    if states.device.type != "cpu":
+    if states.device.type != "cpu" or rate > MOST_DROPPED:
         return F.dropout(states, rate)
     return states * _kept(states, rate)
 
@@ -160,7 +163,7 @@ def _kept(states: Tensor, rate: float) -> Tensor:
     rate (float): The share that is set to 0, in steps of 2 ** -16.
     RETURNS (Tensor): 0, or the factor that keeps the mean. *Shape:* as ``states``
     """
-    dropped = min(round(rate * 2**16), 2**16 - 1)
+    dropped = round(rate * 2**16)
     drawn = torch.empty(-(-states.numel() // 4), dtype=torch.int64, device=states.device)
     drawn = drawn.random_(-(2**63), None).view(torch.int16)[: states.numel()]
     kept = drawn.view(states.shape) >= dropped - 2**15
