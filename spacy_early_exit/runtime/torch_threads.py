@@ -24,7 +24,8 @@ def begin_with(threads: int) -> None:
     threads (int): Number of threads.
     """
     with _setting:  # the next thread must see the earlier number
-        usual = torch.get_num_threads()  # a thread's first call sets the number for new threads
+        _until_restored()
+        usual = torch.get_num_threads()  # in a thread's first call it is the number of new threads
         _set_and_wait(threads, usual)
 
 
@@ -39,6 +40,7 @@ def as_many_as_here(work: Callable[[], Result]) -> Callable[[], Result]:
     def elsewhere() -> Result:
         if torch.get_num_threads() != threads:
             with _setting:
+                _until_restored()
                 _set_and_wait(threads, _of_new_threads())
         return work()
 
@@ -55,7 +57,9 @@ def at_most(threads: int) -> Iterator[None]:
     if threads == before:
         yield
         return
-    process, again = os.getpid(), _set_own(threads, before)
+    process = os.getpid()
+    with _setting:  # who reads the number of new threads must not see this one
+        again = _set_own(threads, before)
     try:
         yield
     finally:
@@ -75,6 +79,13 @@ def _of_new_threads() -> int:
     except RuntimeError:  # no more threads can be started, or the interpreter is shutting down
         found.append(torch.get_num_threads())
     return found[0]
+
+
+def _until_restored() -> None:
+    """Wait until the number for new threads is the one that others set."""
+    if _keeper is not None and _keeper[0] == os.getpid():
+        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+            _keeper[1].submit(int).result()
 
 
 def _set_and_wait(threads: int, others: int) -> None:

@@ -241,6 +241,15 @@ class TestTorchsThreads:
         time.sleep(0.1)
         assert torch.get_num_threads() == in_a_thread(torch.get_num_threads) == 2
 
+    def test_what_one_limits_for_a_while_is_nobody_elses(self, two_threads):
+        with torch_threads.at_most(1):
+            pass  # now there is a keeper
+        _, keeper = torch_threads._keeper
+        keeper.submit(time.sleep, 0.3)  # it is late
+        with torch_threads.at_most(1):
+            in_a_thread(lambda: torch_threads.begin_with(1))
+            assert in_a_thread(torch.get_num_threads) == 2
+
     def test_where_no_thread_can_be_started_it_goes_on_without(self, two_threads, monkeypatch):
         def refuse(thread):
             raise RuntimeError("can't start new thread")
