@@ -8,9 +8,10 @@ tune part. What is finished is not repeated.
 For each pipeline and speedup, the results have F of the names, accuracy of the tags, words per
 second, and the peak memory of a process that does nothing but tag dev. ``together`` are the two
 separate components in one pipeline, which is what the shared one replaces. ``--features`` adds a
-third task, with heads that learn it over the frozen encoder: features of words, such as number and
-tense. The corpus has none of the treebank's, so they are told from part of speech and ending. That
-is enough to find out what a third task costs; its accuracy says nothing about real features.
+third task, with heads that learn it over the frozen encoder in both stages: features of words, such
+as number and tense. The corpus has none of the treebank's, so they are told from part of speech and
+ending. That is enough to find out what a third task costs; its accuracy says nothing about real
+features.
 """
 
 import argparse
@@ -27,13 +28,14 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.util import load_config
+from thinc.api import Config
 
 from benchmarks.common import results
 from benchmarks.common.memory import peak
 from benchmarks.common.train import FINISHED, run
 from spacy_early_exit.pipe.records import get_records
 
-NER, TAGGER = "early_exit_ner", "early_exit_tagger"
+NER, TAGGER, THIRD = "early_exit_ner", "early_exit_tagger", "features"
 STAGES = {"shared": ("shared", "shared_sampling")}
 TASKS = {"names": "ner", "tags": "tagger", "shared": "ner"}
 
@@ -158,18 +160,39 @@ def join(work: Path, names: Path, tags: Path) -> Path:
 
 
 def add_third(args: argparse.Namespace, corpus: Path, shared: Path) -> Path:
-    """RETURNS (Path): The shared pipeline with a third task. The encoder and the heads of the
-    others stay as they are.
+    """RETURNS (Path): The shared pipeline with a third task, trained in both stages. The encoder
+    and the heads of the others stay as they are.
     """
-    folder, texts = args.work / "three", with_features(corpus / "train.spacy")
-    tune, name = with_features(corpus / "tune.spacy"), "features"
-    config = load_config(args.work / "shared" / "shared.cfg", interpolate=False)
+    folder = args.work / "three"
+    folder.mkdir(exist_ok=True)
+    texts, tune = (with_features(corpus / f"{part}.spacy") for part in ("train", "tune"))
+    third = third_alone(args.work / "shared" / "shared.cfg", shared)
+    last = folder / "three" / "model-last"
+    second = third_alone(args.work / "shared" / "shared_sampling.cfg", shared)
+    second["initialize"]["components"] = {THIRD: {"start_from": str(last)}}
+    for name, config in (("three", third), ("three_sampling", second)):
+        config.to_disk(folder / f"{name}.cfg")
+        options = ["--paths.train", texts, "--paths.dev", tune, "--system.seed", args.seed]
+        options += ["--paths.encoder", args.encoder, "--output", folder / name]
+        if not (folder / name / FINISHED).exists():
+            run("-m", "spacy", "train", folder / f"{name}.cfg", *options, log=folder / name)
+            (folder / name / FINISHED).touch()
+    return calibrated(args, tune, folder / "three_sampling" / "model-last", folder / "final")
+
+
+def third_alone(path: Path, shared: Path) -> Config:
+    """RETURNS (Config): A stage of the shared pipeline that trains a third task alone.
+
+    path (Path): The stage's config for two tasks.
+    shared (Path): The finished pipeline.
+    """
+    config = load_config(path, interpolate=False)
     third = copy.deepcopy(config["components"][TAGGER])
     third["attribute"] = "morph"
     third["model"]["freeze_encoder"] = True
     sourced = {known: {"source": str(shared)} for known in (NER, TAGGER)}
-    config["components"] = {**sourced, name: third}
-    config["nlp"]["pipeline"] = [NER, TAGGER, name]
+    config["components"] = {**sourced, THIRD: third}
+    config["nlp"]["pipeline"] = [NER, TAGGER, THIRD]
     weights = dict.fromkeys(config["training"]["score_weights"])
     config["training"].update(
         frozen_components=[NER, TAGGER],
@@ -177,14 +200,7 @@ def add_third(args: argparse.Namespace, corpus: Path, shared: Path) -> Path:
         before_update=None,  # it would set thresholds of the others
     )
     config["initialize"]["components"] = {}
-    folder.mkdir(exist_ok=True)
-    config.to_disk(folder / "three.cfg")
-    output = folder / "three"
-    options = ["--paths.train", texts, "--paths.dev", tune, "--system.seed", args.seed]
-    if not (output / FINISHED).exists():
-        run("-m", "spacy", "train", folder / "three.cfg", "--output", output, *options, log=output)
-        (output / FINISHED).touch()
-    return calibrated(args, tune, output / "model-last", folder / "final")
+    return config
 
 
 # Features by part of speech: those of the first ending that a word has.

@@ -1,13 +1,12 @@
 """Files that are held open, so that they can be read again."""
 
+import io
 import os
 import weakref
 from pathlib import Path
-from typing import BinaryIO, Dict
+from typing import Any, BinaryIO, Dict, Tuple, cast
 
-from .integrity import check_size, open_regular, read_at_most
-
-MOST = 2**30  # bytes that are read at once: macOS refuses twice as many
+from .integrity import check_size, open_regular
 
 
 class HeldFiles:
@@ -26,31 +25,42 @@ class HeldFiles:
         self._files: Dict[str, BinaryIO] = {}
         weakref.finalize(self, _close, self._files)
 
-    def read(self, name: str, most: int) -> bytes:
-        """Read a file.
+    def open(self, name: str, most: int) -> Tuple[BinaryIO, int]:
+        """Open a file, or begin to read it again.
 
         name (str): Its name.
         most (int): Maximum number of bytes.
-        RETURNS (bytes): Its content.
+        RETURNS (Tuple[BinaryIO, int]): The file, to be read from its beginning and closed after
+            that, and its number of bytes.
         RAISES (ValueError): If it has more, or is not a regular file.
-        RAISES (OSError): If it can't be read.
+        RAISES (OSError): If it can't be opened.
         """
-        if not self.stay:
-            return read_at_most(self._folder / name, most)
-        is_first = name not in self._files
-        if is_first:
-            self._files[name] = open_regular(self._folder / name)
-        file = self._files[name]
+        file = self._files.get(name) or open_regular(self._folder / name)
+        if self.stay:
+            self._files[name] = file
         size = os.fstat(file.fileno()).st_size
         check_size(size, most)
-        if is_first:
-            return file.read(size)
-        # Forked processes share the position in the file, so it is not used.
-        parts = [
-            os.pread(file.fileno(), min(MOST, size - start), start)
-            for start in range(0, size, MOST)
-        ]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return (cast(BinaryIO, io.BufferedReader(_FromStart(file))) if self.stay else file), size
+
+
+class _FromStart(io.RawIOBase):
+    """A file, read from its beginning. It does not use the position in the file, which forked
+    processes share.
+
+    file (BinaryIO): The file. It stays open.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        data = os.pread(self._file.fileno(), len(into), self._at)
+        into[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _close(files: Dict[str, BinaryIO]) -> None:

@@ -10,7 +10,19 @@ import contextlib
 import copy
 import os
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, cast
+from typing import (
+    Any,
+    BinaryIO,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    cast,
+)
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +33,7 @@ from ..network.gates import add_gates
 from ..runtime.torch_state import usual_torch
 from ..text.tokenizer import WordpieceTokenizer
 from .integrity import MAX_NETWORK_BYTES, check_size, checksum, seal, unseal
+from .tensors import Stream, read_tensors
 
 NETWORK, TOKENIZER, WEIGHTS = "network.json", "tokenizer.json", "weights.safetensors"
 ORIGINAL = "original.safetensors"
@@ -32,16 +45,13 @@ MAX_TOKENIZER_BYTES = 2**28
 MAX_SETTINGS_BYTES, MAX_WORDPIECE_BYTES = 2**22, 2**8
 # The parameters of decoders and criteria come on top of the sizes in network.json.
 MAX_LEARNED_BYTES = 2**26
-# Names and shapes of the weights: those of 100 layers take 300,000. Empty weights take nothing
-# else.
-MAX_HEADER_BYTES = 2**22
 
 # A container's memory limit, on Linux.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
-# Returns the content of a file, up to a number of bytes. It raises OSError or KeyError if the file
-# is missing, and ValueError if it is larger.
-Read = Callable[[str, int], bytes]
+# Opens a file, if it has no more than a number of bytes, and tells how many it has. It raises
+# OSError or KeyError if the file is missing, and ValueError if it is larger.
+Open = Callable[[str, int], Tuple[BinaryIO, int]]
 
 
 class Trained(NamedTuple):
@@ -159,28 +169,28 @@ def to_files(trained: Trained) -> Dict[str, bytes]:
 
 
 @usual_torch()
-def from_files(read: Read, place: str, device: torch.device) -> Trained:
+def from_files(files: Open, place: str, device: torch.device) -> Trained:
     """Rebuild what was saved.
 
-    read (Read): Returns the content of a file.
+    files (Open): Opens a file.
     place (str): Where the files are, for error messages.
     device (torch.device): The device of the network.
     RETURNS (Trained): Network and tokenizer.
     RAISES (ValueError): If a file is missing, damaged, larger than it can be, or has a later
         format. The message names it.
     """
-    about = _part(read, place, NETWORK, MAX_NETWORK_BYTES, _read_about)
+    about = _part(files, place, NETWORK, MAX_NETWORK_BYTES, _read_about)
     saved = about.files
     most = _most_of(about.network)
-    weights = _part(read, place, WEIGHTS, most[WEIGHTS], _read_weights, saved)
+    weights = _part(files, place, WEIGHTS, most[WEIGHTS], read_tensors, saved)
     if about.borrowed is not None:
         network = _filled(about.network, weights, place, WEIGHTS, encoder=False)
         move_heads(network, device)
         return Trained(network, cast(WordpieceTokenizer, None), borrowed=about.borrowed)
-    tokenizer = _part(read, place, TOKENIZER, most[TOKENIZER], _read_tokenizer, saved)
+    tokenizer = _part(files, place, TOKENIZER, most[TOKENIZER], _read_tokenizer, saved)
     original = None
     if about.has_original:
-        own = _part(read, place, ORIGINAL, most[WEIGHTS], _read_weights, saved)
+        own = _part(files, place, ORIGINAL, most[WEIGHTS], read_tensors, saved)
         original = copy.deepcopy(about.network)
         original = _filled(original, {**weights, **own}, place, ORIGINAL).to(device)
     network = _filled(about.network, weights, place, WEIGHTS)
@@ -276,27 +286,41 @@ class _About(NamedTuple):
 
 
 def _part(
-    read: Read,
+    files: Open,
     place: str,
     name: str,
     most: int,
-    parse: Callable[[bytes], Any],
+    parse: Callable[[Stream, int], Any],
     saved: Optional[Mapping[str, str]] = None,
 ) -> Any:
     try:
-        data = read(name, most)
+        file, size = files(name, most)
     except (OSError, KeyError) as e:
         raise ValueError(f"The file {name} is missing in {place}: {e}") from e
     except ValueError as e:
         raise _unreadable(name, place, e) from e
+    with file:
+        try:
+            return _parsed(Stream(file), size, parse, (saved or {}).get(name))
+        except Exception as e:
+            raise _unreadable(name, place, e) from e
+
+
+def _parsed(
+    stream: Stream, size: int, parse: Callable[[Stream, int], Any], saved: Optional[str]
+) -> Any:
+    content, problem = None, None
     try:
-        if saved and saved.get(name) != checksum(data):
-            raise ValueError(
-                f"it is not what was saved: its checksum differs from that in {NETWORK}"
-            )
-        return parse(data)
+        content = parse(stream, size)
     except Exception as e:
-        raise _unreadable(name, place, e) from e
+        problem = e
+    if saved and saved != stream.checksum():
+        raise ValueError(
+            f"it is not what was saved: its checksum differs from that in {NETWORK}"
+        ) from problem
+    if problem is not None:
+        raise problem
+    return content
 
 
 def _unreadable(name: str, place: str, error: Exception) -> ValueError:
@@ -306,8 +330,8 @@ def _unreadable(name: str, place: str, error: Exception) -> ValueError:
     )
 
 
-def _read_about(data: bytes) -> _About:
-    about = unseal(data)
+def _read_about(stream: Stream, size: int) -> _About:
+    about = unseal(stream.read())
     spec, tags = EncoderSpec.from_dict(about["encoder"]), about["tags"]
     check_sizes(spec, tags)
     head_window = about.get("head_window", 0)
@@ -327,27 +351,12 @@ def _read_about(data: bytes) -> _About:
     borrowed = about.get("borrowed")
     if not (borrowed is None or (isinstance(borrowed, str) and borrowed)):
         raise ValueError(f"borrowed must be a checksum, not {borrowed!r}")
-    # A file's bytes and the tensors made from them are in memory together, for one file at a time.
-    _check_memory(_size_of(network) * (3 if has_original else 2))
+    _check_memory(_size_of(network) * (2 if has_original else 1))
     return _About(network, about.get("files", {}), has_original, borrowed)
 
 
-def _read_tokenizer(data: bytes) -> WordpieceTokenizer:
-    return WordpieceTokenizer(data.decode("utf8"))
-
-
-def _read_weights(data: bytes) -> Dict[str, Tensor]:
-    from safetensors.torch import load
-
-    try:
-        check_size(int.from_bytes(data[:8], "little"), MAX_HEADER_BYTES)
-    except ValueError as e:
-        raise ValueError(f"its list of weights is too long: {e}") from e
-    weights: Dict[str, Tensor] = load(data)
-    for name, tensor in weights.items():
-        if tensor.dtype != torch.float32:
-            raise ValueError(f"'{name}' has dtype {tensor.dtype} instead of torch.float32")
-    return weights
+def _read_tokenizer(stream: Stream, size: int) -> WordpieceTokenizer:
+    return WordpieceTokenizer(stream.read().decode("utf8"))
 
 
 def _most_of(network: ExitNetwork) -> Dict[str, int]:

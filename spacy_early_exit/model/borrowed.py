@@ -24,6 +24,15 @@ class BorrowedShim(TaggerShim):
 
     known_lender: Optional[TaggerShim] = None  # whose encoder it reads
 
+    @property
+    def trained(self) -> Trained:
+        """RETURNS (Trained): As that of its lender, which then keeps the encoder's weights, too."""
+        lender, trained = self.known_lender, self.outline
+        mine = trained.network.encoder
+        if lender is not None and lender.is_trained and lender.outline.network.encoder is mine:
+            lender.trained  # noqa: B018 (puts them back)
+        return trained
+
     def set(self, trained: Trained) -> None:
         """Take over heads.
 
@@ -48,13 +57,12 @@ class BorrowedShim(TaggerShim):
         """
         if not lender.is_trained:
             return False
-        network, theirs = self.trained.network, lender.trained.network
+        network, theirs = self.outline.network, lender.outline.network
         if network.encoder is theirs.encoder:
             return True
         if network.spec != theirs.spec:
             return False
-        known = self.trained.borrowed or fingerprint_of_weights(network.encoder)
-        return known == fingerprint_of_weights(theirs.encoder)
+        return self._encoder_checksum() == lender.encoder_fingerprint()
 
     def borrow(self, name: str) -> None:
         """Read the states of the lender's encoder.
@@ -62,7 +70,7 @@ class BorrowedShim(TaggerShim):
         name (str): The name of its component.
         RAISES (ValueError): If the heads were trained over another encoder.
         """
-        theirs = self.lender.trained
+        theirs = self.lender.lend()
         if self._model is None or self._model.network.encoder is theirs.network.encoder:
             return
         network = self._model.network
@@ -87,7 +95,7 @@ class BorrowedShim(TaggerShim):
         self.set(Trained(network.to(theirs.network.device), theirs.tokenizer, borrowed=""))
 
     def _freeze(self) -> None:
-        network = self.trained.network
+        network = self.outline.network
         network.head(network.spec.layers).requires_grad_(not self.freeze_full_depth)
         for learned in network.decoder.values():
             learned.requires_grad_(not self.freeze_full_depth)
@@ -106,7 +114,7 @@ class BorrowedShim(TaggerShim):
     def fingerprint(self) -> str:
         """RETURNS (str): A hash of its own weights, computed once until they change."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint_of_weights(without_encoder(self.trained.network))
+            self._fingerprint = fingerprint_of_weights(without_encoder(self.outline.network))
         return self._fingerprint
 
     def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
@@ -118,9 +126,9 @@ class BorrowedShim(TaggerShim):
         RAISES (ValueError): If the machine has no such device, or a weight is not finite.
         """
         if not self._checked:
-            check_finite(self.trained.network)
+            check_finite(without_encoder(self.outline.network))  # its lender checks the encoder
             self._checked = True
-        elsewhere, trained = self._faster, self.trained
+        elsewhere, trained = self._faster, self.outline
         there = trained.network.device if device is None else device_named(device)
         if there == trained.network.device:
             return trained
@@ -188,11 +196,25 @@ class BorrowedShim(TaggerShim):
 
     def _to_save(self) -> Trained:
         """RETURNS (Trained): The heads, with the checksum of the encoder that they belong to."""
+        return self.outline._replace(borrowed=self._encoder_checksum())
+
+    def _encoder_checksum(self) -> str:
+        """RETURNS (str): The checksum of the encoder that the heads belong to.
+
+        RAISES (ValueError): If its weights had been dropped, and can't be read again.
+        """
+        if self.outline.borrowed:  # nobody has used them since they were read
+            return self.outline.borrowed
         trained = self.trained
-        if trained.borrowed:  # nobody has used them since they were read
-            return trained
-        return trained._replace(borrowed=fingerprint_of_weights(trained.network.encoder))
+        if any(parameter.is_meta for parameter in trained.network.encoder.parameters()):
+            raise ValueError(
+                "The encoder that its heads were trained over is gone: its component was loaded "
+                "anew after its files had been written into. Load the whole pipeline again."
+            )
+        return fingerprint_of_weights(trained.network.encoder)
 
     def __getstate__(self) -> Any:
         """RETURNS (Dict[str, Any]): What is pickled. The lender is looked up again."""
+        if self._model is not None:
+            self.trained  # noqa: B018 (the encoder comes along, whole)
         return {**super().__getstate__(), "known_lender": None}

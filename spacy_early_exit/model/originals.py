@@ -26,6 +26,17 @@ class Originals:
         self._fingerprints: List[str] = []
         self._dropped = False
 
+    def drop_linear(self, linear: nn.Module, fingerprint: str) -> None:
+        """Drop the weights of a linear map, of which a copy has just been made. So they and those
+        of the copy are in memory together for one map only.
+
+        linear (Module): The linear map, of the only network. It is changed in place.
+        fingerprint (str): That of the network.
+        """
+        self._fingerprints, self._dropped = [fingerprint], True
+        for name, parameter in [*linear.named_parameters(recurse=False)]:
+            _put(linear, name, torch.empty_like(parameter, device="meta"))
+
     def drop(self, trained: Trained, copies: Iterable[Trained], fingerprint: str) -> None:
         """Drop the weights of the encoders that copies for prediction do not share.
 
@@ -40,7 +51,7 @@ class Originals:
         self._dropped = True  # first: what follows may be interrupted
         for network in trained.networks:
             for module, name, parameter in _parameters(network):
-                if id(parameter) not in used:
+                if id(parameter) not in used and not parameter.is_meta:
                     _put(module, name, torch.empty_like(parameter, device="meta"))
 
     def put_back(self, trained: Trained) -> None:

@@ -3,9 +3,21 @@
 import contextlib
 import copy
 import functools
+import io
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    BinaryIO,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    cast,
+)
 
 import srsly
 import torch
@@ -25,7 +37,7 @@ from ..network.devices import device_named
 from ..network.exit_network import ExitNetwork, check_finite
 from ..network.products.half import HALVES, Precision, halved
 from ..network.products.int8 import check_for_int8, quantized
-from ..network.products.packed import is_worth_packing, packed
+from ..network.products.packed import Done, is_worth_packing, keep, packed
 from ..runtime.forks import Lock, ready_for_torch
 from ..runtime.torch_state import usual_torch
 from ..text.windows import SharedWordpieces
@@ -90,6 +102,7 @@ class TaggerShim(Shim):
         self._originals: Optional[Originals] = None
         self._checked = False
         self._warned = False
+        self._is_lent = False  # whether other components have its encoder, too
         # The last pass that several components learn from.
         self.learning_pass: Optional[LearningPass] = None
         self.warned_of_unread = False
@@ -139,6 +152,7 @@ class TaggerShim(Shim):
 
         trained (Trained): Network and tokenizer.
         """
+        self._keep_lent()
         self._model, self._originals = trained._replace(again=None), None
         self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()
@@ -147,8 +161,32 @@ class TaggerShim(Shim):
 
     def drop(self) -> None:
         """Drop the network, as before initialize."""
+        self._keep_lent()
         self._model, self._originals, self._teacher = None, None, None
         self.weights_changed()
+
+    def lend(self) -> Trained:
+        """RETURNS (Trained): As ``outline``, for components that read the states of the encoder."""
+        self._is_lent = True
+        return self.outline
+
+    def _keep_lent(self) -> None:
+        """Before the network is replaced, put back dropped weights of an encoder that borrowers
+        may still have.
+        """
+        if self._is_lent and self._originals is not None:
+            with contextlib.suppress(ValueError):  # files were written into: who needs them is told
+                self._keep_originals()
+
+    def encoder_fingerprint(self) -> str:
+        """RETURNS (str): A hash of the weights of the encoder.
+
+        RAISES (ValueError): If they had been dropped, and can't be read again.
+        """
+        with BUILDING:
+            if self._originals is not None:
+                self._originals.put_back(self.outline)
+            return fingerprint_of_weights(self.outline.network.encoder)
 
     def _freeze(self) -> None:
         network = self.outline.network
@@ -283,13 +321,22 @@ class TaggerShim(Shim):
         trained, originals = self.outline, self._originals
         if originals is not None:
             originals.put_back(trained)
-        make = functools.partial(_prepared, precision=how[0], device=how[1])
+        fingerprint = "" if originals is None else self.fingerprint()
+
+        def may_drop() -> bool:
+            return originals is self._originals  # nobody has asked since
+
+        def done(linear: torch.nn.Module) -> None:
+            if originals and may_drop() and trained.original is None:  # which may share them
+                originals.drop_linear(linear, fingerprint)
+
+        make = functools.partial(_prepared, precision=how[0], device=how[1], done=done)
         try:
             first = None if trained.original is None else make(trained.original)
             faster[how] = Trained(make(trained.network), trained.tokenizer, first)
         finally:  # earlier copies may still predict
-            if originals is not None and originals is self._originals and faster:
-                originals.drop(trained, faster.values(), self.fingerprint())
+            if originals and may_drop() and faster:
+                originals.drop(trained, faster.values(), fingerprint)
 
     def __getstate__(self) -> Dict[str, Any]:
         """RETURNS (Dict[str, Any]): What is pickled. Packed weights are made again, and so is the
@@ -475,17 +522,19 @@ class TaggerShim(Shim):
         return self
 
 
-def _prepared(network: ExitNetwork, precision: Precision, device: torch.device) -> ExitNetwork:
+def _prepared(
+    network: ExitNetwork, precision: Precision, device: torch.device, done: Done
+) -> ExitNetwork:
     """RETURNS (ExitNetwork): A network to predict with: see ``TaggerShim.prepare_for``."""
     if precision == "int8":
         check_for_int8(device)
     if device != network.device:
-        network = copy.deepcopy(network).to(device)
+        network, done = copy.deepcopy(network).to(device), keep
     if precision in HALVES:
         return halved(network, precision)
     if precision == "int8":
-        return quantized(network)
-    return packed(network) if is_worth_packing(network) else network
+        return quantized(network, done)
+    return packed(network, done) if is_worth_packing(network) else network
 
 
 def trained_in_bytes(data: bytes) -> Optional[Trained]:
@@ -497,14 +546,13 @@ def trained_in_bytes(data: bytes) -> Optional[Trained]:
     """
     files = unpack(data)
 
-    def read(name: str, most: int) -> bytes:
+    def opened(name: str, most: int) -> Tuple[BinaryIO, int]:
         check_size(len(files[name]), most)
-        content: bytes = files[name]
-        return content
+        return io.BytesIO(files[name]), len(files[name])
 
     if not files:
         return None
-    return storage.from_files(read, "the model's bytes", get_torch_default_device())
+    return storage.from_files(opened, "the model's bytes", get_torch_default_device())
 
 
 def trained_on_disk(folder: Path) -> Trained:
@@ -516,7 +564,7 @@ def trained_on_disk(folder: Path) -> Trained:
     """
     files = HeldFiles(folder)
     read = functools.partial(
-        storage.from_files, files.read, str(folder), get_torch_default_device()
+        storage.from_files, files.open, str(folder), get_torch_default_device()
     )
     return read()._replace(again=read if files.stay else None)
 

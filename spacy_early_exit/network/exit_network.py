@@ -212,10 +212,10 @@ def _heads(spec: EncoderSpec, tags: int, window: int, exit_layers: Sequence[int]
     return heads
 
 
-def check_finite(network: ExitNetwork) -> None:
+def check_finite(network: nn.Module) -> None:
     """Refuse weights that can give no answer. This takes 0.01 s for 23 million of them.
 
-    network (ExitNetwork): The network.
+    network (Module): The network, or a part of it.
     RAISES (ValueError): If there is a NaN or an infinity among them. The message names the
         parameter.
     """

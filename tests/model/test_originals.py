@@ -6,15 +6,17 @@ import os
 import pickle
 import shutil
 import threading
+import weakref
 
 import pytest
 import spacy
 import torch
 
+from spacy_early_exit import separate
 from spacy_early_exit.model import originals
 from spacy_early_exit.model import shim as module
 from tests.makers.pipelines import answers
-from tests.makers.shared import TAGGER, blank_shared, train_shared
+from tests.makers.shared import TAGGER, blank_shared, both_of, step, train_shared
 from tests.makers.texts import TEXTS, examples_of
 
 on_posix = pytest.mark.skipif(not hasattr(os, "pread"), reason="no file is held open on Windows")
@@ -79,6 +81,21 @@ class TestOnceACopyPredicts:
         list(nlp.pipe(TEXTS))
         assert count(shapes) < before
 
+    @pytest.mark.parametrize("precision", ["fp32", "int8"])
+    def test_each_is_gone_before_the_next_is_copied(self, folder, monkeypatch, precision):
+        monkeypatch.setattr(module, "is_worth_packing", lambda network: True)
+        dropped, still_there = [], []
+        drop = originals.Originals.drop_linear
+
+        def watched(self, linear, fingerprint):
+            dropped.append(weakref.ref(linear.weight))
+            drop(self, linear, fingerprint)
+            still_there.append(sum(weight() is not None for weight in dropped))
+
+        monkeypatch.setattr(originals.Originals, "drop_linear", watched)
+        shim_of(spacy.load(folder)).prepare_for(precision)
+        assert len(still_there) >= 8 and not any(still_there)
+
     def test_answers_stay_the_same(self, loaded):
         nlp, _ = loaded
         first = [answers(doc) for doc in nlp.pipe(TEXTS)]
@@ -123,7 +140,7 @@ class TestOnceACopyPredicts:
         shim_of(nlp).prepare_for("bf16")
         before = missing(nlp)
 
-        def fails(network):
+        def fails(network, done):
             raise ValueError("there are no such products")
 
         monkeypatch.setattr(module, "quantized", fails)
@@ -148,6 +165,21 @@ class TestOnceACopyPredicts:
         monkeypatch.setattr(originals, "_put", put)
         assert len(missing(nlp)) == 3
         assert same(weights_of(nlp), weights)
+
+    def test_who_asks_while_they_are_copied_gets_them_for_good(self, folder, monkeypatch):
+        nlp, weights = spacy.load(folder), weights_of(spacy.load(folder))
+        drop, calls = originals.Originals.drop_linear, []
+
+        def asked(self, *args):
+            drop(self, *args)
+            calls.append(args)
+            if len(calls) == 3:
+                shim_of(nlp).trained  # noqa: B018 (puts them back)
+
+        monkeypatch.setattr(originals.Originals, "drop_linear", asked)
+        shim_of(nlp).prepare_for("int8")
+        assert len(calls) == 3
+        assert not missing(nlp) and same(weights_of(nlp), weights)
 
     def test_another_precision_reads_them_again(self, loaded):
         nlp, weights = loaded
@@ -257,7 +289,7 @@ class TestAreNotDropped:
 
 @on_posix
 class TestOfASharedEncoder:
-    """Borrowers hold the lender's network: then it stays as it is."""
+    """Borrowers hold the lender's network, too."""
 
     @pytest.fixture
     def saved(self, encoders, tmp_path):
@@ -268,10 +300,76 @@ class TestOfASharedEncoder:
     def load(self, folder, **how):
         return spacy.load(folder, config={"components": {NAME: {"quantize": "int8"}}}, **how)
 
-    def test_it_stays(self, saved):
-        nlp = self.load(saved[0])
+    def used(self, folder):
+        nlp = self.load(folder)
         list(nlp.pipe(TEXTS))
+        assert missing(nlp)
+        return nlp
+
+    def of_borrower(self, nlp):
+        return nlp.get_pipe(TAGGER).model.shims[0]
+
+    def test_it_is_dropped_as_well_and_answers_stay(self, saved):
+        nlp = self.load(saved[0])
+        expected = [doc.to_json() for doc in nlp.pipe(TEXTS)]
+        assert missing(nlp)
+        assert [nlp(text).to_json() for text in TEXTS] == expected
+
+    def test_who_asks_a_borrower_gets_it_for_good(self, saved):
+        folder, weights = saved
+        nlp = self.used(folder)
+        assert nlp.get_pipe(TAGGER).network.encoder is shim_of(nlp).outline.network.encoder
         assert not missing(nlp)
+        list(nlp.pipe(TEXTS))
+        assert not missing(nlp) and same(weights_of(nlp), weights)
+
+    def test_a_borrower_is_saved_without_it(self, saved, tmp_path):
+        nlp = self.used(saved[0])
+        nlp.get_pipe(TAGGER).to_disk(tmp_path / "tagger", exclude=["vocab"])
+        other = self.load(saved[0])
+        other.get_pipe(TAGGER).from_disk(tmp_path / "tagger", exclude=["vocab"])
+        expected = [doc.to_json() for doc in nlp.pipe(TEXTS)]
+        assert [doc.to_json() for doc in other.pipe(TEXTS)] == expected
+
+    @pytest.mark.parametrize("part", [NAME, TAGGER])
+    def test_either_can_be_pickled_whole(self, saved, part):
+        folder, weights = saved
+        pipe = pickle.loads(pickle.dumps(self.used(folder).get_pipe(part)))
+        network = pipe.model.shims[0].outline.network
+        assert not any(parameter.is_meta for parameter in network.parameters())
+        assert torch.equal(
+            network.encoder.state_dict()["layers.0.qkv.weight"],
+            weights["encoder.layers.0.qkv.weight"],
+        )
+
+    def test_it_can_be_trained_and_separated(self, saved):
+        nlp, other = self.used(saved[0]), self.used(saved[0])
+        step(nlp, both_of(nlp), nlp.resume_training())
+        assert not missing(nlp)
+        separate(other, TAGGER)
+        assert not self.of_borrower(other).trained.network.encoder.layers[0].qkv.weight.is_meta
+
+    def test_a_lender_read_again_leaves_the_earlier_one_whole(self, saved):
+        folder, weights = saved
+        nlp = self.used(folder)
+        earlier = self.of_borrower(nlp).outline.network.encoder
+        nlp.get_pipe(NAME).from_disk(folder / NAME, exclude=["vocab"])
+        assert shim_of(nlp).outline.network.encoder is not earlier
+        assert torch.equal(earlier.layers[0].qkv.weight, weights["encoder.layers.0.qkv.weight"])
+
+    def test_a_lender_read_from_files_that_were_written_into(self, saved, tmp_path):
+        folder, _ = saved
+        nlp, other = self.used(folder), self.load(folder)
+        step(other, both_of(other), other.resume_training())
+        other.to_disk(tmp_path / "other")
+        for file in (tmp_path / "other" / NAME).rglob("*"):
+            if file.is_file():
+                with open(folder / NAME / file.relative_to(tmp_path / "other" / NAME), "wb") as old:
+                    old.write(file.read_bytes())
+        nlp.get_pipe(NAME).from_disk(folder / NAME, exclude=["vocab"])
+        for use in (lambda: nlp(TEXTS[0]), nlp.to_bytes):
+            with pytest.raises(ValueError, match="Load the whole pipeline again"):
+                use()
 
     def test_a_borrower_that_comes_later_gets_it_whole(self, saved):
         folder, weights = saved

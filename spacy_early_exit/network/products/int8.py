@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exit_network import ExitNetwork
-from .packed import padded, with_linears
+from .packed import Done, keep, padded, with_linears
 
 ZERO = 128  # the unsigned byte that stands for 0.0
 
@@ -75,16 +75,17 @@ class Int8Linear(nn.Module):
         return product.mul_(rows.scales).add_(self.bias)
 
 
-def quantized(network: ExitNetwork) -> ExitNetwork:
+def quantized(network: ExitNetwork, done: Done = keep) -> ExitNetwork:
     """Make a network that predicts in int8. It shares what stays in fp32 with the original.
 
     network (ExitNetwork): The network, on a CPU.
+    done (Callable): Called with each linear map of the original that is not needed any more.
     RETURNS (ExitNetwork): The network to predict with; it can be neither trained nor saved.
     RAISES (ValueError): If it is on a GPU, or torch has no such products on this machine.
     """
     check_for_int8(network.device)
     largest_weight()
-    return with_linears(network, Int8Linear)
+    return with_linears(network, Int8Linear, done)
 
 
 def check_for_int8(device: torch.device) -> None:

@@ -26,6 +26,7 @@ from ..layers.linear import multiplies_bfloat16
 MULTIPLE = 32
 VENDORS = ("AuthenticAMD", "HygonGenuine")
 Rows = TypeVar("Rows")
+Done = Callable[[nn.Module], None]
 
 
 class Linear(Protocol[Rows]):
@@ -109,32 +110,44 @@ class SplitQKV(nn.Module):
         return key, value
 
 
-def packed(network: ExitNetwork) -> ExitNetwork:
+def keep(linear: nn.Module) -> None:
+    """Do nothing with a linear map that is not needed any more."""
+
+
+def packed(network: ExitNetwork, done: Done = keep) -> ExitNetwork:
     """Make a network that predicts with packed weights. It shares embeddings and heads with the
     original.
 
     network (ExitNetwork): The network, on a CPU.
+    done (Callable): Called with each linear map of the original that is not needed any more.
     RETURNS (ExitNetwork): The network to predict with; it can be neither trained nor saved.
     """
-    return with_linears(network, PackedLinear)
+    return with_linears(network, PackedLinear, done)
 
 
 def with_linears(
-    network: ExitNetwork, linear: Callable[[Tensor, Optional[Tensor]], nn.Module]
+    network: ExitNetwork,
+    linear: Callable[[Tensor, Optional[Tensor]], nn.Module],
+    done: Done = keep,
 ) -> ExitNetwork:
     """RETURNS (ExitNetwork): A network that shares everything except the linear maps of its layers.
 
     network (ExitNetwork): The network, on a CPU.
     linear (Callable): Makes a layer to predict with, from a weight and a bias.
+    done (Callable): Called with each linear map of the original that is not needed any more.
     """
-    shared = {id(parameter): parameter for parameter in network.parameters()}
-    copied = copy.deepcopy(network, shared)
+    # The dictionary must not outlive this line: it would keep what is done with.
+    copied = copy.deepcopy(network, {id(one): one for one in network.parameters()})
     for layer, original in zip(copied.encoder.layers, network.encoder.layers):
         new, old = cast(Layer, layer), cast(Layer, original)
+        if isinstance(new.qkv, SplitQKV):  # the same layer again
+            continue
         new.qkv = cast(QKV, SplitQKV(old.qkv, linear))
+        done(old.qkv)
         for name in ("attention_output", "intermediate", "output"):
             trained = getattr(old, name)
             setattr(new, name, linear(weight_of(trained), trained.bias))
+            done(trained)
     return copied
 
 

@@ -229,9 +229,9 @@ class TestInAPipeline:
         network.weights_changed()
         monkeypatch.setattr(shim, "is_worth_packing", lambda network: True)
 
-        def meanwhile(original):
+        def meanwhile(*original):
             network.weights_changed()
-            return packed(original)
+            return packed(*original)
 
         monkeypatch.setattr(shim, "packed", meanwhile)
         old = network.prepare_for("fp32")
