@@ -21,9 +21,11 @@ from ..gates import weight_of
 from ..layers.layer import QKV, ROWS, Layer
 from ..layers.linear import multiplies_bfloat16
 
-# oneDNN compiles a product for every new number of rows, which takes longer than a small product.
-# So numbers of rows above this are multiples of it; smaller ones soon have all occurred.
-MULTIPLE = 32
+# oneDNN compiles a product for every new number of rows, which takes longer than a small product,
+# and keeps what it compiled, about 200 KB each. So there are few numbers: up to so many rows, they
+# are multiples of this.
+MULTIPLES = ((32, 8), (256, 32), (1024, 64))
+MULTIPLE = 128  # of more rows
 VENDORS = ("AuthenticAMD", "HygonGenuine")
 Rows = TypeVar("Rows")
 Done = Callable[[nn.Module], None]
@@ -72,11 +74,10 @@ class PackedLinear(nn.Module):
 
 
 def padded(rows: Tensor) -> Tensor:
-    """RETURNS (Tensor): The rows. If there are more than ``MULTIPLE``, they are padded to a
-    multiple of it.
-    """
-    missing = -len(rows) % MULTIPLE if len(rows) > MULTIPLE else 0
-    return F.pad(rows, (0, 0, 0, missing)) if missing else rows
+    """RETURNS (Tensor): The rows, padded to one of the numbers of rows that products have."""
+    count = len(rows)
+    multiple = next((multiple for most, multiple in MULTIPLES if count <= most), MULTIPLE)
+    return F.pad(rows, (0, 0, 0, -count % multiple)) if count % multiple else rows
 
 
 class SplitQKV(nn.Module):

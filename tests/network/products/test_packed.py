@@ -12,11 +12,11 @@ from spacy_early_exit.model import shim
 from spacy_early_exit.network.products import packed as module
 from spacy_early_exit.network.products.half import halved
 from spacy_early_exit.network.products.packed import (
-    MULTIPLE,
     PackedLinear,
     can_pack,
     is_worth_packing,
     packed,
+    padded,
 )
 from tests.makers.networks import network_of
 from tests.makers.pipelines import answers
@@ -30,7 +30,7 @@ FAMILIES = ["bert", "electra", "distilbert", "albert", "modernbert", "mpnet", "d
 
 
 @has_onednn
-@pytest.mark.parametrize("count", [1, MULTIPLE - 1, MULTIPLE, MULTIPLE + 1, 300])
+@pytest.mark.parametrize("count", [1, 7, 8, 33, 64, 300, 1025])
 @pytest.mark.parametrize("bias", [True, False])
 def test_any_number_of_rows_is_multiplied(count, bias):
     torch.manual_seed(count)
@@ -39,6 +39,16 @@ def test_any_number_of_rows_is_multiplied(count, bias):
     found = PackedLinear(plain.weight, plain.bias)(rows)
     assert found.shape == (count, 40)
     assert torch.allclose(found, plain(rows), atol=1e-5)
+
+
+def test_products_have_few_numbers_of_rows():
+    """oneDNN keeps what it compiles for each of them."""
+    rows = torch.randn(2048, 2)
+    several = [padded(rows[:count]) for count in range(2049)]
+    assert len({len(some) for some in several}) <= 32
+    assert sum(map(len, several)) < 1.05 * sum(range(2049))
+    for count, some in enumerate(several):
+        assert torch.equal(some[:count], rows[:count]) and not some[count:].any()
 
 
 @has_onednn
