@@ -170,6 +170,8 @@ def add_third(args: argparse.Namespace, corpus: Path, shared: Path) -> Path:
     last = folder / "three" / "model-last"
     second = third_alone(args.work / "shared" / "shared_sampling.cfg", shared)
     second["initialize"]["components"] = {THIRD: {"start_from": str(last)}}
+    # The last layers of an encoder that did not learn the task are not the best teachers.
+    second["components"][THIRD]["training"]["distillation"] = 0.0
     for name, config in (("three", third), ("three_sampling", second)):
         config.to_disk(folder / f"{name}.cfg")
         options = ["--paths.train", texts, "--paths.dev", tune, "--system.seed", args.seed]
