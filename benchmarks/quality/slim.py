@@ -87,8 +87,10 @@ def main() -> None:
     parser.add_argument("--neurons", type=float, default=0.6, help="share that stays")
     parser.add_argument("--epochs", type=int, default=4, help="of each stage")
     parser.add_argument("--min-steps", type=int, default=400, help="of each stage")
-    parser.add_argument("--rate", default="2e-4", help="learning rate of search and first stage")
-    parser.add_argument("--rate-two", default="1e-4", help="of the second stage")
+    parser.add_argument(
+        "--rate", help="learning rate of search and first stage; default: by the encoder's size"
+    )
+    parser.add_argument("--rate-two", help="of the second stage")
     parser.add_argument("--hold", type=float, default=3.5, help="saving to choose checkpoints at")
     parser.add_argument("--thresholds", default=THRESHOLDS, help="to measure F at")
     parser.add_argument("--mixed-precision", action="store_true", help="train in bfloat16")
@@ -103,7 +105,8 @@ def main() -> None:
     ):
         script = ["scripts/create_config.py", f"configs/{stage}.cfg", args.corpus / "train.spacy"]
         length = ["--epochs", args.epochs, "--min-steps", args.min_steps]
-        run(*script, args.work / f"{stage}.cfg", *length, *options)
+        how = ["--encoder", args.encoder, *options]
+        run(*script, args.work / f"{stage}.cfg", *length, *how)
     results = kept.read(args.output, {})
     if args.rounds:
         clock(args, results)
@@ -159,7 +162,7 @@ def train(args: argparse.Namespace, way: str, seed: str) -> Path:
     encoder, share = args.encoder, 1.0
     if way in (EARLY_BIRD, LATE):
         options = [] if way == EARLY_BIRD else ["--components.early_exit_ner.training.bound", 0]
-        how = [*options, "--paths.encoder", encoder, RATE, args.rate]
+        how = [*options, "--paths.encoder", encoder, *at_rate(args.rate)]
         seconds["search"] = spacy_train(args, "early_bird", folder / "search", seed, how)
         (folder / "search" / FINISHED).touch()
     if way in TICKETS:
@@ -181,7 +184,7 @@ def train(args: argparse.Namespace, way: str, seed: str) -> Path:
         share = total(args, EARLY_BIRD, seed) / total(args, UNSLIMMED, seed)
     for stage, rate in (("joint", args.rate), ("self_sampling", args.rate_two)):
         how = ["--paths.encoder", encoder, *shortened(args.work / f"{stage}.cfg", share)]
-        how += [RATE, rate]
+        how += at_rate(rate)
         if stage == "self_sampling":
             first = folder / "joint" / "model-best"
             own = args.hold / width_saving_of(args, first)
@@ -204,6 +207,11 @@ def spacy_train(
     run("-m", "spacy", "train", args.work / f"{stage}.cfg", *options, *how, log=output)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def at_rate(rate: str | None) -> list[object]:
+    """RETURNS (list[object]): Options for a learning rate other than the config's."""
+    return [] if rate is None else [RATE, rate]
 
 
 def shortened(config: Path, share: float) -> list[object]:
