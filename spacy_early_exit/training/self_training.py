@@ -127,7 +127,10 @@ class MetaSelfTraining:
         targets = pseudo_labels(taught[-1], self.labels, network.tags)
         weights = self._weights(network, batch, targets)
         if self.confidence is not None:
-            weights = normalised(weights * self._selected(teacher, batch, dropout, taught))
+            selected = self._selected(teacher, batch, dropout, taught)
+            if self.labels == "sampled":  # of another tag than the best, nothing has been judged
+                selected &= targets.argmax(-1) == taught[-1].argmax(-1)
+            weights = normalised(weights * selected)
         self._count.words += weights.numel()
         self._count.weighted += int((weights > 0).sum())
         # Without a gradient there is no step: not even momentum or weight decay moves a weight.
@@ -250,7 +253,8 @@ def make_meta_self_training(
         than others; ``"uniform"``: all alike.
     confidence (Optional[str]): Which of the teacher's tags are believed; the other words get no
         weight. ``"heads"``: those that its heads agree on from an early layer on; ``"dropout"``:
-        those that passes with dropout agree on; None: all.
+        those that passes with dropout agree on; None: all. A drawn tag that is not its best one is
+        not believed.
     keep (float): The share of words that is believed, of each tag.
     passes (int): Number of passes with dropout.
     detach_early_heads (bool): Whether the encoder learns from the deepest head alone.

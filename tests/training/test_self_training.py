@@ -252,7 +252,9 @@ class TestConfidence:
 
     @pytest.mark.parametrize("confidence", ["heads", "dropout"])
     def test_words_that_are_not_believed_have_no_weight(self, trained, windows, confidence):
-        stage = make_meta_self_training(weights="equal", confidence=confidence, keep=0.3)
+        stage = make_meta_self_training(
+            labels="argmax", weights="equal", confidence=confidence, keep=0.3
+        )
         batch = Batch.of(windows, CPU)
         torch.manual_seed(0)
         answers = stage.run(trained.network, batch, 0.1, TokenExit(0), trained.network)
@@ -262,6 +264,19 @@ class TestConfidence:
         figures = stage.figures()
         assert figures == {"pseudo_weighted": pytest.approx(share), "pseudo_weight": 1.0}
         assert not any(stage.figures().values())  # since the last look
+
+    @pytest.mark.parametrize("confidence", ["heads", "dropout"])
+    def test_a_drawn_tag_is_believed_only_if_it_is_the_best(self, trained, windows, confidence):
+        stage = make_meta_self_training(weights="equal", confidence=confidence, keep=1.0)
+        batch = Batch.of(windows, CPU)
+        torch.manual_seed(0)
+        answers = stage.run(trained.network, batch, 0.1, TokenExit(0), trained.network)
+        targets, weights = answers.own[0]
+        with torch.no_grad():
+            best = run_all_heads(trained.network, batch)[-1].argmax(-1)
+        is_best = targets.argmax(-1) == best
+        assert not is_best.all()
+        assert torch.equal(weights[0] > 0, is_best)
 
 
 def test_with_equal_weights_and_its_best_tags_it_is_joint_training(trained, windows):
