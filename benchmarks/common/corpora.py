@@ -64,11 +64,16 @@ def join(corpus: Path, output: Path, low: int, high: int) -> None:
     print(f"{output}: {len(joined)} documents")
 
 
-def texts_of(path: Path) -> list[str]:
-    """RETURNS (list[str]): The sentences of a corpus of ``token<TAB>tag``, as they come."""
+def sentences_of(path: Path) -> list[str]:
+    """RETURNS (list[str]): The sentences of a corpus of ``token<TAB>tag``, each with its lines."""
     blocks = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n\n")
-    sentences = [block.strip("\n").split("\n") for block in blocks if block.strip("\n")]
-    return [" ".join(line.split("\t")[0] for line in sentence) for sentence in sentences]
+    return [block.strip("\n") for block in blocks if block.strip()]
+
+
+def texts_of(path: Path) -> list[str]:
+    """RETURNS (list[str]): The same as texts, without tags."""
+    lines = (sentence.split("\n") for sentence in sentences_of(path))
+    return [" ".join(line.split("\t")[0] for line in some) for some in lines]
 
 
 if __name__ == "__main__":

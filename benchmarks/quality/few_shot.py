@@ -38,7 +38,7 @@ from spacy.util import load_config
 from wasabi import table
 
 from benchmarks.common import results as kept
-from benchmarks.common.corpora import prepare
+from benchmarks.common.corpora import prepare, sentences_of
 from benchmarks.common.curves import NAME, value_at
 from benchmarks.common.train import FINISHED, run
 from spacy_early_exit.recipe import EPOCHS, MIN_STEPS
@@ -146,12 +146,6 @@ def in_its_own_words(few: Path, source: Path) -> Path:
     docs = [Doc(vocab, words=words[json.loads(line)["text"]]) for line in lines]
     DocBin(docs=docs).to_disk(few / "unlabelled.spacy")
     return few / "unlabelled.spacy"
-
-
-def sentences_of(file: Path) -> list[str]:
-    """RETURNS (list[str]): The sentences of a corpus file, as they are written there."""
-    text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-    return [block.strip("\n") for block in text.split("\n\n") if block.strip()]
 
 
 def hold_out(corpus: Path, output: Path, seed: int) -> None:

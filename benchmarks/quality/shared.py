@@ -31,6 +31,7 @@ from spacy.util import load_config
 from thinc.api import Config
 
 from benchmarks.common import results
+from benchmarks.common.corpora import sentences_of
 from benchmarks.common.memory import peak
 from benchmarks.common.train import FINISHED, run
 from spacy_early_exit.pipe.records import get_records
@@ -79,11 +80,9 @@ def main() -> None:
     results.write(args.output, rows, seed=args.seed)
 
 
-def read(path: Path) -> list[list[list[str]]]:
+def lines_of(path: Path) -> list[list[list[str]]]:
     """RETURNS (list[list[list[str]]]): Sentences of lines of token and tag."""
-    text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-    blocks = [block.strip("\n") for block in text.split("\n\n")]
-    return [[line.split("\t") for line in block.split("\n")] for block in blocks if block]
+    return [[line.split("\t") for line in one.split("\n")] for one in sentences_of(path)]
 
 
 def prepare(names: Path, tags: Path, output: Path, most: int) -> None:
@@ -92,11 +91,11 @@ def prepare(names: Path, tags: Path, output: Path, most: int) -> None:
     known = {
         tuple(token for token, _ in sentence): [tag for _, tag in sentence]
         for part in ("train", "dev")
-        for sentence in read(tags / f"{part}.tsv")
+        for sentence in lines_of(tags / f"{part}.tsv")
     }
     vocab = spacy.blank("en").vocab
     for part in ("train", "tune", "dev"):
-        found, sentences = DocBin(), read(output / f"{part}.tsv")
+        found, sentences = DocBin(), lines_of(output / f"{part}.tsv")
         for sentence in sentences:
             words = [token for token, _ in sentence]
             if tuple(words) not in known:

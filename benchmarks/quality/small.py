@@ -33,7 +33,7 @@ from spacy.util import load_config
 from wasabi import table
 
 from benchmarks.common import results as kept
-from benchmarks.common.corpora import prepare
+from benchmarks.common.corpora import prepare, sentences_of
 from benchmarks.common.curves import value_at
 from benchmarks.common.train import run
 from spacy_early_exit.recipe import EPOCHS, MIN_STEPS
@@ -92,7 +92,7 @@ def draw(args: argparse.Namespace, folder: Path, corpus: str, size: int, sample:
     """Draw sentences, cut tune from them, and convert all parts."""
     if (folder / "dev.spacy").exists():
         return
-    parts = {part: sentences(args.data / corpus / f"{part}.tsv") for part in ("train", "dev")}
+    parts = {part: sentences_of(args.data / corpus / f"{part}.tsv") for part in ("train", "dev")}
     order = random.Random(sample).sample(parts["train"], len(parts["train"]))
     drawn, rest = order[:size], order[size:]
     if args.held_out:
@@ -104,12 +104,6 @@ def draw(args: argparse.Namespace, folder: Path, corpus: str, size: int, sample:
         (raw / f"{part}.tsv").write_text("\n\n".join(texts) + "\n", encoding="utf8")
     task, attribute, lang = TASKS.get(corpus, ("ner", "tag", "en"))
     prepare(raw, folder, 0, task, lang, attribute)
-
-
-def sentences(path: Path) -> list[str]:
-    """RETURNS (list[str]): The sentences of a corpus, each with its lines."""
-    text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-    return [block for block in text.strip("\n").split("\n\n") if block.strip()]
 
 
 def words_of(sentence: str) -> tuple[str, ...]:
@@ -125,7 +119,7 @@ def measure(args: argparse.Namespace, folder: Path, corpus: str, way: str) -> di
     if way == "transformer" and (task != "ner" or corpus in RATES):
         return {}
     if way in ("single", "transformer"):
-        words = sum(len(words_of(one)) for one in sentences(folder / "train.tsv"))
+        words = sum(len(words_of(one)) for one in sentences_of(folder / "train.tsv"))
         epochs = sum(epochs_of(folder / "rule" / f"{stage}.cfg", words) for stage in STAGES)
         if way == "transformer":
             return transformer(folder, encoder, epochs, mixed)
