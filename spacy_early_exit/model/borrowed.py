@@ -14,7 +14,8 @@ from ..network.devices import device_named
 from ..network.exit_network import ExitNetwork, check_finite
 from ..network.products.half import Precision
 from ..runtime.torch_state import usual_torch
-from .shim import BUILDING, TaggerShim
+from .copies import BUILDING, Copies
+from .shim import TaggerShim
 
 
 class BorrowedShim(TaggerShim):
@@ -33,12 +34,8 @@ class BorrowedShim(TaggerShim):
             lender.trained  # noqa: B018 (puts them back)
         return trained
 
-    def set(self, trained: Trained) -> None:
-        """Take over heads.
-
-        trained (Trained): Their network.
-        """
-        super().set(trained._replace(again=None))  # it has no weights that copies replace
+    def _copies_of(self, trained: Trained) -> Copies:
+        return CopiesOfHeads(trained)
 
     @property
     def lender(self) -> TaggerShim:
@@ -71,16 +68,16 @@ class BorrowedShim(TaggerShim):
         RAISES (ValueError): If the heads were trained over another encoder.
         """
         theirs = self.lender.lend()
-        if self._model is None or self._model.network.encoder is theirs.network.encoder:
+        if not self.is_trained or self.outline.network.encoder is theirs.network.encoder:
             return
-        network = self._model.network
+        network = self.outline.network
         if not self.fits(self.lender):
             raise ValueError(
                 f"Its heads were trained over another encoder than that of '{name}'. Load both "
                 f"components from the same pipeline, or train it with this encoder."
             )
         network.encoder = theirs.network.encoder
-        self._model = Trained(network, theirs.tokenizer, borrowed="")
+        self.copies.outline = Trained(network, theirs.tokenizer, borrowed="")
 
     @usual_torch()
     def make_heads(self, tags: int) -> None:
@@ -110,36 +107,6 @@ class BorrowedShim(TaggerShim):
         for name, parameter in self.trained.network.named_parameters():
             if not name.startswith("encoder."):
                 yield name, parameter
-
-    def fingerprint(self) -> str:
-        """RETURNS (str): A hash of its own weights, computed once until they change."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint_of_weights(without_encoder(self.outline.network))
-        return self._fingerprint
-
-    def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
-        """RETURNS (Trained): What to predict with. Heads are always computed in fp32. Copies on
-        another device are kept until the weights change.
-
-        precision (Precision): Ignored.
-        device (Optional[str]): The device to predict on; None: where the heads are.
-        RAISES (ValueError): If the machine has no such device, or a weight is not finite.
-        """
-        if not self._checked:
-            check_finite(without_encoder(self.outline.network))  # its lender checks the encoder
-            self._checked = True
-        elsewhere, trained = self._faster, self.outline
-        there = trained.network.device if device is None else device_named(device)
-        if there == trained.network.device:
-            return trained
-        with BUILDING, usual_torch():
-            if ("fp32", there) not in elsewhere:
-                # The encoder that is used there is its owner's.
-                known = {id(trained.network.encoder): trained.network.encoder}
-                network = copy.deepcopy(trained.network, known)
-                storage.move_heads(network, there)
-                elsewhere["fp32", there] = trained._replace(network=network)
-        return elsewhere["fp32", there]
 
     @usual_torch()
     def teacher(self) -> ExitNetwork:
@@ -175,7 +142,7 @@ class BorrowedShim(TaggerShim):
         device_type (str): ``"cpu"`` or ``"gpu"``.
         device_id (int): Number of the GPU.
         """
-        if self._model is not None:
+        if self.is_trained:
             device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
             storage.move_heads(self.trained.network, torch.device(device))
             self.weights_changed()
@@ -183,7 +150,7 @@ class BorrowedShim(TaggerShim):
     def to_bytes(self) -> bytes:
         """RETURNS (bytes): The files of ``storage`` as bytes; empty before initialize."""
         data: bytes = srsly.msgpack_dumps(
-            {} if self._model is None else storage.to_files(self._to_save())
+            storage.to_files(self._to_save()) if self.is_trained else {}
         )
         return data
 
@@ -215,6 +182,46 @@ class BorrowedShim(TaggerShim):
 
     def __getstate__(self) -> Any:
         """RETURNS (Dict[str, Any]): What is pickled. The lender is looked up again."""
-        if self._model is not None:
+        if self.is_trained:
             self.trained  # noqa: B018 (the encoder comes along, whole)
         return {**super().__getstate__(), "known_lender": None}
+
+
+class CopiesOfHeads(Copies):
+    """Of heads over another component's encoder, whose weights that one keeps. Heads are always
+    computed in fp32, so there are only copies on other devices.
+
+    trained (Trained): The heads.
+    """
+
+    def __init__(self, trained: Trained):
+        super().__init__(trained._replace(again=None))  # no weights that copies replace
+
+    def fingerprint(self) -> str:
+        """RETURNS (str): A hash of the heads' own weights, computed once until they change."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of_weights(without_encoder(self.outline.network))
+        return self._fingerprint
+
+    def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
+        """RETURNS (Trained): What to predict with: see ``TaggerShim.prepare_for``.
+
+        precision (Precision): Ignored.
+        device (Optional[str]): The device to predict on; None: where the heads are.
+        RAISES (ValueError): If the machine has no such device, or a weight is not finite.
+        """
+        if not self._checked:
+            check_finite(without_encoder(self.outline.network))  # its lender checks the encoder
+            self._checked = True
+        elsewhere, trained = self._faster, self.outline
+        there = trained.network.device if device is None else device_named(device)
+        if there == trained.network.device:
+            return trained
+        with BUILDING, usual_torch():
+            if ("fp32", there) not in elsewhere:
+                # The encoder that is used there is its owner's.
+                known = {id(trained.network.encoder): trained.network.encoder}
+                network = copy.deepcopy(trained.network, known)
+                storage.move_heads(network, there)
+                elsewhere["fp32", there] = trained._replace(network=network)
+        return elsewhere["fp32", there]

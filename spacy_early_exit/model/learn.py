@@ -1,5 +1,6 @@
 """Learning: the logits of all heads for Docs, and backpropagation."""
 
+import warnings
 from typing import Any, Callable, List, Optional, Sequence, Tuple, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..criteria.entropy import TokenExit
 from ..network.batch import Batch
 from ..network.exit_network import ExitNetwork
+from ..network.layers.linear import multiplies_bfloat16
 from ..network.window import Window
 from ..runtime.forks import ready_for_torch
 from ..runtime.memory import release_freed_memory
@@ -52,9 +54,7 @@ def begin_update(
     """
     network, stage = shim.trained.network, settings.stage or JointTraining()
     criterion = settings.criterion or TokenExit(window=0)
-    # Not when heads are only measured. bfloat16 has the range of fp32, so nothing needs scaling.
-    mixed = shim.mixed_precision and settings.stage is not None
-    dtype = torch.bfloat16 if shim.scaler is None else torch.float16
+    mixed = shim.mixed_precision and settings.stage is not None  # not when heads are only measured
     check_cupy(network)
     if settings.stage is not None:
         shim.learning_pass = None  # it learns alone
@@ -74,7 +74,7 @@ def begin_update(
             windows.extend(batch)
             texts.extend(copy * len(docs) + window.doc for window in batch)
         ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
-        with torch.autocast(network.device.type, dtype, enabled=mixed):
+        with mixed_precision(shim, mixed):
             answers.append(stage.run(network, ragged, dropout, criterion, teacher))
     outputs = [answer.logits.float() for answer in answers]
     own = [part for answer in answers for part in answer.own]
@@ -97,6 +97,28 @@ def begin_update(
         own=own,
     )
     return scores, backprop
+
+
+def mixed_precision(shim: TaggerShim, enabled: bool) -> torch.autocast:
+    """Compute products in bfloat16, or in fp16 where gradients are scaled. A processor without
+    bfloat16 does either by emulation: a warning says so, once.
+
+    shim (TaggerShim): Whose network is trained.
+    enabled (bool): Whether to do so at all.
+    RETURNS (autocast): The context.
+    """
+    # bfloat16 has the range of fp32, so nothing needs scaling.
+    dtype = torch.bfloat16 if shim.scaler is None else torch.float16
+    device = shim.outline.network.device.type
+    if enabled and device == "cpu" and not shim.warned_of_emulation and not multiplies_bfloat16():
+        shim.warned_of_emulation = True
+        warnings.warn(
+            "mixed_precision = true, but this processor does not multiply 16-bit numbers (it has "
+            "neither AVX512-BF16 nor AMX, or torch has no oneDNN), so a step takes several times "
+            "as long as in fp32. Set mixed_precision = false in the component's model.",
+            stacklevel=2,
+        )
+    return torch.autocast(device, dtype, enabled=enabled)
 
 
 def check_cupy(network: ExitNetwork) -> None:

@@ -31,7 +31,7 @@ from ..training.halting import Drawn
 from ..training.sharing import Learner
 from ..training.taught import taught_together
 from .borrowed import BorrowedShim
-from .learn import backpropagate, check_cupy, join, scaled
+from .learn import backpropagate, check_cupy, join, mixed_precision, scaled
 from .predict import windows_for
 from .shim import TaggerShim
 
@@ -130,7 +130,7 @@ def begin_shared_update(
     outputs = []
     for part in shared.parts:
         # Gradients of heads are not scaled: they need fp32, or the range that it has.
-        with _autocast(network, torch.bfloat16, shim.mixed_precision and owner.scaler is None):
+        with mixed_precision(owner, shim.mixed_precision and owner.scaler is None):
             logits = _logits(network, learner, part, dropout, teaches)
         outputs.append(logits.float())
         halting = part.haltings[reader.name]
@@ -211,13 +211,12 @@ def _run(owner: TaggerShim, docs: List[Doc], settings: RunSettings, dropout: flo
     """RETURNS (LearningPass): A pass over docs."""
     network = owner.trained.network
     torch.clear_autocast_cache()  # within the caller's autocast, old weights would stay cached
-    dtype = torch.bfloat16 if owner.scaler is None else torch.float16
     windows: List[Window] = []
     parts: List[Part] = []
     for batch in batches(windows_for(owner.trained, docs, settings), settings.batch_wordpieces):
         windows.extend(batch)
         ragged = Batch.of(batch, network.device, settings.kv, settings.halt_special)
-        with _autocast(network, dtype, owner.mixed_precision):
+        with mixed_precision(owner, owner.mixed_precision):
             parts.append(_run_batch(network, ragged, settings, dropout))
     return LearningPass(docs, windows, parts, owner.scaler)
 
@@ -267,7 +266,3 @@ def _logits(
         seen = around(network.reach(number), state, part.batch, part.alive_at(number))
         answers.append(network.logits(number, seen, dropout))
     return torch.stack(answers)
-
-
-def _autocast(network: ExitNetwork, dtype: torch.dtype, mixed: bool) -> Any:
-    return torch.autocast(network.device.type, dtype, enabled=mixed)

@@ -27,31 +27,23 @@ from thinc.types import FloatsXd
 from thinc.util import get_torch_default_device
 from torch import Tensor
 
-from ..budget.fingerprint import fingerprint_of_weights
 from ..encoders.base import EncoderSource
 from ..files import network as storage
 from ..files.held import HeldFiles
 from ..files.integrity import check_size, unpack
 from ..files.network import Trained
-from ..network.devices import device_named
-from ..network.exit_network import ExitNetwork, check_finite
-from ..network.products.half import HALVES, Precision, halved
-from ..network.products.int8 import check_for_int8, quantized
-from ..network.products.packed import Done, is_worth_packing, keep, packed
-from ..runtime.forks import Lock, ready_for_torch
+from ..network.exit_network import ExitNetwork
+from ..network.products.half import Precision
 from ..runtime.torch_state import usual_torch
 from ..text.windows import SharedWordpieces
-from .originals import Originals
+from .copies import Copies
 
 if TYPE_CHECKING:
     from ..decoders import Decoder
     from ..network.criterion import Criterion
     from .learn_shared import LearningPass
 
-BUILDING = Lock()
 MAX_LEARN_RATE = 5e-4  # that an encoder tolerates: spaCy's default is twice that
-
-How = Tuple[Precision, torch.device]
 
 
 class TaggerShim(Shim):
@@ -84,7 +76,7 @@ class TaggerShim(Shim):
         exit_layers: Optional[Sequence[int]] = None,
     ):
         super().__init__(None)
-        self._model: Optional[Trained] = None
+        self._copies: Optional[Copies] = None  # the network is among them
         self.encoder = encoder
         self.head_lr_factor = head_lr_factor
         self.freeze_encoder = freeze_encoder
@@ -96,21 +88,17 @@ class TaggerShim(Shim):
         self.exit_layers = exit_layers
         self._teacher: Optional[ExitNetwork] = None
         self._taught_tags = 0
-        self._fingerprint: Optional[str] = None
-        self._faster: Dict[How, Trained] = {}
-        # Drops what lies in memory beside faster copies, for as long as nobody asks for it.
-        self._originals: Optional[Originals] = None
-        self._checked = False
         self._warned = False
         self._is_lent = False  # whether other components have its encoder, too
         # The last pass that several components learn from.
         self.learning_pass: Optional[LearningPass] = None
         self.warned_of_unread = False
+        self.warned_of_emulation = False
 
     @property
     def is_trained(self) -> bool:
         """RETURNS (bool): Whether there are weights."""
-        return self._model is not None
+        return self._copies is not None
 
     @property
     def trained(self) -> Trained:
@@ -119,33 +107,32 @@ class TaggerShim(Shim):
         RAISES (ValueError): If there are none yet, or if weights that had been dropped can't be
             read again.
         """
-        if self._originals is not None:
-            self._keep_originals()
-        return self.outline
-
-    def _keep_originals(self) -> None:
-        """Put back dropped weights, for good: whoever gets them may change them."""
-        with BUILDING:
-            if self._originals is not None:
-                self._originals.put_back(self.outline)
-                self._originals = None
+        return self.copies.trained
 
     @property
     def outline(self) -> Trained:
         """RETURNS (Trained): Network and tokenizer, to ask for sizes, exit heads or wordpieces.
         Weights of the encoder may have been dropped.
         """
-        if self._model is None:
-            raise ValueError(
-                "The early-exit tagger has no weights yet. Train it (nlp.initialize(...) fetches "
-                "the pre-trained encoder), or load a trained pipeline with spacy.load(...)."
-            )
-        return self._model
+        return self.copies.outline
 
     @property
     def trained_or_none(self) -> Optional[Trained]:
         """RETURNS (Optional[Trained]): As ``outline``, if there are weights."""
-        return self._model
+        return None if self._copies is None else self._copies.outline
+
+    @property
+    def copies(self) -> Copies:
+        """RETURNS (Copies): The network, and what predicts in its place.
+
+        RAISES (ValueError): If there is none yet.
+        """
+        if self._copies is None:
+            raise ValueError(
+                "The early-exit tagger has no weights yet. Train it (nlp.initialize(...) fetches "
+                "the pre-trained encoder), or load a trained pipeline with spacy.load(...)."
+            )
+        return self._copies
 
     def set(self, trained: Trained) -> None:
         """Take over a network.
@@ -153,17 +140,17 @@ class TaggerShim(Shim):
         trained (Trained): Network and tokenizer.
         """
         self._keep_lent()
-        self._model, self._originals = trained._replace(again=None), None
+        self._copies = self._copies_of(trained)
         self._teacher, self._taught_tags = None, trained.network.tags
         self._freeze()
-        self.weights_changed()
-        self._originals = None if trained.again is None else Originals(trained.again)
+
+    def _copies_of(self, trained: Trained) -> Copies:
+        return Copies(trained)
 
     def drop(self) -> None:
         """Drop the network, as before initialize."""
         self._keep_lent()
-        self._model, self._originals, self._teacher = None, None, None
-        self.weights_changed()
+        self._copies, self._teacher = None, None
 
     def lend(self) -> Trained:
         """RETURNS (Trained): As ``outline``, for components that read the states of the encoder."""
@@ -174,19 +161,16 @@ class TaggerShim(Shim):
         """Before the network is replaced, put back dropped weights of an encoder that borrowers
         may still have.
         """
-        if self._is_lent and self._originals is not None:
+        if self._is_lent and self._copies is not None:
             with contextlib.suppress(ValueError):  # files were written into: who needs them is told
-                self._keep_originals()
+                self._copies.keep_originals()
 
     def encoder_fingerprint(self) -> str:
         """RETURNS (str): A hash of the weights of the encoder.
 
         RAISES (ValueError): If they had been dropped, and can't be read again.
         """
-        with BUILDING:
-            if self._originals is not None:
-                self._originals.put_back(self.outline)
-            return fingerprint_of_weights(self.outline.network.encoder)
+        return self.copies.encoder_fingerprint()
 
     def _freeze(self) -> None:
         network = self.outline.network
@@ -202,7 +186,7 @@ class TaggerShim(Shim):
         original (Optional[ExitNetwork]): A network with the same tags and wordpieces; None: this
             one answers.
         """
-        self._model = self.trained._replace(original=original)
+        self.copies.outline = self.trained._replace(original=original)
         self.weights_changed()
 
     @usual_torch()
@@ -275,19 +259,12 @@ class TaggerShim(Shim):
 
     def weights_changed(self) -> None:
         """Drop what was derived from the weights."""
-        self._keep_originals()
-        self._fingerprint = None
-        self._faster = {}
-        self._checked = False
+        if self._copies is not None:
+            self._copies.changed()
 
     def fingerprint(self) -> str:
         """RETURNS (str): A hash of the weights, computed once until they change."""
-        known = self._fingerprint
-        if known is None:
-            with BUILDING:  # weights that it reads must not be dropped meanwhile
-                known = self._fingerprint or fingerprint_of_weights(self.outline.network)
-                self._fingerprint = known
-        return known
+        return self.copies.fingerprint()
 
     def prepare_for(self, precision: Precision, device: Optional[str] = None) -> Trained:
         """RETURNS (Trained): What to predict with: a copy in int8 or in 16 bits, on another device,
@@ -298,53 +275,13 @@ class TaggerShim(Shim):
         RAISES (ValueError): If the machine has no such precision or device, or a weight is not
             finite.
         """
-        ready_for_torch()  # what follows runs in parallel
-        if not self._checked:
-            with BUILDING:  # as in fingerprint
-                for network in () if self._checked else self.outline.networks:
-                    check_finite(network)
-                self._checked = True
-        # In this order: a later caller must not find what was made from older weights.
-        faster, trained = self._faster, self.outline
-        there = trained.network.device if device is None else device_named(device)
-        stays = there == trained.network.device
-        if precision == "fp32" and stays and not is_worth_packing(trained.network):
-            return self.trained
-        how = precision, there
-        if how not in faster:
-            with BUILDING, usual_torch():  # for threads that start together, it is built once
-                if how not in faster:
-                    self._build(faster, how)
-        return faster[how]
-
-    def _build(self, faster: Dict[How, Trained], how: How) -> None:
-        trained, originals = self.outline, self._originals
-        if originals is not None:
-            originals.put_back(trained)
-        fingerprint = "" if originals is None else self.fingerprint()
-
-        def may_drop() -> bool:
-            return originals is self._originals  # nobody has asked since
-
-        def done(linear: torch.nn.Module) -> None:
-            if originals and may_drop() and trained.original is None:  # which may share them
-                originals.drop_linear(linear, fingerprint)
-
-        make = functools.partial(_prepared, precision=how[0], device=how[1], done=done)
-        try:
-            first = None if trained.original is None else make(trained.original)
-            faster[how] = Trained(make(trained.network), trained.tokenizer, first)
-        finally:  # earlier copies may still predict
-            if originals and may_drop() and faster:
-                originals.drop(trained, faster.values(), fingerprint)
+        return self.copies.prepare_for(precision, device)
 
     def __getstate__(self) -> Dict[str, Any]:
-        """RETURNS (Dict[str, Any]): What is pickled. Packed weights are made again, and so is the
-        teacher if the copy is trained further. Workers only predict.
+        """RETURNS (Dict[str, Any]): What is pickled. The teacher is made again if the copy is
+        trained further. Workers only predict.
         """
-        if self._model is not None:
-            self._keep_originals()
-        return {**self.__dict__, "_faster": {}, "_teacher": None, "learning_pass": None}
+        return {**self.__dict__, "_teacher": None, "learning_pass": None}
 
     @usual_torch()
     def teacher(self) -> ExitNetwork:
@@ -441,7 +378,7 @@ class TaggerShim(Shim):
         """
         replaced = []
         with usual_torch():
-            for name, parameter in self.own_parameters() if self._model else ():
+            for name, parameter in self.own_parameters() if self.is_trained else ():
                 key = self._key(name, parameter)
                 if key in params:
                     replaced.append((parameter, parameter.data))
@@ -471,7 +408,7 @@ class TaggerShim(Shim):
             self.head_window,
             self.exit_layers,
         )
-        if self._model is not None:
+        if self.is_trained:
             copied.from_bytes(self.to_bytes())
         return copied
 
@@ -482,7 +419,7 @@ class TaggerShim(Shim):
         device_type (str): ``"cpu"`` or ``"gpu"``.
         device_id (int): Number of the GPU.
         """
-        if self._model is not None:
+        if self.is_trained:
             device = "cpu" if device_type == "cpu" else f"cuda:{device_id}"
             for network in self.trained.networks:
                 network.to(device)
@@ -490,7 +427,7 @@ class TaggerShim(Shim):
 
     def to_bytes(self) -> bytes:
         """RETURNS (bytes): The files of ``storage`` as bytes; empty before initialize."""
-        files = storage.to_files(self.trained) if self._model is not None else {}
+        files = storage.to_files(self.trained) if self.is_trained else {}
         data: bytes = srsly.msgpack_dumps(files)
         return data
 
@@ -520,21 +457,6 @@ class TaggerShim(Shim):
         """
         self.set(trained_on_disk(Path(path)))
         return self
-
-
-def _prepared(
-    network: ExitNetwork, precision: Precision, device: torch.device, done: Done
-) -> ExitNetwork:
-    """RETURNS (ExitNetwork): A network to predict with: see ``TaggerShim.prepare_for``."""
-    if precision == "int8":
-        check_for_int8(device)
-    if device != network.device:
-        network, done = copy.deepcopy(network).to(device), keep
-    if precision in HALVES:
-        return halved(network, precision)
-    if precision == "int8":
-        return quantized(network, done)
-    return packed(network, done) if is_worth_packing(network) else network
 
 
 def trained_in_bytes(data: bytes) -> Optional[Trained]:

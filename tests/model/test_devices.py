@@ -1,6 +1,7 @@
 """GPUs, where there is one, and mixed precision and 16 bits, which a CPU has as well."""
 
 import contextlib
+import warnings
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from spacy_early_exit.network.products.half import halved
 from tests.makers.commands import run
 from tests.makers.encoders import FAMILIES
 from tests.makers.pipelines import answers, blank, train_small, trained_pipeline
+from tests.makers.shared import blank_shared, train_shared
 from tests.makers.texts import TEXTS, examples_of, write_corpus
 
 NAME = "early_exit_ner"
@@ -103,6 +105,24 @@ class TestMixedPrecision:
         decoder = {"decoder": block("AINDecoder")} if name == "BeliefExit" else {}
         trained_for(1, encoders["bert"], model={"mixed_precision": True}, **stage, **decoder)
         assert seen == {torch.float32}
+
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_where_it_is_emulated_a_warning_says_so_once(self, shared, encoders, monkeypatch):
+        emulated = "this processor does not multiply 16-bit numbers"
+
+        def told(multiplies):
+            monkeypatch.setattr(learn, "multiplies_bfloat16", lambda: multiplies)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                if shared:
+                    model = {"encoder": {"name": encoders["bert"]}, "mixed_precision": True}
+                    train_shared(blank_shared(encoders["bert"], {"model": model}), steps=2)
+                else:
+                    trained_for(2, encoders["bert"], model={"mixed_precision": True})
+            return [emulated in str(one.message) for one in caught].count(True)
+
+        assert told(False) == 1
+        assert told(True) == 0
 
     def test_heads_are_measured_in_fp32(self, encoders):
         nlp, _ = trained_for(1, encoders["bert"])

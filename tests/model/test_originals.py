@@ -13,8 +13,8 @@ import spacy
 import torch
 
 from spacy_early_exit import separate
+from spacy_early_exit.model import copies as module
 from spacy_early_exit.model import originals
-from spacy_early_exit.model import shim as module
 from tests.makers.pipelines import answers
 from tests.makers.shared import TAGGER, blank_shared, both_of, step, train_shared
 from tests.makers.texts import TEXTS, examples_of
@@ -128,7 +128,7 @@ class TestOnceACopyPredicts:
             other = threading.Thread(target=lambda: found.append(shim.prepare_for("bf16")))
             other.start()
             assert waits.wait(60)
-            assert not shim._checked
+            assert not shim.copies._checked
             mine = shim.prepare_for("bf16")
             assert missing(nlp)
         other.join()

@@ -134,7 +134,7 @@ class TestPredicting:
     def test_answers_of_packed_weights_are_the_same(self, state, saved, monkeypatch):
         if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
             pytest.skip("this torch has no packed products")
-        monkeypatch.setattr("spacy_early_exit.model.shim.is_worth_packing", lambda network: True)
+        monkeypatch.setattr("spacy_early_exit.model.copies.is_worth_packing", lambda network: True)
         plain, nlp = spacy.load(saved), spacy.load(saved)
         with state():
             found = logits_of(nlp)

@@ -9,7 +9,7 @@ import spacy
 import torch
 
 from spacy_early_exit.measure.temperature import scale_heads
-from spacy_early_exit.model import shim
+from spacy_early_exit.model import copies
 from spacy_early_exit.network.products import int8 as quantize
 from spacy_early_exit.network.products.int8 import ZERO, Int8Linear, quantize_rows, quantized
 from tests.makers.networks import network_of
@@ -158,8 +158,8 @@ class TestInAPipeline:
 
     def test_threads_share_one_copy(self, int8, monkeypatch):
         made = []
-        original = shim.quantized
-        monkeypatch.setattr(shim, "quantized", lambda *n: made.append(1) or original(*n))
+        original = copies.quantized
+        monkeypatch.setattr(copies, "quantized", lambda *n: made.append(1) or original(*n))
         with ThreadPoolExecutor(4) as pool:
             docs = list(pool.map(int8, TEXTS * 2))
         assert [answers(doc) for doc in docs] == [answers(int8(text)) for text in TEXTS] * 2

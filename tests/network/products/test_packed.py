@@ -8,7 +8,7 @@ import pytest
 import spacy
 import torch
 
-from spacy_early_exit.model import shim
+from spacy_early_exit.model import copies
 from spacy_early_exit.network.products import packed as module
 from spacy_early_exit.network.products.half import halved
 from spacy_early_exit.network.products.packed import (
@@ -191,7 +191,7 @@ def test_a_torch_without_such_products_does_without(asked_anew, encoders, monkey
 class TestInAPipeline:
     @pytest.fixture(params=[True, False])
     def packs(self, request, monkeypatch):
-        monkeypatch.setattr(shim, "is_worth_packing", lambda network: request.param)
+        monkeypatch.setattr(copies, "is_worth_packing", lambda network: request.param)
         return request.param
 
     def test_it_is_made_once_where_it_is_faster(self, nlp, packs):
@@ -204,7 +204,7 @@ class TestInAPipeline:
     def test_texts_get_the_same_either_way(self, nlp, monkeypatch):
         found = []
         for packs in (True, False):
-            monkeypatch.setattr(shim, "is_worth_packing", lambda network, packs=packs: packs)
+            monkeypatch.setattr(copies, "is_worth_packing", lambda network, packs=packs: packs)
             nlp.get_pipe(NAME).model.shims[0].weights_changed()
             found.append([answers(doc) for doc in nlp.pipe(TEXTS)])
         assert found[0] == found[1]
@@ -226,7 +226,7 @@ class TestInAPipeline:
         assert abs(after - plain).max() < 1e-5 < 1e-3 < abs(before - after).max()
 
     def test_the_network_of_full_depth_is_packed_too(self, nlp, monkeypatch):
-        monkeypatch.setattr(shim, "is_worth_packing", lambda network: True)
+        monkeypatch.setattr(copies, "is_worth_packing", lambda network: True)
         network = nlp.get_pipe(NAME).model.shims[0]
         network.keep_original(copy.deepcopy(network.trained.network))
         original = network.prepare_for("fp32").full_depth
@@ -237,15 +237,15 @@ class TestInAPipeline:
     def test_what_is_made_of_older_weights_is_not_kept(self, nlp, monkeypatch):
         network = nlp.get_pipe(NAME).model.shims[0]
         network.weights_changed()
-        monkeypatch.setattr(shim, "is_worth_packing", lambda network: True)
+        monkeypatch.setattr(copies, "is_worth_packing", lambda network: True)
 
         def meanwhile(*original):
             network.weights_changed()
             return packed(*original)
 
-        monkeypatch.setattr(shim, "packed", meanwhile)
+        monkeypatch.setattr(copies, "packed", meanwhile)
         old = network.prepare_for("fp32")
-        monkeypatch.setattr(shim, "packed", packed)
+        monkeypatch.setattr(copies, "packed", packed)
         assert network.prepare_for("fp32") is not old
 
     def test_it_can_be_pickled_and_copied_after_predicting(self, nlp, packs):
