@@ -169,7 +169,7 @@ def add_third(args: argparse.Namespace, corpus: Path, shared: Path) -> Path:
     last = folder / "three" / "model-last"
     second = third_alone(args.work / "shared" / "shared_sampling.cfg", shared)
     second["initialize"]["components"] = {THIRD: {"start_from": str(last)}}
-    # The last layers of an encoder that did not learn the task are not the best teachers.
+    # With distillation it scored lower than after the first stage: benchmarks/notes/method.md.
     second["components"][THIRD]["training"]["distillation"] = 0.0
     for name, config in (("three", third), ("three_sampling", second)):
         config.to_disk(folder / f"{name}.cfg")

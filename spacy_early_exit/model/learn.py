@@ -100,8 +100,8 @@ def begin_update(
 
 
 def mixed_precision(shim: TaggerShim, enabled: bool) -> torch.autocast:
-    """Compute products in bfloat16, or in fp16 where gradients are scaled. A processor without
-    bfloat16 does either by emulation: a warning says so, once.
+    """Compute products in bfloat16, or in fp16 where gradients are scaled. Where torch only
+    emulates bfloat16, a warning says so, once.
 
     shim (TaggerShim): Whose network is trained.
     enabled (bool): Whether to do so at all.
@@ -113,9 +113,9 @@ def mixed_precision(shim: TaggerShim, enabled: bool) -> torch.autocast:
     if enabled and device == "cpu" and not shim.warned_of_emulation and not multiplies_bfloat16():
         shim.warned_of_emulation = True
         warnings.warn(
-            "mixed_precision = true, but this processor does not multiply 16-bit numbers (it has "
-            "neither AVX512-BF16 nor AMX, or torch has no oneDNN), so a step takes several times "
-            "as long as in fp32. Set mixed_precision = false in the component's model.",
+            "mixed_precision = true, but torch does not multiply 16-bit numbers on this processor, "
+            "so a step takes several times as long as in fp32. Set mixed_precision = false in the "
+            "component's model.",
             stacklevel=2,
         )
     return torch.autocast(device, dtype, enabled=enabled)

@@ -108,7 +108,7 @@ class TestMixedPrecision:
 
     @pytest.mark.parametrize("shared", [False, True])
     def test_where_it_is_emulated_a_warning_says_so_once(self, shared, encoders, monkeypatch):
-        emulated = "this processor does not multiply 16-bit numbers"
+        emulated = "torch does not multiply 16-bit numbers on this processor"
 
         def told(multiplies):
             monkeypatch.setattr(learn, "multiplies_bfloat16", lambda: multiplies)
